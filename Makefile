@@ -1,0 +1,57 @@
+# `make demo` and `make test` do all set-up themselves; `make help` lists the targets.
+SHELL := bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help setup demo test lint unit format clean
+
+PYTHON ?= python3
+TORCH ?= $(shell grep '^torch==' constraints.txt)
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/set-up-done
+PIP := $(BIN)/python -m pip -qq --disable-pip-version-check --no-input
+TORCH_VERSION := $(BIN)/python -c 'from importlib.metadata import version; print("torch==" + version("torch"))'
+
+help: ## print the targets
+	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
+	@echo '  PYTHON=python3.12 uses another Python, TORCH="torch==2.13.0" another torch; after make clean.'
+
+setup: $(STAMP) ## make the virtual environment; the other targets do it when it is needed
+
+# Without a finished environment start from an empty one: an interrupted installation may look complete.
+$(STAMP): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	  echo 'shapcut needs Python 3.11 or newer: name one with make PYTHON=...' >&2; exit 1; }
+	@if [ -f $@ ]; then rm $@; else echo 'making $(VENV) (some minutes)'; $(PYTHON) -m venv --clear $(VENV); fi
+	@grep -v '^torch==' constraints.txt > $(VENV)/constraints.txt
+	@$(PIP) install '$(TORCH)' -c $(VENV)/constraints.txt
+	@$(TORCH_VERSION) >> $(VENV)/constraints.txt
+	@$(PIP) install --editable '.[dev]' -c $(VENV)/constraints.txt
+	@grep -qxF "$$($(TORCH_VERSION))" $(VENV)/constraints.txt || { \
+	  echo "set-up replaced $(TORCH) by $$($(TORCH_VERSION)): adapt constraints.txt" >&2; exit 1; }
+	@touch $@
+
+demo: $(STAMP) ## prune a small real model, start to end
+	$(BIN)/shapcut demo
+
+test: lint ## every check and every test
+	$(BIN)/python -m pytest
+
+lint: $(STAMP) ## format, style, types, import direction
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/python -m mypy
+	$(BIN)/lint-imports
+
+unit: $(STAMP) ## the fast tests only
+	$(BIN)/python -m pytest -m 'not real_model' tests/unit tests/property tests/meta
+
+format: $(STAMP) ## put the code into shape
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean: ## remove the virtual environment, caches and what the demo wrote
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis build dist
+	rm -rf demo-out demo-run
+	find framework adapters plugins tests benchmarks -name __pycache__ -prune -exec rm -rf {} +

@@ -1,0 +1,92 @@
+"""A decoder-only model seen as a stack of layers."""
+
+from collections import Counter
+from collections.abc import Collection
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from shapcut.errors import UnsupportedModelError
+from shapcut_adapters.families import FAMILIES, Family, family_of
+
+
+@dataclass(frozen=True, slots=True)
+class Decoder:
+    """The parts of a model that the adapter works on.
+
+    Attributes:
+        model: the whole causal language model.
+        family: what is known about its kind.
+        owner: the module that calls the layers one after the other.
+        blocks: the layers, in the order in which they run.
+    """
+
+    model: nn.Module
+    family: Family
+    owner: nn.Module
+    blocks: nn.ModuleList
+
+    def block_parameters(self) -> list[int]:
+        """For each block the number of parameters that nothing outside it uses."""
+        outside: set[int] = set()
+        for name, module in self.model.named_modules(remove_duplicate=False):
+            if not name.startswith(f"{self.family.stack}."):
+                outside |= {id(parameter) for parameter in module.parameters(recurse=False)}
+        users = Counter(id(parameter) for block in self.blocks for parameter in block.parameters())
+        return [
+            sum(p.numel() for p in block.parameters() if users[id(p)] == 1 and id(p) not in outside)
+            for block in self.blocks
+        ]
+
+
+def find_blocks(model: nn.Module, family: Family) -> nn.ModuleList | None:
+    """The ModuleList at the family's path if it is as long as the config says, else None."""
+    module: object = model
+    for part in family.stack.split("."):
+        module = getattr(module, part, None)
+    depth = getattr(model.config, family.depth_field, None)
+    return module if isinstance(module, nn.ModuleList) and len(module) == depth else None
+
+
+def find_decoder(model: nn.Module) -> Decoder:
+    """The parts of a model of a known family.
+
+    Raises:
+        UnsupportedModelError: if the family is unknown or its stack of layers is not where it should be.
+    """
+    family = family_of(model)
+    blocks = find_blocks(model, family) if family else None
+    if family is None or blocks is None:
+        known = ", ".join(known_family.model_type for known_family in FAMILIES)
+        raise UnsupportedModelError(f"{type(model).__name__} is not a decoder that is known here: {known}")
+    owner = model.get_submodule(family.stack.rpartition(".")[0])
+    return Decoder(model, family, owner, blocks)
+
+
+def checked_indices(indices: Collection[int], n_players: int) -> frozenset[int]:
+    """The indices as a set.
+
+    Raises:
+        IndexError: if one names no player.
+    """
+    wrong = sorted(index for index in set(indices) if not 0 <= index < n_players)
+    if wrong:
+        raise IndexError(f"no players {wrong}: the model has players 0..{n_players - 1}")
+    return frozenset(indices)
+
+
+def input_device(model: nn.Module) -> torch.device:
+    """Where token ids go: the device that accelerate runs on if it manages the weights, else theirs."""
+    for module in model.modules():
+        hook = getattr(module, "_hf_hook", None)
+        for part in getattr(hook, "hooks", (hook,)):
+            device = getattr(part, "execution_device", None)
+            if device is not None:
+                return torch.device(device)
+    return next(model.parameters()).device
+
+
+def forward(model: nn.Module, input_ids: Tensor) -> Tensor:
+    """Logits of shape (batch, length, vocabulary), without a cache, in the caller's gradient mode."""
+    return model(input_ids=input_ids, use_cache=False).logits  # type: ignore[no-any-return]

@@ -1,0 +1,150 @@
+"""The adapter for decoder-only causal language models of transformers."""
+
+from collections.abc import Collection, Iterator
+from contextlib import ExitStack, contextmanager
+from typing import ClassVar
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import Tensor, nn
+
+from shapcut.adapter import Adapter, Granularity, LayerStack
+from shapcut.coalitions import Player
+from shapcut.errors import UnsupportedModelError
+from shapcut_adapters.decoder import (
+    Decoder,
+    checked_indices,
+    find_blocks,
+    find_decoder,
+    forward,
+    input_device,
+)
+from shapcut_adapters.families import FAMILIES, family_of
+from shapcut_adapters.interception import (
+    Container,
+    identity,
+    learn_containers,
+    replaced_blocks,
+    without_cache,
+)
+from shapcut_adapters.recorded_stack import RecordedStack
+from shapcut_adapters.removal import removal_objection, remove_blocks
+from shapcut_adapters.replay_check import replays_exactly
+from shapcut_adapters.tiny_models import tiny_model
+
+_CHECK_SHAPE = (3, 16)
+_CHECK_VOCABULARY = 32
+
+
+class HFDecoderAdapter(Adapter):
+    """Blocks of the decoder-only families in `shapcut_adapters.families`.
+
+    Models are expected in evaluation mode. What a model's blocks return, and how their calls can be
+    replayed, is found out once per model and forgotten with it.
+    """
+
+    name: ClassVar[str] = "hf-decoder"
+
+    def __init__(self) -> None:
+        self._containers: WeakKeyDictionary[nn.Module, dict[type, Container]] = WeakKeyDictionary()
+        self._stack_batch_sizes: WeakKeyDictionary[nn.Module, tuple[int | None, ...]] = WeakKeyDictionary()
+
+    def matches(self, model: nn.Module) -> bool:
+        """Whether the model's own class is that of a known family and its layers are where they should be."""
+        family = family_of(model)
+        return family is not None and find_blocks(model, family) is not None
+
+    def players(self, model: nn.Module, granularity: Granularity = "block") -> tuple[Player, ...]:
+        """One player a block, named by its dotted path."""
+        decoder = _decoder(model, granularity)
+        reason = removal_objection(decoder)
+        return tuple(
+            Player(index, f"{decoder.family.stack}.{index}", "block", parameters, not reason, reason)
+            for index, parameters in enumerate(decoder.block_parameters())
+        )
+
+    @contextmanager
+    def bypass(
+        self, model: nn.Module, present: Collection[int], granularity: Granularity = "block"
+    ) -> Iterator[None]:
+        """Let absent blocks return their input hidden state, and run the model without a cache.
+
+        Contexts nest: a block runs if every open context has it present.
+
+        Raises:
+            IndexError: on entering, if an index names no block.
+            ShapcutError: from a forward pass that is given ``past_key_values``.
+        """
+        decoder = _decoder(model, granularity)
+        running = checked_indices(present, len(decoder.blocks))
+        containers = self._block_containers(decoder)
+        absent = [block for index, block in enumerate(decoder.blocks) if index not in running]
+        with ExitStack() as stack:
+            stack.enter_context(without_cache(decoder.owner))
+            stack.enter_context(replaced_blocks((b, identity(containers[type(b)])) for b in absent))
+            yield
+
+    def stack(self, model: nn.Module, granularity: Granularity = "block") -> LayerStack | None:
+        """The model as recorded calls of its blocks, or None if replaying them differs from the model."""
+        decoder = _decoder(model, granularity)
+        if model not in self._stack_batch_sizes:
+            self._stack_batch_sizes[model] = self._usable_batch_sizes(decoder)
+        usable = self._stack_batch_sizes[model]
+        return RecordedStack(decoder, self._block_containers(decoder), usable[0]) if usable else None
+
+    def can_remove(
+        self, model: nn.Module, absent: Collection[int], granularity: Granularity = "block"
+    ) -> str | None:
+        """Why this set cannot be removed, as one sentence, or None if it can.
+
+        Raises:
+            IndexError: if an index names no block.
+        """
+        return super().can_remove(
+            model, checked_indices(absent, len(_decoder(model, granularity).blocks)), granularity
+        )
+
+    def remove(
+        self, model: nn.Module, absent: Collection[int], granularity: Granularity = "block"
+    ) -> nn.Module:
+        """Delete blocks in place, renumber those that stay, and shorten the config."""
+        reason = self.can_remove(model, absent, granularity)
+        if reason is not None:
+            raise UnsupportedModelError(reason)
+        remove_blocks(_decoder(model, granularity), frozenset(absent))
+        return model
+
+    def example(self, seed: int) -> tuple[nn.Module, Tensor]:
+        """A tiny Llama."""
+        return tiny_model(FAMILIES[0], seed)
+
+    def examples(self, seed: int) -> dict[str, tuple[nn.Module, Tensor]]:
+        """A tiny model of every family, by ``model_type``."""
+        return {family.model_type: tiny_model(family, seed) for family in FAMILIES}
+
+    def _block_containers(self, decoder: Decoder) -> dict[type, Container]:
+        if decoder.model not in self._containers:
+            self._containers[decoder.model] = learn_containers(decoder)
+        return self._containers[decoder.model]
+
+    def _usable_batch_sizes(self, decoder: Decoder) -> tuple[int | None, ...]:
+        """The first of any batch (None) and one sequence at a time (1) that is exact; empty if neither is."""
+        model = decoder.model
+        generator = torch.Generator().manual_seed(0)
+        ids = torch.randint(_CHECK_VOCABULARY, _CHECK_SHAPE, generator=generator).to(input_device(model))
+        every_second = frozenset(range(1, len(decoder.blocks), 2))
+        with torch.no_grad():
+            expected = {frozenset[int](): forward(model, ids)}
+            with self.bypass(model, frozenset(range(len(decoder.blocks))) - every_second):
+                expected[every_second] = forward(model, ids)
+            for batch_size in (None, 1):
+                stack = RecordedStack(decoder, self._block_containers(decoder), batch_size)
+                if replays_exactly(stack, ids, expected):
+                    return (batch_size,)
+        return ()
+
+
+def _decoder(model: nn.Module, granularity: Granularity) -> Decoder:
+    if granularity != "block":
+        raise UnsupportedModelError(f"hf-decoder has whole blocks as players, not {granularity}; use block")
+    return find_decoder(model)

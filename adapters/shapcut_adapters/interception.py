@@ -1,0 +1,160 @@
+"""Standing in for modules while a model runs, and putting everything back afterwards."""
+
+import inspect
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from shapcut.errors import ShapcutError, UnsupportedModelError
+from shapcut_adapters.decoder import Decoder, forward, input_device
+
+Forward = Callable[..., Any]
+_MISSING = object()
+
+
+class StopForwardError(Exception):
+    """Raised inside a forward pass whose remainder is not needed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """How a block was called; the hidden state is left out and put back for each replay."""
+
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+
+    @property
+    def hidden_state(self) -> Tensor:
+        """The hidden state that was given: by name or else as the first argument."""
+        given = self.kwargs.get("hidden_states", self.args[0] if self.args else None)
+        if not isinstance(given, Tensor):
+            raise UnsupportedModelError("a block was called without a hidden state where one is expected")
+        return given
+
+    def with_hidden_state(self, hidden_state: Tensor | None) -> "Call":
+        """The same call of another hidden state."""
+        if "hidden_states" in self.kwargs:
+            return Call(self.args, {**self.kwargs, "hidden_states": hidden_state})
+        return Call((hidden_state, *self.args[1:]), self.kwargs)
+
+
+@dataclass(frozen=True, slots=True)
+class Container:
+    """What a block returns its hidden state in: a bare tensor, or the first item of a tuple or list."""
+
+    kind: type
+    length: int
+
+    @staticmethod
+    def of(output: Any) -> "Container":
+        """The container of a block's output."""
+        if isinstance(output, Tensor):
+            return Container(Tensor, 1)
+        return Container(list if isinstance(output, list) else tuple, len(output))
+
+    def holding(self, hidden_state: Tensor) -> Any:
+        """A hidden state as the block would return it."""
+        if self.kind is Tensor:
+            return hidden_state
+        return self.kind((hidden_state, *[None] * (self.length - 1)))
+
+
+def learn_containers(decoder: Decoder) -> dict[type, Container]:
+    """What each class of block returns, from one forward pass of two tokens that stops when all are known."""
+    containers: dict[type, Container] = {}
+    classes = {type(block) for block in decoder.blocks}
+
+    def learn(block: nn.Module, _args: Any, output: Any) -> None:
+        containers[type(block)] = Container.of(output)
+        if len(containers) == len(classes):
+            raise StopForwardError
+
+    with ExitStack() as stack, torch.no_grad():
+        for block in decoder.blocks:
+            stack.callback(block.register_forward_hook(learn).remove)
+        with suppress(StopForwardError):
+            forward(decoder.model, torch.ones((1, 2), dtype=torch.long, device=input_device(decoder.model)))
+    return containers
+
+
+@contextmanager
+def replaced_forward(module: nn.Module, replacement: Forward) -> Iterator[None]:
+    """Let a module compute something else; its own forward, or an earlier replacement, comes back."""
+    attributes = vars(module)
+    before = attributes.get("forward", _MISSING)
+    attributes["forward"] = replacement
+    try:
+        yield
+    finally:
+        if before is _MISSING:
+            del attributes["forward"]
+        else:
+            attributes["forward"] = before
+
+
+def identity(container: Container) -> Forward:
+    """A block that returns its input hidden state."""
+
+    def skip(*args: Any, **kwargs: Any) -> Any:
+        return container.holding(Call(args, kwargs).hidden_state)
+
+    return skip
+
+
+def constant(container: Container, hidden_state: Tensor) -> Forward:
+    """A block that returns a given hidden state."""
+
+    def give(*_args: Any, **_kwargs: Any) -> Any:
+        return container.holding(hidden_state)
+
+    return give
+
+
+@contextmanager
+def replaced_blocks(replacements: Iterable[tuple[nn.Module, Forward]]) -> Iterator[None]:
+    """Replace the forward of several blocks at once."""
+    with ExitStack() as stack:
+        for block, replacement in replacements:
+            stack.enter_context(replaced_forward(block, replacement))
+        yield
+
+
+@contextmanager
+def without_cache(owner: nn.Module) -> Iterator[None]:
+    """Run the stack without keys and values of earlier calls, and refuse those that are given.
+
+    Positions are counted on the cache of layer 0, so a cache that lacks it would be silently wrong.
+    """
+    names = list(inspect.signature(type(owner).forward).parameters)[1:]
+
+    def enforce(_owner: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, Any]:
+        named = dict(zip(names, args, strict=False)) | kwargs
+        if named.get("past_key_values") is not None:
+            raise ShapcutError("bypassed layers cannot run with past_key_values; pass use_cache=False")
+        return (), named | {"use_cache": False}
+
+    handle = owner.register_forward_pre_hook(enforce, with_kwargs=True, prepend=True)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+@contextmanager
+def recorded_calls(blocks: Iterable[nn.Module], calls: list[Call], last: nn.Module) -> Iterator[None]:
+    """Append each block's call to ``calls``; the forward pass ends quietly at the call of ``last``."""
+
+    def record(block: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        calls.append(Call(args, kwargs))
+        if block is last:
+            raise StopForwardError
+
+    with ExitStack() as stack, suppress(StopForwardError):
+        for block in blocks:
+            handle = block.register_forward_pre_hook(record, with_kwargs=True, prepend=True)
+            stack.callback(handle.remove)
+        yield

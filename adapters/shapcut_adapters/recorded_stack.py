@@ -1,0 +1,127 @@
+"""The fast path for any decoder: replay each block's recorded call on other hidden states."""
+
+import torch
+import torch.nn.functional as F  # noqa: N812 - the name that PyTorch's users know
+from torch import Tensor, nn
+
+from shapcut.adapter import LayerStack, State, Unembedding
+from shapcut_adapters.decoder import Decoder, forward, input_device
+from shapcut_adapters.interception import (
+    Call,
+    Container,
+    constant,
+    identity,
+    recorded_calls,
+    replaced_blocks,
+    replaced_forward,
+)
+
+_ROUNDINGS = 16
+
+
+class RecordedStack(LayerStack):
+    """A decoder taken apart by recording how its blocks are called.
+
+    The blocks of most models are called with arguments (positions, masks) that depend on the length of the
+    sequence only. They are recorded from one sequence, and a step replays a block's call on another state.
+
+    Args:
+        decoder: the model and its blocks.
+        containers: what each class of block returns.
+        batch_size: 1 where the recorded arguments carry the batch, else None.
+    """
+
+    def __init__(
+        self, decoder: Decoder, containers: dict[type, Container], batch_size: int | None = None
+    ) -> None:
+        self.batch_size = batch_size
+        self._decoder = decoder
+        self._containers = [containers[type(block)] for block in decoder.blocks]
+        self._ids: Tensor | None = None
+        self._calls: list[Call] = []
+        self._unembedding: Unembedding | None = None
+        self._unembedding_known = False
+
+    @property
+    def n_layers(self) -> int:
+        """The number of blocks."""
+        return len(self._decoder.blocks)
+
+    def prelude(self, input_ids: Tensor) -> State:
+        """The hidden state that enters block 0; also records the blocks' calls for this length."""
+        self._ids = input_ids[:1]
+        self._calls = [call.with_hidden_state(None) for call in self._record(self._ids)]
+        return (self._entering(input_ids),)
+
+    def step(self, index: int, state: State) -> State:
+        """Replay the call of block ``index`` on a state of any batch size."""
+        call = self._calls[index].with_hidden_state(state[0])
+        output = self._decoder.blocks[index](*call.args, **call.kwargs)
+        return (output if isinstance(output, Tensor) else output[0],)
+
+    def readout(self, state: State) -> Tensor:
+        """Logits of a forward pass whose blocks all return the given hidden state."""
+        blocks = zip(self._decoder.blocks, self._containers, strict=True)
+        with replaced_blocks((block, constant(container, state[0])) for block, container in blocks):
+            return forward(self._decoder.model, self._ids_like(state))
+
+    def features(self, state: State) -> Tensor:
+        """What enters the output embedding."""
+        head = _output_embedding(self._decoder.model)
+        calls: list[Call] = []
+        with recorded_calls((head,), calls, last=head):
+            self.readout(state)
+        features: Tensor = calls[0].args[0]
+        return features
+
+    def unembedding(self) -> Unembedding | None:
+        """The output embedding's weights if nothing follows it and its weights are in memory."""
+        if not self._unembedding_known:
+            with torch.no_grad():
+                self._unembedding = self._find_unembedding()
+            self._unembedding_known = True
+        return self._unembedding
+
+    def _record(self, input_ids: Tensor) -> list[Call]:
+        """Calls of all blocks, none of which is computed: what they are given is all that is wanted."""
+        calls: list[Call] = []
+        pairs = zip(self._decoder.blocks, self._containers, strict=True)
+        skipped = replaced_blocks((block, identity(container)) for block, container in pairs)
+        with skipped, recorded_calls(self._decoder.blocks, calls, last=self._decoder.blocks[-1]):
+            forward(self._decoder.model, input_ids)
+        return calls
+
+    def _entering(self, input_ids: Tensor) -> Tensor:
+        """The hidden state that block 0 is given."""
+        calls: list[Call] = []
+        first = self._decoder.blocks[0]
+        with recorded_calls((first,), calls, last=first):
+            forward(self._decoder.model, input_ids)
+        return calls[0].hidden_state
+
+    def _ids_like(self, state: State) -> Tensor:
+        batch, length = state[0].shape[:2]
+        if self._ids is not None and self._ids.shape[1] == length:
+            return self._ids.expand(batch, -1)
+        return torch.zeros((batch, length), dtype=torch.long, device=input_device(self._decoder.model))
+
+    def _find_unembedding(self) -> Unembedding | None:
+        head = _output_embedding(self._decoder.model)
+        if type(head) is not nn.Linear or hasattr(head, "_hf_hook"):
+            return None
+        ids = torch.arange(4, device=head.weight.device)[None]
+        embedded = self._entering(ids)
+        linear = F.linear(self.features((embedded,)), head.weight, head.bias)
+        # Values far outside a tiny model's range show soft caps that its own logits would not.
+        probe = torch.linspace(-50, 50, linear.numel(), device=linear.device).view_as(linear).to(linear.dtype)
+        with replaced_forward(head, lambda _features: probe):
+            unchanged = torch.equal(self.readout((embedded,)).to(probe.dtype), probe)
+        logits = self.readout((embedded,))
+        rounding = _ROUNDINGS * torch.finfo(linear.dtype).eps * linear.abs().max()
+        exact = unchanged and bool((logits - linear).abs().max() <= rounding)
+        return Unembedding(head.weight, head.bias) if exact else None
+
+
+def _output_embedding(model: nn.Module) -> nn.Module:
+    head: nn.Module = model.get_output_embeddings()  # type: ignore[operator]
+    return head

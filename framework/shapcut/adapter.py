@@ -1,0 +1,192 @@
+"""The contract between the core and an architecture.
+
+An adapter says what the players of a model are, how to run the model without some of them, and how to
+remove them for good. The conformance kit (`shapcut.testing`) checks every statement made here.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Collection
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+import torch
+from torch import Tensor, nn
+
+from shapcut.coalitions import Player
+from shapcut.errors import UnsupportedModelError
+
+State = tuple[Tensor, ...]
+"""What flows from layer to layer: tensors whose first dimension is the batch; [0] is the hidden state."""
+
+Granularity = Literal["block", "sublayer"]
+
+CONTRACT_VERSION = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Unembedding:
+    """A readout that is exactly ``features @ weight.T + bias``, so that logits may be made in blocks.
+
+    Attributes:
+        weight: shape (vocabulary, width).
+        bias: shape (vocabulary,) or None.
+    """
+
+    weight: Tensor
+    bias: Tensor | None
+
+
+class LayerStack(ABC):
+    """A model taken apart into prelude, layers and readout: the fast path of coalition evaluation.
+
+    Skipping ``step(i, ...)`` is the absence of player i. A stack keeps what it recorded about the
+    sequence length of its last `prelude`; it does not own or copy weights.
+    """
+
+    batch_size: int | None = None
+    """None: steps take any batch. A number: steps take exactly that many sequences at a time."""
+
+    @abstractmethod
+    def prelude(self, input_ids: Tensor) -> State:
+        """What enters layer 0 for token ids of shape (batch, length)."""
+
+    @abstractmethod
+    def step(self, index: int, state: State) -> State:
+        """What layer ``index`` makes of a state; the given state is left unchanged."""
+
+    @abstractmethod
+    def readout(self, state: State) -> Tensor:
+        """Logits of shape (batch, length, vocabulary) for the state after the last layer."""
+
+    def unembedding(self) -> Unembedding | None:
+        """The last linear map if logits are exactly that map of `features`, else None."""
+        return None
+
+    def features(self, state: State) -> Tensor:
+        """What enters `unembedding`, shape (batch, length, width); only called if there is one."""
+        raise NotImplementedError("this stack declares no unembedding")  # pragma: no cover - contract misuse
+
+
+class Adapter(ABC):
+    """How to enumerate, bypass and remove the players of one kind of model.
+
+    Adapters keep no state of a model between calls other than caches that can be rebuilt.
+    """
+
+    name: ClassVar[str]
+    contract_version: ClassVar[int] = CONTRACT_VERSION
+
+    @abstractmethod
+    def matches(self, model: nn.Module) -> bool:
+        """Whether this adapter handles ``model``: cheap, no forward pass."""
+
+    @abstractmethod
+    def players(self, model: nn.Module, granularity: Granularity = "block") -> tuple[Player, ...]:
+        """The players in the order in which they run.
+
+        Raises:
+            UnsupportedModelError: if the model cannot be split that way.
+        """
+
+    @abstractmethod
+    def bypass(
+        self, model: nn.Module, present: Collection[int], granularity: Granularity = "block"
+    ) -> AbstractContextManager[None]:
+        """Run only the players in ``present`` while the context is open.
+
+        This is the reference semantics: universal and exact, not fast. No weight is copied or changed, and
+        everything is as before when the context closes, after an exception too.
+
+        Raises:
+            IndexError: on entering, before the model is touched, if an index names no player.
+        """
+
+    @abstractmethod
+    def remove(
+        self, model: nn.Module, absent: Collection[int], granularity: Granularity = "block"
+    ) -> nn.Module:
+        """Remove players for good, in place; weights, indices and config agree afterwards.
+
+        Returns:
+            The model to use from now on (the same object where that is possible).
+
+        Raises:
+            IndexError: before the model is touched, if an index names no player.
+            UnsupportedModelError: before the model is touched, if `can_remove` objects.
+        """
+
+    @abstractmethod
+    def example(self, seed: int) -> tuple[nn.Module, Tensor]:
+        """A tiny random model with at least 4 players and token ids of shape (batch, length), offline."""
+
+    def examples(self, seed: int) -> dict[str, tuple[nn.Module, Tensor]]:
+        """Named examples, one for each family that the adapter claims; by default the one of `example`."""
+        return {self.name: self.example(seed)}
+
+    def stack(self, model: nn.Module, granularity: Granularity = "block") -> LayerStack | None:  # noqa: ARG002
+        """The model taken apart for fast evaluation, or None if only `bypass` is exact."""
+        return None
+
+    def can_remove(
+        self, model: nn.Module, absent: Collection[int], granularity: Granularity = "block"
+    ) -> str | None:
+        """Why this set cannot be removed, as one sentence, or None if it can."""
+        players = self.players(model, granularity)
+        for index in sorted(absent):
+            if not players[index].removable:
+                return f"player {index} ({players[index].name}) cannot be removed: {players[index].reason}"
+        present = len(players) - len(set(absent))
+        if present < self.min_present(model):
+            return f"only {present} players would stay, at least {self.min_present(model)} are needed"
+        return None
+
+    def min_present(self, model: nn.Module) -> int:  # noqa: ARG002
+        """The smallest number of players that the architecture can run with."""
+        return 1
+
+    def canonicalise(self, model: nn.Module) -> nn.Module:
+        """Put a freshly loaded model into the form in which it can be measured, removed from and saved."""
+        return model
+
+    def logits(self, model: nn.Module, input_ids: Tensor) -> Tensor:
+        """Next-token logits of shape (batch, length, vocabulary), without a cache."""
+        with torch.inference_mode():
+            return model(input_ids=input_ids, use_cache=False).logits  # type: ignore[no-any-return]
+
+    def generate(self, model: nn.Module, input_ids: Tensor, new_tokens: int, *, use_cache: bool) -> Tensor:
+        """Greedy continuation, shape (batch, length + new_tokens), never stopped by an end token."""
+        generator: Any = model
+        with torch.inference_mode():
+            return generator.generate(  # type: ignore[no-any-return]
+                input_ids=input_ids,
+                attention_mask=torch.ones_like(input_ids),
+                max_new_tokens=new_tokens,
+                min_new_tokens=new_tokens,
+                do_sample=False,
+                use_cache=use_cache,
+                pad_token_id=0,
+            )
+
+    def save(self, model: nn.Module, directory: Path) -> None:
+        """Write a checkpoint that `load` and the architecture's own library can read."""
+        saver: Any = model
+        saver.save_pretrained(directory)
+
+    def load(self, directory: Path) -> nn.Module:
+        """Read a checkpoint as the architecture's own library does, refusing missing or unexpected weights.
+
+        Raises:
+            UnsupportedModelError: if the checkpoint and the config disagree.
+        """
+        from transformers import AutoModelForCausalLM  # noqa: PLC0415 - adapters need not be for transformers
+
+        loader: Any = AutoModelForCausalLM
+        model, info = loader.from_pretrained(
+            directory, output_loading_info=True, local_files_only=True, dtype="auto"
+        )
+        wrong = {kind: sorted(info[kind]) for kind in ("missing_keys", "unexpected_keys") if info[kind]}
+        if wrong:
+            raise UnsupportedModelError(f"the checkpoint in {directory} does not fit its config: {wrong}")
+        return model.eval()  # type: ignore[no-any-return]

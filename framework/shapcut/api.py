@@ -1,0 +1,116 @@
+"""The Python API: the steps of the pipeline as functions, and all of them in one."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch import nn
+
+from shapcut import builtin
+from shapcut.coalitions import Player
+from shapcut.contributions import Contributions
+from shapcut.errors import InputError
+from shapcut.game import Game
+from shapcut.host import build_host, select_adapter
+from shapcut.pipeline import PruneResult
+from shapcut.pipeline import prune as run_pipeline
+from shapcut.plan import RemovalPlan
+from shapcut.progress import ConsoleReporter
+from shapcut.recipe import make_recipe
+
+
+def estimate(
+    game: Game,
+    *,
+    budget: int = 500,
+    seed: int = 0,
+    remove: int | None = None,
+    estimator: str = "surrogate",
+) -> Contributions:
+    """Every player's contribution to the value.
+
+    Args:
+        game: any game.
+        budget: distinct coalitions that may be evaluated.
+        seed: source of all randomness.
+        remove: how many players are to be removed later, if known: where to look closely.
+        estimator: ``NAME[:key=value,...]``.
+
+    Raises:
+        InputError: on an unknown estimator or a budget that it cannot work with.
+    """
+    chosen = build_host(core=[builtin]).estimators.create(estimator)
+    contributions: Contributions = chosen.estimate(game, budget, np.random.default_rng(seed), n_remove=remove)
+    return contributions
+
+
+def select(
+    contributions: Contributions,
+    players: Sequence[Player],
+    *,
+    remove: int,
+    game: Game | None = None,
+    budget: int = 0,
+    seed: int = 0,
+    selector: str = "search",
+) -> RemovalPlan:
+    """Which players to remove.
+
+    Args:
+        contributions: from `estimate`.
+        players: the game's players.
+        remove: how many to remove.
+        game: where candidates can be measured; without it the choice rests on the surrogate.
+        budget: further coalitions that may be evaluated.
+        seed: source of all randomness.
+        selector: ``NAME[:key=value,...]``.
+
+    Raises:
+        InputError: on an unknown selector, or if no such set can be removed.
+    """
+    chosen = build_host(core=[builtin]).selectors.create(selector)
+    plan: RemovalPlan = chosen.select(
+        contributions, players, remove, game=game, budget=budget, rng=np.random.default_rng(seed)
+    )
+    return plan
+
+
+def apply(plan: RemovalPlan, model: nn.Module) -> nn.Module:
+    """Remove the plan's players from a model, in place, and return the model to use from now on.
+
+    Raises:
+        InputError: if the plan does not fit the model or its architecture.
+    """
+    adapter = select_adapter(build_host(core=[builtin]), model)
+    n_players = len(adapter.players(model, plan.granularity))
+    if n_players != len(plan.removed) + len(plan.kept):
+        raise InputError(
+            f"the plan is for {len(plan.removed) + len(plan.kept)} players, the model has {n_players}"
+        )
+    return adapter.remove(model, plan.removed, plan.granularity)
+
+
+def prune(
+    model: str, *, out: str | Path, run: str | Path | None = None, progress: bool = False, **options: Any
+) -> PruneResult:
+    """The whole pipeline in one call: score, select, remove, post-process, verify, write.
+
+    Args:
+        model: a local directory, hub id, ``.gguf`` file or ``demo:NAME``.
+        out: a new directory for the checkpoint.
+        run: where evaluations are kept; default beside ``out``.
+        progress: whether to report on stderr.
+        options: fields of `shapcut.recipe.Recipe`, for example ``ratio=0.2`` or ``then=["STEP"]``.
+
+    Raises:
+        InputError: if something asked for is wrong; found before any evaluation.
+    """
+    recipe = make_recipe({"model": model, **options})
+    return run_pipeline(
+        recipe,
+        Path(out),
+        build_host(core=[builtin]),
+        run_directory=None if run is None else Path(run),
+        reporter=ConsoleReporter() if progress else None,
+    )

@@ -1,0 +1,56 @@
+"""Where and in which number format coalitions are evaluated."""
+
+import ctypes
+import sys
+from pathlib import Path
+
+import psutil
+import torch
+
+_M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX = -1, -2, -4
+
+
+def has_fast_bfloat16(device: torch.device) -> bool:
+    """Whether the device multiplies bf16 matrices in hardware (AMX or AVX512-BF16, recent GPUs)."""
+    if device.type == "cuda":
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    if device.type != "cpu" or sys.platform != "linux":
+        return False
+    try:
+        flags = Path("/proc/cpuinfo").read_text(encoding="ascii", errors="ignore")
+    except OSError:
+        return False
+    return "amx_bf16" in flags or "avx512_bf16" in flags
+
+
+def evaluation_dtype(requested: str, own: torch.dtype, device: torch.device) -> torch.dtype:
+    """The format for evaluating coalitions: ``auto`` turns float32 into bf16 where that is fast.
+
+    Args:
+        requested: auto, float32, bfloat16 or float16.
+        own: the model's own format.
+        device: where it runs.
+    """
+    if requested != "auto":
+        return getattr(torch, requested)  # type: ignore[no-any-return]
+    return torch.bfloat16 if own == torch.float32 and has_fast_bfloat16(device) else own
+
+
+def keep_freed_memory() -> None:
+    """Ask glibc to reuse freed buffers instead of returning them to the system.
+
+    A block's temporaries are tens of megabytes; handed back and faulted in again at each call they cost as
+    much time as the arithmetic. Does nothing where the C library has no ``mallopt``.
+    """
+    if sys.platform != "linux":
+        return
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:
+        mallopt(_M_MMAP_MAX, 0)
+        mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
+        mallopt(_M_TOP_PAD, 64 * 2**20)
+
+
+def default_memory_budget() -> int:
+    """A share of the memory of this machine for the states of coalitions, in bytes."""
+    return min(psutil.virtual_memory().total // 8, 8 * 2**30)

@@ -1,0 +1,135 @@
+"""Write a pruned model so that plain transformers loads it, and prove that before anybody sees it."""
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from shapcut.adapter import Adapter
+from shapcut.errors import ShapcutError, VerificationError
+from shapcut.files import new_directory, write_text_atomically
+from shapcut.measure import checkpoint_bytes
+from shapcut.perplexity import model_device
+from shapcut.plan import RemovalPlan
+from shapcut.silence import one_line, quiet_libraries
+
+FP32_TOLERANCE = 1e-4
+"""Largest accepted difference between logits in fp32 or fp64."""
+
+HALF_PRECISION_STEPS = 4
+"""In 16-bit the accepted difference is so many rounding steps of the largest logit."""
+
+
+@dataclass(frozen=True, slots=True)
+class CheckpointReport:
+    """What was written and how well it agrees with the bypassed original.
+
+    Attributes:
+        directory: where it is.
+        weight_bytes: size of its weight files.
+        total_bytes: size of all its files.
+        max_difference: largest absolute difference between its logits and the expected ones.
+        tolerance: what was accepted.
+    """
+
+    directory: Path
+    weight_bytes: int
+    total_bytes: int
+    max_difference: float
+    tolerance: float
+
+
+def write_checkpoint(
+    adapter: Adapter,
+    model: nn.Module,
+    tokenizer: Any,
+    out: Path,
+    *,
+    plan: RemovalPlan,
+    recipe_text: str,
+    card: str,
+    verify_ids: Tensor,
+    expected_logits: Tensor,
+    tolerance: float | None = None,
+) -> CheckpointReport:
+    """Write a checkpoint, load it again as plain transformers does, compare, and only then let it appear.
+
+    Args:
+        adapter: the model's adapter.
+        model: the pruned model.
+        tokenizer: its tokenizer, or None if it has none.
+        out: a directory that does not exist yet or is empty.
+        plan: what was removed; written as plan.json.
+        recipe_text: written as recipe.yaml.
+        card: written as README.md.
+        verify_ids: token ids, shape (batch, length).
+        expected_logits: what the original makes of them with the removed players bypassed (or the model
+            after its last post-pruning step), shape (batch, length, vocabulary).
+        tolerance: largest accepted difference; None chooses by the dtype, see `default_tolerance`.
+
+    Raises:
+        VerificationError: if the reloaded logits differ or weights are missing; nothing is left at ``out``.
+        ShapcutError: if a file cannot be written.
+    """
+    try:
+        with new_directory(out) as directory:
+            with quiet_libraries():
+                adapter.save(model, directory)
+                if tokenizer is not None:
+                    tokenizer.save_pretrained(directory)
+            plan.write(directory / "plan.json")
+            write_text_atomically(directory / "recipe.yaml", recipe_text)
+            write_text_atomically(directory / "README.md", card)
+            difference, accepted = _verify(adapter, directory, verify_ids, expected_logits, tolerance)
+    except OSError as error:
+        raise ShapcutError(f"cannot write {out}: {one_line(error)}") from error
+    total = sum(file.stat().st_size for file in out.rglob("*") if file.is_file())
+    return CheckpointReport(out, checkpoint_bytes(out), total, difference, accepted)
+
+
+def default_tolerance(dtype: torch.dtype, largest_logit: float) -> float:
+    """How far logits of one model may differ when only the order of its arithmetic does.
+
+    Args:
+        dtype: the coarsest dtype among the model's weights.
+        largest_logit: largest absolute value among the expected logits.
+    """
+    if torch.finfo(dtype).bits > 16:  # noqa: PLR2004 - bfloat16 and float16 have 16
+        return FP32_TOLERANCE
+    return HALF_PRECISION_STEPS * torch.finfo(dtype).eps * max(largest_logit, 1.0)
+
+
+def _verify(
+    adapter: Adapter, directory: Path, verify_ids: Tensor, expected: Tensor, tolerance: float | None
+) -> tuple[float, float]:
+    """(largest difference, accepted difference) of the checkpoint in ``directory``."""
+    with quiet_libraries():
+        try:
+            reloaded = adapter.load(directory)
+        except Exception as error:
+            raise VerificationError(f"the written checkpoint cannot be loaded: {one_line(error)}") from error
+        logits = adapter.logits(reloaded, verify_ids.to(model_device(reloaded)))
+    if logits.shape != expected.shape:
+        raise VerificationError(
+            f"the written checkpoint gives logits of shape {tuple(logits.shape)}, expected "
+            f"{tuple(expected.shape)}"
+        )
+    wanted, found = expected.detach().cpu().double(), logits.detach().cpu().double()
+    difference = float((found - wanted).abs().max())
+    accepted = tolerance
+    if accepted is None:
+        accepted = default_tolerance(_coarsest_dtype(reloaded, expected), float(wanted.abs().max()))
+    if not math.isfinite(difference) or difference > accepted:
+        raise VerificationError(
+            f"the written checkpoint differs from the bypassed original: logits by {difference:.3g}, "
+            f"accepted {accepted:.3g}; nothing was written"
+        )
+    return difference, accepted
+
+
+def _coarsest_dtype(model: nn.Module, logits: Tensor) -> torch.dtype:
+    dtypes = {tensor.dtype for tensor in model.parameters() if tensor.is_floating_point()} | {logits.dtype}
+    return max(dtypes, key=lambda dtype: torch.finfo(dtype).eps)

@@ -1,0 +1,59 @@
+"""The commands, put together: the core's own and those of plugins."""
+
+import functools
+from typing import Annotated, Any
+
+import typer
+
+from shapcut import __version__, builtin
+from shapcut.cli import commands
+from shapcut.host import Host, build_host
+
+
+def build_app(*, skip_broken: bool = False) -> typer.Typer:
+    """The command line of this installation.
+
+    Args:
+        skip_broken: go on without plugins that cannot be used.
+
+    Raises:
+        ShapcutError: if a plugin cannot be used and is not to be skipped.
+    """
+    host = build_host(skip_broken=skip_broken, core=[builtin])
+    app = typer.Typer(
+        name="shapcut",
+        help="Layer pruning of language models as a cooperative game.",
+        no_args_is_help=True,
+        rich_markup_mode=None,
+        pretty_exceptions_enable=False,
+    )
+    app.callback()(_globals)
+    for name, command in commands.COMMANDS.items():
+        app.command(name)(_with_host(command, host))
+    host.manager.hook.shapcut_register_commands(cli=app)
+    return app
+
+
+def _globals(
+    version: Annotated[bool, typer.Option("--version", help="print the version", is_eager=True)] = False,
+    skip_broken_plugins: Annotated[  # noqa: ARG001 - read before the command line is parsed
+        bool, typer.Option("--skip-broken-plugins", help="go on without plugins that cannot be used")
+    ] = False,
+) -> None:
+    if version:
+        typer.echo(f"shapcut {__version__}")
+        raise typer.Exit
+
+
+def _with_host(command: Any, host: Host) -> Any:
+    """A command that takes the host as its first argument, as typer wants to see it: without."""
+    signature = commands.signature_of(command)
+    own = [p for p in signature.parameters.values() if p.name != "host"]
+
+    @functools.wraps(command)
+    def wrapper(**options: Any) -> None:
+        command(host=host, **options)
+
+    wrapper.__signature__ = signature.replace(parameters=own)  # type: ignore[attr-defined]
+    wrapper.__annotations__ = {p.name: p.annotation for p in own}
+    return wrapper

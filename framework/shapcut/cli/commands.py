@@ -1,0 +1,330 @@
+"""What each command does."""
+
+import inspect
+import json
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from shapcut.calibration import check_source, load_held_out
+from shapcut.cli import tables
+from shapcut.cli.options import (
+    AsJson,
+    Calibration,
+    Device,
+    DryRun,
+    Granularity,
+    HeldOutSamples,
+    ModelArgument,
+    Out,
+    RecipeFile,
+    RunDirectory,
+    Seed,
+    SequenceLength,
+    Trust,
+    takes_recipe,
+)
+from shapcut.errors import ShapcutError
+from shapcut.files import require_new_directory
+from shapcut.host import Host, select_adapter
+from shapcut.loading import inspect_source, load
+from shapcut.measure import measure
+from shapcut.pipeline import PruneResult, apply_plan, estimate_cost, prune, score
+from shapcut.plan import RemovalPlan
+from shapcut.progress import ConsoleReporter
+from shapcut.recipe import make_recipe
+from shapcut.testing import check_adapter
+
+DEMO_MODEL = "demo:smollm2-135m"
+
+
+def signature_of(command: Any) -> inspect.Signature:
+    """A command's parameters with their annotations resolved."""
+    return inspect.signature(command, eval_str=True)
+
+
+def inspect_model(
+    host: Host,
+    *,
+    model: ModelArgument,
+    granularity: Granularity = None,
+    device: Device = None,
+    trust_remote_code: Trust = None,
+    as_json: AsJson = False,
+) -> None:
+    """Players, parameters, adapter; what cannot be removed and why."""
+    recipe = make_recipe({"model": model, "granularity": granularity})
+    inspect_source(model, bool(trust_remote_code))
+    loaded = load(model, device=device or "auto", trust_remote_code=bool(trust_remote_code))
+    adapter = select_adapter(host, loaded.model)
+    players = adapter.players(adapter.canonicalise(loaded.model), recipe.granularity)
+    total = sum(parameter.numel() for parameter in loaded.model.parameters())
+    fast = adapter.stack(loaded.model, recipe.granularity) is not None
+    if as_json:
+        _print_json(
+            {
+                "model": loaded.source,
+                "class": type(loaded.model).__name__,
+                "adapter": adapter.name,
+                "parameters": total,
+                "fast_evaluation": fast,
+                "players": [{name: getattr(player, name) for name in player.__slots__} for player in players],
+            }
+        )
+        return
+    tables.show(
+        f"{loaded.name}: {type(loaded.model).__name__}, {total:,} parameters",
+        ("player", "module", "kind", "parameters", "removable"),
+        tables.players_table(players),
+    )
+    way = (
+        "in one pass over the layers"
+        if fast
+        else "one forward pass a coalition (no fast path for this model)"
+    )
+    tables.say(f"adapter {adapter.name}; coalitions are evaluated {way}")
+
+
+@takes_recipe
+def score_model(
+    host: Host,
+    *,
+    model: ModelArgument,
+    options: dict[str, Any],
+    run: RunDirectory = None,
+    recipe: RecipeFile = None,
+    as_json: AsJson = False,
+    dry_run: DryRun = False,
+) -> None:
+    """Estimate every player's contribution; the model is not changed."""
+    made = make_recipe({"model": model, **options}, recipe)
+    if dry_run:
+        _show_cost(estimate_cost(made, host, target=False), as_json)
+        return
+    directory = run or Path(f"{Path(model.replace(':', '-')).name}.run")
+    contributions = score(made, directory, host, ConsoleReporter())
+    if as_json:
+        _print_json(contributions.to_json())
+        return
+    tables.show(
+        f"contributions ({contributions.weighting})",
+        ("player", "contribution", "standard error"),
+        tables.contribution_rows(contributions),
+    )
+    tables.say(tables.fidelity_line(contributions))
+    tables.say(f"kept in {directory}")
+
+
+@takes_recipe
+def prune_model(
+    host: Host,
+    *,
+    model: ModelArgument,
+    out: Out,
+    options: dict[str, Any],
+    run: RunDirectory = None,
+    recipe: RecipeFile = None,
+    as_json: AsJson = False,
+    dry_run: DryRun = False,
+) -> None:
+    """Score, select, remove, post-process, verify and write a checkpoint."""
+    made = make_recipe({"model": model, **options}, recipe)
+    require_new_directory(out)
+    if dry_run:
+        _show_cost(estimate_cost(made, host, target=True), as_json)
+        return
+    result = prune(made, out, host, run_directory=run, reporter=ConsoleReporter())
+    _show_result(result, out, as_json)
+
+
+def apply_model(
+    host: Host,
+    *,
+    model: ModelArgument,
+    plan: Annotated[Path, typer.Option("--plan", help="a plan.json made earlier")],
+    out: Out,
+    then: Annotated[list[str] | None, typer.Option(help="post-pruning step, repeatable, in order")] = None,
+    run: RunDirectory = None,
+    calibration: Calibration = None,
+    device: Device = None,
+    trust_remote_code: Trust = None,
+    as_json: AsJson = False,
+    dry_run: DryRun = False,
+) -> None:
+    """Carry out a removal plan made earlier."""
+    removal = RemovalPlan.read(plan)
+    require_new_directory(out)
+    recipe = make_recipe(
+        {
+            "model": model,
+            "remove": len(removal.removed),
+            "granularity": removal.granularity,
+            "then": then or None,
+            "calibration": calibration,
+            "device": device,
+            "trust_remote_code": trust_remote_code,
+        }
+    )
+    if dry_run:
+        tables.say(f"would remove players {list(removal.removed)} of {model} and write {out}")
+        return
+    result = apply_plan(recipe, removal, out, host, run_directory=run, reporter=ConsoleReporter())
+    _show_result(result, out, as_json)
+
+
+def evaluate_model(
+    host: Host,
+    *,
+    model: ModelArgument,
+    calibration: Calibration = None,
+    sequence_length: SequenceLength = None,
+    held_out_samples: HeldOutSamples = None,
+    device: Device = None,
+    seed: Seed = None,
+    trust_remote_code: Trust = None,
+    as_json: AsJson = False,
+) -> None:
+    """Perplexity on held-out text, parameters, memory and latency of one model."""
+    recipe = make_recipe(
+        {
+            "model": model,
+            "calibration": calibration,
+            "sequence_length": sequence_length,
+            "held_out_samples": held_out_samples,
+            "seed": seed,
+        }
+    )
+    check_source(recipe.calibration)
+    inspect_source(model, bool(trust_remote_code))
+    loaded = load(model, device=device or "auto", trust_remote_code=bool(trust_remote_code))
+    adapter = select_adapter(host, loaded.model)
+    held_out = load_held_out(
+        recipe.calibration,
+        loaded.tokenizer,
+        samples=recipe.held_out_samples,
+        sequence_length=recipe.sequence_length,
+    )
+    directory = Path(model) if Path(model).is_dir() else None
+    result = measure(
+        adapter, adapter.canonicalise(loaded.model), held_out, directory=directory, seed=recipe.seed
+    )
+    if as_json:
+        _print_json(json.loads(result.model_dump_json()))
+        return
+    tables.show(loaded.name, ("figure", "value"), tables.measurement_rows(result))
+
+
+def list_adapters(host: Host, as_json: AsJson = False) -> None:
+    """The installed adapters, and the distribution of each."""
+    rows = [[entry.name, entry.distribution] for entry in host.adapters]
+    if as_json:
+        _print_json([{"adapter": name, "distribution": distribution} for name, distribution in rows])
+        return
+    tables.show("adapters", ("adapter", "distribution"), rows)
+
+
+def list_plugins(host: Host, as_json: AsJson = False) -> None:
+    """The installed plugins: version, hooks, and what each offers."""
+    if as_json:
+        plugins = [{name: getattr(plugin, name) for name in plugin.__slots__} for plugin in host.plugins]
+        broken = [{name: getattr(plugin, name) for name in plugin.__slots__} for plugin in host.broken]
+        _print_json({"plugins": plugins, "broken": broken})
+        return
+    tables.show(
+        "plugins",
+        ("plugin", "distribution", "version", "hooks", "offers"),
+        [
+            [p.name, p.distribution, p.version, "\n".join(p.hooks), "\n".join(p.registered)]
+            for p in host.plugins
+        ],
+    )
+    for plugin in host.broken:
+        tables.say(f"left out: {plugin.name} of {plugin.distribution}: {plugin.reason}")
+
+
+def check_one_adapter(
+    host: Host,
+    *,
+    name: Annotated[str, typer.Argument(help="a registered adapter")],
+    seed: Seed = None,
+    as_json: AsJson = False,
+) -> None:
+    """Run the conformance kit over an adapter's examples."""
+    results = check_adapter(host.adapters.create(name), seed=seed or 0)
+    failed = [result for result in results if not result.passed]
+    if as_json:
+        fields = ("example", "check", "passed", "detail")
+        _print_json([{field: getattr(result, field) for field in fields} for result in results])
+    else:
+        tables.show(
+            f"conformance of {name}", ("example", "passed", "failed"), tables.conformance_rows(results)
+        )
+    if failed:
+        first = failed[0]
+        raise ShapcutError(
+            f"adapter {name!r} fails {len(failed)} of {len(results)} checks; "
+            f"the first: {first.check} on {first.example}: {first.detail}"
+        )
+
+
+def demo(
+    host: Host,
+    *,
+    out: Annotated[Path, typer.Option("--out", help="new directory for the pruned checkpoint")] = Path(
+        "demo-out"
+    ),
+    remove: Annotated[int, typer.Option(help="number of players to remove")] = 6,
+    budget: Annotated[int, typer.Option(help="coalitions that may be evaluated")] = 160,
+    as_json: AsJson = False,
+) -> None:
+    """A real model, start to end: SmolLM2-135M from PyPI, some of its 30 blocks removed."""
+    recipe = make_recipe(
+        {"model": DEMO_MODEL, "remove": remove, "budget": budget, "samples": 12, "finalist_samples": 32}
+    )
+    result = prune(recipe, out, host, reporter=ConsoleReporter())
+    _show_result(result, out, as_json)
+
+
+def _show_result(result: PruneResult, out: Path, as_json: bool) -> None:
+    if as_json:
+        _print_json(result.to_json())
+        return
+    removed, kept = result.plan.removed, result.plan.kept
+    indices = ", ".join(str(player) for player in removed)
+    tables.show(
+        f"removed {len(removed)} of {len(removed) + len(kept)} players: {indices}",
+        ("", "dense", "pruned", "change"),
+        tables.comparison(result),
+    )
+    tables.say(result.plan.reason)
+    tables.say(
+        f"reloaded by plain transformers, its logits are within {result.checkpoint.max_difference:.1e} "
+        f"of the expected ones; written to {out}"
+    )
+
+
+def _show_cost(cost: dict[str, Any], as_json: bool) -> None:
+    if as_json:
+        _print_json(cost)
+        return
+    tables.show("what would be done", ("", ""), [[key, str(value)] for key, value in cost.items()])
+
+
+def _print_json(content: Any) -> None:
+    json.dump(content, sys.stdout, indent=2)
+    sys.stdout.write("\n")
+
+
+COMMANDS = {
+    "inspect": inspect_model,
+    "score": score_model,
+    "prune": prune_model,
+    "apply": apply_model,
+    "evaluate": evaluate_model,
+    "adapters": list_adapters,
+    "plugins": list_plugins,
+    "check-adapter": check_one_adapter,
+    "demo": demo,
+}

@@ -1,0 +1,46 @@
+"""How a command ends: its exit status, and errors as one line on stderr."""
+
+import os
+import sys
+from collections.abc import Sequence
+
+import typer
+
+from shapcut.errors import InputError, ShapcutError
+
+DONE, FAILED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line and leave the process with its exit status."""
+    sys.exit(run(arguments))
+
+
+def run(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line and return its exit status: 0 done, 1 failed, 2 bad input, 130 interrupted."""
+    os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
+    given = list(sys.argv[1:] if arguments is None else arguments) or ["--help"]
+    try:
+        from shapcut.cli.app import build_app  # noqa: PLC0415 - seconds to import, and errors become lines
+
+        return int(
+            build_app(skip_broken="--skip-broken-plugins" in given)(given, standalone_mode=False) or DONE
+        )
+    except typer.Exit as ending:
+        return ending.exit_code
+    except typer.TyperException as error:
+        return _complain(error.format_message(), error.exit_code)
+    except InputError as error:
+        return _complain(str(error), BAD_INPUT)
+    except ShapcutError as error:
+        return _complain(str(error), FAILED)
+    except (KeyboardInterrupt, typer.Abort):
+        return _complain(
+            "interrupted; the same command with the same --run goes on where it stopped", INTERRUPTED
+        )
+
+
+def _complain(message: str, status: int) -> int:
+    line = " ".join(message.split())
+    print(f"shapcut: {line}", file=sys.stderr)  # noqa: T201 - the one place that reports failure
+    return status

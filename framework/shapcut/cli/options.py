@@ -1,0 +1,80 @@
+"""The options of the command line; those that make a recipe are declared once and given to each command."""
+
+import functools
+import inspect
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+ModelArgument = Annotated[
+    str, typer.Argument(metavar="MODEL", help="directory, hub id, .gguf file or demo:smollm2-135m")
+]
+Out = Annotated[Path, typer.Option("--out", help="new directory for the pruned checkpoint")]
+RunDirectory = Annotated[
+    Path | None, typer.Option("--run", help="where evaluations are kept; a second start resumes")
+]
+RecipeFile = Annotated[Path | None, typer.Option("--recipe", help="YAML recipe; options given here win")]
+AsJson = Annotated[bool, typer.Option("--json", help="result as JSON on stdout")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="say what would be done and what it costs")]
+SkipBroken = Annotated[bool, typer.Option("--skip-broken-plugins", help="go on without broken plugins")]
+Calibration = Annotated[
+    str | None, typer.Option(help="builtin, a .txt or .jsonl file, or hf:NAME [default: builtin]")
+]
+SequenceLength = Annotated[int | None, typer.Option(help="tokens a window [default: 128]")]
+HeldOutSamples = Annotated[int | None, typer.Option(help="windows of held-out text [default: 32]")]
+Device = Annotated[str | None, typer.Option(help="auto, cpu, cuda, cuda:1, ... [default: auto]")]
+Trust = Annotated[bool | None, typer.Option("--trust-remote-code", help="run code that comes with the model")]
+Seed = Annotated[int | None, typer.Option(help="source of all randomness [default: 0]")]
+Granularity = Annotated[str | None, typer.Option(help="what a player is: block or sublayer [default: block]")]
+
+RECIPE_OPTIONS: dict[str, Any] = {
+    "remove": Annotated[int | None, typer.Option(help="number of players to remove")],
+    "ratio": Annotated[float | None, typer.Option(help="share of the players to remove, between 0 and 1")],
+    "preset": Annotated[str | None, typer.Option(help="paper: the paper's method")],
+    "granularity": Granularity,
+    "estimator": Annotated[str | None, typer.Option(help="NAME[:key=value,...] [default: surrogate]")],
+    "selector": Annotated[str | None, typer.Option(help="NAME[:key=value,...] [default: search]")],
+    "sampler": Annotated[
+        str | None, typer.Option(help="NAME[:key=value,...] [default: the estimator's own]")
+    ],
+    "utility": Annotated[str | None, typer.Option(help="a coalition's worth [default: log-likelihood]")],
+    "budget": Annotated[int | None, typer.Option(help="coalitions that may be evaluated [default: 500]")],
+    "calibration": Calibration,
+    "samples": Annotated[int | None, typer.Option(help="calibration windows [default: 16]")],
+    "sequence_length": SequenceLength,
+    "finalist_samples": Annotated[
+        int | None, typer.Option(help="windows that the best sets are compared on, 0 for none [default: 64]")
+    ],
+    "held_out_samples": HeldOutSamples,
+    "then": Annotated[
+        list[str] | None, typer.Option(help="post-pruning step STEP[:key=value,...], repeatable, in order")
+    ],
+    "device": Device,
+    "dtype": Annotated[
+        str | None,
+        typer.Option(help="arithmetic of coalitions: auto, float32, bfloat16, float16 [default: auto]"),
+    ],
+    "seed": Seed,
+    "trust_remote_code": Trust,
+}
+"""Fields of `shapcut.recipe.Recipe`, each an option of the same name."""
+
+
+def takes_recipe(command: Callable[..., None]) -> Callable[..., None]:
+    """Give a command every recipe option; it receives those given in its parameter ``options``."""
+    own = [p for p in inspect.signature(command).parameters.values() if p.name != "options"]
+    extra = [
+        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=kind)
+        for name, kind in RECIPE_OPTIONS.items()
+    ]
+
+    @functools.wraps(command)
+    def wrapper(**given: Any) -> None:
+        options = {name: given.pop(name) for name in RECIPE_OPTIONS}
+        command(**given, options={name: value for name, value in options.items() if value not in (None, [])})
+
+    wrapper.__signature__ = inspect.Signature([*own, *extra])  # type: ignore[attr-defined]
+    wrapper.__annotations__ = {p.name: p.annotation for p in [*own, *extra]}
+    return wrapper

@@ -1,0 +1,143 @@
+"""Results as tables for people."""
+
+from collections.abc import Iterable, Sequence
+
+from rich.console import Console
+from rich.table import Table
+
+from shapcut.coalitions import Player
+from shapcut.contributions import Contributions
+from shapcut.measure import ModelMeasurement
+from shapcut.pipeline import PruneResult
+from shapcut.testing import CheckResult
+
+
+def show(title: str, headings: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+    """Print one table on stdout."""
+    table = Table(title=title, title_justify="left")
+    for heading in headings:
+        table.add_column(heading)
+    for row in rows:
+        table.add_row(*row)
+    Console().print(table)
+
+
+def say(text: str) -> None:
+    """Print one line on stdout, as it is."""
+    Console().print(text, markup=False, highlight=False, soft_wrap=True)
+
+
+def players_table(players: Sequence[Player]) -> list[list[str]]:
+    """One row a player."""
+    return [
+        [
+            str(player.index),
+            player.name,
+            player.kind,
+            f"{player.parameters:,}",
+            "yes" if player.removable else f"no: {player.reason}",
+        ]
+        for player in players
+    ]
+
+
+def comparison(result: PruneResult) -> list[list[str]]:
+    """Dense against pruned, one row a figure."""
+    before, after = result.before, result.after
+    return [
+        [
+            "perplexity on held-out text",
+            *_pair(before.perplexity.perplexity, after.perplexity.perplexity, "{:.2f}"),
+        ],
+        ["parameters", *_pair(before.parameters, after.parameters, "{:,}")],
+        ["weights (MB)", *_pair(before.weight_bytes / 1e6, after.weight_bytes / 1e6, "{:.1f}")],
+        ["checkpoint file (MB)", _megabytes(before), _megabytes(after), ""],
+        *_latency(before, after),
+    ]
+
+
+def _latency(before: ModelMeasurement, after: ModelMeasurement) -> list[list[str]]:
+    if before.latency is None or after.latency is None:
+        return []
+    return [
+        [
+            f"prefill of {before.latency.prompt_tokens} tokens (ms)",
+            *_pair(before.latency.prefill_seconds * 1e3, after.latency.prefill_seconds * 1e3, "{:.1f}"),
+        ],
+        [
+            "decode of one token (ms)",
+            *_pair(before.latency.decode_seconds * 1e3, after.latency.decode_seconds * 1e3, "{:.1f}"),
+        ],
+    ]
+
+
+def _pair(before: float, after: float, form: str) -> tuple[str, str, str]:
+    change = f"{after / before - 1.0:+.1%}" if before else ""
+    return form.format(before), form.format(after), change
+
+
+def _megabytes(measurement: ModelMeasurement) -> str:
+    size = measurement.checkpoint_bytes
+    return "" if size is None else f"{size / 1e6:.1f}"
+
+
+def contribution_rows(contributions: Contributions) -> list[list[str]]:
+    """One row a player, lowest contribution first."""
+    order = contributions.values.argsort()
+    return [
+        [str(i), f"{contributions.values[i]:.4f}", f"{contributions.standard_errors[i]:.4f}"] for i in order
+    ]
+
+
+def fidelity_line(contributions: Contributions) -> str:
+    """What the surrogate is worth, in a sentence."""
+    spent = f"{contributions.evaluations} coalitions measured"
+    if contributions.excluded:
+        spent += f", {contributions.excluded} of them without a finite value and excluded"
+    fidelity = contributions.fidelity
+    if fidelity is None:
+        return spent
+    figures = [
+        f"{name} {value:.3f}"
+        for name, value in (
+            ("R^2", fidelity.r_squared),
+            ("Spearman", fidelity.spearman),
+            ("Spearman among the better half", fidelity.spearman_good),
+        )
+        if value is not None
+    ]
+    return f"{spent}; surrogate on held-out coalitions: {', '.join(figures)}"
+
+
+def measurement_rows(result: ModelMeasurement) -> list[list[str]]:
+    """One row a figure."""
+    rows = [
+        ["perplexity on held-out text", f"{result.perplexity.perplexity:.3f}"],
+        ["tokens predicted", f"{result.perplexity.n_tokens:,}"],
+        ["window", f"{result.sequence_length} tokens{', BOS first' if result.adds_bos else ''}"],
+        ["parameters", f"{result.parameters:,}"],
+        ["weights (MB)", f"{result.weight_bytes / 1e6:.1f}"],
+        ["peak memory of this process (MB)", f"{result.peak_memory_bytes / 1e6:.0f}"],
+    ]
+    if result.checkpoint_bytes is not None:
+        rows.append(["checkpoint file (MB)", _megabytes(result)])
+    if result.latency is not None:
+        rows.append(
+            [
+                f"prefill of {result.latency.prompt_tokens} tokens (ms)",
+                f"{result.latency.prefill_seconds * 1e3:.1f}",
+            ]
+        )
+        rows.append(["decode of one token (ms)", f"{result.latency.decode_seconds * 1e3:.1f}"])
+    return rows
+
+
+def conformance_rows(results: Sequence[CheckResult]) -> list[list[str]]:
+    """One row an example: how many checks passed, and which failed."""
+    examples = dict.fromkeys(result.example for result in results)
+    rows = []
+    for example in examples:
+        own = [result for result in results if result.example == example]
+        failed = [f"{result.check}: {result.detail}" for result in own if not result.passed]
+        rows.append([example, f"{len(own) - len(failed)} of {len(own)}", "\n".join(failed)])
+    return rows

@@ -1,0 +1,85 @@
+"""Players and coalitions: the vocabulary of the layer-pruning game.
+
+A coalition is the set of players that *stay*. Matrices of coalitions are boolean, one row a coalition,
+``True`` where the player runs.
+"""
+
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+CoalitionMatrix = NDArray[np.bool_]
+"""Shape (n_coalitions, n_players); True: the player runs."""
+
+Values = NDArray[np.float64]
+"""Shape (n_coalitions,); higher is better; a non-finite entry means the coalition has no usable value."""
+
+PlayerKind = Literal["block", "attention", "mlp", "mixer", "expert"]
+
+
+@dataclass(frozen=True, slots=True)
+class Player:
+    """A part of a model that can be left out.
+
+    Attributes:
+        index: position among the players of the original model, counted from 0.
+        name: the module's dotted path, for example ``model.layers.3``.
+        kind: what the part is.
+        parameters: number of parameters that disappear with it.
+        removable: False if the architecture needs it.
+        reason: why it is not removable; empty if it is.
+    """
+
+    index: int
+    name: str
+    kind: PlayerKind
+    parameters: int
+    removable: bool = True
+    reason: str = ""
+
+
+def without(n_players: int, absent_sets: Iterable[Collection[int]]) -> CoalitionMatrix:
+    """Coalitions that lack the given players.
+
+    Args:
+        n_players: number of players.
+        absent_sets: for each coalition the indices of the players that do not run.
+
+    Returns:
+        Shape (len(absent_sets), n_players).
+
+    Raises:
+        IndexError: if an index is outside ``range(n_players)``.
+    """
+    rows = [list(absent) for absent in absent_sets]
+    coalitions = np.ones((len(rows), n_players), dtype=np.bool_)
+    for row, absent in enumerate(rows):
+        if any(not 0 <= player < n_players for player in absent):
+            raise IndexError(f"players {sorted(absent)} are not all in 0..{n_players - 1}")
+        coalitions[row, absent] = False
+    return coalitions
+
+
+def absent_players(coalition: NDArray[np.bool_]) -> tuple[int, ...]:
+    """The players that do not run in one coalition, ascending."""
+    return tuple(int(player) for player in np.flatnonzero(~coalition))
+
+
+def all_coalitions(n_players: int) -> CoalitionMatrix:
+    """Every coalition of ``n_players`` players; row r holds the binary digits of r, player 0 lowest."""
+    numbers = np.arange(1 << n_players, dtype=np.int64)
+    return ((numbers[:, None] >> np.arange(n_players)) & 1).astype(np.bool_)
+
+
+def distinct(coalitions: CoalitionMatrix) -> CoalitionMatrix:
+    """The distinct rows, in order of first appearance."""
+    _, first = np.unique(coalitions, axis=0, return_index=True)
+    return coalitions[np.sort(first)]
+
+
+def keys(coalitions: CoalitionMatrix) -> list[bytes]:
+    """One hashable key a row: its bits, packed."""
+    return [row.tobytes() for row in np.packbits(coalitions, axis=1, bitorder="little")]

@@ -1,0 +1,116 @@
+"""What an estimator found out about each player, with error bars and the evidence."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.stats import spearmanr
+
+from shapcut.coalitions import CoalitionMatrix, Values
+from shapcut.surrogates import Surrogate
+
+
+@dataclass(frozen=True, slots=True)
+class Fidelity:
+    """How well a surrogate predicts coalitions that it was not fitted to.
+
+    Attributes:
+        r_squared: 1 minus squared error over variance; below 0 is worse than the mean. None if undefined.
+        spearman: rank correlation. None if undefined.
+        spearman_good: rank correlation among the better half.
+        coalitions: how many held-out coalitions were compared.
+    """
+
+    r_squared: float | None
+    spearman: float | None
+    spearman_good: float | None
+    coalitions: int
+
+    @classmethod
+    def of(cls, predicted: Values, measured: Values) -> "Fidelity":
+        """Compare predictions with measurements of held-out coalitions, both (n,)."""
+        good = measured >= np.median(measured) if len(measured) else np.zeros(0, dtype=np.bool_)
+        spread = float(((measured - measured.mean()) ** 2).sum()) if len(measured) else 0.0
+        error = float(((measured - predicted) ** 2).sum())
+        return cls(
+            r_squared=1.0 - error / spread if spread > 0 else None,
+            spearman=_rank_correlation(predicted, measured),
+            spearman_good=_rank_correlation(predicted[good], measured[good]),
+            coalitions=len(measured),
+        )
+
+
+def _rank_correlation(left: Values, right: Values) -> float | None:
+    if len(left) < 3 or np.ptp(left) == 0 or np.ptp(right) == 0:  # noqa: PLR2004 - a rank needs three points
+        return None
+    return float(spearmanr(left, right).statistic)
+
+
+@dataclass(frozen=True)
+class Contributions:
+    """Each player's contribution to the value.
+
+    Attributes:
+        values: shape (n_players,), in the game's unit; the higher, the more the player is worth keeping.
+        standard_errors: shape (n_players,).
+        weighting: which coalitions the values average over.
+        estimator: who estimated.
+        full_value: the value of all players together, or None if it was not measured.
+        coalitions: every coalition measured, shape (evaluations, n_players).
+        measured: their values, shape (evaluations,); non-finite ones are excluded from every fit.
+        fidelity: of the surrogate on held-out coalitions, if there is a surrogate.
+        interactions: pairwise effect on the value of two players' being absent together, (n, n), if known.
+        surrogate: the fitted surrogate, for selectors that search it.
+    """
+
+    values: NDArray[np.float64]
+    standard_errors: NDArray[np.float64]
+    weighting: str
+    estimator: str
+    full_value: float | None
+    coalitions: CoalitionMatrix
+    measured: Values
+    fidelity: Fidelity | None = None
+    interactions: NDArray[np.float64] | None = None
+    surrogate: Surrogate | None = field(default=None, compare=False)
+
+    @property
+    def evaluations(self) -> int:
+        """How many coalitions were measured."""
+        return len(self.measured)
+
+    @property
+    def excluded(self) -> int:
+        """How many of them had no finite value."""
+        return int((~np.isfinite(self.measured)).sum())
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain data for contributions.json; the evaluations themselves are in the store."""
+        return {
+            "format_version": 1,
+            "estimator": self.estimator,
+            "weighting": self.weighting,
+            "full_value": self.full_value,
+            "evaluations": self.evaluations,
+            "excluded_non_finite": self.excluded,
+            "players": [
+                {"player": index, "value": _plain(value), "standard_error": _plain(error)}
+                for index, (value, error) in enumerate(
+                    zip(self.values.tolist(), self.standard_errors.tolist(), strict=True)
+                )
+            ],
+            "fidelity_held_out": None
+            if self.fidelity is None
+            else {
+                "r_squared": self.fidelity.r_squared,
+                "spearman": self.fidelity.spearman,
+                "spearman_better_half": self.fidelity.spearman_good,
+                "coalitions": self.fidelity.coalitions,
+            },
+            "interactions": None if self.interactions is None else np.round(self.interactions, 6).tolist(),
+        }
+
+
+def _plain(number: float) -> float | None:
+    return number if np.isfinite(number) else None

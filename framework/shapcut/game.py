@@ -1,0 +1,110 @@
+"""What a cooperative game is, apart from any model."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from shapcut.coalitions import CoalitionMatrix, Player, Values, keys
+from shapcut.errors import BudgetExceededError
+
+
+class Game(ABC):
+    """A set of players and the value of every coalition of them.
+
+    `values` is pure: the same row gives the same value, in whatever company it is asked for.
+    """
+
+    @property
+    @abstractmethod
+    def players(self) -> tuple[Player, ...]:
+        """The players, in order."""
+
+    @abstractmethod
+    def values(self, coalitions: CoalitionMatrix) -> Values:
+        """The value of each row of a (n_coalitions, n_players) matrix; higher is better."""
+
+    def permits(self, absent: Sequence[int]) -> bool:
+        """Whether a result without these players can be built at all."""
+        return all(self.players[player].removable for player in absent)
+
+    @property
+    def n_players(self) -> int:
+        """Number of players."""
+        return len(self.players)
+
+
+class FunctionGame(Game):
+    """A game given by a function of coalitions: for tests, recorded data and users' own values."""
+
+    def __init__(self, n_players: int, function: Callable[[CoalitionMatrix], Values]) -> None:
+        self._players = tuple(Player(i, f"player {i}", "block", 1) for i in range(n_players))
+        self._function = function
+
+    @property
+    def players(self) -> tuple[Player, ...]:
+        """Players without parameters worth speaking of, all removable."""
+        return self._players
+
+    def values(self, coalitions: CoalitionMatrix) -> Values:
+        """The function's values as float64."""
+        return np.asarray(self._function(coalitions), dtype=np.float64)
+
+
+class BudgetedGame(Game):
+    """Counts the distinct coalitions that have been asked for and refuses more than the budget.
+
+    A value that an evaluation store already had counts too, so a resumed run walks the same way as an
+    undisturbed one.
+    """
+
+    def __init__(self, game: Game, budget: int) -> None:
+        self.game = game
+        self.budget = budget
+        self._seen: dict[bytes, float] = {}
+
+    @property
+    def players(self) -> tuple[Player, ...]:
+        """The wrapped game's players."""
+        return self.game.players
+
+    @property
+    def spent(self) -> int:
+        """Distinct coalitions asked for so far."""
+        return len(self._seen)
+
+    @property
+    def remaining(self) -> int:
+        """Distinct coalitions that may still be asked for."""
+        return self.budget - self.spent
+
+    def permits(self, absent: Sequence[int]) -> bool:
+        """The wrapped game's answer."""
+        return self.game.permits(absent)
+
+    def is_known(self, coalitions: CoalitionMatrix) -> list[bool]:
+        """For each row, whether it was asked for before (asking again is free)."""
+        return [key in self._seen for key in keys(coalitions)]
+
+    def values(self, coalitions: CoalitionMatrix) -> Values:
+        """Values of the wrapped game.
+
+        Raises:
+            BudgetExceededError: before anything is evaluated, if the new rows exceed the budget.
+        """
+        names = keys(coalitions)
+        new = {name: row for row, name in enumerate(names) if name not in self._seen}
+        if len(new) > self.remaining:
+            raise BudgetExceededError(
+                f"{len(new)} new coalitions asked for, {self.remaining} of a budget of {self.budget} are left"
+            )
+        if new:
+            rows = list(new.values())
+            self._seen.update(zip(new, self.game.values(coalitions[rows]).tolist(), strict=True))
+        return np.array([self._seen[name] for name in names], dtype=np.float64)
+
+    def evaluated(self) -> tuple[CoalitionMatrix, Values]:
+        """Everything asked for so far, in order: coalitions and their values."""
+        packed = np.frombuffer(b"".join(self._seen), dtype=np.uint8).reshape(-1, -(-self.n_players // 8))
+        bits = np.unpackbits(packed, axis=1, count=self.n_players, bitorder="little")
+        return bits.astype(np.bool_), np.array(list(self._seen.values()), dtype=np.float64)

@@ -1,0 +1,112 @@
+"""The hooks that shapcut calls; implement any of them in a plugin module with ``@hookimpl``.
+
+A plugin is registered through the entry-point group ``shapcut``. First-party adapters and plugins use
+exactly the same door.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, Protocol
+
+import pluggy
+
+if TYPE_CHECKING:
+    import typer
+    from torch import nn
+
+    from shapcut.adapter import Adapter
+    from shapcut.coalitions import CoalitionMatrix, Values
+    from shapcut.plan import RemovalPlan
+    from shapcut.run import Run
+
+hookspec = pluggy.HookspecMarker("shapcut")
+hookimpl = pluggy.HookimplMarker("shapcut")
+
+
+class Register(Protocol):
+    """Given to the ``shapcut_register_*`` hooks: call it once for each thing to offer."""
+
+    def __call__(self, name: str, factory: Callable[..., Any]) -> None:
+        """Offer ``factory`` under ``name``; a name that is taken is an error naming both distributions."""
+
+
+@hookspec
+def shapcut_register_adapters(register: Register) -> None:
+    """Called once at start-up: offer adapters (`shapcut.adapter.Adapter` subclasses)."""
+
+
+@hookspec
+def shapcut_register_utilities(register: Register) -> None:
+    """Called once at start-up: offer utilities (`shapcut.utilities.Utility` subclasses)."""
+
+
+@hookspec
+def shapcut_register_samplers(register: Register) -> None:
+    """Called once at start-up: offer samplers (`shapcut.sampling.Sampler` subclasses)."""
+
+
+@hookspec
+def shapcut_register_estimators(register: Register) -> None:
+    """Called once at start-up: offer estimators (`shapcut.estimators.Estimator` subclasses)."""
+
+
+@hookspec
+def shapcut_register_selectors(register: Register) -> None:
+    """Called once at start-up: offer selectors (`shapcut.selection.Selector` subclasses)."""
+
+
+@hookspec
+def shapcut_register_postprocessors(register: Register) -> None:
+    """Called once at start-up: offer post-pruning steps (`shapcut.postprocess.PostProcessor` subclasses)."""
+
+
+@hookspec
+def shapcut_register_executors(register: Register) -> None:
+    """Called once at start-up: offer executors (`shapcut.executor.Executor` subclasses)."""
+
+
+@hookspec(firstresult=True)
+def shapcut_select_adapter(model: "nn.Module", adapters: Sequence["Adapter"]) -> "Adapter | None":
+    """Called for a loaded model: return the adapter to use, or None to leave the choice to others.
+
+    The core's own choice comes last: the one adapter that matches; several are an error that lists them.
+    """
+
+
+@hookspec
+def shapcut_register_commands(cli: "typer.Typer") -> None:
+    """Called when the command line is built: add commands to ``cli``."""
+
+
+@hookspec
+def shapcut_run_started(run: "Run") -> None:
+    """Called when a run directory is open and before the first evaluation."""
+
+
+@hookspec
+def shapcut_coalitions_evaluated(coalitions: "CoalitionMatrix", values: "Values", total: int) -> None:
+    """Called after each chunk that was measured and stored; ``total`` counts the store's evaluations."""
+
+
+@hookspec
+def shapcut_plan_ready(plan: "RemovalPlan") -> str | None:
+    """Called before anything is removed; a returned string vetoes the plan, with that reason."""
+
+
+@hookspec
+def shapcut_model_pruned(model: "nn.Module", plan: "RemovalPlan") -> None:
+    """Called after the removal and before the first post-pruning step."""
+
+
+@hookspec
+def shapcut_step_finished(name: str, model: "nn.Module") -> None:
+    """Called after each post-pruning step."""
+
+
+@hookspec
+def shapcut_run_finished(run: "Run") -> None:
+    """Called when everything that a run leaves is written, its manifest included."""
+
+
+@hookspec
+def shapcut_report_sections(run: "Run") -> Sequence[tuple[str, str]]:  # type: ignore[empty-body]
+    """Called when a report is written: return (heading, HTML body) pairs to append."""

@@ -1,0 +1,148 @@
+"""From what a user names to a model and its tokenizer, ready to be measured."""
+
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from shapcut.demo_models import DEMO_PREFIX
+from shapcut.errors import InputError
+from shapcut.silence import one_line, quiet_libraries, without_stderr
+from shapcut.sources import Location, check_dtype, inspect_source, locate, read_config
+
+__all__ = ["LoadedModel", "choose_device", "choose_dtype", "inspect_source", "load"]
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class LoadedModel:
+    """A model in evaluation mode, without gradients, and what belongs to it.
+
+    Attributes:
+        model: the model.
+        tokenizer: its tokenizer.
+        source: what the user named.
+        name: a short name to print.
+    """
+
+    model: nn.Module
+    tokenizer: Any
+    source: str
+    name: str
+
+
+def load(
+    source: str, *, device: str = "auto", dtype: str = "auto", trust_remote_code: bool = False
+) -> LoadedModel:
+    """Load a causal language model and its tokenizer.
+
+    Args:
+        source: a local directory, a hub id, a ``.gguf`` file (its weights are dequantized) or ``demo:NAME``.
+        device: ``auto`` (CUDA if there is one), ``cpu``, ``cuda``, ``cuda:1``, ...
+        dtype: ``auto`` (the checkpoint's own), ``float32``, ``bfloat16`` or ``float16``.
+        trust_remote_code: whether Python code that comes with the checkpoint may be run.
+
+    Raises:
+        InputError: if the source, the device or the dtype is not usable; see `inspect_source`.
+        ShapcutError: if a demo model cannot be fetched.
+    """
+    chosen_device, chosen_dtype = choose_device(device), choose_dtype(dtype)
+    location = locate(source)
+    config = read_config(location, trust_remote_code)
+    with quiet_libraries():
+        model = _load_model(location, config, chosen_dtype, trust_remote_code)
+        tokenizer = _load_tokenizer(location, trust_remote_code)
+    model.requires_grad_(requires_grad=False)
+    return LoadedModel(model.eval().to(chosen_device), tokenizer, source, _short_name(source))
+
+
+def choose_device(name: str) -> torch.device:
+    """The device of that name; ``auto`` is CUDA if there is one, else the CPU.
+
+    Raises:
+        InputError: if there is no such device.
+    """
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise InputError(f"--device {name} cannot be used: {one_line(error)}") from error
+    return device
+
+
+def choose_dtype(name: str) -> torch.dtype | None:
+    """The dtype of that name; None for ``auto``, the checkpoint's own.
+
+    Raises:
+        InputError: if it is not one that models are loaded in.
+    """
+    check_dtype(name)
+    return None if name == "auto" else getattr(torch, name)
+
+
+def _short_name(source: str) -> str:
+    if source.startswith(DEMO_PREFIX):
+        return source.removeprefix(DEMO_PREFIX)
+    path = Path(source).resolve() if Path(source).exists() else Path(source)
+    return path.stem if path.suffix == ".gguf" else path.name
+
+
+def _load_model(
+    location: Location, config: Any, dtype: torch.dtype | None, trust_remote_code: bool
+) -> nn.Module:
+    from transformers import AutoModelForCausalLM  # noqa: PLC0415 - seconds to import
+
+    loader: Any = AutoModelForCausalLM
+    arguments = location.arguments() | _weight_arguments(location, dtype)
+    try:
+        with _no_gguf_bar(location):
+            model, info = loader.from_pretrained(
+                location.path,
+                config=config,
+                trust_remote_code=trust_remote_code,
+                output_loading_info=True,
+                **arguments,
+            )
+    except Exception as error:
+        raise InputError(f"cannot load the weights of {location.source}: {one_line(error)}") from error
+    if info["missing_keys"]:
+        missing = sorted(info["missing_keys"])
+        raise InputError(
+            f"the checkpoint {location.source} lacks {len(missing)} weights of its own config, "
+            f"{missing[0]} among them; is it a {type(model).__name__}?"
+        )
+    return model  # type: ignore[no-any-return]
+
+
+def _no_gguf_bar(location: Location) -> AbstractContextManager[None]:
+    return nullcontext() if location.gguf_file is None else without_stderr()
+
+
+def _weight_arguments(location: Location, dtype: torch.dtype | None) -> dict[str, Any]:
+    """How the weights are read: never from pickles; a GGUF file's as dense fp32 unless asked otherwise.
+
+    Asking for dense weights also makes transformers forget the quantization, which could not be saved.
+    """
+    if location.gguf_file is None:
+        location.require_safetensors()
+        return {"use_safetensors": True, "dtype": dtype or "auto"}
+    from transformers import GgufConfig  # noqa: PLC0415 - as above
+
+    return {"quantization_config": GgufConfig(dequantize=True), "dtype": dtype or torch.float32}
+
+
+def _load_tokenizer(location: Location, trust_remote_code: bool) -> Any:
+    from transformers import AutoTokenizer  # noqa: PLC0415 - as above
+
+    loader: Any = AutoTokenizer
+    try:
+        with _no_gguf_bar(location):
+            return loader.from_pretrained(
+                location.path, trust_remote_code=trust_remote_code, **location.arguments()
+            )
+    except Exception as error:
+        raise InputError(f"cannot load the tokenizer of {location.source}: {one_line(error)}") from error

@@ -1,0 +1,88 @@
+"""The manifest of a run: enough to know what was done, with what, and to do it again."""
+
+import platform
+import shlex
+import sys
+from datetime import UTC, datetime
+from importlib import metadata
+from typing import Any
+
+import torch
+
+from shapcut.files import write_json_atomically
+from shapcut.run import Run
+from shapcut.session import Session
+
+_NAMED_PACKAGES = ("shapcut", "torch", "transformers", "numpy", "scipy", "safetensors")
+
+
+def command_line() -> str:
+    """The command that this process was started with."""
+    return shlex.join(["shapcut", *sys.argv[1:]])
+
+
+class Manifest:
+    """Written when a run starts, after each phase and when it ends."""
+
+    def __init__(self, run: Run, content: dict[str, Any]) -> None:
+        self._run = run
+        self._content = content
+        self._write()
+
+    @classmethod
+    def start(cls, run: Run, session: Session) -> "Manifest":
+        """Record versions, command, recipe, fingerprints, hardware and time."""
+        loaded, recipe = session.loaded, session.recipe
+        content = {
+            "format_version": 1,
+            "status": "running",
+            "started": _now(),
+            "command": command_line(),
+            "recipe": recipe.model_dump(mode="json"),
+            "model": {
+                "source": loaded.source,
+                "class": type(loaded.model).__name__,
+                "adapter": session.adapter.name,
+                "players": session.game.n_players,
+            },
+            "text": {
+                "source": session.calibration.source,
+                "calibration": list(session.calibration.input_ids.shape),
+                "finals": None if session.finals is None else list(session.finals.input_ids.shape),
+                "held_out": list(session.held_out.input_ids.shape),
+                "adds_bos": session.calibration.adds_bos,
+            },
+            "fingerprint": session.game.fingerprint(),
+            "versions": {name: metadata.version(name) for name in _NAMED_PACKAGES},
+            "machine": {
+                "python": platform.python_version(),
+                "system": platform.platform(),
+                "processor": platform.machine(),
+                "threads": torch.get_num_threads(),
+                "device": str(session.game.input_ids.device),
+            },
+            "phases": {},
+        }
+        return cls(run, content)
+
+    @property
+    def command(self) -> str:
+        """The command that started the run."""
+        return str(self._content["command"])
+
+    def note(self, phase: str, **facts: Any) -> None:
+        """Record what a phase took."""
+        self._content["phases"][phase] = facts
+        self._write()
+
+    def finish(self, **facts: Any) -> None:
+        """Mark the run as done and record its result."""
+        self._content.update(facts, status="done", finished=_now())
+        self._write()
+
+    def _write(self) -> None:
+        write_json_atomically(self._run.manifest, self._content)
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")

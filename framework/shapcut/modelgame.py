@@ -1,0 +1,203 @@
+"""The layer-pruning game of a model: its layers are the players, its quality without some is the value."""
+
+import copy
+import hashlib
+import json
+from collections.abc import Callable, Sequence
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from shapcut import builtin
+from shapcut.adapter import Adapter, Granularity
+from shapcut.arithmetic import default_memory_budget, evaluation_dtype, keep_freed_memory
+from shapcut.calibration import load_calibration
+from shapcut.coalitions import CoalitionMatrix, Player, Values
+from shapcut.errors import InputError
+from shapcut.evaluation import BypassEvaluator, CoalitionEvaluator, Evaluator, Work
+from shapcut.game import Game
+from shapcut.host import build_host, select_adapter
+from shapcut.loading import load
+from shapcut.utilities import LogLikelihood, ModelUtility, Utility
+
+_SAMPLED_ELEMENTS = 4096
+
+
+def model_fingerprint(model: nn.Module) -> str:
+    """A digest of the config and of a sample of every parameter's elements.
+
+    Up to 4,096 evenly spread elements of each parameter are read, so that it stays quick for large models.
+    """
+    digest = hashlib.sha256()
+    config = getattr(model, "config", None)
+    if config is not None:
+        content = {k: v for k, v in config.to_dict().items() if not k.startswith("_") and k != "dtype"}
+        digest.update(json.dumps(content, sort_keys=True, default=str).encode())
+    for name, parameter in model.named_parameters():
+        digest.update(f"{name} {tuple(parameter.shape)} {parameter.dtype}".encode())
+        if parameter.device.type != "meta":
+            flat = parameter.detach().flatten()
+            digest.update(flat[:: max(1, flat.numel() // _SAMPLED_ELEMENTS)].float().cpu().numpy().tobytes())
+    return digest.hexdigest()
+
+
+class ModelGame(Game):
+    """Coalitions of a model's layers, valued on calibration tokens.
+
+    Args:
+        model: a loaded model in evaluation mode; it is never changed.
+        adapter: how to take the model apart.
+        input_ids: calibration tokens, shape (samples, length).
+        utility: what makes a coalition valuable.
+        granularity: what a player is.
+        dtype: number format of the evaluation: auto, float32, bfloat16 or float16.
+        memory_budget: bytes for the states of coalitions; default a share of the machine's memory.
+
+    Raises:
+        InputError: if the whole model's own value is not finite.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        adapter: Adapter,
+        input_ids: Tensor,
+        *,
+        utility: Utility | None = None,
+        granularity: Granularity = "block",
+        dtype: str = "auto",
+        memory_budget: int | None = None,
+    ) -> None:
+        self.model = model
+        self.adapter = adapter
+        self.utility = utility or LogLikelihood()
+        self.granularity = granularity
+        self._players = adapter.players(model, granularity)
+        self._device = next(model.parameters()).device
+        self.input_ids = input_ids.to(self._device)
+        self.dtype = evaluation_dtype(dtype, next(model.parameters()).dtype, self._device)
+        self._memory_budget = memory_budget or default_memory_budget()
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        source: str,
+        *,
+        calibration: str = "builtin",
+        samples: int = 16,
+        sequence_length: int = 128,
+        seed: int = 0,
+        utility: str | Callable[[nn.Module], float] = "log-likelihood",
+        granularity: Granularity = "block",
+        device: str = "auto",
+        dtype: str = "auto",
+    ) -> "ModelGame":
+        """Load a model and calibration text and make the game of them.
+
+        Args:
+            source: a local directory, hub id, ``.gguf`` file or ``demo:NAME``.
+            calibration: ``builtin``, a ``.txt`` or ``.jsonl`` file, or ``hf:NAME``.
+            samples: calibration windows.
+            sequence_length: tokens a window.
+            seed: which windows.
+            utility: a registered name, or any function of the model (higher is better).
+            granularity: what a player is.
+            device: where to run.
+            dtype: number format of the evaluation.
+
+        Raises:
+            InputError: if the model or the text cannot be used.
+        """
+        host = build_host(core=[builtin])
+        loaded = load(source, device=device)
+        adapter = select_adapter(host, loaded.model)
+        windows = load_calibration(
+            calibration, loaded.tokenizer, samples=samples, sequence_length=sequence_length, seed=seed
+        )
+        return cls(
+            adapter.canonicalise(loaded.model),
+            adapter,
+            windows.input_ids,
+            utility=host.utilities.create(utility)
+            if isinstance(utility, str)
+            else ModelUtility(utility, getattr(utility, "__qualname__", "callable")),
+            granularity=granularity,
+            dtype=dtype,
+        )
+
+    def on(self, input_ids: Tensor) -> "ModelGame":
+        """The same game on other tokens, shape (samples, length); a converted model is shared, not copied."""
+        other = copy.copy(self)
+        vars(other).pop("evaluator", None)
+        vars(other)["_evaluated_model"] = self._evaluated_model
+        other.input_ids = input_ids.to(self._device)
+        return other
+
+    @property
+    def players(self) -> tuple[Player, ...]:
+        """The adapter's players."""
+        return self._players
+
+    def permits(self, absent: Sequence[int]) -> bool:
+        """Whether the adapter can remove this set."""
+        return self.adapter.can_remove(self.model, absent, self.granularity) is None
+
+    @cached_property
+    def _evaluated_model(self) -> nn.Module:
+        """The model in the evaluation's number format: itself, or a converted copy."""
+        if self.dtype == next(self.model.parameters()).dtype:
+            return self.model
+        return copy.deepcopy(self.model).to(self.dtype)
+
+    @cached_property
+    def evaluator(self) -> Evaluator:
+        """The fast path where the adapter has one, else one bypassed forward pass a coalition."""
+        keep_freed_memory()
+        if isinstance(self.utility, ModelUtility):
+            raise TypeError("a model utility is called on the model itself")
+        model, measure = self._evaluated_model, self.utility.measure
+        stack = self.adapter.stack(model, self.granularity)
+        evaluator: Evaluator
+        if stack is None:
+            evaluator = BypassEvaluator(self.adapter, model, self.input_ids, measure, self.granularity)
+        else:
+            evaluator = CoalitionEvaluator(
+                stack, self.n_players, self.input_ids, measure, self._memory_budget
+            )
+        if not np.isfinite(evaluator.full_mean):
+            raise InputError(
+                f"the whole model's loss on the calibration text is {evaluator.full_mean}; "
+                "try --dtype float32 or other text"
+            )
+        return evaluator
+
+    @property
+    def work(self) -> Work:
+        """What evaluation has cost so far; nothing if it has not begun."""
+        evaluator: Evaluator | None = vars(self).get("evaluator")
+        return Work() if evaluator is None else evaluator.work
+
+    def values(self, coalitions: CoalitionMatrix) -> Values:
+        """The utility of each coalition."""
+        if isinstance(self.utility, ModelUtility):
+            return np.array([self._model_value(row, self.utility) for row in coalitions], dtype=np.float64)
+        return self.utility.value(self.evaluator.means(coalitions), self.evaluator.full_mean)
+
+    def _model_value(self, coalition: NDArray[np.bool_], utility: ModelUtility) -> float:
+        present = np.flatnonzero(coalition).tolist()
+        with self.adapter.bypass(self.model, present, self.granularity):
+            return float(utility.function(self.model))
+
+    def fingerprint(self) -> dict[str, str]:
+        """What the game's values belong to."""
+        return {
+            "model": model_fingerprint(self.model),
+            "data": hashlib.sha256(self.input_ids.cpu().numpy().tobytes()).hexdigest(),
+            "tokens": "x".join(str(size) for size in self.input_ids.shape),
+            "utility": self.utility.name,
+            "granularity": self.granularity,
+            "dtype": str(self.dtype).removeprefix("torch."),
+            "adapter": self.adapter.name,
+        }

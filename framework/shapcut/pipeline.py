@@ -1,0 +1,352 @@
+"""The whole way: score, select, remove, post-process, verify, write, report."""
+
+import json
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch import nn
+
+from shapcut.checkpoint import CheckpointReport, write_checkpoint
+from shapcut.contributions import Contributions
+from shapcut.errors import InputError, ShapcutError
+from shapcut.files import require_new_directory, write_json_atomically
+from shapcut.game import BudgetedGame
+from shapcut.host import Host
+from shapcut.manifest import Manifest
+from shapcut.measure import ModelMeasurement, measure
+from shapcut.model_card import render_card
+from shapcut.modelgame import ModelGame, model_fingerprint
+from shapcut.plan import RemovalPlan
+from shapcut.postprocess import StepContext
+from shapcut.progress import Reporter, Silent
+from shapcut.recipe import Recipe
+from shapcut.run import Run, open_run
+from shapcut.session import Session, prepare
+from shapcut.store import EvaluationStore, StoredGame
+
+_VERIFIED_WINDOWS = 2
+
+
+@dataclass(frozen=True, slots=True)
+class PruneResult:
+    """What came out of a pruning.
+
+    Attributes:
+        plan: what was removed.
+        before: figures of the original.
+        after: figures of the pruned model.
+        checkpoint: what was written, and how well it agrees with the bypassed original.
+    """
+
+    plan: RemovalPlan
+    before: ModelMeasurement
+    after: ModelMeasurement
+    checkpoint: CheckpointReport
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain data."""
+        return {
+            "plan": json.loads(self.plan.model_dump_json()),
+            "dense": json.loads(self.before.model_dump_json()),
+            "pruned": json.loads(self.after.model_dump_json()),
+            "checkpoint": {
+                "directory": str(self.checkpoint.directory),
+                "weight_bytes": self.checkpoint.weight_bytes,
+                "max_logit_difference": self.checkpoint.max_difference,
+                "tolerance": self.checkpoint.tolerance,
+            },
+        }
+
+
+def default_run_directory(out: Path) -> Path:
+    """Where a run is kept if the user names no place: beside the output."""
+    return out.with_name(out.name + ".run")
+
+
+def score(recipe: Recipe, run_directory: Path, host: Host, reporter: Reporter | None = None) -> Contributions:
+    """Estimate contributions; the model is not changed.
+
+    Raises:
+        InputError: if the recipe cannot be carried out.
+    """
+    session = prepare(recipe, host, target=False)
+    with open_run(run_directory) as run, Scoring(session, run, reporter or Silent()) as scoring:
+        contributions = scoring.estimate()
+        scoring.manifest.finish()
+        return contributions
+
+
+def prune(
+    recipe: Recipe,
+    out: Path,
+    host: Host,
+    *,
+    run_directory: Path | None = None,
+    reporter: Reporter | None = None,
+) -> PruneResult:
+    """The whole pipeline; a killed run started again repeats no evaluation that was stored.
+
+    Raises:
+        InputError: if the recipe cannot be carried out.
+        VerificationError: if the written checkpoint does not behave as the bypassed original.
+    """
+    require_new_directory(out)
+    reporter = reporter or Silent()
+    session = prepare(recipe, host, target=True)
+    with (
+        open_run(run_directory or default_run_directory(out)) as run,
+        Scoring(session, run, reporter) as scoring,
+    ):
+        plan = scoring.choose(scoring.estimate())
+        result = carry_out(session, plan, out, run, reporter, command=scoring.manifest.command)
+        scoring.manifest.finish(result=result.to_json())
+        host.manager.hook.shapcut_run_finished(run=run)
+        return result
+
+
+def apply_plan(
+    recipe: Recipe,
+    plan: RemovalPlan,
+    out: Path,
+    host: Host,
+    *,
+    run_directory: Path | None = None,
+    reporter: Reporter | None = None,
+) -> PruneResult:
+    """Carry out a plan made earlier.
+
+    Raises:
+        InputError: if the plan was made for another model, or cannot be carried out.
+        VerificationError: if the written checkpoint does not behave as the bypassed original.
+    """
+    require_new_directory(out)
+    session = prepare(recipe, host, target=True)
+    _require_same_model(plan, session)
+    refuse_vetoed(host, plan)
+    with open_run(run_directory or default_run_directory(out)) as run:
+        manifest = Manifest.start(run, session)
+        plan.write(run.plan)
+        result = carry_out(session, plan, out, run, reporter or Silent(), command=manifest.command)
+        manifest.finish(result=result.to_json())
+        host.manager.hook.shapcut_run_finished(run=run)
+        return result
+
+
+def _require_same_model(plan: RemovalPlan, session: Session) -> None:
+    players = len(plan.removed) + len(plan.kept)
+    if players != session.game.n_players:
+        raise InputError(
+            f"the plan was made for a model of {players} players, "
+            f"{session.loaded.source} has {session.game.n_players}"
+        )
+    found = model_fingerprint(session.game.model)
+    if plan.model_fingerprint and plan.model_fingerprint != found:
+        raise InputError(
+            f"the plan was made for another model: fingerprint {plan.model_fingerprint[:12]}, "
+            f"{session.loaded.source} has {found[:12]}"
+        )
+
+
+def estimate_cost(recipe: Recipe, host: Host, *, target: bool) -> dict[str, Any]:
+    """What a run of this recipe would do, and about how long it would take; nothing is written.
+
+    Raises:
+        InputError: if the recipe cannot be carried out.
+    """
+    session = prepare(recipe, host, target=target)
+    ids = session.calibration.input_ids[:1].to(session.game.input_ids.device)
+    session.adapter.logits(session.game.model, ids)
+    begin = time.monotonic()
+    session.adapter.logits(session.game.model, ids)
+    seconds = (time.monotonic() - begin) * session.calibration.samples
+    return {
+        "model": session.loaded.source,
+        "adapter": session.adapter.name,
+        "players": session.game.n_players,
+        "players to remove": session.n_remove,
+        "coalitions at most": recipe.budget,
+        "tokens a coalition": session.calibration.n_tokens,
+        "tokens at most": recipe.budget * session.calibration.n_tokens,
+        "arithmetic": str(session.game.dtype).removeprefix("torch."),
+        "post-pruning steps": [spec for spec, _ in session.parts.steps],
+        "seconds at most, by one forward pass of the whole model": round(seconds * recipe.budget),
+    }
+
+
+class Scoring:
+    """The measuring half of a run: the game with its store, budget and manifest."""
+
+    def __init__(self, session: Session, run: Run, reporter: Reporter) -> None:
+        self.session = session
+        self.run = run
+        self.reporter = reporter
+        self.manifest = Manifest.start(run, session)
+        self._store = EvaluationStore(run.evaluations)
+        self._stored: list[StoredGame] = []
+        self._game = BudgetedGame(self._keep(session.game, "calibration"), session.recipe.budget)
+        self._rng = np.random.default_rng(session.recipe.seed)
+        session.host.manager.hook.shapcut_run_started(run=run)
+
+    def __enter__(self) -> "Scoring":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._store.close()
+
+    def estimate(self) -> Contributions:
+        """Contributions of all players, written to the run directory."""
+        recipe, parts = self.session.recipe, self.session.parts
+        found = self._store.count("calibration")
+        if found:
+            self.reporter.say(f"{found} evaluations found from an earlier start")
+        begin = time.monotonic()
+        with self.reporter.counting("measuring coalitions", recipe.budget) as count:
+            self._count = count
+            contributions = parts.estimator.estimate(
+                self._game, recipe.budget, self._rng, n_remove=self.session.n_remove
+            )
+        write_json_atomically(self.run.contributions, contributions.to_json())
+        self._note("estimate", begin)
+        return contributions
+
+    def choose(self, contributions: Contributions) -> RemovalPlan:
+        """The removal plan, written to the run directory.
+
+        Raises:
+            ShapcutError: if a plugin vetoes it.
+        """
+        session = self.session
+        begin = time.monotonic()
+        finals = None if session.finals is None else self._keep(session.finals, "finals")
+        with self.reporter.counting("searching for the best set", self._game.budget) as count:
+            self._count = count
+            chosen = session.parts.selector.select(
+                contributions,
+                session.game.players,
+                session.n_remove or 0,
+                game=self._game,
+                budget=self._game.remaining,
+                finals=finals,
+                rng=self._rng,
+            )
+        plan = chosen.model_copy(
+            update={
+                "model_fingerprint": model_fingerprint(session.game.model),
+                "granularity": session.recipe.granularity,
+                "utility": session.parts.utility.name,
+            }
+        )
+        refuse_vetoed(session.host, plan)
+        plan.write(self.run.plan)
+        self._note("select", begin)
+        return plan
+
+    def _keep(self, game: ModelGame, name: str) -> StoredGame:
+        stored = StoredGame(
+            game, self._store, name=name, fingerprint=game.fingerprint(), observe=self._observe
+        )
+        self._stored.append(stored)
+        return stored
+
+    def _observe(self, coalitions: Any, values: Any, total: int) -> None:
+        self._count(total)
+        self.session.host.manager.hook.shapcut_coalitions_evaluated(
+            coalitions=coalitions, values=values, total=total
+        )
+
+    def _note(self, phase: str, begin: float) -> None:
+        work = self.session.game.work
+        self.manifest.note(
+            phase,
+            seconds=round(time.monotonic() - begin, 3),
+            evaluations_asked=self._game.spent,
+            evaluations_measured={stored.name: stored.measured for stored in self._stored},
+            block_runs=work.block_runs,
+        )
+
+
+def refuse_vetoed(host: Host, plan: RemovalPlan) -> None:
+    """Ask the plugins about a plan.
+
+    Raises:
+        ShapcutError: with the first veto's reason.
+    """
+    vetoes = [reason for reason in host.manager.hook.shapcut_plan_ready(plan=plan) if reason]
+    if vetoes:
+        raise ShapcutError(f"the plan to remove {list(plan.removed)} was vetoed: {vetoes[0]}")
+
+
+def carry_out(
+    session: Session, plan: RemovalPlan, out: Path, run: Run, reporter: Reporter, *, command: str
+) -> PruneResult:
+    """Remove, post-process, verify and write.
+
+    Raises:
+        InputError: if the adapter cannot remove this set.
+        VerificationError: if the written checkpoint does not behave as the bypassed original.
+    """
+    adapter, model, recipe = session.adapter, session.game.model, session.recipe
+    if objection := adapter.can_remove(model, plan.removed, plan.granularity):
+        raise InputError(f"cannot remove {list(plan.removed)}: {objection}")
+    reporter.say("measuring the original")
+    before = measure(adapter, model, session.held_out, seed=recipe.seed)
+    ids = session.held_out.input_ids[:_VERIFIED_WINDOWS].to(next(model.parameters()).device)
+    with adapter.bypass(model, plan.kept, plan.granularity):
+        expected = adapter.logits(model, ids).cpu()
+    model = adapter.remove(model, plan.removed, plan.granularity)
+    session.host.manager.hook.shapcut_model_pruned(model=model, plan=plan)
+    if session.parts.steps:
+        model = _post_process(session, model, plan, run, reporter)
+        expected = adapter.logits(model, ids).cpu()
+    reporter.say("measuring the pruned model")
+    after = measure(adapter, model, session.held_out, seed=recipe.seed)
+    card = render_card(
+        name=out.name,
+        base_model=session.loaded.source,
+        plan=plan,
+        calibration=session.calibration,
+        held_out=session.held_out,
+        before=before.perplexity,
+        after=after.perplexity,
+        parameters_before=before.parameters,
+        parameters_after=after.parameters,
+        command=command,
+    )
+    reporter.say("writing and verifying the checkpoint")
+    written = write_checkpoint(
+        adapter,
+        model,
+        session.loaded.tokenizer,
+        out,
+        plan=plan,
+        recipe_text=recipe.to_yaml(),
+        card=card,
+        verify_ids=ids,
+        expected_logits=expected,
+    )
+    after = after.model_copy(update={"checkpoint_bytes": written.weight_bytes})
+    return PruneResult(plan, before, after, written)
+
+
+def _post_process(
+    session: Session, model: nn.Module, plan: RemovalPlan, run: Run, reporter: Reporter
+) -> nn.Module:
+    """Run the recipe's steps in their order."""
+    for spec, step in session.parts.steps:
+        reporter.say(f"step {spec}")
+        directory = run.directory / "steps" / spec.partition(":")[0]
+        directory.mkdir(parents=True, exist_ok=True)
+        context = StepContext(
+            adapter=session.adapter,
+            plan=plan,
+            calibration=session.calibration.input_ids,
+            tokenizer=session.loaded.tokenizer,
+            directory=directory,
+            seed=session.recipe.seed,
+        )
+        model = step.run(model, context)
+        session.host.manager.hook.shapcut_step_finished(name=spec, model=model)
+    return model

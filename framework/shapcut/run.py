@@ -1,0 +1,69 @@
+"""A run directory: where a run's evaluations and results are kept, and what a second start finds."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from shapcut.errors import InputError
+from shapcut.files import require_writable
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """The files of one run.
+
+    Attributes:
+        directory: the run directory.
+    """
+
+    directory: Path
+
+    @property
+    def manifest(self) -> Path:
+        """Versions, command, recipe, fingerprints, seeds, timings, counts."""
+        return self.directory / "manifest.json"
+
+    @property
+    def evaluations(self) -> Path:
+        """Every measured coalition and its value."""
+        return self.directory / "evaluations.sqlite"
+
+    @property
+    def contributions(self) -> Path:
+        """Contribution and standard error of each player, fidelity of the surrogate."""
+        return self.directory / "contributions.json"
+
+    @property
+    def plan(self) -> Path:
+        """What is to be removed and why."""
+        return self.directory / "plan.json"
+
+    @property
+    def report(self) -> Path:
+        """The report, one self-contained HTML file."""
+        return self.directory / "report.html"
+
+
+@contextmanager
+def open_run(directory: Path) -> Iterator[Run]:
+    """Make or reopen a run directory and hold it against other processes.
+
+    Raises:
+        InputError: if it cannot be written or another process holds it.
+    """
+    require_writable(directory, "--run")
+    directory.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(directory / ".lock", timeout=0)
+    try:
+        lock.acquire()
+    except Timeout as error:
+        raise InputError(f"--run {directory} is in use by another process") from error
+    except OSError as error:
+        raise InputError(f"--run {directory} cannot be written: {error.strerror}") from error
+    try:
+        yield Run(directory)
+    finally:
+        lock.release()

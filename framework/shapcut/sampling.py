@@ -1,0 +1,135 @@
+"""Samplers: which coalitions to measure."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from shapcut.coalitions import CoalitionMatrix, Player, distinct, keys
+
+REFERENCE_PRESENT_FRACTIONS = (30 / 32, 27 / 32, 24 / 32, 21 / 32, 18 / 32)
+"""Coalition sizes of the paper for 32 layers, as shares of the depth (arXiv 2602.07804)."""
+
+_ATTEMPTS = 50
+
+
+class Sampler(ABC):
+    """Draws coalitions of removable players; players that are not removable are always present."""
+
+    weighting: str
+    """Which coalitions an average over samples weighs, and how: a sentence for people."""
+
+    @abstractmethod
+    def draw(self, players: Sequence[Player], count: int, rng: np.random.Generator) -> CoalitionMatrix:
+        """``count`` coalitions, repeats possible, shape (count, n_players)."""
+
+    def sample(self, players: Sequence[Player], budget: int, rng: np.random.Generator) -> CoalitionMatrix:
+        """Up to ``budget`` distinct coalitions; fewer if there are no more to be found."""
+        found = np.empty((0, len(players)), dtype=np.bool_)
+        for _ in range(_ATTEMPTS):
+            if len(found) >= budget:
+                break
+            found = distinct(np.vstack([found, self.draw(players, budget, rng)]))
+        return found[:budget]
+
+
+def removable(players: Sequence[Player]) -> NDArray[np.int64]:
+    """Indices of the players that may be absent."""
+    return np.array([player.index for player in players if player.removable], dtype=np.int64)
+
+
+class StratifiedSampler(Sampler):
+    """Equal counts for each of a few coalition sizes, uniform within a size: the paper's sampling.
+
+    Args:
+        sizes: numbers of players present; None scales the paper's sizes to the number of players.
+    """
+
+    def __init__(self, sizes: Sequence[int] | None = None) -> None:
+        self.sizes = sizes
+
+    @property
+    def weighting(self) -> str:  # type: ignore[override]
+        """Fixed strata are not the Shapley weights, and the sentence says so."""
+        sizes = "sizes scaled from the paper's" if self.sizes is None else f"sizes {list(self.sizes)}"
+        return f"uniform over a few strata ({sizes}), uniform within; not the Shapley weights"
+
+    def draw(self, players: Sequence[Player], count: int, rng: np.random.Generator) -> CoalitionMatrix:
+        """Stratum by stratum in turn, so that any prefix is balanced."""
+        candidates, n = removable(players), len(players)
+        absences = sorted({n - size for size in self.present_sizes(n)})
+        absences = [absent for absent in absences if 0 < absent <= len(candidates)]
+        coalitions = np.ones((count, n), dtype=np.bool_)
+        for row in range(count):
+            absent = rng.choice(candidates, size=absences[row % len(absences)], replace=False)
+            coalitions[row, absent] = False
+        return coalitions
+
+    def present_sizes(self, n_players: int) -> list[int]:
+        """The coalition sizes for this many players."""
+        if self.sizes is not None:
+            return list(self.sizes)
+        return sorted({round(share * n_players) for share in REFERENCE_PRESENT_FRACTIONS}, reverse=True)
+
+
+class ShapleySampler(Sampler):
+    """Sizes uniform from empty to full, uniform within a size: the weights of the Shapley value."""
+
+    weighting = "uniform over coalition sizes, then uniform within a size: the Shapley weights"
+
+    def draw(self, players: Sequence[Player], count: int, rng: np.random.Generator) -> CoalitionMatrix:
+        """A uniform size, then a uniform coalition of that size."""
+        candidates = removable(players)
+        coalitions = np.ones((count, len(players)), dtype=np.bool_)
+        for row in range(count):
+            size = int(rng.integers(len(candidates) + 1))
+            coalitions[row, rng.choice(candidates, size=size, replace=False)] = False
+        return coalitions
+
+
+class GuidedSampler(Sampler):
+    """Coalitions that a cheap first look says are promising: near the target size, harmless players absent.
+
+    Absent players are drawn without replacement with probability proportional to ``exp(-damage /
+    temperature)`` (Gumbel top-k), so that sets a pruner would consider are common, and fatal ones rare.
+
+    Args:
+        damage: loss of value when each player alone is absent, shape (n_players,).
+        largest: largest number of absent players; sizes lean towards it.
+        temperature: None takes the median damage.
+    """
+
+    def __init__(self, damage: NDArray[np.float64], largest: int, temperature: float | None = None) -> None:
+        self.damage = damage
+        self.largest = largest
+        self.temperature = temperature
+
+    @property
+    def weighting(self) -> str:  # type: ignore[override]
+        """What the draws favour."""
+        return (
+            f"coalitions lacking 2 to {self.largest} players, harmless ones preferred: "
+            "a description of the neighbourhood of the target, not the Shapley weights"
+        )
+
+    def draw(self, players: Sequence[Player], count: int, rng: np.random.Generator) -> CoalitionMatrix:
+        """Sizes from 2 to ``largest``, half of them the largest; members by Gumbel top-k."""
+        candidates = removable(players)
+        largest = min(self.largest, len(candidates))
+        damage = np.nan_to_num(self.damage[candidates], nan=np.inf, posinf=np.inf)
+        finite = damage[np.isfinite(damage)]
+        median = float(np.median(np.maximum(finite, 0.0))) if len(finite) else 1.0
+        temperature = self.temperature or max(median, 1e-12)
+        scores = -np.minimum(damage / temperature, 1e6)
+        coalitions = np.ones((count, len(players)), dtype=np.bool_)
+        for row in range(count):
+            size = largest if row % 2 else int(rng.integers(min(2, largest), largest + 1))
+            order = np.argsort(-(scores + rng.gumbel(size=len(scores))))
+            coalitions[row, candidates[order[:size]]] = False
+        return coalitions
+
+
+def not_among(coalitions: CoalitionMatrix, seen: set[bytes]) -> CoalitionMatrix:
+    """The rows whose key is not in ``seen``."""
+    return coalitions[[key not in seen for key in keys(coalitions)]]

@@ -1,0 +1,200 @@
+"""Selection by search: a ranking ignores that layers stand in for each other; sets are what is removed."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from shapcut.coalitions import CoalitionMatrix, Player, Values, absent_players, distinct, keys, without
+from shapcut.contributions import Contributions
+from shapcut.errors import InputError
+from shapcut.estimators import finite
+from shapcut.game import BudgetedGame, Game
+from shapcut.plan import RemovalPlan
+from shapcut.sampling import removable
+from shapcut.selection import Permits, Selector, permission, require_removable
+from shapcut.surrogates import QuadraticSurrogate, Surrogate
+
+
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """Measured coalitions (n, n_players) and their finite values (n,)."""
+
+    coalitions: CoalitionMatrix
+    values: Values
+
+    def with_measured(self, coalitions: CoalitionMatrix, values: Values) -> "Evidence":
+        """This and the finite ones among further measurements."""
+        usable = finite(coalitions, values)
+        return Evidence(np.vstack([self.coalitions, usable[0]]), np.concatenate([self.values, usable[1]]))
+
+    def best(self, n_remove: int, permits: Permits) -> CoalitionMatrix:
+        """The permitted coalitions that lack ``n_remove`` players, best value first."""
+        right = (~self.coalitions).sum(axis=1) == n_remove
+        ordered = self.coalitions[right][np.argsort(-self.values[right], kind="stable")]
+        return permitted(ordered, permits)
+
+    def value_of(self, coalition: NDArray[np.bool_]) -> float | None:
+        """The measured value of one coalition, or None."""
+        same = np.flatnonzero((self.coalitions == coalition).all(axis=1))
+        return float(self.values[same[0]]) if len(same) else None
+
+
+class SearchSelector(Selector):
+    """Searches a surrogate for the best sets, measures them, refits, and again; the best measured set wins.
+
+    Args:
+        batch: candidates measured in each round.
+        exploration: how many posterior standard deviations a candidate is credited with.
+        patience: rounds without a better measured set after which the search stops.
+        starts: random sets, besides the best known ones, from which each local search starts.
+        finalists: how many of the best measured sets are compared on more text, where there is some.
+    """
+
+    name = "search"
+
+    def __init__(
+        self,
+        batch: int = 8,
+        exploration: float = 0.5,
+        patience: int = 4,
+        starts: int = 8,
+        finalists: int = 6,
+    ) -> None:
+        self.batch = batch
+        self.exploration = exploration
+        self.patience = patience
+        self.starts = starts
+        self.finalists = finalists
+
+    def select(
+        self,
+        contributions: Contributions,
+        players: Sequence[Player],
+        n_remove: int,
+        *,
+        game: Game | None = None,
+        budget: int = 0,
+        finals: Game | None = None,
+        rng: np.random.Generator,
+    ) -> RemovalPlan:
+        """See `Selector.select`."""
+        require_removable(players, n_remove)
+        search = _Search(self, removable(players), n_remove, permission(players, game), rng)
+        evidence = Evidence(*finite(contributions.coalitions, contributions.measured))
+        if game is not None:
+            evidence = search.measure(evidence, BudgetedGame(game, budget))
+        surrogate = QuadraticSurrogate().fit(evidence.coalitions, evidence.values)
+        leaders = evidence.best(n_remove, search.permits)[: max(1, self.finalists)]
+        if not len(leaders):
+            leaders = search.propose(surrogate, evidence)[:1]
+        if not len(leaders):
+            raise InputError(f"no permitted set of {n_remove} players was found")
+        final_values = finals.values(leaders) if finals is not None and len(leaders) > 1 else None
+        winner = 0 if final_values is None else int(np.argmax(np.nan_to_num(final_values, nan=-np.inf)))
+        measured = evidence.value_of(leaders[winner])
+        return RemovalPlan.removing(
+            absent_players(leaders[winner]),
+            len(players),
+            predicted_value=float(surrogate.predict(leaders[winner][None])[0]),
+            measured_value=measured,
+            full_value=contributions.full_value,
+            final_value=None if final_values is None else float(final_values[winner]),
+            method=f"{contributions.estimator} + {self.name}",
+            reason=_reason(measured, len(evidence.values), 0 if final_values is None else len(leaders)),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class _Search:
+    """One search: what stays the same over its rounds."""
+
+    options: SearchSelector
+    candidates: NDArray[np.int64]
+    n_remove: int
+    permits: Permits
+    rng: np.random.Generator
+
+    def measure(self, evidence: Evidence, game: BudgetedGame) -> Evidence:
+        """Rounds of fitting, proposing and measuring; returns all the evidence."""
+        seen = set(keys(evidence.coalitions))
+        best, stale = -np.inf, 0
+        while stale < self.options.patience and game.remaining > 0:
+            surrogate = QuadraticSurrogate().fit(evidence.coalitions, evidence.values)
+            proposals = self.propose(surrogate, evidence)
+            fresh = proposals[[key not in seen for key in keys(proposals)]]
+            fresh = fresh[: min(self.options.batch, game.remaining)]
+            if not len(fresh):
+                break
+            seen.update(keys(fresh))
+            values = game.values(fresh)
+            evidence = evidence.with_measured(fresh, values)
+            reached = float(np.nan_to_num(values, nan=-np.inf).max())
+            stale = 0 if reached > best else stale + 1
+            best = max(best, reached)
+        return evidence
+
+    def propose(self, surrogate: Surrogate, evidence: Evidence) -> CoalitionMatrix:
+        """Permitted sets of the right size around the surrogate's local optima, most promising first."""
+        starts = self._starts(evidence)
+        around = [climb(surrogate, start, self.candidates) for start in starts]
+        pool = permitted(distinct(np.vstack([starts, *around])), self.permits)
+        if not len(pool):
+            return pool
+        promise = surrogate.predict(pool)
+        if isinstance(surrogate, QuadraticSurrogate):
+            promise = promise + self.options.exploration * surrogate.deviation(pool)
+        ordered: CoalitionMatrix = pool[np.argsort(-promise, kind="stable")]
+        return ordered
+
+    def _starts(self, evidence: Evidence) -> CoalitionMatrix:
+        """The best measured sets of the right size and some random ones."""
+        best = evidence.best(self.n_remove, self.permits)[: self.options.starts]
+        random = [
+            self.rng.choice(self.candidates, size=self.n_remove, replace=False).tolist()
+            for _ in range(self.options.starts)
+        ]
+        return np.vstack([best, without(evidence.coalitions.shape[1], random)])
+
+
+def permitted(coalitions: CoalitionMatrix, permits: Permits) -> CoalitionMatrix:
+    """The rows whose absent players may be removed together."""
+    return coalitions[[permits(absent_players(row)) for row in coalitions]]
+
+
+def climb(surrogate: Surrogate, start: NDArray[np.bool_], candidates: NDArray[np.int64]) -> CoalitionMatrix:
+    """Steepest ascent by swapping one absent player for a present one.
+
+    Returns:
+        The local optimum and all its neighbours, so that each start yields more than one candidate.
+    """
+    current = start
+    value = float(surrogate.predict(current[None])[0])
+    while True:
+        around = swaps(current, candidates)
+        if not len(around):
+            return current[None]
+        values = surrogate.predict(around)
+        best = int(np.argmax(values))
+        if values[best] <= value:
+            return np.vstack([current[None], around])
+        current, value = around[best], float(values[best])
+
+
+def swaps(coalition: NDArray[np.bool_], candidates: NDArray[np.int64]) -> CoalitionMatrix:
+    """All coalitions in which one absent player has come back and one present candidate has gone."""
+    absent = np.flatnonzero(~coalition)
+    present = candidates[coalition[candidates]]
+    back, gone = (grid.ravel() for grid in np.meshgrid(absent, present))
+    rows = np.repeat(coalition[None], len(back), axis=0)
+    rows[np.arange(len(back)), back] = True
+    rows[np.arange(len(back)), gone] = False
+    return rows
+
+
+def _reason(measured: float | None, evaluations: int, finalists: int) -> str:
+    if measured is None:
+        return "the surrogate's best set; not measured"
+    found = f"the best set of this size among {evaluations} measured coalitions"
+    return f"{found}, chosen from {finalists} finalists on more text" if finalists else found

@@ -1,0 +1,105 @@
+"""Selectors: from contributions to the set of players to remove."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from shapcut.coalitions import Player, without
+from shapcut.contributions import Contributions
+from shapcut.errors import InputError
+from shapcut.game import Game
+from shapcut.plan import RemovalPlan
+from shapcut.sampling import removable
+
+Permits = Callable[[Sequence[int]], bool]
+
+
+class Selector(ABC):
+    """Chooses what to remove; its options are its constructor's keyword arguments."""
+
+    name: str
+
+    @abstractmethod
+    def select(
+        self,
+        contributions: Contributions,
+        players: Sequence[Player],
+        n_remove: int,
+        *,
+        game: Game | None = None,
+        budget: int = 0,
+        finals: Game | None = None,
+        rng: np.random.Generator,
+    ) -> RemovalPlan:
+        """Choose ``n_remove`` players.
+
+        Args:
+            contributions: what the estimator found.
+            players: the game's players.
+            n_remove: how many to remove.
+            game: where candidates can be measured; without it the choice rests on the surrogate.
+            budget: how many further coalitions may be evaluated.
+            finals: the same game measured with more care, for the few best sets.
+            rng: source of all randomness.
+
+        Raises:
+            InputError: if no permitted set of that size exists.
+        """
+
+
+def require_removable(players: Sequence[Player], n_remove: int) -> None:
+    """Check that ``n_remove`` players can go and at least one stays.
+
+    Raises:
+        InputError: otherwise.
+    """
+    most = min(len(removable(players)), len(players) - 1)
+    if not 1 <= n_remove <= most:
+        raise InputError(f"cannot remove {n_remove} of {len(players)} players: choose 1 to {most}")
+
+
+def permission(players: Sequence[Player], game: Game | None) -> Permits:
+    """Whether a set may be removed: the game's answer, or without a game what the players say."""
+    if game is not None:
+        return game.permits
+    return lambda absent: all(players[player].removable for player in absent)
+
+
+class RankingSelector(Selector):
+    """Removes the players with the lowest contributions: the paper's selection."""
+
+    name = "ranking"
+
+    def select(
+        self,
+        contributions: Contributions,
+        players: Sequence[Player],
+        n_remove: int,
+        *,
+        game: Game | None = None,
+        budget: int = 0,  # noqa: ARG002 - a ranking measures nothing but its result
+        finals: Game | None = None,  # noqa: ARG002 - and compares nothing
+        rng: np.random.Generator,  # noqa: ARG002 - and draws nothing
+    ) -> RemovalPlan:
+        """Lowest first, equals by index; players that are not removable are passed over."""
+        require_removable(players, n_remove)
+        order = np.argsort(np.nan_to_num(contributions.values, nan=np.inf), kind="stable")
+        chosen = [player for player in order.tolist() if players[player].removable][:n_remove]
+        if not permission(players, game)(chosen):
+            raise InputError(f"the ranking's set {sorted(chosen)} cannot be removed; use --selector search")
+        return RemovalPlan.removing(
+            chosen,
+            len(players),
+            measured_value=_value_of(chosen, game, len(players)),
+            full_value=contributions.full_value,
+            method=f"{contributions.estimator} + {self.name}",
+            reason=f"the {n_remove} lowest contributions ({contributions.weighting})",
+        )
+
+
+def _value_of(removed: Sequence[int], game: Game | None, n_players: int) -> float | None:
+    if game is None:
+        return None
+    value = float(game.values(without(n_players, [removed]))[0])
+    return value if np.isfinite(value) else None

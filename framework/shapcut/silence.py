@@ -1,0 +1,55 @@
+"""Keep the libraries' own progress bars and log lines off the terminal; shapcut says what it does itself."""
+
+import contextlib
+import io
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+LIBRARY_LOGGERS = ("transformers", "huggingface_hub", "datasets", "gguf")
+
+
+@contextmanager
+def quiet_libraries() -> Iterator[None]:
+    """No progress bars and no log lines below errors from transformers, the hub client and datasets.
+
+    Levels and the progress-bar switch are as before when the context closes.
+    """
+    from huggingface_hub import utils as hub_utils  # noqa: PLC0415 - slow, and only needed with models
+    from transformers.utils import logging as transformers_utils_logging  # noqa: PLC0415
+
+    hub: Any = hub_utils
+    transformers_logging: Any = transformers_utils_logging
+    loggers = [logging.getLogger(name) for name in LIBRARY_LOGGERS]
+    levels = [logger.level for logger in loggers]
+    bars, hub_bars = transformers_logging.is_progress_bar_enabled(), not hub.are_progress_bars_disabled()
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
+    transformers_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
+        if bars:
+            transformers_logging.enable_progress_bar()
+        if hub_bars:
+            hub.enable_progress_bars()
+        else:
+            hub.disable_progress_bars()
+
+
+@contextmanager
+def without_stderr() -> Iterator[None]:
+    """Drop what is printed to stderr: for a library's progress bar that has no switch."""
+    with contextlib.redirect_stderr(io.StringIO()):
+        yield
+
+
+def one_line(error: BaseException) -> str:
+    """The first sentence of an exception's message on one line, or its type if it says nothing."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    if not lines:
+        return type(error).__name__
+    return " ".join(lines[:2]) if lines[0].endswith(":") else lines[0]

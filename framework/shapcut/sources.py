@@ -1,0 +1,228 @@
+"""What a user's word for a model means, and whether shapcut can work with it: before any weight is read."""
+
+import json
+import socket
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+from urllib.request import getproxies
+
+from shapcut.demo_models import DEMO_PREFIX, demo_directory
+from shapcut.errors import InputError
+from shapcut.silence import one_line, quiet_libraries
+
+DTYPES = ("float32", "bfloat16", "float16")
+
+_HUB_TIMEOUT = 5.0
+_GGUF_MAGIC = b"GGUF"
+
+
+@dataclass(frozen=True, slots=True)
+class Location:
+    """Where a model is read from.
+
+    Attributes:
+        source: what the user named.
+        path: a local directory or a hub id.
+        gguf_file: absolute path of the GGUF file in that directory, or None.
+        local: whether nothing may be asked of the hub: the files are here, or the hub cannot be reached.
+    """
+
+    source: str
+    path: str
+    gguf_file: str | None = None
+    local: bool = True
+
+    def arguments(self) -> dict[str, Any]:
+        """Keyword arguments for transformers' ``from_pretrained``."""
+        arguments: dict[str, Any] = {"local_files_only": self.local}
+        return arguments if self.gguf_file is None else arguments | {"gguf_file": self.gguf_file}
+
+    def require_safetensors(self) -> None:
+        """Refuse a checkpoint whose weights exist only as pickles, which can run code when they are opened.
+
+        Raises:
+            InputError: saying how to convert them.
+        """
+        from transformers.utils.hub import cached_file  # noqa: PLC0415 - slow to import
+
+        for name in ("model.safetensors.index.json", "model.safetensors"):
+            try:
+                cached_file(self.path, name, local_files_only=self.local)
+            except OSError:
+                continue
+            return
+        convert = f"AutoModelForCausalLM.from_pretrained({self.path!r}).save_pretrained('converted')"
+        raise InputError(
+            f"{self.source} has no model.safetensors, and pickled weights (.bin, .pth) are not opened; "
+            f"if you trust them: {convert}"
+        )
+
+
+def inspect_source(source: str, trust_remote_code: bool = False, *, dtype: str = "auto") -> Any:
+    """Check a model by its config alone.
+
+    Args:
+        source: a local directory, a hub id, a ``.gguf`` file or ``demo:NAME`` (fetched if it is not cached).
+        trust_remote_code: whether Python code that comes with the checkpoint may be run.
+        dtype: the name of the dtype to be loaded in.
+
+    Returns:
+        The model's config.
+
+    Raises:
+        InputError: if there is no such model, its config is damaged, it is not a causal language model, it
+            needs code that comes with it, or the dtype is not supported.
+    """
+    check_dtype(dtype)
+    return read_config(locate(source), trust_remote_code)
+
+
+def check_dtype(name: str) -> None:
+    """Refuse the name of a dtype that models are not loaded in.
+
+    Raises:
+        InputError: with the names there are.
+    """
+    if name not in ("auto", *DTYPES):
+        raise InputError(f"--dtype {name} is not supported; use one of auto, {', '.join(DTYPES)}")
+
+
+def locate(source: str) -> Location:
+    """Find what the user named.
+
+    Raises:
+        InputError: if it is neither a directory, a GGUF file, a demo model nor possibly a hub id.
+    """
+    if source.startswith(DEMO_PREFIX):
+        return Location(source, str(demo_directory(source)))
+    path = Path(source)
+    if source and path.is_dir():
+        return _located_directory(source, path)
+    if path.is_file():
+        return _located_file(source, path)
+    return _located_on_hub(source)
+
+
+def _located_directory(source: str, path: Path) -> Location:
+    config = path / "config.json"
+    if not config.is_file():
+        raise InputError(f"the directory {source} has no config.json: it is not a transformers checkpoint")
+    try:
+        content = json.loads(config.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError(f"{config} is damaged: {one_line(error)}") from error
+    if not isinstance(content, dict):
+        raise InputError(f"{config} is damaged: it holds no JSON object")
+    return Location(source, source)
+
+
+def _located_file(source: str, path: Path) -> Location:
+    with path.open("rb") as file:
+        magic = file.read(len(_GGUF_MAGIC))
+    if magic != _GGUF_MAGIC:
+        raise InputError(f"{source} is not a GGUF file; name a .gguf file or a checkpoint's directory")
+    absolute = path.absolute()
+    return Location(source, str(absolute.parent), str(absolute))
+
+
+def _located_on_hub(source: str) -> Location:
+    import huggingface_hub as hub  # noqa: PLC0415 - slow to import
+    from huggingface_hub import utils as hub_utils  # noqa: PLC0415
+
+    utils: Any = hub_utils
+    try:
+        utils.validate_repo_id(source)
+    except ValueError as error:
+        raise InputError(f"unknown model {source!r}: there is no such directory or file") from error
+    if _hub_is_reachable():
+        return Location(source, source, local=False)
+    if isinstance(hub.try_to_load_from_cache(source, "config.json"), str):
+        return Location(source, source)
+    raise InputError(
+        f"unknown model {source!r}: there is no such directory or file, and the hub ({_hub_endpoint()}) "
+        "cannot be reached"
+    )
+
+
+def _hub_endpoint() -> str:
+    from huggingface_hub import constants  # noqa: PLC0415 - slow to import
+
+    return constants.ENDPOINT
+
+
+def _hub_is_reachable() -> bool:
+    """One attempt to connect: the hub's own client would go on trying for half a minute."""
+    from huggingface_hub import constants  # noqa: PLC0415 - slow to import
+
+    if constants.HF_HUB_OFFLINE:
+        return False
+    endpoint = urlsplit(_hub_endpoint())
+    if endpoint.scheme in getproxies():
+        return True  # only the proxy knows, and the client knows how to ask it
+    port = endpoint.port or (443 if endpoint.scheme == "https" else 80)
+    try:
+        socket.create_connection((endpoint.hostname or "", port), timeout=_HUB_TIMEOUT).close()
+    except OSError:
+        return False
+    return True
+
+
+def read_config(location: Location, trust_remote_code: bool) -> Any:
+    """The config of a causal language model.
+
+    Raises:
+        InputError: as `inspect_source`.
+    """
+    from transformers import AutoConfig, PreTrainedConfig  # noqa: PLC0415 - slow to import
+
+    with quiet_libraries():
+        try:
+            raw: dict[str, Any] = {}
+            if location.gguf_file is None:
+                raw, _ = PreTrainedConfig.get_config_dict(location.path, **location.arguments())
+                _require_trust(location, raw, trust_remote_code)
+            config = AutoConfig.from_pretrained(
+                location.path, trust_remote_code=trust_remote_code, **location.arguments()
+            )
+        except InputError:
+            raise
+        except Exception as error:
+            raise InputError(f"{_unreadable(location)}: {one_line(error)}") from error
+    _require_causal(location, config, raw.get("auto_map") or {})
+    return config
+
+
+def _unreadable(location: Location) -> str:
+    if not location.local:
+        return (
+            f"cannot find the model {location.source!r}, neither as a directory or file here nor on the hub"
+        )
+    what = "the GGUF file" if location.gguf_file else "the config of"
+    return f"cannot read {what} {location.source}"
+
+
+def _require_trust(location: Location, raw: dict[str, Any], trust_remote_code: bool) -> None:
+    from transformers import CONFIG_MAPPING  # noqa: PLC0415 - slow to import
+
+    if raw.get("auto_map") and not trust_remote_code and raw.get("model_type") not in CONFIG_MAPPING:
+        raise InputError(
+            f"{location.source} can only be loaded by running Python code that comes with it; "
+            "pass --trust-remote-code if you trust it"
+        )
+
+
+def _require_causal(location: Location, config: Any, remote_classes: dict[str, Any]) -> None:
+    from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, MODEL_FOR_MASKED_LM_MAPPING  # noqa: PLC0415
+
+    is_decoder = getattr(config, "is_decoder", False) or getattr(config, "causal", False)
+    what = f"{location.source} is not a causal language model: its model type {config.model_type!r} is"
+    if getattr(config, "is_encoder_decoder", False):
+        raise InputError(f"{what} an encoder-decoder")
+    if "AutoModelForCausalLM" in remote_classes:
+        return
+    if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
+        raise InputError(f"{what} not among transformers' causal language models")
+    if type(config) in MODEL_FOR_MASKED_LM_MAPPING and not is_decoder:
+        raise InputError(f"{what} an encoder (its config does not say is_decoder)")

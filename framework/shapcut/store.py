@@ -1,0 +1,160 @@
+"""Every evaluation kept: the resume point of a run."""
+
+import json
+import sqlite3
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from shapcut.coalitions import CoalitionMatrix, Player, Values, keys
+from shapcut.errors import InputError, StoreMismatchError
+from shapcut.game import Game
+
+Fingerprint = Mapping[str, str]
+
+_SECONDS_BETWEEN_COMMITS = 10.0
+_MOST_BETWEEN_COMMITS = 1024
+
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS games (name TEXT PRIMARY KEY, fingerprint TEXT NOT NULL) STRICT;
+CREATE TABLE IF NOT EXISTS evaluations (
+    game TEXT NOT NULL REFERENCES games (name),
+    coalition BLOB NOT NULL,
+    value REAL,  -- NULL: not a number
+    PRIMARY KEY (game, coalition)
+) STRICT, WITHOUT ROWID;
+"""
+
+
+class EvaluationStore:
+    """Coalitions and their values in an SQLite file, each chunk committed as a whole.
+
+    One file may hold several games (scouts on few tokens, finalists on many), each with the fingerprint of
+    the model, data and utility that its values belong to.
+
+    Raises:
+        InputError: if the file cannot be opened or is no evaluation store.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        try:
+            self._connection = sqlite3.connect(path, timeout=1.0, isolation_level=None)
+            self._connection.execute("PRAGMA journal_mode=WAL")
+            self._connection.execute("PRAGMA synchronous=FULL")
+            self._connection.executescript(_SCHEMA)
+        except sqlite3.Error as error:
+            raise InputError(f"cannot use the evaluation store {path}: {error}") from error
+
+    def close(self) -> None:
+        """Close the file."""
+        self._connection.close()
+
+    def open_game(self, name: str, fingerprint: Fingerprint) -> None:
+        """Start or continue a game.
+
+        Raises:
+            StoreMismatchError: if the store holds that game for something else; both fingerprints are named.
+        """
+        text = json.dumps(dict(fingerprint), sort_keys=True)
+        row = self._connection.execute("SELECT fingerprint FROM games WHERE name = ?", (name,)).fetchone()
+        if row is None:
+            self._connection.execute("INSERT INTO games VALUES (?, ?)", (name, text))
+        elif row[0] != text:
+            stored, wanted = json.loads(row[0]), dict(fingerprint)
+            differing = sorted(k for k in {*stored, *wanted} if stored.get(k) != wanted.get(k))
+            was, now = ({key: side.get(key) for key in differing} for side in (stored, wanted))
+            raise StoreMismatchError(
+                f"{self.path} belongs to another run: stored {was}, wanted {now}; name another run directory"
+            )
+
+    def lookup(self, name: str, coalitions: CoalitionMatrix) -> dict[bytes, float]:
+        """The stored values among the given rows, by packed coalition."""
+        found: dict[bytes, float] = {}
+        for key in keys(coalitions):
+            row = self._connection.execute(
+                "SELECT value FROM evaluations WHERE game = ? AND coalition = ?", (name, key)
+            ).fetchone()
+            if row is not None:
+                found[key] = np.nan if row[0] is None else float(row[0])
+        return found
+
+    def add(self, name: str, coalitions: CoalitionMatrix, values: Values) -> None:
+        """Store one chunk, all of it or nothing; NaN and infinity are stored as such."""
+        rows = [
+            (name, key, None if np.isnan(value) else float(value))
+            for key, value in zip(keys(coalitions), values, strict=True)
+        ]
+        with self._connection:
+            self._connection.execute("BEGIN IMMEDIATE")
+            self._connection.executemany("INSERT OR REPLACE INTO evaluations VALUES (?, ?, ?)", rows)
+
+    def count(self, name: str) -> int:
+        """How many evaluations of a game are stored."""
+        row = self._connection.execute("SELECT COUNT(*) FROM evaluations WHERE game = ?", (name,)).fetchone()
+        return int(row[0])
+
+
+class StoredGame(Game):
+    """A game whose every value is looked up in a store first and written to it after.
+
+    Args:
+        game: the game to ask for values that the store lacks.
+        store: where values are kept.
+        name: the game's name in the store.
+        fingerprint: what the values belong to.
+        observe: called after each commit with the new coalitions, their values and the store's total.
+    """
+
+    def __init__(
+        self,
+        game: Game,
+        store: EvaluationStore,
+        *,
+        name: str,
+        fingerprint: Fingerprint,
+        observe: Callable[[CoalitionMatrix, Values, int], None] | None = None,
+    ) -> None:
+        store.open_game(name, fingerprint)
+        self.game = game
+        self.store = store
+        self.name = name
+        self._chunk = 1
+        self.measured = 0
+        self._observe = observe
+
+    @property
+    def players(self) -> tuple[Player, ...]:
+        """The wrapped game's players."""
+        return self.game.players
+
+    def permits(self, absent: Sequence[int]) -> bool:
+        """The wrapped game's answer."""
+        return self.game.permits(absent)
+
+    def values(self, coalitions: CoalitionMatrix) -> Values:
+        """Stored values where there are any; the rest is measured chunk by chunk and stored."""
+        known = self.store.lookup(self.name, coalitions)
+        names = keys(coalitions)
+        missing = {name: row for row, name in enumerate(names) if name not in known}
+        rows = sorted(missing.values(), key=lambda row: coalitions[row].tobytes())
+        while rows:
+            chunk, rows = coalitions[rows[: self._chunk]], rows[self._chunk :]
+            values = self._timed(chunk)
+            self.store.add(self.name, chunk, values)
+            self.measured += len(chunk)
+            known.update(zip(keys(chunk), values.tolist(), strict=True))
+            if self._observe is not None:
+                self._observe(chunk, values, self.store.count(self.name))
+        return np.array([known[name] for name in names], dtype=np.float64)
+
+    def _timed(self, chunk: CoalitionMatrix) -> Values:
+        """Values of a chunk; the next one's size follows from the time that this one took."""
+        begin = time.monotonic()
+        values = self.game.values(chunk)
+        seconds = max(time.monotonic() - begin, 1e-6)
+        fitting = round(len(chunk) * _SECONDS_BETWEEN_COMMITS / seconds)
+        self._chunk = min(max(1, fitting), 4 * self._chunk, _MOST_BETWEEN_COMMITS)
+        return values

@@ -1,0 +1,16 @@
+"""The conformance kit: what every adapter promises, as named checks on tiny offline models."""
+
+from shapcut.testing.case import Case, cases
+from shapcut.testing.comparison import ConformanceError
+from shapcut.testing.kit import CHECKS, CheckResult, assert_adapter, check_adapter, run_check
+
+__all__ = [
+    "CHECKS",
+    "Case",
+    "CheckResult",
+    "ConformanceError",
+    "assert_adapter",
+    "cases",
+    "check_adapter",
+    "run_check",
+]

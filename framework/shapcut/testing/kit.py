@@ -1,0 +1,87 @@
+"""Running the checks and saying what came out."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+
+from shapcut.adapter import Adapter
+from shapcut.testing import bypass_checks, removal_checks, stack_checks
+from shapcut.testing.case import Case, cases
+from shapcut.testing.comparison import ConformanceError
+
+Check = Callable[[Case], str]
+"""Returns what was seen, in a phrase; raises if a promise is broken."""
+
+CHECKS: Mapping[str, Check] = MappingProxyType(
+    {
+        "example-is-usable": bypass_checks.example_is_usable,
+        "identity-when-all-present": bypass_checks.identity_when_all_present,
+        "bypass-restores": bypass_checks.bypass_restores,
+        "bypass-copies-no-weights": bypass_checks.bypass_copies_no_weights,
+        "absent-is-ignored": bypass_checks.absent_is_ignored,
+        "each-absence-matters": bypass_checks.each_absence_matters,
+        "first-forward-inside-bypass": bypass_checks.first_forward_inside_bypass,
+        "stack-equals-bypass": stack_checks.stack_equals_bypass,
+        "stack-leaves-states": stack_checks.stack_leaves_states,
+        "unembedding-equals-readout": stack_checks.unembedding_equals_readout,
+        "remove-equals-bypass": removal_checks.remove_equals_bypass,
+        "reload-equals-removed": removal_checks.reload_equals_removed,
+        "cached-decoding": removal_checks.cached_decoding,
+        "removal-composes": removal_checks.removal_composes,
+        "parameter-count": removal_checks.parameter_count,
+        "reindexed-players": removal_checks.reindexed_players,
+        "bad-indices-raise-first": removal_checks.bad_indices_raise_first,
+        "dtype-and-device-kept": removal_checks.dtype_and_device_kept,
+    }
+)
+"""Every check by the name under which results report it."""
+
+
+@dataclass(frozen=True, slots=True)
+class CheckResult:
+    """What one check said of one example.
+
+    Attributes:
+        example: the example's name.
+        check: the check's name, a key of `CHECKS`.
+        passed: whether the promise holds.
+        detail: what was seen, or what is wrong.
+    """
+
+    example: str
+    check: str
+    passed: bool
+    detail: str
+
+
+def run_check(case: Case, name: str) -> CheckResult:
+    """Run one check on one example; whatever the adapter raises is a failed check."""
+    try:
+        detail = CHECKS[name](case)
+    except ConformanceError as problem:
+        return CheckResult(case.name, name, passed=False, detail=str(problem))
+    except Exception as error:  # noqa: BLE001 - an adapter under test may raise anything
+        return CheckResult(case.name, name, passed=False, detail=f"{type(error).__name__}: {error}")
+    return CheckResult(case.name, name, passed=True, detail=detail)
+
+
+def check_adapter(adapter: Adapter, seed: int = 0) -> list[CheckResult]:
+    """Every check on every example of an adapter.
+
+    Args:
+        adapter: what is checked.
+        seed: of the examples, and of the random sets of players that are tried.
+    """
+    return [run_check(case, name) for case in cases(adapter, seed) for name in CHECKS]
+
+
+def assert_adapter(adapter: Adapter, seed: int = 0) -> None:
+    """Run every check, for use in an adapter's own tests.
+
+    Raises:
+        ConformanceError: naming every check that failed, and why.
+    """
+    failed = [result for result in check_adapter(adapter, seed) if not result.passed]
+    if failed:
+        lines = [f"{result.example}: {result.check}: {result.detail}" for result in failed]
+        raise ConformanceError(f"adapter {adapter.name!r} fails {len(failed)} checks:\n" + "\n".join(lines))

@@ -1,0 +1,87 @@
+"""Checks of the fast path: a model taken apart into prelude, layers and readout."""
+
+import torch
+import torch.nn.functional as F  # noqa: N812 - the name that PyTorch's users know
+from torch import Tensor
+
+from shapcut.adapter import LayerStack, State
+from shapcut.testing.case import Case, run_stack
+from shapcut.testing.comparison import TOLERANCE, require
+
+_NO_STACK = "no stack: bypassing serves"
+
+
+def stack_equals_bypass(case: Case) -> str:
+    """Skipping steps gives what bypassing gives: no absence, one, several, and another length."""
+    model = case.fresh()
+    stack = case.adapter.stack(model)
+    if stack is None:
+        return _NO_STACK
+    comparison = case.comparison()
+    n_players = len(case.players)
+    for absent in (*[frozenset({index}) for index in range(n_players)], *case.removable_sets):
+        reference = case.reference(absent)
+        effect = comparison.effect(reference, f"without {sorted(absent)}")
+        logits = run_stack(stack, n_players, case.input_ids, absent)
+        comparison.same(logits, reference, effect, f"stack without {sorted(absent)}")
+    whole = run_stack(stack, n_players, case.input_ids, ())
+    comparison.same(whole, case.full, effect, "stack of all layers")
+    shorter = case.input_ids[:2, :-3]
+    logits = run_stack(stack, n_players, shorter, ())
+    comparison.same(logits, case.adapter.logits(model, shorter), effect, "stack of shorter sequences")
+    return comparison.summary()
+
+
+def stack_leaves_states(case: Case) -> str:
+    """Steps and readout leave the state that they are given unchanged, and the model as it was."""
+    model = case.fresh()
+    stack = case.adapter.stack(model)
+    if stack is None:
+        return _NO_STACK
+    with torch.inference_mode():
+        state = _some_state(stack, case.input_ids)
+        for index in range(len(case.players)):
+            before = _copy(state)
+            following = stack.step(index, state)
+            require(_equal(before, state), f"step {index} changes the state that it is given")
+            require(not _equal(before, following), f"vacuous: step {index} changes nothing")
+            state = following
+        before = _copy(state)
+        stack.readout(state)
+        require(_equal(before, state), "the readout changes the state that it is given")
+    require(torch.equal(case.logits(model), case.full), "the model computes something else afterwards")
+    return f"{len(case.players)} steps"
+
+
+def unembedding_equals_readout(case: Case) -> str:
+    """If a readout is declared to end in a linear map, that map of the features gives its logits."""
+    stack = case.adapter.stack(case.fresh())
+    if stack is None:
+        return _NO_STACK
+    with torch.inference_mode():
+        state = _some_state(stack, case.input_ids)
+        linear = stack.unembedding()
+        if linear is None:
+            return "no unembedding declared: the readout serves"
+        logits = stack.readout(state)
+        mapped = F.linear(stack.features(state), linear.weight, linear.bias)
+    require(mapped.shape == logits.shape, f"shape {tuple(mapped.shape)} instead of {tuple(logits.shape)}")
+    share = float((mapped - logits).abs().max() / logits.abs().max())
+    require(
+        share <= TOLERANCE, f"the linear map differs from the readout by {share:.2g} of the largest logit"
+    )
+    return f"largest difference {share:.1g}"
+
+
+def _some_state(stack: LayerStack, input_ids: Tensor) -> State:
+    """What enters layer 0, of as many sequences as the stack takes at a time."""
+    state = stack.prelude(input_ids)
+    return tuple(tensor[: stack.batch_size] for tensor in state)
+
+
+def _copy(state: State) -> State:
+    return tuple(tensor.clone() for tensor in state)
+
+
+def _equal(first: State, second: State) -> bool:
+    return all(torch.equal(one, other) for one, other in zip(first, second, strict=True))

@@ -1,0 +1,1 @@
+"""First-party plugins: post-pruning steps, executors and reports."""

@@ -1,0 +1,1 @@
+"""What the first-party plugins offer."""

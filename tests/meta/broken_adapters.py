@@ -1,0 +1,376 @@
+"""Adapters that each break one promise of the contract."""
+
+import copy
+from contextlib import contextmanager
+from dataclasses import replace
+from weakref import WeakSet
+
+import torch
+from torch import nn
+
+from shapcut.adapter import LayerStack, Unembedding
+from shapcut_adapters.families import FAMILIES
+from shapcut_adapters.hf_decoder import HFDecoderAdapter
+from shapcut_adapters.tiny_models import tiny_model
+
+_FAMILY = {family.model_type: family for family in FAMILIES}
+
+
+def small(model_type, **tiny):
+    """A family whose example has four narrow layers."""
+    return replace(_FAMILY[model_type], tiny={**_FAMILY[model_type].tiny, "num_hidden_layers": 4, **tiny})
+
+
+class Sound(HFDecoderAdapter):
+    """Breaks nothing; the others differ from it."""
+
+    family = small("llama", hidden_size=16)
+
+    def example(self, seed):
+        return tiny_model(self.family, seed)
+
+    def examples(self, seed):
+        return {"tiny": self.example(seed)}
+
+
+def blocks_of(model):
+    return model.model.layers
+
+
+def absent_of(model, present):
+    return [block for index, block in enumerate(blocks_of(model)) if index not in present]
+
+
+class WithoutBlocks(Sound):
+    """Lets absent blocks compute something that `skip` chooses."""
+
+    def skip(self, block, hidden_states, **kwargs):
+        return hidden_states
+
+    @contextmanager
+    def bypass(self, model, present, granularity="block"):
+        with super().bypass(model, present, granularity):
+            replaced = {block: vars(block)["forward"] for block in absent_of(model, present)}
+            for block in replaced:
+                block.forward = lambda hidden_states, b=block, **kwargs: self.skip(b, hidden_states, **kwargs)
+            try:
+                yield
+            finally:
+                for block, forward in replaced.items():
+                    block.forward = forward
+
+
+class ZeroesTheState(WithoutBlocks):
+    def skip(self, block, hidden_states, **kwargs):
+        return torch.zeros_like(hidden_states)
+
+
+class MultipliesByZero(WithoutBlocks):
+    def skip(self, block, hidden_states, **kwargs):
+        return hidden_states + 0 * type(block).forward(block, hidden_states, **kwargs)
+
+
+class ScalesAbsentBlocks(WithoutBlocks):
+    def skip(self, block, hidden_states, **kwargs):
+        return 1.01 * hidden_states
+
+
+class NeverRestores(Sound):
+    @contextmanager
+    def bypass(self, model, present, granularity="block"):
+        with super().bypass(model, present, granularity):
+            left = {block: vars(block)["forward"] for block in absent_of(model, present)}
+            yield
+        for block, forward in left.items():
+            block.forward = forward
+
+
+class RestoresUnlessRaised(Sound):
+    def __init__(self):
+        super().__init__()
+        self.open = []
+
+    @contextmanager
+    def bypass(self, model, present, granularity="block"):
+        context = super().bypass(model, present, granularity)
+        self.open.append(context)  # a context that nobody holds would be closed with its last reference
+        context.__enter__()
+        yield
+        context.__exit__(None, None, None)
+
+
+class UndoesOuterContexts(Sound):
+    @contextmanager
+    def bypass(self, model, present, granularity="block"):
+        with super().bypass(model, present, granularity):
+            yield
+            for block in blocks_of(model):
+                if "forward" in vars(block):
+                    block.forward = type(block).forward.__get__(block)
+
+
+class LeavesAHook(Sound):
+    @contextmanager
+    def bypass(self, model, present, granularity="block"):
+        with super().bypass(model, present, granularity):
+            blocks_of(model)[0].register_forward_hook(lambda *_: None)
+            yield
+
+
+class OverwritesWeights(Sound):
+    """Zeroes what absent blocks add to the residual stream and copies it back."""
+
+    @contextmanager
+    def bypass(self, model, present, granularity="block"):
+        with super().bypass(model, range(len(blocks_of(model))), granularity):
+            if not set(present) <= set(range(len(blocks_of(model)))):
+                raise IndexError(present)
+            outputs = [
+                weight
+                for block in absent_of(model, present)
+                for weight in (block.self_attn.o_proj.weight, block.mlp.down_proj.weight)
+            ]
+            saved = [weight.detach().clone() for weight in outputs]
+            with torch.no_grad():
+                for weight in outputs:
+                    weight.zero_()
+                try:
+                    yield
+                finally:
+                    for weight, values in zip(outputs, saved, strict=True):
+                        weight.copy_(values)
+
+
+class IgnoresAbsent(Sound):
+    @contextmanager
+    def bypass(self, model, present, granularity="block"):
+        with super().bypass(model, present, granularity):
+            pass
+        yield
+
+
+class BypassesTheNextBlock(Sound):
+    @contextmanager
+    def bypass(self, model, present, granularity="block"):
+        n_players = len(blocks_of(model))
+        shifted = {
+            index if index >= n_players else (index + 1) % n_players for index in present if index >= 0
+        }
+        with super().bypass(model, shifted | {index for index in present if index < 0}, granularity):
+            yield
+
+
+class DisturbsPresentBlocks(Sound):
+    @contextmanager
+    def bypass(self, model, present, granularity="block"):
+        with super().bypass(model, present, granularity):
+            handle = model.lm_head.register_forward_hook(lambda _m, _i, out: out * (1 + 2**-22))
+            try:
+                yield
+            finally:
+                handle.remove()
+
+
+class NeedsAnEarlierForwardPass(Sound):
+    def __init__(self):
+        super().__init__()
+        self.seen = WeakSet()
+
+    def logits(self, model, input_ids):
+        found = super().logits(model, input_ids)
+        self.seen.add(model)
+        return found
+
+    @contextmanager
+    def bypass(self, model, present, granularity="block"):
+        everyone = range(len(blocks_of(model)))
+        known = model in self.seen or not set(present) <= set(everyone)
+        with super().bypass(model, present if known else everyone, granularity):
+            yield
+
+
+class BrokenStack(LayerStack):
+    """Passes everything on to a sound stack."""
+
+    def __init__(self, sound):
+        self.sound = sound
+        self.batch_size = sound.batch_size
+
+    def prelude(self, input_ids):
+        return self.sound.prelude(input_ids)
+
+    def step(self, index, state):
+        return self.sound.step(index, state)
+
+    def readout(self, state):
+        return self.sound.readout(state)
+
+    def unembedding(self):
+        return self.sound.unembedding()
+
+    def features(self, state):
+        return self.sound.features(state)
+
+
+class OverwritesItsInput(BrokenStack):
+    def step(self, index, state):
+        following = super().step(index, state)
+        state[0].zero_()
+        return following
+
+
+class StepsInFloat32(BrokenStack):
+    def step(self, index, state):
+        return tuple(tensor.float() for tensor in super().step(index, state))
+
+
+class StepsOfTheNextLayer(BrokenStack):
+    def step(self, index, state):
+        return super().step((index + 1) % 4, state)
+
+
+class ForgetsTheLength(BrokenStack):
+    """Records positions once, for the first length that it sees."""
+
+    def prelude(self, input_ids):
+        if not hasattr(self, "length"):
+            self.length = input_ids.shape[1]
+        state = super().prelude(input_ids)
+        return tuple(torch.nn.functional.pad(t, (0, 0, 0, self.length - t.shape[1])) for t in state)
+
+
+class ScaledReadout(BrokenStack):
+    def readout(self, state):
+        return 1.01 * super().readout(state)
+
+
+class ForgetsLogitScaling(BrokenStack):
+    def unembedding(self):
+        head = self.sound._decoder.model.lm_head
+        return Unembedding(head.weight, head.bias)
+
+
+class WithStack(Sound):
+    """Wraps the stack in a broken one."""
+
+    broken = BrokenStack
+
+    def stack(self, model, granularity="block"):
+        return self.broken(super().stack(model, granularity))
+
+
+class WithStackOverwritingItsInput(WithStack):
+    broken = OverwritesItsInput
+
+
+class WithStackInFloat32(WithStack):
+    broken = StepsInFloat32
+
+
+class WithStackOfTheNextLayer(WithStack):
+    broken = StepsOfTheNextLayer
+
+
+class WithStackOfOneLength(WithStack):
+    broken = ForgetsTheLength
+
+
+class WithScaledReadout(WithStack):
+    broken = ScaledReadout
+
+
+class WithoutLogitScaling(WithStack):
+    family = small("granite")
+    broken = ForgetsLogitScaling
+
+
+class RemovesTheNextBlock(Sound):
+    def remove(self, model, absent, granularity="block"):
+        n_players = len(blocks_of(model))
+        shifted = {(i + 1) % n_players if 0 <= i < n_players else i for i in absent}
+        return super().remove(model, shifted, granularity)
+
+
+class KeepsOldLayerIndices(Sound):
+    def remove(self, model, absent, granularity="block"):
+        old = [
+            layer.self_attn.layer_idx for index, layer in enumerate(blocks_of(model)) if index not in absent
+        ]
+        removed = super().remove(model, absent, granularity)
+        for index, layer in zip(old, blocks_of(model), strict=True):
+            layer.self_attn.layer_idx = index
+        return removed
+
+
+class KeepsTheStartOfConfigLists(Sound):
+    family = small(
+        "gemma3_text",
+        layer_types=["sliding_attention", "sliding_attention", "full_attention", "sliding_attention"],
+    )
+
+    def remove(self, model, absent, granularity="block"):
+        old = list(model.config.layer_types)
+        removed = super().remove(model, absent, granularity)
+        removed.config.layer_types = old[: len(blocks_of(removed))]
+        return removed
+
+
+class SavesTheOldDepth(Sound):
+    def save(self, model, directory):
+        super().save(model, directory)
+        path = directory / "config.json"
+        kept = len(blocks_of(model))
+        path.write_text(path.read_text().replace(f'_hidden_layers": {kept}', '_hidden_layers": 4'))
+
+
+class SavesInBfloat16(Sound):
+    def save(self, model, directory):
+        super().save(copy.deepcopy(model).bfloat16(), directory)
+
+
+class RemovesIntoFloat32(Sound):
+    def remove(self, model, absent, granularity="block"):
+        return super().remove(model, absent, granularity).float()
+
+
+class RemembersOriginalIndices(Sound):
+    """Takes later indices for those of the model as it was loaded."""
+
+    def remove(self, model, absent, granularity="block"):
+        gone = getattr(model, "gone", ())
+        now = {index - sum(earlier < index for earlier in gone) for index in absent}
+        removed = super().remove(model, now, granularity)
+        removed.gone = (*gone, *absent)
+        return removed
+
+
+class CountsParametersTwice(Sound):
+    def players(self, model, granularity="block"):
+        found = super().players(model, granularity)
+        return tuple(replace(player, parameters=2 * player.parameters) for player in found)
+
+
+class NumbersPlayersFromOne(Sound):
+    def players(self, model, granularity="block"):
+        return tuple(
+            replace(player, index=player.index + 1) for player in super().players(model, granularity)
+        )
+
+
+class CountsFromTheEnd(Sound):
+    """Takes -1 for the last block, as a list does."""
+
+    def remove(self, model, absent, granularity="block"):
+        n_players = len(blocks_of(model))
+        return super().remove(model, {i + n_players if i < 0 else i for i in absent}, granularity)
+
+
+class TouchesBeforeItRaises(Sound):
+    def remove(self, model, absent, granularity="block"):
+        model.config.use_cache = max(absent) < len(blocks_of(model))
+        return super().remove(model, absent, granularity)
+
+
+class MatchesEverything(Sound):
+    def matches(self, model: nn.Module):
+        return True

@@ -1,0 +1,119 @@
+"""The kit's own test: an adapter that breaks one promise fails exactly the checks that name it."""
+
+import importlib.util
+from pathlib import Path
+
+import pytest
+import torch
+
+from shapcut.testing import CHECKS, ConformanceError, assert_adapter, check_adapter
+
+
+def _load_broken_adapters():
+    path = Path(__file__).with_name("broken_adapters.py")
+    specification = importlib.util.spec_from_file_location("broken_adapters", path)
+    module = importlib.util.module_from_spec(specification)
+    specification.loader.exec_module(module)
+    return module
+
+
+broken = _load_broken_adapters()
+
+# The bypass is the reference: where it is wrong, what is compared with it fails too.
+EXPECTED = {
+    broken.MatchesEverything: {"example-is-usable"},
+    broken.NumbersPlayersFromOne: {
+        "example-is-usable",
+        "absent-is-ignored",
+        "each-absence-matters",
+        "reindexed-players",
+    },
+    broken.DisturbsPresentBlocks: {"identity-when-all-present"},
+    broken.NeverRestores: {"bypass-restores", "first-forward-inside-bypass", "reindexed-players"},
+    broken.RestoresUnlessRaised: {"bypass-restores"},
+    broken.UndoesOuterContexts: {"bypass-restores"},
+    broken.LeavesAHook: {"bypass-restores"},
+    broken.OverwritesWeights: {"bypass-copies-no-weights", "absent-is-ignored"},
+    broken.MultipliesByZero: {"absent-is-ignored"},
+    broken.IgnoresAbsent: {
+        "each-absence-matters",
+        "absent-is-ignored",
+        "bypass-restores",
+        "first-forward-inside-bypass",
+        "remove-equals-bypass",
+        "cached-decoding",
+        "reindexed-players",
+    },
+    broken.ZeroesTheState: {"remove-equals-bypass", "cached-decoding"},
+    broken.ScalesAbsentBlocks: {"remove-equals-bypass", "cached-decoding", "reindexed-players"},
+    broken.BypassesTheNextBlock: {
+        "absent-is-ignored",
+        "remove-equals-bypass",
+        "cached-decoding",
+        "reindexed-players",
+    },
+    broken.NeedsAnEarlierForwardPass: {"first-forward-inside-bypass", "reindexed-players"},
+    broken.WithStackOfTheNextLayer: {"stack-equals-bypass"},
+    broken.WithStackOfOneLength: {"stack-equals-bypass"},
+    broken.WithStackOverwritingItsInput: {"stack-leaves-states"},
+    broken.WithScaledReadout: {"stack-equals-bypass", "unembedding-equals-readout"},
+    broken.WithoutLogitScaling: {"unembedding-equals-readout"},
+    broken.WithStackInFloat32: {"dtype-and-device-kept"},
+    broken.RemovesTheNextBlock: {"remove-equals-bypass", "cached-decoding", "reindexed-players"},
+    broken.KeepsTheStartOfConfigLists: {"remove-equals-bypass", "cached-decoding", "reindexed-players"},
+    broken.KeepsOldLayerIndices: {"cached-decoding"},
+    broken.SavesInBfloat16: {"reload-equals-removed"},
+    broken.SavesTheOldDepth: {"reload-equals-removed", "dtype-and-device-kept"},
+    broken.RemembersOriginalIndices: {"removal-composes"},
+    broken.CountsParametersTwice: {"parameter-count"},
+    broken.CountsFromTheEnd: {"bad-indices-raise-first"},
+    broken.TouchesBeforeItRaises: {"bad-indices-raise-first"},
+    broken.RemovesIntoFloat32: {"dtype-and-device-kept"},
+}
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("adapter", EXPECTED, ids=lambda adapter: adapter.__name__)
+def test_broken_adapter_fails_exactly_the_checks_that_name_its_fault(adapter):
+    results = check_adapter(adapter())
+    assert {result.check for result in results if not result.passed} == EXPECTED[adapter]
+
+
+def test_every_check_is_failed_by_some_adapter():
+    assert set().union(*EXPECTED.values()) == set(CHECKS)
+
+
+def test_the_adapter_that_they_are_made_from_is_sound():
+    results = check_adapter(broken.Sound())
+    assert [result.check for result in results] == list(CHECKS)
+    assert all(result.passed and result.detail for result in results)
+    assert_adapter(broken.Sound())
+
+
+def test_failures_are_listed_with_example_check_and_reason():
+    with pytest.raises(
+        ConformanceError, match="'hf-decoder' fails 1 checks:\ntiny: parameter-count: removed"
+    ):
+        assert_adapter(broken.CountsParametersTwice())
+
+
+def test_an_adapter_that_raises_fails_the_check_and_the_kit_goes_on(monkeypatch):
+    def unwell(*_args, **_kwargs):
+        raise ZeroDivisionError("unwell")
+
+    monkeypatch.setattr(broken.Sound, "stack", unwell)
+    failed = {result.check: result.detail for result in check_adapter(broken.Sound()) if not result.passed}
+    assert set(failed) == {
+        "stack-equals-bypass",
+        "stack-leaves-states",
+        "unembedding-equals-readout",
+        "dtype-and-device-kept",
+    }
+    assert set(failed.values()) == {"ZeroDivisionError: unwell"}

@@ -1,0 +1,61 @@
+"""The example of the page on plugins, taken from the page and run through the host."""
+
+import re
+import tomllib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from shapcut.errors import InputError
+from shapcut.host import Host, build_host
+from shapcut.plan import RemovalPlan
+
+PAGE = Path(__file__).parents[2] / "docs" / "writing-a-plugin.md"
+
+
+def block(language: str) -> str:
+    """The only code block of that language on the page."""
+    (found,) = re.findall(
+        rf"^```{language}\n(.*?)^```$", PAGE.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE
+    )
+    return str(found)
+
+
+@pytest.fixture
+def host(install: Callable[..., None]) -> Host:
+    install("shapcut_cast", block("python"), distribution="shapcut-cast")
+    return build_host()
+
+
+def test_the_entry_point_names_the_module() -> None:
+    project: dict[str, Any] = tomllib.loads(block("toml"))["project"]
+    assert project["entry-points"]["shapcut"] == {"cast": "shapcut_cast"}
+
+
+def test_the_step_is_offered_with_its_options(host: Host) -> None:
+    (plugin,) = host.plugins
+    assert plugin.distribution == "shapcut-cast"
+    assert plugin.hooks == ("shapcut_plan_ready", "shapcut_register_postprocessors")
+    assert plugin.registered == ("post-pruning step cast",)
+    step = host.postprocessors.create("cast:dtype=float16")
+    context: Any = None
+    assert next(step.run(nn.Linear(2, 2), context).parameters()).dtype is torch.float16
+
+
+def test_what_does_not_fit_is_refused(host: Host) -> None:
+    with pytest.raises(InputError, match="dtype='int3'"):
+        host.postprocessors.create("cast:dtype=int3")
+    quantized = nn.Module()
+    quantized.weight = nn.Parameter(torch.zeros(2, dtype=torch.int8), requires_grad=False)
+    with pytest.raises(InputError, match="quantized already"):
+        host.postprocessors.create("cast").check(quantized)
+
+
+def test_the_veto_works(host: Host) -> None:
+    ask = host.manager.hook.shapcut_plan_ready
+    assert ask(plan=RemovalPlan.removing([0, 2], 4)) == ["the first layer must stay"]
+    assert ask(plan=RemovalPlan.removing([1, 2], 4)) == []
