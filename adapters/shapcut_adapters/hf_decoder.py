@@ -92,17 +92,9 @@ class HFDecoderAdapter(Adapter):
         usable = self._stack_batch_sizes[model]
         return RecordedStack(decoder, self._block_containers(decoder), usable[0]) if usable else None
 
-    def can_remove(
-        self, model: nn.Module, absent: Collection[int], granularity: Granularity = "block"
-    ) -> str | None:
-        """Why this set cannot be removed, as one sentence, or None if it can.
-
-        Raises:
-            IndexError: if an index names no block.
-        """
-        return super().can_remove(
-            model, checked_indices(absent, len(_decoder(model, granularity).blocks)), granularity
-        )
+    def input_device(self, model: nn.Module) -> torch.device:
+        """The device that accelerate runs on if it manages the weights, else theirs."""
+        return input_device(model)
 
     def remove(
         self, model: nn.Module, absent: Collection[int], granularity: Granularity = "block"

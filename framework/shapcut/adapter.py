@@ -46,7 +46,7 @@ class LayerStack(ABC):
     """
 
     batch_size: int | None = None
-    """None: steps take any batch. A number: steps take exactly that many sequences at a time."""
+    """None: steps take any batch. A number (known before `prelude`): they take exactly so many sequences."""
 
     @abstractmethod
     def prelude(self, input_ids: Tensor) -> State:
@@ -132,8 +132,14 @@ class Adapter(ABC):
     def can_remove(
         self, model: nn.Module, absent: Collection[int], granularity: Granularity = "block"
     ) -> str | None:
-        """Why this set cannot be removed, as one sentence, or None if it can."""
+        """Why this set cannot be removed, as one sentence, or None if it can.
+
+        Raises:
+            IndexError: if an index names no player.
+        """
         players = self.players(model, granularity)
+        if wrong := sorted(set(absent) - set(range(len(players)))):
+            raise IndexError(f"no players {wrong}: the model has players 0..{len(players) - 1}")
         for index in sorted(absent):
             if not players[index].removable:
                 return f"player {index} ({players[index].name}) cannot be removed: {players[index].reason}"
@@ -149,6 +155,10 @@ class Adapter(ABC):
     def canonicalise(self, model: nn.Module) -> nn.Module:
         """Put a freshly loaded model into the form in which it can be measured, removed from and saved."""
         return model
+
+    def input_device(self, model: nn.Module) -> torch.device:
+        """Where token ids go: by default to where the model's first parameter is."""
+        return next(model.parameters()).device
 
     def logits(self, model: nn.Module, input_ids: Tensor) -> Tensor:
         """Next-token logits of shape (batch, length, vocabulary), without a cache."""

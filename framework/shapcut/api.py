@@ -51,7 +51,7 @@ def select(
     *,
     remove: int,
     game: Game | None = None,
-    budget: int = 0,
+    budget: int = 250,
     seed: int = 0,
     selector: str = "search",
 ) -> RemovalPlan:
@@ -62,7 +62,7 @@ def select(
         players: the game's players.
         remove: how many to remove.
         game: where candidates can be measured; without it the choice rests on the surrogate.
-        budget: further coalitions that may be evaluated.
+        budget: further coalitions that may be evaluated, if there is a game.
         seed: source of all randomness.
         selector: ``NAME[:key=value,...]``.
 

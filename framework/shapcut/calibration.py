@@ -146,7 +146,7 @@ def token_windows(
     tokens = _tokenize(tokenizer, text)
     bos = _bos(tokenizer)
     available = _available(tokens, samples, length, bos, name)
-    chosen = np.arange(samples, dtype=np.int64)
+    chosen: NDArray[np.int64] = np.arange(samples, dtype=np.int64)
     if seed is not None:
         chosen = np.sort(np.random.default_rng(seed).choice(available, samples, replace=False))
     return _cut(tokens, chosen, length, bos)

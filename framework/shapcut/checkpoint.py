@@ -12,7 +12,6 @@ from shapcut.adapter import Adapter
 from shapcut.errors import ShapcutError, VerificationError
 from shapcut.files import new_directory, write_text_atomically
 from shapcut.measure import checkpoint_bytes
-from shapcut.perplexity import model_device
 from shapcut.plan import RemovalPlan
 from shapcut.silence import one_line, quiet_libraries
 
@@ -111,7 +110,7 @@ def _verify(
             reloaded = adapter.load(directory)
         except Exception as error:
             raise VerificationError(f"the written checkpoint cannot be loaded: {one_line(error)}") from error
-        logits = adapter.logits(reloaded, verify_ids.to(model_device(reloaded)))
+        logits = adapter.logits(reloaded, verify_ids.to(adapter.input_device(reloaded)))
     if logits.shape != expected.shape:
         raise VerificationError(
             f"the written checkpoint gives logits of shape {tuple(logits.shape)}, expected "

@@ -5,7 +5,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import spearmanr
 
 from shapcut.coalitions import CoalitionMatrix, Values
 from shapcut.surrogates import Surrogate
@@ -31,10 +30,10 @@ class Fidelity:
     def of(cls, predicted: Values, measured: Values) -> "Fidelity":
         """Compare predictions with measurements of held-out coalitions, both (n,)."""
         good = measured >= np.median(measured) if len(measured) else np.zeros(0, dtype=np.bool_)
-        spread = float(((measured - measured.mean()) ** 2).sum()) if len(measured) else 0.0
+        varied = len(measured) > 0 and np.ptp(measured) > 0  # rounding gives equal values a variance
         error = float(((measured - predicted) ** 2).sum())
         return cls(
-            r_squared=1.0 - error / spread if spread > 0 else None,
+            r_squared=1.0 - error / float(((measured - measured.mean()) ** 2).sum()) if varied else None,
             spearman=_rank_correlation(predicted, measured),
             spearman_good=_rank_correlation(predicted[good], measured[good]),
             coalitions=len(measured),
@@ -44,7 +43,10 @@ class Fidelity:
 def _rank_correlation(left: Values, right: Values) -> float | None:
     if len(left) < 3 or np.ptp(left) == 0 or np.ptp(right) == 0:  # noqa: PLR2004 - a rank needs three points
         return None
-    return float(spearmanr(left, right).statistic)
+    from scipy.stats import spearmanr  # noqa: PLC0415 - a second to import
+
+    columns: Any = (left, right)
+    return float(spearmanr(*columns).statistic)
 
 
 @dataclass(frozen=True)
@@ -56,7 +58,7 @@ class Contributions:
         standard_errors: shape (n_players,).
         weighting: which coalitions the values average over.
         estimator: who estimated.
-        full_value: the value of all players together, or None if it was not measured.
+        full_value: the value of all players together, or None if it was not measured or is not finite.
         coalitions: every coalition measured, shape (evaluations, n_players).
         measured: their values, shape (evaluations,); non-finite ones are excluded from every fit.
         fidelity: of the surrogate on held-out coalitions, if there is a surrogate.
@@ -91,7 +93,7 @@ class Contributions:
             "format_version": 1,
             "estimator": self.estimator,
             "weighting": self.weighting,
-            "full_value": self.full_value,
+            "full_value": None if self.full_value is None else _plain(self.full_value),
             "evaluations": self.evaluations,
             "excluded_non_finite": self.excluded,
             "players": [

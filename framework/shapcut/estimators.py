@@ -54,6 +54,8 @@ def held_out_fidelity(
     folds: int = 5,
 ) -> Fidelity:
     """Fidelity by cross-validation: each coalition is predicted by a surrogate that did not see it."""
+    if len(values) < 2:  # noqa: PLR2004 - one to fit to, one to predict
+        return Fidelity(None, None, None, 0)
     fold = rng.permutation(len(values)) % folds
     predicted = np.empty_like(values)
     for part in range(folds):
@@ -126,6 +128,8 @@ class SurrogateEstimator(Estimator):
     All players, then each player's absence alone, then coalitions near the number of players to remove
     whose absent members looked harmless alone.
 
+    Players that are not removable get NaN, as from `ExactEstimator`.
+
     Args:
         weighting: ``shapley`` reports the surrogate's Shapley values; ``target`` the mean marginal
             contribution where as many other players are absent as will be removed (a weighted Banzhaf value),
@@ -146,6 +150,7 @@ class SurrogateEstimator(Estimator):
     ) -> None:
         if not 0.0 < share <= 1.0:
             raise ValueError(f"share={share} is not in (0, 1]")
+        QuadraticSurrogate(focus)  # refuses a wrong focus before any work
         self.weighting = weighting
         self.share = share
         self.focus = focus
@@ -154,7 +159,11 @@ class SurrogateEstimator(Estimator):
     def estimate(
         self, game: Game, budget: int, rng: np.random.Generator, *, n_remove: int | None = None
     ) -> Contributions:
-        """See `Estimator.estimate`; at least one evaluation a player is needed."""
+        """See `Estimator.estimate`; at least one evaluation a player is needed.
+
+        Raises:
+            ShapcutError: if no coalition has a finite value.
+        """
         counted = BudgetedGame(game, budget)
         candidates = removable(game.players)
         largest = n_remove or max(2, len(candidates) // 4)
@@ -166,20 +175,25 @@ class SurrogateEstimator(Estimator):
         singles = without(game.n_players, [(), *([player] for player in candidates.tolist())])
         values = counted.values(singles)
         damage = np.zeros(game.n_players)
-        damage[candidates] = values[0] - values[1:]
+        known = np.where(np.isfinite(values), values, np.nan)
+        damage[candidates] = known[0] - known[1:]
         sampler = self.sampler or GuidedSampler(damage, min(largest + 1, len(candidates)))
         wanted = max(0, max(minimum, round(self.share * budget)) - counted.spent)
         drawn = sampler.sample(game.players, wanted + len(singles), rng)
         counted.values(not_among(drawn, set(keys(singles)))[:wanted])
-        return self._contributions(counted, sampler, rng, largest / game.n_players)
+        return self._contributions(counted, sampler, rng, largest / max(1, len(candidates)))
 
     def _contributions(
         self, game: BudgetedGame, sampler: Sampler, rng: np.random.Generator, absence: float
     ) -> Contributions:
         coalitions, measured = game.evaluated()
         usable, values = finite(coalitions, measured)
+        if not len(values):
+            raise ShapcutError(f"none of {len(measured)} coalitions has a finite value: nothing to fit")
         surrogate = QuadraticSurrogate(self.focus).fit(usable, values)
-        means, errors = surrogate.contributions(0.5 if self.weighting == "shapley" else absence)
+        means, errors = surrogate.contributions(
+            0.5 if self.weighting == "shapley" else absence, removable(game.players)
+        )
         kind = (
             "Shapley values of the quadratic surrogate"
             if self.weighting == "shapley"
@@ -190,7 +204,7 @@ class SurrogateEstimator(Estimator):
             standard_errors=errors,
             weighting=f"{kind}, fitted to {sampler.weighting}",
             estimator=self.name,
-            full_value=float(measured[0]),
+            full_value=float(measured[0]) if np.isfinite(measured[0]) else None,
             coalitions=coalitions,
             measured=measured,
             fidelity=held_out_fidelity(lambda: QuadraticSurrogate(self.focus), usable, values, rng),

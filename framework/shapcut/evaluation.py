@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from shapcut.adapter import Adapter, Granularity, LayerStack, State
 from shapcut.coalitions import CoalitionMatrix
+from shapcut.errors import InputError
 from shapcut.readout import Readout, make_readout, token_quantity
 from shapcut.utilities import Measure
 
@@ -55,6 +56,9 @@ class CoalitionEvaluator:
         input_ids: calibration tokens, shape (batch, length), on the stack's device.
         measure: what is averaged over tokens.
         memory_budget: bytes that states may take; decides how many coalitions go together.
+
+    Raises:
+        InputError: if the stack's fixed batch size does not divide the calibration batch.
     """
 
     def __init__(
@@ -64,6 +68,11 @@ class CoalitionEvaluator:
         self.n_players = n_players
         self.work = Work()
         self._rows = stack.batch_size or max(1, TOKENS_PER_STEP // input_ids.shape[1])
+        if stack.batch_size and input_ids.shape[0] % stack.batch_size:
+            raise InputError(
+                f"this model takes {stack.batch_size} sequences at a time: choose a multiple of it as the "
+                f"number of samples, not {input_ids.shape[0]}"
+            )
         with torch.inference_mode():
             self._trunk: list[State] = [stack.prelude(input_ids)]
             per_state = state_bytes(self._trunk[0])
@@ -93,7 +102,7 @@ class CoalitionEvaluator:
         with torch.inference_mode():
             first = min(self._first_absent(coalitions), len(self._trunk) - 1)
             states = [self._trunk[first]]
-            group = np.zeros(len(coalitions), dtype=np.int64)
+            group: NDArray[np.int64] = np.zeros(len(coalitions), dtype=np.int64)
             for layer in range(first, self.n_players):
                 states, group = self._advance(layer, states, group, coalitions[:, layer])
             finals = torch.stack(self._readout.means(states))

@@ -1,5 +1,6 @@
 """Writing files so that nobody ever sees half of one."""
 
+import glob
 import json
 import os
 import shutil
@@ -8,6 +9,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+import psutil
 
 from shapcut.errors import InputError
 
@@ -78,16 +81,22 @@ def require_new_directory(path: Path) -> None:
 def new_directory(path: Path) -> Iterator[Path]:
     """A temporary directory beside ``path`` that becomes ``path`` when the block ends without an error.
 
-    What an earlier, killed process left behind under the same temporary name is cleared first.
+    What an earlier, killed process left behind is cleared first; a living one's work is left alone.
     """
     path = path.absolute()
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.parent / f".{path.name}.partial"
+    prefix = f".{path.name}.partial-"
+    for leftover in path.parent.glob(f"{glob.escape(prefix)}*"):
+        if not psutil.pid_exists(int(leftover.name.removeprefix(prefix))):
+            shutil.rmtree(leftover, ignore_errors=True)
+    temporary = path.parent / f"{prefix}{os.getpid()}"
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir()
     try:
         yield temporary
         for file in sorted(temporary.rglob("*")):
+            if file.is_file():
+                file.chmod(0o644)  # some libraries write weights that only their owner may read
             _flush(file)
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)

@@ -73,8 +73,8 @@ def shapcut_select_adapter(model: "nn.Module", adapters: Sequence["Adapter"]) ->
 
 
 @hookspec
-def shapcut_register_commands(cli: "typer.Typer") -> None:
-    """Called when the command line is built: add commands to ``cli``."""
+def shapcut_register_commands(cli: "typer.Typer", hook: pluggy.HookRelay) -> None:
+    """Called when the command line is built: add commands to ``cli``; ``hook`` calls other plugins' hooks."""
 
 
 @hookspec
@@ -103,8 +103,11 @@ def shapcut_step_finished(name: str, model: "nn.Module") -> None:
 
 
 @hookspec
-def shapcut_run_finished(run: "Run") -> None:
-    """Called when everything that a run leaves is written, its manifest included."""
+def shapcut_run_finished(run: "Run", hook: pluggy.HookRelay) -> None:
+    """Called when everything that a run leaves is written, its manifest included.
+
+    ``hook`` calls the hooks of all plugins, such as ``hook.shapcut_report_sections(run=run)``.
+    """
 
 
 @hookspec

@@ -20,9 +20,11 @@ from shapcut.evaluation import BypassEvaluator, CoalitionEvaluator, Evaluator, W
 from shapcut.game import Game
 from shapcut.host import build_host, select_adapter
 from shapcut.loading import load
+from shapcut.sources import check_dtype
 from shapcut.utilities import LogLikelihood, ModelUtility, Utility
 
 _SAMPLED_ELEMENTS = 4096
+_INCIDENTAL = ("dtype", "transformers_version")
 
 
 def model_fingerprint(model: nn.Module) -> str:
@@ -33,13 +35,16 @@ def model_fingerprint(model: nn.Module) -> str:
     digest = hashlib.sha256()
     config = getattr(model, "config", None)
     if config is not None:
-        content = {k: v for k, v in config.to_dict().items() if not k.startswith("_") and k != "dtype"}
+        content = {
+            k: v for k, v in config.to_dict().items() if not k.startswith("_") and k not in _INCIDENTAL
+        }
         digest.update(json.dumps(content, sort_keys=True, default=str).encode())
     for name, parameter in model.named_parameters():
         digest.update(f"{name} {tuple(parameter.shape)} {parameter.dtype}".encode())
         if parameter.device.type != "meta":
             flat = parameter.detach().flatten()
-            digest.update(flat[:: max(1, flat.numel() // _SAMPLED_ELEMENTS)].float().cpu().numpy().tobytes())
+            stride = max(1, -(-flat.numel() // _SAMPLED_ELEMENTS))
+            digest.update(flat[::stride].float().cpu().numpy().tobytes())
     return digest.hexdigest()
 
 
@@ -75,9 +80,12 @@ class ModelGame(Game):
         self.utility = utility or LogLikelihood()
         self.granularity = granularity
         self._players = adapter.players(model, granularity)
-        self._device = next(model.parameters()).device
+        self._device = adapter.input_device(model)
         self.input_ids = input_ids.to(self._device)
-        self.dtype = evaluation_dtype(dtype, next(model.parameters()).dtype, self._device)
+        check_dtype(dtype)
+        own = next(model.parameters()).dtype
+        users_function = isinstance(self.utility, ModelUtility)  # sees the model as it was loaded
+        self.dtype = own if users_function and dtype == "auto" else evaluation_dtype(dtype, own, self._device)
         self._memory_budget = memory_budget or default_memory_budget()
 
     @classmethod
@@ -182,13 +190,21 @@ class ModelGame(Game):
     def values(self, coalitions: CoalitionMatrix) -> Values:
         """The utility of each coalition."""
         if isinstance(self.utility, ModelUtility):
+            if not np.isfinite(self._full_model_value):
+                raise InputError(f"the whole model's {self.utility.name} is {self._full_model_value}")
             return np.array([self._model_value(row, self.utility) for row in coalitions], dtype=np.float64)
         return self.utility.value(self.evaluator.means(coalitions), self.evaluator.full_mean)
 
+    @cached_property
+    def _full_model_value(self) -> float:
+        if not isinstance(self.utility, ModelUtility):
+            raise TypeError("a token utility is measured by the evaluator")
+        return self._model_value(np.ones(self.n_players, dtype=np.bool_), self.utility)
+
     def _model_value(self, coalition: NDArray[np.bool_], utility: ModelUtility) -> float:
         present = np.flatnonzero(coalition).tolist()
-        with self.adapter.bypass(self.model, present, self.granularity):
-            return float(utility.function(self.model))
+        with self.adapter.bypass(self._evaluated_model, present, self.granularity):
+            return float(utility.function(self._evaluated_model))
 
     def fingerprint(self) -> dict[str, str]:
         """What the game's values belong to."""

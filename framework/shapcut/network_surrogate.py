@@ -1,6 +1,7 @@
 """The paper's surrogate network: the one piece of game mathematics that needs torch."""
 
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import torch
@@ -99,9 +100,9 @@ class NetworkSurrogate(Surrogate):
         yield from torch.split(order, self.batch_size)
 
     def _fresh_network(self, n_players: int) -> nn.Sequential:
-        network = nn.Sequential(
-            nn.Linear(n_players, 2 * n_players), nn.CELU(), nn.Linear(2 * n_players, 1), nn.Sigmoid()
-        )
+        blank: Any = nn.utils.skip_init  # otherwise the global generator would be drawn from
+        first, second = blank(nn.Linear, n_players, 2 * n_players), blank(nn.Linear, 2 * n_players, 1)
+        network = nn.Sequential(first, nn.CELU(), second, nn.Sigmoid())
         for layer in network.modules():
             if not isinstance(layer, nn.Linear):
                 continue

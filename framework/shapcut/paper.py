@@ -3,6 +3,7 @@
 import numpy as np
 import torch
 
+from shapcut.coalitions import CoalitionMatrix
 from shapcut.contributions import Contributions
 from shapcut.errors import InputError
 from shapcut.estimators import Estimator, finite, held_out_fidelity
@@ -17,7 +18,8 @@ class PaperEstimator(Estimator):
     """The paper's method to the letter but for its faults, which METHOD in the documentation lists.
 
     Masks of fixed sizes (30, 27, 24, 21 and 18 of 32 layers, scaled to the depth) train a small network;
-    a player's contribution is the network's mean marginal over many stratified masks.
+    a player's contribution is the network's mean marginal over many stratified masks. Players that are not
+    removable get NaN, as from `ExactEstimator`.
 
     Args:
         surrogate_masks: masks over which marginals are averaged.
@@ -60,18 +62,19 @@ class PaperEstimator(Estimator):
             again = NetworkSurrogate(generator).fit(coalitions[rows], usable[rows])
             resampled.append(again.mean_marginals(averaged[: max(1, len(averaged) // 10)]))
         errors = np.std(resampled, axis=0, ddof=1) if self.bootstraps > 1 else np.full(game.n_players, np.nan)
+        defined = np.where([player.removable for player in game.players], 1.0, np.nan)
         evaluated, measured = counted.evaluated()
         return Contributions(
-            values=network.mean_marginals(averaged),
-            standard_errors=errors,
+            values=defined * network.mean_marginals(averaged),
+            standard_errors=defined * errors,
             weighting=f"mean marginals of the network, {self.sampler.weighting}",
             estimator=self.name,
-            full_value=float(values[0]),
+            full_value=float(values[0]) if np.isfinite(values[0]) else None,
             coalitions=evaluated,
             measured=measured,
             fidelity=held_out_fidelity(lambda: NetworkSurrogate(generator), coalitions, usable, rng),
             surrogate=network,
         )
 
-    def _averaging_masks(self, game: Game, rng: np.random.Generator) -> np.ndarray:
+    def _averaging_masks(self, game: Game, rng: np.random.Generator) -> CoalitionMatrix:
         return self.sampler.draw(game.players, self.surrogate_masks, rng)

@@ -114,14 +114,9 @@ def sliding_perplexity(
     return PerplexityResult.of(total, predicted)
 
 
-def model_device(model: nn.Module) -> torch.device:
-    """Where a model takes its input: the device of its first parameter."""
-    return next(model.parameters()).device
-
-
 def _summed_nats(adapter: Adapter, model: nn.Module, input_ids: Tensor, targets: Tensor) -> float:
     """Loss summed over the targets, shape (batch, length - 1), that are not ignored: fp32, added in fp64."""
-    device = model_device(model)
+    device = adapter.input_device(model)
     logits = adapter.logits(model, input_ids.to(device))[:, :-1].flatten(0, 1)
     flat = targets.to(logits.device).flatten()
     total = 0.0

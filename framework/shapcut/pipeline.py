@@ -3,6 +3,7 @@
 import json
 import time
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import numpy as np
 from torch import nn
 
 from shapcut.checkpoint import CheckpointReport, write_checkpoint
+from shapcut.coalitions import CoalitionMatrix, Values
 from shapcut.contributions import Contributions
 from shapcut.errors import InputError, ShapcutError
 from shapcut.files import require_new_directory, write_json_atomically
@@ -21,11 +23,14 @@ from shapcut.model_card import render_card
 from shapcut.modelgame import ModelGame, model_fingerprint
 from shapcut.plan import RemovalPlan
 from shapcut.postprocess import StepContext
-from shapcut.progress import Reporter, Silent
+from shapcut.progress import Counter, Reporter, Silent
 from shapcut.recipe import Recipe
 from shapcut.run import Run, open_run
 from shapcut.session import Session, prepare
 from shapcut.store import EvaluationStore, StoredGame
+
+_BUDGETED, _FINALS = "calibration", "finals"
+"""Names of the games in a run's store; the budget counts the first."""
 
 _VERIFIED_WINDOWS = 2
 
@@ -76,6 +81,7 @@ def score(recipe: Recipe, run_directory: Path, host: Host, reporter: Reporter | 
     with open_run(run_directory) as run, Scoring(session, run, reporter or Silent()) as scoring:
         contributions = scoring.estimate()
         scoring.manifest.finish()
+        host.manager.hook.shapcut_run_finished(run=run, hook=host.manager.hook)
         return contributions
 
 
@@ -103,7 +109,7 @@ def prune(
         plan = scoring.choose(scoring.estimate())
         result = carry_out(session, plan, out, run, reporter, command=scoring.manifest.command)
         scoring.manifest.finish(result=result.to_json())
-        host.manager.hook.shapcut_run_finished(run=run)
+        host.manager.hook.shapcut_run_finished(run=run, hook=host.manager.hook)
         return result
 
 
@@ -131,7 +137,7 @@ def apply_plan(
         plan.write(run.plan)
         result = carry_out(session, plan, out, run, reporter or Silent(), command=manifest.command)
         manifest.finish(result=result.to_json())
-        host.manager.hook.shapcut_run_finished(run=run)
+        host.manager.hook.shapcut_run_finished(run=run, hook=host.manager.hook)
         return result
 
 
@@ -186,7 +192,8 @@ class Scoring:
         self.manifest = Manifest.start(run, session)
         self._store = EvaluationStore(run.evaluations)
         self._stored: list[StoredGame] = []
-        self._game = BudgetedGame(self._keep(session.game, "calibration"), session.recipe.budget)
+        self._count: Counter | None = None
+        self._game = BudgetedGame(self._keep(session.game, _BUDGETED), session.recipe.budget)
         self._rng = np.random.default_rng(session.recipe.seed)
         session.host.manager.hook.shapcut_run_started(run=run)
 
@@ -199,7 +206,7 @@ class Scoring:
     def estimate(self) -> Contributions:
         """Contributions of all players, written to the run directory."""
         recipe, parts = self.session.recipe, self.session.parts
-        found = self._store.count("calibration")
+        found = self._store.count(_BUDGETED)
         if found:
             self.reporter.say(f"{found} evaluations found from an earlier start")
         begin = time.monotonic()
@@ -220,7 +227,7 @@ class Scoring:
         """
         session = self.session
         begin = time.monotonic()
-        finals = None if session.finals is None else self._keep(session.finals, "finals")
+        finals = None if session.finals is None else self._keep(session.finals, _FINALS)
         with self.reporter.counting("searching for the best set", self._game.budget) as count:
             self._count = count
             chosen = session.parts.selector.select(
@@ -246,13 +253,18 @@ class Scoring:
 
     def _keep(self, game: ModelGame, name: str) -> StoredGame:
         stored = StoredGame(
-            game, self._store, name=name, fingerprint=game.fingerprint(), observe=self._observe
+            game,
+            self._store,
+            name=name,
+            fingerprint=game.fingerprint(),
+            observe=partial(self._observe, name),
         )
         self._stored.append(stored)
         return stored
 
-    def _observe(self, coalitions: Any, values: Any, total: int) -> None:
-        self._count(total)
+    def _observe(self, name: str, coalitions: CoalitionMatrix, values: Values, total: int) -> None:
+        if self._count is not None and name == _BUDGETED:
+            self._count(total)
         self.session.host.manager.hook.shapcut_coalitions_evaluated(
             coalitions=coalitions, values=values, total=total
         )
@@ -293,7 +305,7 @@ def carry_out(
         raise InputError(f"cannot remove {list(plan.removed)}: {objection}")
     reporter.say("measuring the original")
     before = measure(adapter, model, session.held_out, seed=recipe.seed)
-    ids = session.held_out.input_ids[:_VERIFIED_WINDOWS].to(next(model.parameters()).device)
+    ids = session.held_out.input_ids[:_VERIFIED_WINDOWS].to(adapter.input_device(model))
     with adapter.bypass(model, plan.kept, plan.granularity):
         expected = adapter.logits(model, ids).cpu()
     model = adapter.remove(model, plan.removed, plan.granularity)

@@ -55,8 +55,14 @@ class RemovalPlan(BaseModel):
 
     @classmethod
     def removing(cls, removed: Sequence[int], n_players: int, **fields: object) -> "RemovalPlan":
-        """A plan that removes these players of ``n_players``; other attributes by keyword."""
+        """A plan that removes these players of ``n_players``; other attributes by keyword.
+
+        Raises:
+            InputError: if a player is removed that does not exist.
+        """
         gone = sorted(removed)
+        if gone and gone[-1] >= n_players:
+            raise InputError(f"player {gone[-1]} cannot be removed: there are only {n_players}")
         kept = [player for player in range(n_players) if player not in gone]
         return cls.model_validate({"removed": tuple(gone), "kept": tuple(kept), **fields})
 

@@ -18,6 +18,8 @@ PAPER_PRESET: dict[str, Any] = {
 }
 """The paper's choices (arXiv 2602.07804); an option given explicitly wins over the preset."""
 
+_TARGETS = frozenset({"remove", "ratio"})
+
 
 class Recipe(BaseModel):
     """The options of ``score`` and ``prune``; see the command-line reference for each.
@@ -82,6 +84,8 @@ class Recipe(BaseModel):
 def make_recipe(options: dict[str, Any], file: Path | None = None) -> Recipe:
     """A recipe from a file and explicit options, which win; a preset fills what neither says.
 
+    An explicit target replaces the file's, whichever of the two it is.
+
     Args:
         options: by field name; entries that are None count as not given.
         file: a YAML recipe, or None.
@@ -90,7 +94,10 @@ def make_recipe(options: dict[str, Any], file: Path | None = None) -> Recipe:
         InputError: on unknown keys, wrong values or an unreadable file, naming the key.
     """
     given = {key: value for key, value in options.items() if value is not None}
-    content = {**(_read(file) if file is not None else {}), **given}
+    content = _read(file) if file is not None else {}
+    if not _TARGETS.isdisjoint(given):
+        content = {key: value for key, value in content.items() if key not in _TARGETS}
+    content |= given
     if content.get("preset") == "paper":
         content = {**PAPER_PRESET, **content}
     try:
@@ -117,6 +124,8 @@ def _explain(error: ValidationError, file: Path | None) -> str:
     where = f"recipe {file}: " if file is not None else ""
     if first["type"] == "extra_forbidden":
         return f"{where}unknown key {key!r}: {did_you_mean(key, Recipe.model_fields)}"
+    if first["type"] == "missing":
+        return f"{where}{key} is not given"
     if first["type"] == "value_error":
         return where + first["msg"].removeprefix("Value error, ")
-    return f"{where}{key.replace('_', '-')} {first['input']!r}: {first['msg']}"
+    return f"{where}{key.replace('_', '-')} {first['input']}: {first['msg']}"

@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from shapcut.coalitions import CoalitionMatrix, Player, distinct, keys
+from shapcut.errors import InputError
 
 REFERENCE_PRESENT_FRACTIONS = (30 / 32, 27 / 32, 24 / 32, 21 / 32, 18 / 32)
 """Coalition sizes of the paper for 32 layers, as shares of the depth (arXiv 2602.07804)."""
@@ -26,7 +27,7 @@ class Sampler(ABC):
 
     def sample(self, players: Sequence[Player], budget: int, rng: np.random.Generator) -> CoalitionMatrix:
         """Up to ``budget`` distinct coalitions; fewer if there are no more to be found."""
-        found = np.empty((0, len(players)), dtype=np.bool_)
+        found: CoalitionMatrix = np.empty((0, len(players)), dtype=np.bool_)
         for _ in range(_ATTEMPTS):
             if len(found) >= budget:
                 break
@@ -56,10 +57,19 @@ class StratifiedSampler(Sampler):
         return f"uniform over a few strata ({sizes}), uniform within; not the Shapley weights"
 
     def draw(self, players: Sequence[Player], count: int, rng: np.random.Generator) -> CoalitionMatrix:
-        """Stratum by stratum in turn, so that any prefix is balanced."""
+        """Stratum by stratum in turn, so that any prefix is balanced.
+
+        Raises:
+            InputError: if no coalition has one of the sizes.
+        """
         candidates, n = removable(players), len(players)
         absences = sorted({n - size for size in self.present_sizes(n)})
         absences = [absent for absent in absences if 0 < absent <= len(candidates)]
+        if not absences:
+            raise InputError(
+                f"no coalition of {n} players, {len(candidates)} of them removable, has one of the sizes "
+                f"{self.present_sizes(n)}; name other sizes or another sampler"
+            )
         coalitions = np.ones((count, n), dtype=np.bool_)
         for row in range(count):
             absent = rng.choice(candidates, size=absences[row % len(absences)], replace=False)
@@ -97,7 +107,7 @@ class GuidedSampler(Sampler):
     Args:
         damage: loss of value when each player alone is absent, shape (n_players,).
         largest: largest number of absent players; sizes lean towards it.
-        temperature: None takes the median damage.
+        temperature: None takes the median size of the damage.
     """
 
     def __init__(self, damage: NDArray[np.float64], largest: int, temperature: float | None = None) -> None:
@@ -117,9 +127,9 @@ class GuidedSampler(Sampler):
         """Sizes from 2 to ``largest``, half of them the largest; members by Gumbel top-k."""
         candidates = removable(players)
         largest = min(self.largest, len(candidates))
-        damage = np.nan_to_num(self.damage[candidates], nan=np.inf, posinf=np.inf)
+        damage = np.where(np.isfinite(self.damage), self.damage, np.inf)[candidates]
         finite = damage[np.isfinite(damage)]
-        median = float(np.median(np.maximum(finite, 0.0))) if len(finite) else 1.0
+        median = float(np.median(np.abs(finite))) if len(finite) else 1.0
         temperature = self.temperature or max(median, 1e-12)
         scores = -np.minimum(damage / temperature, 1e6)
         coalitions = np.ones((count, len(players)), dtype=np.bool_)

@@ -44,6 +44,8 @@ class Evidence:
 class SearchSelector(Selector):
     """Searches a surrogate for the best sets, measures them, refits, and again; the best measured set wins.
 
+    Without a game to measure in, the set wins whose measured or else predicted value is best.
+
     Args:
         batch: candidates measured in each round.
         exploration: how many posterior standard deviations a candidate is credited with.
@@ -79,16 +81,24 @@ class SearchSelector(Selector):
         finals: Game | None = None,
         rng: np.random.Generator,
     ) -> RemovalPlan:
-        """See `Selector.select`."""
+        """See `Selector.select`.
+
+        Raises:
+            InputError: if no permitted set of that size is found, or nothing measured has a finite value.
+        """
         require_removable(players, n_remove)
         search = _Search(self, removable(players), n_remove, permission(players, game), rng)
         evidence = Evidence(*finite(contributions.coalitions, contributions.measured))
+        if not len(evidence.values):
+            raise InputError(f"none of {contributions.evaluations} measured coalitions has a finite value")
         if game is not None:
-            evidence = search.measure(evidence, BudgetedGame(game, budget))
+            seen = set(keys(contributions.coalitions))
+            evidence = search.measure(evidence, BudgetedGame(game, budget), seen)
         surrogate = QuadraticSurrogate().fit(evidence.coalitions, evidence.values)
-        leaders = evidence.best(n_remove, search.permits)[: max(1, self.finalists)]
-        if not len(leaders):
-            leaders = search.propose(surrogate, evidence)[:1]
+        leaders = evidence.best(n_remove, search.permits)
+        if game is None or not len(leaders):
+            leaders = search.most_valuable(surrogate, evidence)
+        leaders = leaders[: max(1, self.finalists)]
         if not len(leaders):
             raise InputError(f"no permitted set of {n_remove} players was found")
         final_values = finals.values(leaders) if finals is not None and len(leaders) > 1 else None
@@ -116,10 +126,11 @@ class _Search:
     permits: Permits
     rng: np.random.Generator
 
-    def measure(self, evidence: Evidence, game: BudgetedGame) -> Evidence:
-        """Rounds of fitting, proposing and measuring; returns all the evidence."""
-        seen = set(keys(evidence.coalitions))
-        best, stale = -np.inf, 0
+    def measure(self, evidence: Evidence, game: BudgetedGame, seen: set[bytes]) -> Evidence:
+        """Rounds of fitting, proposing and measuring what is not ``seen``; returns all the evidence."""
+        leaders = evidence.best(self.n_remove, self.permits)
+        best = -np.inf if not len(leaders) else evidence.value_of(leaders[0])
+        stale = 0
         while stale < self.options.patience and game.remaining > 0:
             surrogate = QuadraticSurrogate().fit(evidence.coalitions, evidence.values)
             proposals = self.propose(surrogate, evidence)
@@ -135,18 +146,26 @@ class _Search:
             best = max(best, reached)
         return evidence
 
-    def propose(self, surrogate: Surrogate, evidence: Evidence) -> CoalitionMatrix:
+    def propose(self, surrogate: QuadraticSurrogate, evidence: Evidence) -> CoalitionMatrix:
         """Permitted sets of the right size around the surrogate's local optima, most promising first."""
+        pool = self._pool(surrogate, evidence)
+        promise = surrogate.predict(pool) + self.options.exploration * surrogate.deviation(pool)
+        return pool[np.argsort(-promise, kind="stable")]
+
+    def most_valuable(self, surrogate: QuadraticSurrogate, evidence: Evidence) -> CoalitionMatrix:
+        """As `propose`, best value first: measured values where there are any, else predicted ones."""
+        pool = self._pool(surrogate, evidence)
+        pool = distinct(np.vstack([evidence.best(self.n_remove, self.permits), pool]))
+        known = dict(zip(keys(evidence.coalitions), evidence.values.tolist(), strict=True))
+        predicted = zip(keys(pool), surrogate.predict(pool).tolist(), strict=True)
+        values = np.array([known.get(key, value) for key, value in predicted], dtype=np.float64)
+        return pool[np.argsort(-values, kind="stable")]
+
+    def _pool(self, surrogate: Surrogate, evidence: Evidence) -> CoalitionMatrix:
+        """Permitted sets of the right size: where the local searches start and end, and all around there."""
         starts = self._starts(evidence)
         around = [climb(surrogate, start, self.candidates) for start in starts]
-        pool = permitted(distinct(np.vstack([starts, *around])), self.permits)
-        if not len(pool):
-            return pool
-        promise = surrogate.predict(pool)
-        if isinstance(surrogate, QuadraticSurrogate):
-            promise = promise + self.options.exploration * surrogate.deviation(pool)
-        ordered: CoalitionMatrix = pool[np.argsort(-promise, kind="stable")]
-        return ordered
+        return permitted(distinct(np.vstack([starts, *around])), self.permits)
 
     def _starts(self, evidence: Evidence) -> CoalitionMatrix:
         """The best measured sets of the right size and some random ones."""

@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from shapcut.coalitions import Player, without
+from shapcut.coalitions import CoalitionMatrix, Player, without
 from shapcut.contributions import Contributions
 from shapcut.errors import InputError
 from shapcut.game import Game
@@ -78,11 +78,14 @@ class RankingSelector(Selector):
         n_remove: int,
         *,
         game: Game | None = None,
-        budget: int = 0,  # noqa: ARG002 - a ranking measures nothing but its result
+        budget: int = 0,
         finals: Game | None = None,  # noqa: ARG002 - and compares nothing
         rng: np.random.Generator,  # noqa: ARG002 - and draws nothing
     ) -> RemovalPlan:
-        """Lowest first, equals by index; players that are not removable are passed over."""
+        """Lowest first, equals by index; players that are not removable are passed over.
+
+        The set's value is what the estimator measured, or measured now if the budget allows it.
+        """
         require_removable(players, n_remove)
         order = np.argsort(np.nan_to_num(contributions.values, nan=np.inf), kind="stable")
         chosen = [player for player in order.tolist() if players[player].removable][:n_remove]
@@ -91,15 +94,18 @@ class RankingSelector(Selector):
         return RemovalPlan.removing(
             chosen,
             len(players),
-            measured_value=_value_of(chosen, game, len(players)),
+            measured_value=_value_of(without(len(players), [chosen]), contributions, game, budget),
             full_value=contributions.full_value,
             method=f"{contributions.estimator} + {self.name}",
             reason=f"the {n_remove} lowest contributions ({contributions.weighting})",
         )
 
 
-def _value_of(removed: Sequence[int], game: Game | None, n_players: int) -> float | None:
-    if game is None:
-        return None
-    value = float(game.values(without(n_players, [removed]))[0])
-    return value if np.isfinite(value) else None
+def _value_of(
+    chosen: CoalitionMatrix, contributions: Contributions, game: Game | None, budget: int
+) -> float | None:
+    """The value of the one row of ``chosen``, or None if it is not known, not to be had or not finite."""
+    measured = contributions.measured[(contributions.coalitions == chosen).all(axis=1)]
+    if not len(measured) and game is not None and budget > 0:
+        measured = game.values(chosen)
+    return float(measured[0]) if len(measured) and np.isfinite(measured[0]) else None

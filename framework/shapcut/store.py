@@ -3,7 +3,8 @@
 import json
 import sqlite3
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -35,18 +36,28 @@ class EvaluationStore:
     the model, data and utility that its values belong to.
 
     Raises:
-        InputError: if the file cannot be opened or is no evaluation store.
+        InputError: here and later, if the file cannot be opened, read or written, or is no evaluation store.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        try:
+        with self._named_errors():
             self._connection = sqlite3.connect(path, timeout=1.0, isolation_level=None)
-            self._connection.execute("PRAGMA journal_mode=WAL")
-            self._connection.execute("PRAGMA synchronous=FULL")
-            self._connection.executescript(_SCHEMA)
+        try:
+            with self._named_errors():
+                self._connection.execute("PRAGMA journal_mode=WAL")
+                self._connection.execute("PRAGMA synchronous=FULL")
+                self._connection.executescript(_SCHEMA)
+        except InputError:
+            self.close()
+            raise
+
+    @contextmanager
+    def _named_errors(self) -> Iterator[None]:
+        try:
+            yield
         except sqlite3.Error as error:
-            raise InputError(f"cannot use the evaluation store {path}: {error}") from error
+            raise InputError(f"cannot use the evaluation store {self.path}: {error}") from error
 
     def close(self) -> None:
         """Close the file."""
@@ -59,10 +70,12 @@ class EvaluationStore:
             StoreMismatchError: if the store holds that game for something else; both fingerprints are named.
         """
         text = json.dumps(dict(fingerprint), sort_keys=True)
-        row = self._connection.execute("SELECT fingerprint FROM games WHERE name = ?", (name,)).fetchone()
-        if row is None:
-            self._connection.execute("INSERT INTO games VALUES (?, ?)", (name, text))
-        elif row[0] != text:
+        with self._named_errors():
+            found = self._connection.execute("SELECT fingerprint FROM games WHERE name = ?", (name,))
+            row = found.fetchone()
+            if row is None:
+                self._connection.execute("INSERT INTO games VALUES (?, ?)", (name, text))
+        if row is not None and row[0] != text:
             stored, wanted = json.loads(row[0]), dict(fingerprint)
             differing = sorted(k for k in {*stored, *wanted} if stored.get(k) != wanted.get(k))
             was, now = ({key: side.get(key) for key in differing} for side in (stored, wanted))
@@ -72,14 +85,12 @@ class EvaluationStore:
 
     def lookup(self, name: str, coalitions: CoalitionMatrix) -> dict[bytes, float]:
         """The stored values among the given rows, by packed coalition."""
-        found: dict[bytes, float] = {}
-        for key in keys(coalitions):
-            row = self._connection.execute(
-                "SELECT value FROM evaluations WHERE game = ? AND coalition = ?", (name, key)
-            ).fetchone()
-            if row is not None:
-                found[key] = np.nan if row[0] is None else float(row[0])
-        return found
+        query = "SELECT value FROM evaluations WHERE game = ? AND coalition = ?"
+        with self._named_errors():
+            rows = {key: self._connection.execute(query, (name, key)).fetchone() for key in keys(coalitions)}
+        return {
+            key: np.nan if row[0] is None else float(row[0]) for key, row in rows.items() if row is not None
+        }
 
     def add(self, name: str, coalitions: CoalitionMatrix, values: Values) -> None:
         """Store one chunk, all of it or nothing; NaN and infinity are stored as such."""
@@ -87,14 +98,15 @@ class EvaluationStore:
             (name, key, None if np.isnan(value) else float(value))
             for key, value in zip(keys(coalitions), values, strict=True)
         ]
-        with self._connection:
+        with self._named_errors(), self._connection:
             self._connection.execute("BEGIN IMMEDIATE")
             self._connection.executemany("INSERT OR REPLACE INTO evaluations VALUES (?, ?, ?)", rows)
 
     def count(self, name: str) -> int:
         """How many evaluations of a game are stored."""
-        row = self._connection.execute("SELECT COUNT(*) FROM evaluations WHERE game = ?", (name,)).fetchone()
-        return int(row[0])
+        with self._named_errors():
+            found = self._connection.execute("SELECT COUNT(*) FROM evaluations WHERE game = ?", (name,))
+            return int(found.fetchone()[0])
 
 
 class StoredGame(Game):

@@ -2,6 +2,7 @@
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -63,9 +64,14 @@ class QuadraticSurrogate(Surrogate):
     Args:
         focus: damage at which a measurement counts 1/e of the best one's weight; None takes the median
             damage of the data, infinity weighs all alike.
+
+    Raises:
+        ValueError: if ``focus`` is not positive.
     """
 
     def __init__(self, focus: float | None = None) -> None:
+        if focus is not None and not focus > 0.0:
+            raise ValueError(f"focus={focus} is not positive")
         self.focus = focus
         self.scales: Scales | None = None
 
@@ -82,7 +88,7 @@ class QuadraticSurrogate(Surrogate):
         self.scales = scales or self._most_evident_scales()
         covariance = self._kernel(self._absent, self._absent, self.scales)
         covariance[np.diag_indices_from(covariance)] += self.scales.noise * self._noise
-        self._factor = cho_factor(covariance, lower=True)
+        self._factor = _cholesky(covariance)
         self._weights = cho_solve(self._factor, self._residual)
         return self
 
@@ -119,29 +125,45 @@ class QuadraticSurrogate(Surrogate):
         """
         return self.contributions(0.5)
 
-    def contributions(self, absence: float) -> tuple[FloatArray, FloatArray]:
+    def contributions(
+        self, absence: float, removable: NDArray[np.int64] | None = None
+    ) -> tuple[FloatArray, FloatArray]:
         """Mean marginal contributions where each other player is absent with this probability.
 
         ``-a_i - absence * sum_j b_ij``; 1/2 gives Shapley values, other numbers weighted Banzhaf values
         (the value of joining a coalition of that typical size).
 
+        Args:
+            absence: the probability.
+            removable: indices of the players that can be absent at all, the others' contributions being NaN;
+                None means all.
+
         Returns:
             The contributions (n,) and their posterior standard deviations (n,).
         """
         linear, pairs = self.coefficients()
-        means = -linear - absence * pairs.sum(axis=1)
-        n = len(linear)
-        scales, absent = self._fitted_scales, self._absent
-        size = absent.sum(axis=1)
-        common = scales.common_player * size + absence * (n - 1) * scales.common_pair * size * (size - 1) / 2
-        cross = scales.player * absent.T + absence * scales.pair * absent.T * (size - 1) + common
+        chosen = np.arange(len(linear)) if removable is None else removable
+        means, deviations = np.full((2, len(linear)), np.nan)
+        means[chosen] = -linear[chosen] - absence * pairs[np.ix_(chosen, chosen)].sum(axis=1)
+        deviations[chosen] = self._contribution_deviations(absence, self._absent[:, chosen])
+        return means, deviations
+
+    def _contribution_deviations(self, absence: float, chosen: FloatArray) -> FloatArray:
+        """For the players whose absence indicators, shape (rows, chosen), are given; shape (chosen,)."""
+        scales, partners = self._fitted_scales, chosen.shape[1] - 1
+        size = self._absent.sum(axis=1)
+        others = chosen.sum(axis=1) - chosen.T
+        common = scales.common_player * size
+        common += absence * partners * scales.common_pair * size * (size - 1) / 2
+        cross = scales.player * chosen.T + absence * scales.pair * chosen.T * others + common
         prior = (
             scales.player
             + scales.common_player
-            + absence**2 * ((n - 1) * scales.pair + (n - 1) ** 2 * scales.common_pair)
+            + absence**2 * (partners * scales.pair + partners**2 * scales.common_pair)
         )
         variance = prior - (cross.T * cho_solve(self._factor, cross.T)).sum(axis=0)
-        return means, self._unit * np.sqrt(np.maximum(variance, 0.0))
+        deviations: FloatArray = self._unit * np.sqrt(np.maximum(variance, 0.0))
+        return deviations
 
     @property
     def _fitted_scales(self) -> Scales:
@@ -152,7 +174,8 @@ class QuadraticSurrogate(Surrogate):
     def _noise_profile(self, damage: FloatArray) -> FloatArray:
         positive = damage[damage > 0]
         focus = self.focus if self.focus is not None else float(np.median(positive)) if len(positive) else 1.0
-        return np.exp(np.minimum(2.0 * damage / focus, 30.0))
+        profile: FloatArray = np.exp(np.minimum(2.0 * damage / focus, 30.0))
+        return profile
 
     @staticmethod
     def _kernel(left: FloatArray, right: FloatArray, scales: Scales) -> FloatArray:
@@ -197,8 +220,14 @@ class QuadraticSurrogate(Surrogate):
         covariance = self._kernel(self._absent, self._absent, scales)
         covariance[np.diag_indices_from(covariance)] += scales.noise * self._noise
         try:
-            factor = cho_factor(covariance, lower=True)
+            factor = _cholesky(covariance)
         except LinAlgError:
             return 1e12
         quadratic = float(self._residual @ cho_solve(factor, self._residual))
         return 0.5 * quadratic + float(np.log(np.diagonal(factor[0])).sum())
+
+
+def _cholesky(covariance: Any) -> tuple[FloatArray, bool]:
+    """The lower Cholesky factor as `cho_solve` takes it."""
+    factor: tuple[FloatArray, bool] = cho_factor(covariance, lower=True)
+    return factor

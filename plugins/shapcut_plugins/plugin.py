@@ -1,1 +1,27 @@
 """What the first-party plugins offer."""
+
+import pluggy
+import typer
+
+from shapcut.hookspecs import Register, hookimpl
+from shapcut.run import Run
+from shapcut_plugins.cast import Cast
+from shapcut_plugins.report import report_command, write_report
+
+
+@hookimpl
+def shapcut_register_postprocessors(register: Register) -> None:
+    """Offer the first-party steps."""
+    register("cast", Cast)
+
+
+@hookimpl
+def shapcut_register_commands(cli: typer.Typer, hook: pluggy.HookRelay) -> None:
+    """Add ``shapcut report``."""
+    cli.command("report")(report_command(hook))
+
+
+@hookimpl
+def shapcut_run_finished(run: Run, hook: pluggy.HookRelay) -> None:
+    """Write the report, with the sections that other plugins add."""
+    write_report(run, hook.shapcut_report_sections(run=run))

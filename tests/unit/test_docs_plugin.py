@@ -27,32 +27,32 @@ def block(language: str) -> str:
 
 @pytest.fixture
 def host(install: Callable[..., None]) -> Host:
-    install("shapcut_cast", block("python"), distribution="shapcut-cast")
+    install("shapcut_narrow", block("python"), distribution="shapcut-narrow")
     return build_host()
 
 
 def test_the_entry_point_names_the_module() -> None:
     project: dict[str, Any] = tomllib.loads(block("toml"))["project"]
-    assert project["entry-points"]["shapcut"] == {"cast": "shapcut_cast"}
+    assert project["entry-points"]["shapcut"] == {"narrow": "shapcut_narrow"}
 
 
 def test_the_step_is_offered_with_its_options(host: Host) -> None:
     (plugin,) = host.plugins
-    assert plugin.distribution == "shapcut-cast"
+    assert plugin.distribution == "shapcut-narrow"
     assert plugin.hooks == ("shapcut_plan_ready", "shapcut_register_postprocessors")
-    assert plugin.registered == ("post-pruning step cast",)
-    step = host.postprocessors.create("cast:dtype=float16")
+    assert plugin.registered == ("post-pruning step narrow",)
+    step = host.postprocessors.create("narrow:dtype=float16")
     context: Any = None
     assert next(step.run(nn.Linear(2, 2), context).parameters()).dtype is torch.float16
 
 
 def test_what_does_not_fit_is_refused(host: Host) -> None:
     with pytest.raises(InputError, match="dtype='int3'"):
-        host.postprocessors.create("cast:dtype=int3")
+        host.postprocessors.create("narrow:dtype=int3")
     quantized = nn.Module()
     quantized.weight = nn.Parameter(torch.zeros(2, dtype=torch.int8), requires_grad=False)
     with pytest.raises(InputError, match="quantized already"):
-        host.postprocessors.create("cast").check(quantized)
+        host.postprocessors.create("narrow").check(quantized)
 
 
 def test_the_veto_works(host: Host) -> None:

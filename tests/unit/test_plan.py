@@ -31,17 +31,9 @@ def test_indices_must_name_every_player_once(removed: tuple[int, ...], kept: tup
         RemovalPlan(removed=removed, kept=kept)
 
 
-@pytest.mark.parametrize(
-    "removed",
-    [
-        pytest.param([6], marks=pytest.mark.xfail(strict=True, reason="taken for a plan of seven players")),
-        [7],
-        [-1],
-        [1, 1],
-    ],
-)
+@pytest.mark.parametrize("removed", [[6], [7], [-1], [1, 1]])
 def test_players_that_do_not_exist_or_repeat_are_refused(removed: list[int]) -> None:
-    with pytest.raises(ValidationError):
+    with pytest.raises((ValidationError, InputError)):
         RemovalPlan.removing(removed, 6)
 
 

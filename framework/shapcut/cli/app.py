@@ -27,10 +27,10 @@ def build_app(*, skip_broken: bool = False) -> typer.Typer:
         rich_markup_mode=None,
         pretty_exceptions_enable=False,
     )
-    app.callback()(_globals)
+    app.callback(invoke_without_command=True)(_globals)
     for name, command in commands.COMMANDS.items():
         app.command(name)(_with_host(command, host))
-    host.manager.hook.shapcut_register_commands(cli=app)
+    host.manager.hook.shapcut_register_commands(cli=app, hook=host.manager.hook)
     return app
 
 

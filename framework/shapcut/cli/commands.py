@@ -248,11 +248,11 @@ def check_one_adapter(
     host: Host,
     *,
     name: Annotated[str, typer.Argument(help="a registered adapter")],
-    seed: Seed = None,
+    seed: Annotated[int, typer.Option(help="of the examples' weights")] = 0,
     as_json: AsJson = False,
 ) -> None:
     """Run the conformance kit over an adapter's examples."""
-    results = check_adapter(host.adapters.create(name), seed=seed or 0)
+    results = check_adapter(host.adapters.create(name), seed=seed)
     failed = [result for result in results if not result.passed]
     if as_json:
         fields = ("example", "check", "passed", "detail")
@@ -275,13 +275,13 @@ def demo(
     out: Annotated[Path, typer.Option("--out", help="new directory for the pruned checkpoint")] = Path(
         "demo-out"
     ),
-    remove: Annotated[int, typer.Option(help="number of players to remove")] = 6,
-    budget: Annotated[int, typer.Option(help="coalitions that may be evaluated")] = 160,
+    remove: Annotated[str, typer.Option(metavar="N", help="number of players to remove")] = "6",
+    budget: Annotated[str, typer.Option(metavar="N", help="coalitions that may be evaluated")] = "120",
     as_json: AsJson = False,
 ) -> None:
     """A real model, start to end: SmolLM2-135M from PyPI, some of its 30 blocks removed."""
     recipe = make_recipe(
-        {"model": DEMO_MODEL, "remove": remove, "budget": budget, "samples": 12, "finalist_samples": 32}
+        {"model": DEMO_MODEL, "remove": remove, "budget": budget, "samples": 8, "finalist_samples": 24}
     )
     result = prune(recipe, out, host, reporter=ConsoleReporter())
     _show_result(result, out, as_json)

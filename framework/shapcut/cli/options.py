@@ -1,4 +1,7 @@
-"""The options of the command line; those that make a recipe are declared once and given to each command."""
+"""The options of the command line; those that make a recipe are declared once and given to each command.
+
+They are taken as text: `shapcut.recipe` is the one place that says what a value may be.
+"""
 
 import functools
 import inspect
@@ -22,16 +25,20 @@ SkipBroken = Annotated[bool, typer.Option("--skip-broken-plugins", help="go on w
 Calibration = Annotated[
     str | None, typer.Option(help="builtin, a .txt or .jsonl file, or hf:NAME [default: builtin]")
 ]
-SequenceLength = Annotated[int | None, typer.Option(help="tokens a window [default: 128]")]
-HeldOutSamples = Annotated[int | None, typer.Option(help="windows of held-out text [default: 32]")]
+SequenceLength = Annotated[str | None, typer.Option(metavar="N", help="tokens a window [default: 128]")]
+HeldOutSamples = Annotated[
+    str | None, typer.Option(metavar="N", help="windows of held-out text [default: 32]")
+]
 Device = Annotated[str | None, typer.Option(help="auto, cpu, cuda, cuda:1, ... [default: auto]")]
 Trust = Annotated[bool | None, typer.Option("--trust-remote-code", help="run code that comes with the model")]
-Seed = Annotated[int | None, typer.Option(help="source of all randomness [default: 0]")]
+Seed = Annotated[str | None, typer.Option(metavar="N", help="source of all randomness [default: 0]")]
 Granularity = Annotated[str | None, typer.Option(help="what a player is: block or sublayer [default: block]")]
 
 RECIPE_OPTIONS: dict[str, Any] = {
-    "remove": Annotated[int | None, typer.Option(help="number of players to remove")],
-    "ratio": Annotated[float | None, typer.Option(help="share of the players to remove, between 0 and 1")],
+    "remove": Annotated[str | None, typer.Option(metavar="N", help="number of players to remove")],
+    "ratio": Annotated[
+        str | None, typer.Option(metavar="R", help="share of the players to remove, between 0 and 1")
+    ],
     "preset": Annotated[str | None, typer.Option(help="paper: the paper's method")],
     "granularity": Granularity,
     "estimator": Annotated[str | None, typer.Option(help="NAME[:key=value,...] [default: surrogate]")],
@@ -40,12 +47,17 @@ RECIPE_OPTIONS: dict[str, Any] = {
         str | None, typer.Option(help="NAME[:key=value,...] [default: the estimator's own]")
     ],
     "utility": Annotated[str | None, typer.Option(help="a coalition's worth [default: log-likelihood]")],
-    "budget": Annotated[int | None, typer.Option(help="coalitions that may be evaluated [default: 500]")],
+    "budget": Annotated[
+        str | None, typer.Option(metavar="N", help="coalitions that may be evaluated [default: 500]")
+    ],
     "calibration": Calibration,
-    "samples": Annotated[int | None, typer.Option(help="calibration windows [default: 16]")],
+    "samples": Annotated[str | None, typer.Option(metavar="N", help="calibration windows [default: 16]")],
     "sequence_length": SequenceLength,
     "finalist_samples": Annotated[
-        int | None, typer.Option(help="windows that the best sets are compared on, 0 for none [default: 64]")
+        str | None,
+        typer.Option(
+            metavar="N", help="windows that the best sets are compared on, 0 for none [default: 64]"
+        ),
     ],
     "held_out_samples": HeldOutSamples,
     "then": Annotated[

@@ -1,0 +1,75 @@
+"""Fill the tables of README and docs from `benchmarks/results`: no number in them is typed by hand.
+
+python benchmarks/tables.py            # rewrites the marked places
+python benchmarks/tables.py --check    # exit status 1 if one is out of date
+"""
+
+import json
+import re
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parent.parent
+RESULTS = ROOT / "benchmarks" / "results"
+
+
+def main_job(content: dict[str, Any]) -> str:
+    """The main job against greedy search."""
+    lines = [
+        f"{content['model']}; {content['n_remove']} removed. {content['text']}.",
+        "",
+        "| method | seed | removed blocks | held-out perplexity | evaluations | tokens processed | seconds |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for row in content["rows"]:
+        removed = ", ".join(map(str, row["removed"])) or "none"
+        evaluations = " + ".join(str(count) for count in row.get("evaluations", {}).values())
+        tokens = f"{row['tokens']:,}" if "tokens" in row else ""
+        cells = [
+            row["method"],
+            str(row["seed"]),
+            removed,
+            f"{row['perplexity']:.2f}",
+            evaluations,
+            tokens,
+            str(row.get("seconds", "")),
+        ]
+        lines.append(f"| {' | '.join(cells)} |")
+    lines += ["", f"`{content['command']}`, {content['hardware']}, torch {content['torch']}."]
+    return "\n".join(lines)
+
+
+TABLES: dict[str, Callable[[dict[str, Any]], str]] = {"main_job": main_job}
+PAGES = ("README.md",)
+
+
+def filled(text: str) -> str:
+    """A page with every marked place filled from its result."""
+
+    def fill(match: re.Match[str]) -> str:
+        name = match["name"]
+        content = json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))
+        return f"<!-- {name}:begin -->\n{TABLES[name](content)}\n<!-- {name}:end -->"
+
+    names = "|".join(TABLES)
+    return re.sub(rf"<!-- (?P<name>{names}):begin -->.*?<!-- (?P=name):end -->", fill, text, flags=re.DOTALL)
+
+
+def main() -> int:
+    """Fill or check all pages."""
+    stale = []
+    for name in PAGES:
+        page = ROOT / name
+        text = page.read_text(encoding="utf-8")
+        if filled(text) != text:
+            stale.append(name)
+            if "--check" not in sys.argv:
+                page.write_text(filled(text), encoding="utf-8")
+    print("\n".join(stale) or "all tables are up to date")
+    return 1 if stale and "--check" in sys.argv else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,255 @@
+"""The whole pipeline on a small random model: what it leaves, and that it survives being killed."""
+
+import json
+import signal
+import sqlite3
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
+
+import shapcut
+from shapcut import builtin
+from shapcut.cli.main import run
+from shapcut.errors import ShapcutError
+from shapcut.hookspecs import hookimpl
+from shapcut.host import build_host
+from shapcut.pipeline import prune as run_pipeline
+from shapcut.recipe import make_recipe
+from shapcut.silence import quiet_libraries
+from shapcut_adapters.hf_decoder import HFDecoderAdapter
+
+OPTIONS = ["--samples", "3", "--sequence-length", "24", "--finalist-samples", "4", "--held-out-samples", "4"]
+
+
+@pytest.fixture(scope="module")
+def ten_layers(tmp_path_factory: pytest.TempPathFactory, tokenizer: Any) -> Path:
+    """A checkpoint of ten random layers of unequal weight; not to be changed."""
+    directory = tmp_path_factory.mktemp("models") / "ten"
+    config = LlamaConfig(
+        vocab_size=300,
+        hidden_size=24,
+        intermediate_size=32,
+        num_hidden_layers=10,
+        num_attention_heads=2,
+        max_position_embeddings=256,
+        bos_token_id=0,
+        eos_token_id=1,
+    )
+    with torch.random.fork_rng():
+        torch.manual_seed(7)
+        model = LlamaForCausalLM(config)
+        for index, layer in enumerate(model.model.layers):
+            for parameter in layer.parameters():
+                parameter.data.mul_(1.0 + 0.7 * ((3 * index) % 5))
+    with quiet_libraries():
+        model.save_pretrained(directory)
+        tokenizer.save_pretrained(directory)
+    return directory
+
+
+def prune(model: Path, out: Path, *options: str) -> None:
+    command = ["prune", str(model), "--out", str(out), "--remove", "3", "--budget", "60", *OPTIONS, *options]
+    assert run(command) == 0
+
+
+@pytest.fixture(scope="module")
+def pruned(ten_layers: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The output of an undisturbed run; its run directory is beside it."""
+    out = tmp_path_factory.mktemp("runs") / "out"
+    prune(ten_layers, out)
+    return out
+
+
+def read(path: Path) -> Any:
+    return json.loads(path.read_text())
+
+
+def test_the_run_directory_tells_the_story(pruned: Path) -> None:
+    directory = pruned.with_name("out.run")
+    manifest, plan = read(directory / "manifest.json"), read(directory / "plan.json")
+    contributions = read(directory / "contributions.json")
+    assert manifest["status"] == "done"
+    assert manifest["result"]["plan"] == plan
+    assert manifest["recipe"]["budget"] == 60
+    assert manifest["phases"]["select"]["evaluations_asked"] <= 60
+    assert len(plan["removed"]) == 3
+    assert sorted(plan["removed"] + plan["kept"]) == list(range(10))
+    assert plan["model_fingerprint"] == manifest["fingerprint"]["model"]
+    assert [player["player"] for player in contributions["players"]] == list(range(10))
+    assert all(player["standard_error"] > 0 for player in contributions["players"])
+    with sqlite3.connect(directory / "evaluations.sqlite") as store:
+        (stored,) = store.execute("SELECT COUNT(*) FROM evaluations WHERE game = 'calibration'").fetchone()
+    assert stored == manifest["phases"]["select"]["evaluations_asked"]
+
+
+def test_the_checkpoint_is_the_bypassed_original(pruned: Path, ten_layers: Path) -> None:
+    with quiet_libraries():
+        original = AutoModelForCausalLM.from_pretrained(ten_layers).eval()
+        smaller = AutoModelForCausalLM.from_pretrained(pruned).eval()
+    plan = read(pruned / "plan.json")
+    ids = torch.randint(2, 300, (2, 20), generator=torch.Generator().manual_seed(0))
+    adapter = HFDecoderAdapter()
+    with adapter.bypass(original, plan["kept"]):
+        expected = adapter.logits(original, ids)
+    whole = adapter.logits(original, ids)
+    assert (expected - whole).abs().max() > 1e-2
+    torch.testing.assert_close(adapter.logits(smaller, ids), expected, rtol=0, atol=1e-5)
+
+
+def test_it_loads_and_generates_with_a_cache_without_shapcut(pruned: Path) -> None:
+    script = """
+import sys
+for name in ("shapcut", "shapcut_adapters", "shapcut_plugins"):
+    sys.modules[name] = None
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+model = AutoModelForCausalLM.from_pretrained(sys.argv[1])
+ids = torch.tensor([AutoTokenizer.from_pretrained(sys.argv[1])("some words").input_ids])
+options = dict(max_new_tokens=8, min_new_tokens=8, do_sample=False, pad_token_id=0)
+assert model.config.num_hidden_layers == 7
+cached, uncached = (model.generate(ids, use_cache=cache, **options) for cache in (True, False))
+assert torch.equal(cached, uncached)
+"""
+    result = subprocess.run(
+        [sys.executable, "-c", script, str(pruned)], capture_output=True, text=True, check=False
+    )
+    assert result.returncode == 0, result.stderr
+
+
+def test_what_the_output_holds(pruned: Path) -> None:
+    names = {path.name for path in pruned.iterdir()}
+    assert {
+        "config.json",
+        "model.safetensors",
+        "tokenizer.json",
+        "README.md",
+        "recipe.yaml",
+        "plan.json",
+    } <= names
+    assert not [path for path in pruned.parent.iterdir() if "partial" in path.name]
+
+
+def test_the_saved_recipe_reproduces_the_plan(pruned: Path, tmp_path: Path) -> None:
+    out = tmp_path / "again"
+    model = read(pruned.with_name("out.run") / "manifest.json")["model"]["source"]
+    assert run(["prune", model, "--out", str(out), "--recipe", str(pruned / "recipe.yaml")]) == 0
+    assert read(out / "plan.json") == read(pruned / "plan.json")
+
+
+def test_apply_gives_the_same_weights(pruned: Path, ten_layers: Path, tmp_path: Path) -> None:
+    out = tmp_path / "applied"
+    command = ["apply", str(ten_layers), "--plan", str(pruned / "plan.json"), "--out", str(out)]
+    assert run(command) == 0
+    assert (out / "model.safetensors").read_bytes() == (pruned / "model.safetensors").read_bytes()
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from shapcut import builtin
+from shapcut.hookspecs import hookimpl
+from shapcut.host import build_host
+from shapcut.pipeline import prune
+from shapcut.recipe import make_recipe
+
+class Killer:
+    @hookimpl
+    def shapcut_coalitions_evaluated(self, total):
+        if total >= int(sys.argv[3]):
+            os.kill(os.getpid(), signal.SIGKILL)
+
+recipe = make_recipe(dict(model=sys.argv[1], remove=3, budget=60, samples=3, sequence_length=24,
+                          finalist_samples=4, held_out_samples=4))
+prune(recipe, Path(sys.argv[2]), build_host(core=[builtin, Killer()]))
+"""
+
+
+@pytest.mark.parametrize("evaluations", [5, 25, 45])
+def test_a_killed_run_goes_on_without_repeating(
+    evaluations: int, ten_layers: Path, pruned: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    arguments = [sys.executable, "-c", KILLED, str(ten_layers), str(out), str(evaluations)]
+    killed = subprocess.run(arguments, capture_output=True, text=True, check=False)
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    assert not out.exists()
+    directory = out.with_name("out.run")
+    with sqlite3.connect(directory / "evaluations.sqlite") as store:
+        (stored,) = store.execute("SELECT COUNT(*) FROM evaluations").fetchone()
+    assert stored >= evaluations
+    prune(ten_layers, out)
+    phase = read(directory / "manifest.json")["phases"]["select"]
+    undisturbed = read(pruned.with_name("out.run") / "manifest.json")["phases"]["select"]
+    total = sum(undisturbed["evaluations_measured"].values())
+    assert sum(phase["evaluations_measured"].values()) == total - stored
+    assert read(out / "plan.json") == read(pruned / "plan.json")
+    assert (out / "model.safetensors").read_bytes() == (pruned / "model.safetensors").read_bytes()
+
+
+def test_score_changes_nothing_and_reports_json(
+    ten_layers: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["score", str(ten_layers), "--run", str(tmp_path / "run"), "--budget", "30", *OPTIONS, "--json"]
+    assert run(command) == 0
+    content = json.loads(capsys.readouterr().out)
+    assert content == read(tmp_path / "run" / "contributions.json")
+    assert content["evaluations"] <= 30
+
+
+def test_the_paper_preset(ten_layers: Path, tmp_path: Path) -> None:
+    prune(ten_layers, tmp_path / "out", "--preset", "paper", "--estimator", "paper:surrogate_masks=500")
+    plan = read(tmp_path / "out" / "plan.json")
+    assert plan["method"] == "paper + ranking"
+    assert plan["utility"] == "perplexity-ratio"
+    assert plan["full_value"] == pytest.approx(1.0, abs=1e-6)
+
+
+def test_a_dry_run_touches_nothing(
+    ten_layers: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    command = ["prune", str(ten_layers), "--out", str(out), "--ratio", "0.3", *OPTIONS, "--dry-run", "--json"]
+    assert run(command) == 0
+    assert json.loads(capsys.readouterr().out)["players to remove"] == 3
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_evaluate_and_inspect_as_json(ten_layers: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["inspect", str(ten_layers), "--json"]) == 0
+    content = json.loads(capsys.readouterr().out)
+    assert len(content["players"]) == 10
+    assert content["fast_evaluation"] is True
+    assert run(["evaluate", str(ten_layers), "--held-out-samples", "4", "--json"]) == 0
+    measured = json.loads(capsys.readouterr().out)
+    assert measured["parameters"] == content["parameters"]
+    assert measured["perplexity"]["n_tokens"] == 4 * 127
+
+
+def test_the_python_api(ten_layers: Path, tmp_path: Path) -> None:
+    game = shapcut.ModelGame.from_pretrained(str(ten_layers), samples=2, sequence_length=16)
+    contributions = shapcut.estimate(game, budget=40, seed=0, remove=3)
+    plan = shapcut.select(contributions, game.players, remove=3, game=game, budget=20)
+    assert plan.measured_value == pytest.approx(float(game.values(contributions.coalitions[:1])[0]), abs=10)
+    model = shapcut.apply(plan, game.model)
+    with quiet_libraries():
+        model.save_pretrained(tmp_path / "out")
+    assert json.loads((tmp_path / "out" / "config.json").read_text())["num_hidden_layers"] == 7
+
+
+def test_a_plugin_can_veto(ten_layers: Path, tmp_path: Path) -> None:
+    class Veto:
+        @hookimpl
+        def shapcut_plan_ready(self, plan: Any) -> str:
+            return f"{len(plan.removed)} are too many"
+
+    recipe = make_recipe(
+        {"model": str(ten_layers), "remove": 3, "budget": 30, "samples": 2, "sequence_length": 16}
+    )
+    with pytest.raises(ShapcutError, match="vetoed: 3 are too many"):
+        run_pipeline(recipe, tmp_path / "out", build_host(core=[builtin, Veto()]))
+    assert not (tmp_path / "out").exists()

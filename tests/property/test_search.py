@@ -1,0 +1,163 @@
+"""Search over sets: optimal where it can be checked, and never outside what is permitted."""
+
+from itertools import combinations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from shapcut.coalitions import absent_players, keys, without
+from shapcut.errors import InputError
+from shapcut.estimators import ExactEstimator, SurrogateEstimator
+from shapcut.game import BudgetedGame, FunctionGame
+from shapcut.search import Evidence, SearchSelector, climb, swaps
+from shapcut.surrogates import QuadraticSurrogate, Scales
+
+SPACED = "neighbours may not go together"
+
+
+@pytest.fixture(autouse=True, scope="module")
+def quick_fits():
+    """Fixed prior scales: finding them takes most of a fit's time and is not what is tested here."""
+    scales = Scales(player=0.1, pair=0.03, common_player=0.1, common_pair=0.01, noise=1e-5)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(QuadraticSurrogate, "_most_evident_scales", lambda self: scales)
+        yield
+
+
+def quadratic_game(n, seed, fixed=(), rule=None):
+    """A game of degree two in which players stand in for each other."""
+    rng = np.random.default_rng(seed)
+    pairs = np.triu(rng.normal(0.0, 0.15, (n, n)), 1)
+    linear = rng.uniform(0.1, 1.0, n)
+
+    def value(coalitions):
+        absent = (~coalitions).astype(np.float64)
+        return -absent @ linear - np.einsum("ri,ij,rj->r", absent, pairs, absent)
+
+    game = FunctionGame(n, value)
+    allowed = {
+        None: lambda absent: not set(absent) & set(fixed),
+        SPACED: lambda absent: all(
+            b - a > 1 for a, b in zip(sorted(absent), sorted(absent)[1:], strict=False)
+        ),
+    }[rule]
+    game.permits = allowed
+    return game
+
+
+def best_value(game, n_remove):
+    sets = [s for s in combinations(range(game.n_players), n_remove) if game.permits(s)]
+    return game.values(without(game.n_players, sets)).max()
+
+
+def value_of(game, plan):
+    return game.values(without(game.n_players, [plan.removed]))[0]
+
+
+@pytest.mark.parametrize(("n", "seed"), [(5, 0), (8, 1), (12, 2)])
+def test_finds_the_optimum_for_each_number_removed(n, seed):
+    game = quadratic_game(n, seed)
+    rng = np.random.default_rng(seed)
+    for n_remove in range(1, n):
+        counted = BudgetedGame(game, 250)
+        found = SurrogateEstimator(focus=np.inf).estimate(counted, 150, rng, n_remove=n_remove)
+        plan = SearchSelector().select(
+            found, game.players, n_remove, game=counted, budget=counted.remaining, rng=rng
+        )
+        assert value_of(game, plan) == pytest.approx(best_value(game, n_remove), abs=1e-9)
+        assert plan.measured_value == pytest.approx(value_of(game, plan), abs=1e-9)
+        assert len(plan.removed) == n_remove
+
+
+@pytest.mark.parametrize(("n", "seed"), [(12, 3), (12, 4)])
+def test_finds_the_optimum_without_a_game_to_measure_in(n, seed):
+    game = quadratic_game(n, seed)
+    rng = np.random.default_rng(seed)
+    found = SurrogateEstimator(focus=np.inf, share=1.0).estimate(game, 100, rng)
+    for n_remove in (2, 3, 4):
+        plan = SearchSelector().select(found, game.players, n_remove, rng=rng)
+        regret = best_value(game, n_remove) - value_of(game, plan)
+        assert regret < 0.02
+
+
+def test_without_a_game_measured_values_count_more_than_predictions():
+    table = np.random.default_rng(0).normal(size=64)
+    game = FunctionGame(6, lambda rows: table[rows @ (1 << np.arange(6))])
+    found = ExactEstimator().estimate(game, 64, np.random.default_rng(0))
+    for n_remove in range(1, 6):
+        plan = SearchSelector(starts=2).select(found, game.players, n_remove, rng=np.random.default_rng(0))
+        assert plan.measured_value == value_of(game, plan) == best_value(game, n_remove)
+
+
+@settings(max_examples=10)
+@given(st.integers(0, 10**6), st.integers(1, 4))
+def test_never_measures_or_chooses_what_is_not_permitted(seed, n_remove):
+    game = quadratic_game(9, seed, rule=SPACED)
+    rng = np.random.default_rng(seed)
+    found = SurrogateEstimator().estimate(game, 30, rng, n_remove=n_remove)
+    counted = BudgetedGame(game, 30)
+    plan = SearchSelector(batch=4).select(found, game.players, n_remove, game=counted, budget=30, rng=rng)
+    measured = [absent_players(row) for row in counted.evaluated()[0]]
+    assert all(game.permits(absent) and len(absent) == n_remove for absent in measured)
+    assert game.permits(plan.removed)
+    assert SearchSelector().select(found, game.players, n_remove, game=game, rng=rng).removed in {
+        s for s in combinations(range(9), n_remove) if game.permits(s)
+    }
+
+
+def test_no_permitted_set_is_an_error():
+    game = quadratic_game(4, 0, rule=SPACED)
+    rng = np.random.default_rng(0)
+    found = SurrogateEstimator().estimate(game, 16, rng)
+    with pytest.raises(InputError, match="no permitted set of 3 players"):
+        SearchSelector().select(found, game.players, 3, game=game, rng=rng)
+
+
+@given(st.integers(2, 9), st.integers(0, 10**6))
+def test_swaps_are_all_sets_at_distance_one(n, seed):
+    rng = np.random.default_rng(seed)
+    candidates = np.flatnonzero(rng.random(n) < 0.8)
+    coalition = np.ones(n, dtype=np.bool_)
+    coalition[rng.permutation(candidates)[: rng.integers(len(candidates) + 1)]] = False
+    absent = set(absent_players(coalition))
+    expected = {
+        frozenset(other)
+        for other in combinations(candidates.tolist(), len(absent))
+        if len(absent - set(other)) == 1
+    }
+    found = [frozenset(absent_players(row)) for row in swaps(coalition, candidates)]
+    assert len(found) == len(set(found))
+    assert set(found) == expected
+
+
+@given(st.integers(3, 8), st.integers(0, 10**6))
+def test_climb_ends_on_a_local_optimum_with_its_neighbours(n, seed):
+    rng = np.random.default_rng(seed)
+    game = quadratic_game(n, seed)
+    rows = rng.random((20, n)) < 0.5
+    surrogate = QuadraticSurrogate().fit(rows, game.values(rows))
+    start = without(n, [rng.choice(n, size=int(rng.integers(1, n)), replace=False).tolist()])[0]
+    reached = climb(surrogate, start, np.arange(n))
+    values = surrogate.predict(reached)
+    assert values[0] >= values.max() - 1e-9
+    assert values[0] >= surrogate.predict(start[None])[0] - 1e-9
+    assert ((~reached).sum(axis=1) == (~start).sum()).all()
+    assert set(keys(reached[1:])) == set(keys(swaps(reached[0], np.arange(n))))
+
+
+def test_climb_with_nothing_to_swap():
+    start = without(3, [[0]])
+    surrogate = QuadraticSurrogate().fit(start, np.zeros(1))
+    assert (climb(surrogate, start[0], np.array([0])) == start).all()
+
+
+def test_evidence_orders_permitted_sets_of_the_right_size():
+    rows = without(4, [[0], [1], [2], [0, 1], [3]])
+    evidence = Evidence(rows[:3], np.array([1.0, 3.0, 2.0]))
+    evidence = evidence.with_measured(rows[3:], np.array([9.0, np.nan]))
+    best = evidence.best(1, lambda absent: absent != (2,))
+    assert [absent_players(row) for row in best] == [(1,), (0,)]
+    assert evidence.value_of(rows[3]) == 9.0
+    assert evidence.value_of(rows[4]) is None

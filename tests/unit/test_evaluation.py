@@ -1,0 +1,223 @@
+"""Many coalitions in one pass: the values of one forward pass each, in any company, for less work."""
+
+import importlib.util
+from contextlib import contextmanager
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from shapcut import evaluation
+from shapcut.adapter import Adapter
+from shapcut.coalitions import Player, all_coalitions, without
+from shapcut.errors import InputError
+from shapcut.evaluation import BypassEvaluator, CoalitionEvaluator, state_bytes
+from shapcut_adapters.hf_decoder import HFDecoderAdapter
+
+_SPECIFICATION = importlib.util.spec_from_file_location(
+    "toy_stacks", Path(__file__).with_name("toy_stacks.py")
+)
+toy = importlib.util.module_from_spec(_SPECIFICATION)
+_SPECIFICATION.loader.exec_module(toy)
+
+N = 5
+IDS = toy.tokens()
+STATE_BYTES = 3 * 7 * 16 * 4
+PLENTY = 10**8
+TIGHT = 1
+
+
+class ToyAdapter(Adapter):
+    """Runs a `ToyStack` layer by layer, as the reference for its fast evaluation."""
+
+    name = "toy"
+
+    def __init__(self, stack):
+        self.toy = stack
+        self.present = range(N)
+
+    def matches(self, model):
+        return True
+
+    def players(self, model, granularity="block"):
+        return tuple(Player(i, f"layer {i}", "block", 256) for i in range(N))
+
+    @contextmanager
+    def bypass(self, model, present, granularity="block"):
+        self.present = present
+        yield
+        self.present = range(N)
+
+    def logits(self, model, input_ids):
+        return self.toy.reference_logits(input_ids, self.present)
+
+    def remove(self, model, absent, granularity="block"):
+        return model
+
+    def example(self, seed):
+        return nn.Identity(), IDS
+
+
+def fast(stack, measure="nll", memory=PLENTY):
+    return CoalitionEvaluator(stack, N, IDS, measure, memory)
+
+
+def reference(stack, measure="nll"):
+    return BypassEvaluator(ToyAdapter(stack), nn.Identity(), IDS, measure)
+
+
+@pytest.mark.parametrize("measure", ["nll", "kl"])
+@pytest.mark.parametrize("declared", [True, False])
+def test_equals_the_bypass_for_every_coalition(measure, declared):
+    stack = toy.ToyStack(declared=declared)
+    evaluator, bypass = fast(stack, measure), reference(stack, measure)
+    coalitions = all_coalitions(N)
+    means = evaluator.means(coalitions)
+    assert means == pytest.approx(bypass.means(coalitions), abs=1e-5)
+    assert evaluator.full_mean == pytest.approx(bypass.full_mean, abs=1e-6)
+    assert np.unique(means.round(4)).size > 25
+    assert (evaluator.work.coalitions, bypass.work.coalitions) == (32, 32)
+
+
+@pytest.mark.parametrize("measure", ["nll", "kl"])
+def test_equals_the_bypass_on_a_tiny_llama(measure):
+    adapter = HFDecoderAdapter()
+    model, ids = adapter.example(0)
+    n = len(adapter.players(model))
+    stack = adapter.stack(model)
+    evaluator = CoalitionEvaluator(stack, n, ids, measure, PLENTY)
+    bypass = BypassEvaluator(adapter, model, ids, measure)
+    absent = [(), (0,), (n - 1,), *[set(range(n)) - {kept} for kept in (0, 2, n - 1)]]
+    coalitions = np.vstack([without(n, absent), np.random.default_rng(0).random((10, n)) < 0.6])
+    means = evaluator.means(coalitions)
+    assert means == pytest.approx(bypass.means(coalitions), abs=1e-5)
+    assert [evaluator.means(row[None])[0] for row in coalitions] == means.tolist()
+    assert means[0] == evaluator.full_mean
+
+
+@pytest.mark.parametrize("memory", [PLENTY, 20 * STATE_BYTES, TIGHT])
+@pytest.mark.parametrize("measure", ["nll", "kl"])
+def test_a_value_does_not_depend_on_company_or_order(memory, measure):
+    evaluator = fast(toy.ToyStack(), measure, memory)
+    coalitions = all_coalitions(N)
+    together = evaluator.means(coalitions)
+    order = np.random.default_rng(0).permutation(32)
+    assert evaluator.means(coalitions[order]).tolist() == together[order].tolist()
+    assert [evaluator.means(row[None])[0] for row in coalitions] == together.tolist()
+    assert evaluator.means(coalitions[[9, 9, 4, 9]]).tolist() == together[[9, 9, 4, 9]].tolist()
+    assert evaluator.means(coalitions[:0]).shape == (0,)
+
+
+def distinct_prefixes_off_the_trunk(coalitions):
+    """Ways to begin that end in a layer that runs and have left a layer out before."""
+    prefixes = {tuple(row[: end + 1]) for row in coalitions.tolist() for end in range(N) if row[end]}
+    return sum(not all(prefix) for prefix in prefixes)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_runs_each_distinct_prefix_off_the_trunk_once(seed):
+    stack = toy.ToyStack()
+    evaluator = fast(stack)
+    assert evaluator.work.block_runs == len(stack.steps) == N
+    coalitions = np.random.default_rng(seed).random((12, N)) < 0.7
+    before = evaluator.work.block_runs
+    evaluator.means(coalitions)
+    runs = evaluator.work.block_runs - before
+    assert runs == distinct_prefixes_off_the_trunk(coalitions)
+    assert runs == len(stack.steps) - N
+    assert runs < coalitions.sum()
+
+
+def test_the_whole_model_needs_no_further_run():
+    evaluator = fast(toy.ToyStack())
+    before = evaluator.work.block_runs
+    assert evaluator.means(np.ones((2, N), dtype=np.bool_)).tolist() == [evaluator.full_mean] * 2
+    assert evaluator.work.block_runs == before
+
+
+def test_little_memory_means_no_trunk_one_coalition_at_a_time_and_the_same_values():
+    coalitions = all_coalitions(N)
+    plenty, tight = fast(toy.ToyStack()), fast(toy.ToyStack(), memory=TIGHT)
+    assert (plenty.chunk_size, len(plenty._trunk)) == (256, N + 1)
+    assert (tight.chunk_size, len(tight._trunk)) == (1, 1)
+    assert tight.means(coalitions).tolist() == plenty.means(coalitions).tolist()
+    assert tight.work.block_runs == N + coalitions.sum()
+
+
+def test_chunks_hold_coalitions_that_begin_alike():
+    first, second = (fast(toy.ToyStack(), memory=20 * STATE_BYTES) for _ in range(2))
+    first.means(all_coalitions(N)[np.lexsort(all_coalitions(N).T[::-1])])
+    second.means(all_coalitions(N)[np.random.default_rng(0).permutation(32)])
+    assert second.work.block_runs == first.work.block_runs
+
+
+def test_memory_budget_covers_trunk_and_states():
+    budget = 20 * STATE_BYTES
+    evaluator = fast(toy.ToyStack(), memory=budget)
+    assert state_bytes(evaluator._trunk[0]) == STATE_BYTES
+    assert len(evaluator._trunk) == N + 1
+    assert (len(evaluator._trunk) + 2 * evaluator.chunk_size) * STATE_BYTES <= budget
+    assert evaluator.chunk_size == 7
+
+
+@pytest.mark.parametrize("measure", ["nll", "kl"])
+@pytest.mark.parametrize("declared", [True, False])
+def test_a_fixed_batch_size_is_kept(measure, declared):
+    stack = toy.ToyStack(batch_size=1, declared=declared)
+    means = fast(stack, measure).means(all_coalitions(N))
+    assert {rows for _, rows in stack.steps} == {1}
+    assert means == pytest.approx(reference(toy.ToyStack(), measure).means(all_coalitions(N)), abs=1e-5)
+
+
+@pytest.mark.parametrize("batch_size", [2, 4])
+def test_a_fixed_batch_size_that_does_not_divide_the_samples_is_refused(batch_size):
+    with pytest.raises(InputError, match=f"takes {batch_size} sequences at a time.* not 3"):
+        fast(toy.ToyStack(batch_size=batch_size))
+
+
+def test_long_batches_are_split_into_steps_of_few_tokens(monkeypatch):
+    whole = fast(toy.ToyStack()).means(all_coalitions(N))
+    monkeypatch.setattr(evaluation, "TOKENS_PER_STEP", 15)
+    stack = toy.ToyStack()
+    assert fast(stack).means(all_coalitions(N)) == pytest.approx(whole, abs=1e-6)
+    assert sorted({rows for _, rows in stack.steps}) == [1, 2]
+    monkeypatch.setattr(evaluation, "TOKENS_PER_STEP", 3)
+    stack = toy.ToyStack()
+    assert fast(stack).means(all_coalitions(N)) == pytest.approx(whole, abs=1e-6)
+    assert {rows for _, rows in stack.steps} == {1}
+
+
+def test_a_broken_layer_spoils_only_the_coalitions_that_run_it():
+    stack = toy.ToyStack()
+    evaluator = fast(stack)
+    stack.layers[2] = torch.full((16, 16), torch.nan)
+    evaluator._trunk = evaluator._trunk[:1]
+    means = evaluator.means(all_coalitions(N))
+    assert (np.isnan(means) == all_coalitions(N)[:, 2]).all()
+
+
+def test_states_of_several_tensors():
+    class TwoTensors(toy.ToyStack):
+        def prelude(self, input_ids):
+            (hidden,) = super().prelude(input_ids)
+            return hidden, torch.zeros(len(hidden))
+
+        def step(self, index, state):
+            (hidden,) = super().step(index, state[:1])
+            return hidden + state[1][:, None, None], state[1] + 0.1
+
+    def slowly(present):
+        stack = TwoTensors()
+        state = stack.prelude(IDS)
+        for index in present:
+            state = stack.step(index, state)
+        ids = SimpleNamespace(rows=stack.readout(state)[:, :-1].flatten(0, 1), targets=IDS[:, 1:].flatten())
+        return torch.nn.functional.cross_entropy(ids.rows, ids.targets).item()
+
+    rows = all_coalitions(N)
+    expected = [slowly(np.flatnonzero(row).tolist()) for row in rows]
+    assert fast(TwoTensors(batch_size=1)).means(rows) == pytest.approx(expected, abs=1e-5)
+    assert fast(TwoTensors()).means(rows) == pytest.approx(expected, abs=1e-5)

@@ -1,0 +1,151 @@
+"""Token losses and divergences in blocks of the vocabulary, against torch's own on all logits."""
+
+import importlib.util
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F  # noqa: N812 - the name that PyTorch's users know
+
+from shapcut import readout as readout_module
+from shapcut.readout import Divergence, NextTokenLoss, RunningLogSumExp, make_readout, predicting
+
+_SPECIFICATION = importlib.util.spec_from_file_location(
+    "toy_stacks", Path(__file__).with_name("toy_stacks.py")
+)
+toy = importlib.util.module_from_spec(_SPECIFICATION)
+_SPECIFICATION.loader.exec_module(toy)
+
+IDS = toy.tokens()
+
+
+@pytest.fixture(params=[7, 50, 64], ids=["block 7", "block 50", "block 64"])
+def block(request, monkeypatch):
+    """Blocks that do not divide the vocabulary of 50, are it, or are larger."""
+    monkeypatch.setattr(readout_module, "VOCABULARY_BLOCK", request.param)
+
+
+def states(stack, presents):
+    found = []
+    for present in presents:
+        state = stack.prelude(IDS)
+        for index in present:
+            state = stack.step(index, state)
+        found.append(state)
+    return found
+
+
+PRESENTS = [range(5), (0, 2), (), (1, 2, 3, 4)]
+
+
+def expected_loss(stack, present):
+    logits = stack.reference_logits(IDS, present)[:, :-1].flatten(0, 1).double()
+    return F.cross_entropy(logits, IDS[:, 1:].flatten()).item()
+
+
+def expected_divergence(stack, present):
+    rows = stack.reference_logits(IDS, present)[:, :-1].flatten(0, 1).double().log_softmax(-1)
+    full = stack.reference_logits(IDS, range(5))[:, :-1].flatten(0, 1).double().log_softmax(-1)
+    return F.kl_div(rows, full, reduction="batchmean", log_target=True).item()
+
+
+@pytest.mark.usefixtures("block")
+@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize("declared", [False, True])
+@pytest.mark.parametrize("batch_size", [None, 1, 3])
+def test_next_token_loss(bias, declared, batch_size):
+    stack = toy.ToyStack(bias=bias, declared=declared, batch_size=batch_size)
+    means = NextTokenLoss(stack, IDS).means(states(stack, PRESENTS))
+    assert [mean.dtype for mean in means] == [torch.float64] * 4
+    expected = [expected_loss(stack, present) for present in PRESENTS]
+    assert [mean.item() for mean in means] == pytest.approx(expected, abs=1e-5)
+
+
+@pytest.mark.usefixtures("block")
+@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize("declared", [False, True])
+@pytest.mark.parametrize("batch_size", [None, 1, 3])
+def test_divergence(bias, declared, batch_size):
+    stack = toy.ToyStack(bias=bias, declared=declared, batch_size=batch_size)
+    finals = states(stack, PRESENTS)
+    means = Divergence(stack, IDS, finals[0]).means(finals)
+    expected = [expected_divergence(stack, present) for present in PRESENTS]
+    assert means[0].item() == pytest.approx(0.0, abs=1e-6)
+    assert min(expected[1:]) > 0.01
+    assert [mean.item() for mean in means] == pytest.approx(expected, abs=1e-5)
+
+
+@pytest.mark.usefixtures("block")
+@pytest.mark.parametrize("measure", ["nll", "kl"])
+def test_a_state_is_read_out_alike_alone_and_in_company(measure):
+    stack = toy.ToyStack(bias=True)
+    finals = states(stack, PRESENTS)
+    readout = make_readout(measure, stack, IDS, finals[0])
+    together = [mean.item() for mean in readout.means(finals)]
+    assert [readout.means([state])[0].item() for state in finals] == together
+
+
+@pytest.mark.usefixtures("block")
+def test_large_logits_do_not_overflow():
+    stack = toy.ToyStack(bias=True)
+    stack.weight *= 1e4
+    means = NextTokenLoss(stack, IDS).means(states(stack, PRESENTS))
+    expected = [expected_loss(stack, present) for present in PRESENTS]
+    assert [mean.item() for mean in means] == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.usefixtures("block")
+@pytest.mark.parametrize("bad", [torch.nan, torch.inf])
+@pytest.mark.parametrize("measure", ["nll", "kl"])
+@pytest.mark.parametrize("declared", [False, True])
+def test_logits_that_are_no_numbers_give_no_finite_mean(bad, measure, declared):
+    stack = toy.ToyStack(declared=declared)
+    finals = states(stack, PRESENTS[:2])
+    readout = make_readout(measure, stack, IDS, finals[0])
+    broken = finals[1][0].clone()
+    broken[1, 2, 3] = bad
+    means = readout.means([(broken,), finals[1]])
+    assert not means[0].isfinite()
+    assert means[1].isfinite()
+
+
+@pytest.mark.usefixtures("block")
+@pytest.mark.parametrize("declared", [False, True])
+def test_a_token_that_cannot_occur(declared):
+    stack = toy.ToyStack(bias=True, declared=declared)
+    unused = next(token for token in range(50) if token not in IDS)
+    stack.bias[unused] = -torch.inf
+    finals = states(stack, PRESENTS)
+    means = NextTokenLoss(stack, IDS).means(finals)
+    expected = [expected_loss(stack, present) for present in PRESENTS]
+    assert [mean.item() for mean in means] == pytest.approx(expected, abs=1e-5)
+    stack.bias[IDS[0, 1]] = -torch.inf
+    assert not NextTokenLoss(stack, IDS).means(finals[:1])[0].isfinite()
+    assert not Divergence(stack, IDS, finals[0]).means(finals[1:2])[0].isfinite()
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        [1.0, 2.0, 3.0, 4.0],
+        [-torch.inf, -torch.inf, 3.0, 4.0],
+        [3.0, -torch.inf, -torch.inf, -torch.inf],
+        [-torch.inf] * 4,
+        [1.0, torch.inf, 2.0, 3.0],
+        [1e4, -1e4, 1e4, 0.0],
+        [torch.nan, 1.0, 2.0, 3.0],
+        [1.0, 2.0, 3.0, torch.nan],
+        [torch.inf, 1.0, torch.nan, 2.0],
+    ],
+)
+def test_running_log_sum_exp(row):
+    values = torch.tensor([row, row[::-1]])
+    running = RunningLogSumExp(2, values.device)
+    for start in (0, 2):
+        running.add(values[:, start : start + 2].clone())
+    torch.testing.assert_close(running.result(), values.logsumexp(-1), equal_nan=True)
+
+
+def test_predicting_drops_each_sequences_last_position():
+    features = torch.arange(24.0).view(2, 4, 3)
+    assert predicting(features)[:, 0].tolist() == [0.0, 3.0, 6.0, 12.0, 15.0, 18.0]

@@ -1,0 +1,251 @@
+"""The evaluation store and the game that looks values up in it."""
+
+import sqlite3
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from shapcut import store as store_module
+from shapcut.coalitions import all_coalitions, keys
+from shapcut.errors import InputError, StoreMismatchError
+from shapcut.game import FunctionGame
+from shapcut.store import EvaluationStore, StoredGame
+
+N = 4
+ROWS = all_coalitions(N)
+FINGERPRINT = {"model": "abc", "data": "1"}
+
+
+class Counting(FunctionGame):
+    """Remembers the numbers of the coalitions that it was asked for, call by call."""
+
+    def __init__(self):
+        self.calls = []
+        super().__init__(N, self._value)
+
+    def _value(self, coalitions):
+        numbers = coalitions @ (1 << np.arange(N))
+        self.calls.append(numbers.tolist())
+        return np.sqrt(numbers)
+
+    @property
+    def asked(self):
+        return [number for call in self.calls for number in call]
+
+
+@pytest.fixture
+def path(tmp_path):
+    return tmp_path / "evaluations.sqlite"
+
+
+@pytest.fixture
+def store(path):
+    opened = EvaluationStore(path)
+    yield opened
+    opened.close()
+
+
+def stored_game(store, game, name="calibration", observe=None):
+    return StoredGame(game, store, name=name, fingerprint=FINGERPRINT, observe=observe)
+
+
+def test_the_file_is_in_wal_mode_and_synchronised(store):
+    assert store._connection.execute("PRAGMA journal_mode").fetchone() == ("wal",)
+    assert store._connection.execute("PRAGMA synchronous").fetchone() == (2,)
+
+
+def test_values_come_back_bit_for_bit_after_reopening(path):
+    values = np.array([0.1, -1e-300, np.nan, np.inf, -np.inf, 3.0])
+    first = EvaluationStore(path)
+    first.open_game("calibration", FINGERPRINT)
+    first.add("calibration", ROWS[:6], values)
+    first.close()
+    second = EvaluationStore(path)
+    second.open_game("calibration", FINGERPRINT)
+    found = second.lookup("calibration", ROWS)
+    second.close()
+    assert list(found) == keys(ROWS[:6])
+    assert np.array(list(found.values())).tobytes() == values.tobytes()
+
+
+def test_another_fingerprint_is_refused_naming_what_differs(store):
+    store.open_game("calibration", FINGERPRINT)
+    with pytest.raises(StoreMismatchError, match=r"stored .*'1'.* wanted .*'2'") as error:
+        store.open_game("calibration", {**FINGERPRINT, "data": "2"})
+    assert "abc" not in str(error.value)
+    store.open_game("calibration", dict(reversed(FINGERPRINT.items())))
+
+
+def test_two_games_in_one_file(store):
+    store.open_game("calibration", FINGERPRINT)
+    store.open_game("finals", {"model": "abc", "data": "more"})
+    store.add("calibration", ROWS[:3], np.array([1.0, 2.0, 3.0]))
+    store.add("finals", ROWS[2:4], np.array([30.0, 40.0]))
+    assert list(store.lookup("calibration", ROWS).values()) == [1.0, 2.0, 3.0]
+    assert list(store.lookup("finals", ROWS).values()) == [30.0, 40.0]
+    assert (store.count("calibration"), store.count("finals"), store.count("none")) == (3, 2, 0)
+
+
+def test_a_chunk_is_stored_as_a_whole_or_not_at_all(store):
+    store.open_game("calibration", FINGERPRINT)
+    store._connection.execute(
+        "CREATE TEMP TRIGGER fail BEFORE INSERT ON evaluations WHEN NEW.value = 2.0 "
+        "BEGIN SELECT RAISE(ABORT, 'disk full'); END"
+    )
+    with pytest.raises(InputError, match="disk full"):
+        store.add("calibration", ROWS[:3], np.array([1.0, 2.0, 3.0]))
+    assert store.count("calibration") == 0
+    store.add("calibration", ROWS[:2], np.array([1.0, 3.0]))
+    assert store.count("calibration") == 2
+
+
+def test_as_many_values_as_coalitions(store):
+    store.open_game("calibration", FINGERPRINT)
+    with pytest.raises(ValueError, match="shorter"):
+        store.add("calibration", ROWS[:3], np.array([1.0, 2.0]))
+    assert store.count("calibration") == 0
+
+
+def test_what_is_no_store_is_an_input_error(path):
+    path.write_bytes(b"this is not a database, but long enough to be taken for one" * 20)
+    with pytest.raises(InputError, match=r"cannot use the evaluation store .*not a database"):
+        EvaluationStore(path)
+    with pytest.raises(InputError, match="unable to open"):
+        EvaluationStore(path / "below")
+
+
+def test_another_programs_database_is_an_input_error(path):
+    with sqlite3.connect(path) as connection:
+        connection.execute("CREATE TABLE games (title TEXT)")
+    connection.close()
+    store = EvaluationStore(path)
+    with pytest.raises(InputError, match="cannot use the evaluation store"):
+        store.open_game("calibration", FINGERPRINT)
+    store.close()
+
+
+def test_damaged_pages_are_an_input_error(path):
+    first = EvaluationStore(path)
+    first.open_game("calibration", FINGERPRINT)
+    first.add("calibration", ROWS, np.arange(16.0))
+    first.close()
+    content = bytearray(path.read_bytes())
+    content[4096:] = b"\xff" * (len(content) - 4096)
+    path.write_bytes(content)
+    with pytest.raises(InputError, match="cannot use the evaluation store"):  # noqa: PT012 - whichever is first
+        second = EvaluationStore(path)
+        try:
+            second.open_game("calibration", FINGERPRINT)
+            second.lookup("calibration", ROWS)
+        finally:
+            second.close()
+
+
+def test_a_second_process_reads_while_the_first_writes(path, store):
+    store.open_game("calibration", FINGERPRINT)
+    store.add("calibration", ROWS[:3], np.arange(3.0))
+    script = (
+        "import sys, numpy as np; from pathlib import Path; from shapcut.store import EvaluationStore\n"
+        "store = EvaluationStore(Path(sys.argv[1])); print(store.count('calibration')); store.close()"
+    )
+    store._connection.execute("BEGIN IMMEDIATE")
+    store._connection.execute("DELETE FROM evaluations")
+    done = subprocess.run(
+        [sys.executable, "-c", script, str(path)], capture_output=True, text=True, check=True, timeout=60
+    )
+    store._connection.execute("ROLLBACK")
+    assert done.stdout == "3\n"
+
+
+def test_stored_game_asks_for_nothing_twice_even_after_reopening(path):
+    game, first = Counting(), EvaluationStore(path)
+    values = stored_game(first, game).values(ROWS[[3, 1, 3, 2]])
+    assert values.tolist() == np.sqrt([3, 1, 3, 2]).tolist()
+    first.close()
+    assert sorted(game.asked) == [1, 2, 3]
+    again, second = Counting(), EvaluationStore(path)
+    stored = stored_game(second, again)
+    assert stored.values(ROWS[[2, 5, 1]]).tolist() == np.sqrt([2, 5, 1]).tolist()
+    assert again.asked == [5]
+    assert stored.measured == 1
+    second.close()
+
+
+def test_stored_game_keeps_what_was_measured_before_an_interruption(store):
+    class Failing(Counting):
+        def _value(self, coalitions):
+            if len(self.asked) >= 4:
+                raise KeyboardInterrupt
+            return super()._value(coalitions)
+
+    game = Failing()
+    with pytest.raises(KeyboardInterrupt):
+        stored_game(store, game).values(ROWS)
+    assert store.count("calibration") == len(game.asked) > 0
+    rest = Counting()
+    assert stored_game(store, rest).values(ROWS).tolist() == np.sqrt(np.arange(16)).tolist()
+    assert sorted(game.asked + rest.asked) == list(range(16))
+
+
+def test_stored_game_gives_the_same_values_in_any_order(store):
+    game = Counting()
+    stored = stored_game(store, game)
+    order = np.random.default_rng(0).permutation(16)
+    assert stored.values(ROWS[order]).tolist() == np.sqrt(order).tolist()
+    assert stored.values(ROWS).tolist() == np.sqrt(np.arange(16)).tolist()
+    assert len(game.asked) == 16
+
+
+def test_a_value_that_is_not_finite_is_not_measured_again(store):
+    game = FunctionGame(N, lambda rows: np.full(len(rows), np.nan))
+    assert np.isnan(stored_game(store, game).values(ROWS[:2])).all()
+    counting = Counting()
+    assert np.isnan(stored_game(store, counting).values(ROWS[:2])).all()
+    assert counting.asked == []
+
+
+def test_chunks_grow_with_the_clock_and_share_prefixes(store, monkeypatch):
+    clock = iter(range(1000))
+    monkeypatch.setattr(store_module.time, "monotonic", lambda: float(next(clock)))
+    game = Counting()
+    stored_game(store, game).values(ROWS)
+    assert [len(call) for call in game.calls] == [1, 4, 11]
+    rows = ROWS[game.asked].tolist()
+    assert rows == sorted(rows)
+
+
+def test_slow_values_are_stored_one_by_one(store, monkeypatch):
+    clock = iter(range(0, 100_000, 60))
+    monkeypatch.setattr(store_module.time, "monotonic", lambda: float(next(clock)))
+    game = Counting()
+    stored_game(store, game).values(ROWS[:5])
+    assert [len(call) for call in game.calls] == [1] * 5
+
+
+def test_observer_sees_each_chunk_after_it_was_stored(store):
+    seen = []
+
+    def observe(coalitions, values, total):
+        assert store.count("calibration") == total
+        seen.append((coalitions, values))
+
+    stored = stored_game(store, Counting(), observe=observe)
+    stored.values(ROWS[:7])
+    stored.values(ROWS[:9])
+    coalitions = np.vstack([chunk for chunk, _ in seen])
+    assert (
+        np.concatenate([values for _, values in seen]).tolist()
+        == np.sqrt(coalitions @ (1 << np.arange(N))).tolist()
+    )
+    assert len(set(keys(coalitions))) == len(coalitions) == 9
+
+
+def test_permits_and_players_are_the_wrapped_games(store):
+    game = Counting()
+    game.permits = lambda absent: list(absent) == [2]
+    stored = stored_game(store, game)
+    assert stored.permits([2])
+    assert not stored.permits([1])
+    assert stored.players == game.players
