@@ -32,7 +32,8 @@ $(STAMP): pyproject.toml constraints.txt
 	  echo "set-up replaced $(TORCH) by $$($(TORCH_VERSION)): adapt constraints.txt" >&2; exit 1; }
 	@touch $@
 
-demo: $(STAMP) ## prune a small real model, start to end
+demo: $(STAMP) ## prune a small real model, start to end, into demo-out
+	rm -rf demo-out
 	$(BIN)/shapcut demo
 
 test: lint ## every check and every test
@@ -53,5 +54,5 @@ format: $(STAMP) ## put the code into shape
 
 clean: ## remove the virtual environment, caches and what the demo wrote
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis build dist
-	rm -rf demo-out demo-run
+	rm -rf demo-out demo-out.run
 	find framework adapters plugins tests benchmarks -name __pycache__ -prune -exec rm -rf {} +

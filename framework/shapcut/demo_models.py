@@ -70,6 +70,11 @@ def demo_model(source: str) -> DemoModel:
     return DEMO_MODELS[name]
 
 
+def origin(source: str) -> str:
+    """The hub id behind ``demo:NAME``; any other source is its own."""
+    return demo_model(source).origin if source.startswith(DEMO_PREFIX) else source
+
+
 def cache_directory() -> Path:
     """Where demo models are kept: SHAPCUT_CACHE, else XDG_CACHE_HOME/shapcut, else ~/.cache/shapcut."""
     if chosen := os.environ.get("SHAPCUT_CACHE"):

@@ -87,6 +87,7 @@ class ModelGame(Game):
         users_function = isinstance(self.utility, ModelUtility)  # sees the model as it was loaded
         self.dtype = own if users_function and dtype == "auto" else evaluation_dtype(dtype, own, self._device)
         self._memory_budget = memory_budget or default_memory_budget()
+        self._permitted: dict[frozenset[int], bool] = {}
 
     @classmethod
     def from_pretrained(
@@ -149,8 +150,11 @@ class ModelGame(Game):
         return self._players
 
     def permits(self, absent: Sequence[int]) -> bool:
-        """Whether the adapter can remove this set."""
-        return self.adapter.can_remove(self.model, absent, self.granularity) is None
+        """Whether the adapter can remove this set; it is asked once for each."""
+        key = frozenset(absent)
+        if key not in self._permitted:
+            self._permitted[key] = self.adapter.can_remove(self.model, absent, self.granularity) is None
+        return self._permitted[key]
 
     @cached_property
     def _evaluated_model(self) -> nn.Module:

@@ -13,6 +13,7 @@ from torch import nn
 from shapcut.checkpoint import CheckpointReport, write_checkpoint
 from shapcut.coalitions import CoalitionMatrix, Values
 from shapcut.contributions import Contributions
+from shapcut.demo_models import origin
 from shapcut.errors import InputError, ShapcutError
 from shapcut.files import require_new_directory, write_json_atomically
 from shapcut.game import BudgetedGame
@@ -27,6 +28,7 @@ from shapcut.progress import Counter, Reporter, Silent
 from shapcut.recipe import Recipe
 from shapcut.run import Run, open_run
 from shapcut.session import Session, prepare
+from shapcut.sources import checkpoint_directory
 from shapcut.store import EvaluationStore, StoredGame
 
 _BUDGETED, _FINALS = "calibration", "finals"
@@ -304,7 +306,8 @@ def carry_out(
     if objection := adapter.can_remove(model, plan.removed, plan.granularity):
         raise InputError(f"cannot remove {list(plan.removed)}: {objection}")
     reporter.say("measuring the original")
-    before = measure(adapter, model, session.held_out, seed=recipe.seed)
+    files = checkpoint_directory(recipe.model)
+    before = measure(adapter, model, session.held_out, directory=files, seed=recipe.seed)
     ids = session.held_out.input_ids[:_VERIFIED_WINDOWS].to(adapter.input_device(model))
     with adapter.bypass(model, plan.kept, plan.granularity):
         expected = adapter.logits(model, ids).cpu()
@@ -317,7 +320,7 @@ def carry_out(
     after = measure(adapter, model, session.held_out, seed=recipe.seed)
     card = render_card(
         name=out.name,
-        base_model=session.loaded.source,
+        base_model=origin(session.loaded.source),
         plan=plan,
         calibration=session.calibration,
         held_out=session.held_out,

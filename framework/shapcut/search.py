@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import islice
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,11 +30,11 @@ class Evidence:
         usable = finite(coalitions, values)
         return Evidence(np.vstack([self.coalitions, usable[0]]), np.concatenate([self.values, usable[1]]))
 
-    def best(self, n_remove: int, permits: Permits) -> CoalitionMatrix:
-        """The permitted coalitions that lack ``n_remove`` players, best value first."""
+    def best(self, n_remove: int, permits: Permits, at_most: int) -> CoalitionMatrix:
+        """The best permitted coalitions that lack ``n_remove`` players, best value first."""
         right = (~self.coalitions).sum(axis=1) == n_remove
         ordered = self.coalitions[right][np.argsort(-self.values[right], kind="stable")]
-        return permitted(ordered, permits)
+        return permitted(ordered, permits, at_most)
 
     def value_of(self, coalition: NDArray[np.bool_]) -> float | None:
         """The measured value of one coalition, or None."""
@@ -95,10 +96,11 @@ class SearchSelector(Selector):
             seen = set(keys(contributions.coalitions))
             evidence = search.measure(evidence, BudgetedGame(game, budget), seen)
         surrogate = QuadraticSurrogate().fit(evidence.coalitions, evidence.values)
-        leaders = evidence.best(n_remove, search.permits)
+        leaders = evidence.best(n_remove, search.permits, max(1, self.finalists))
         if game is None or not len(leaders):
-            leaders = search.most_valuable(surrogate, evidence)
-        leaders = leaders[: max(1, self.finalists)]
+            leaders = permitted(
+                search.most_valuable(surrogate, evidence), search.permits, max(1, self.finalists)
+            )
         if not len(leaders):
             raise InputError(f"no permitted set of {n_remove} players was found")
         final_values = finals.values(leaders) if finals is not None and len(leaders) > 1 else None
@@ -128,14 +130,13 @@ class _Search:
 
     def measure(self, evidence: Evidence, game: BudgetedGame, seen: set[bytes]) -> Evidence:
         """Rounds of fitting, proposing and measuring what is not ``seen``; returns all the evidence."""
-        leaders = evidence.best(self.n_remove, self.permits)
-        best = -np.inf if not len(leaders) else evidence.value_of(leaders[0])
-        stale = 0
+        known = [evidence.value_of(row) for row in evidence.best(self.n_remove, self.permits, 1)]
+        best, stale = max((value for value in known if value is not None), default=-np.inf), 0
         while stale < self.options.patience and game.remaining > 0:
             surrogate = QuadraticSurrogate().fit(evidence.coalitions, evidence.values)
             proposals = self.propose(surrogate, evidence)
             fresh = proposals[[key not in seen for key in keys(proposals)]]
-            fresh = fresh[: min(self.options.batch, game.remaining)]
+            fresh = permitted(fresh, self.permits, min(self.options.batch, game.remaining))
             if not len(fresh):
                 break
             seen.update(keys(fresh))
@@ -147,7 +148,7 @@ class _Search:
         return evidence
 
     def propose(self, surrogate: QuadraticSurrogate, evidence: Evidence) -> CoalitionMatrix:
-        """Permitted sets of the right size around the surrogate's local optima, most promising first."""
+        """Sets of the right size around the surrogate's local optima, most promising first."""
         pool = self._pool(surrogate, evidence)
         promise = surrogate.predict(pool) + self.options.exploration * surrogate.deviation(pool)
         return pool[np.argsort(-promise, kind="stable")]
@@ -155,21 +156,22 @@ class _Search:
     def most_valuable(self, surrogate: QuadraticSurrogate, evidence: Evidence) -> CoalitionMatrix:
         """As `propose`, best value first: measured values where there are any, else predicted ones."""
         pool = self._pool(surrogate, evidence)
-        pool = distinct(np.vstack([evidence.best(self.n_remove, self.permits), pool]))
+        measured = evidence.best(self.n_remove, self.permits, self.options.starts)
+        pool = distinct(np.vstack([measured, pool]))
         known = dict(zip(keys(evidence.coalitions), evidence.values.tolist(), strict=True))
         predicted = zip(keys(pool), surrogate.predict(pool).tolist(), strict=True)
         values = np.array([known.get(key, value) for key, value in predicted], dtype=np.float64)
         return pool[np.argsort(-values, kind="stable")]
 
     def _pool(self, surrogate: Surrogate, evidence: Evidence) -> CoalitionMatrix:
-        """Permitted sets of the right size: where the local searches start and end, and all around there."""
+        """Sets of the right size: where the local searches start and end, and all around there."""
         starts = self._starts(evidence)
         around = [climb(surrogate, start, self.candidates) for start in starts]
-        return permitted(distinct(np.vstack([starts, *around])), self.permits)
+        return distinct(np.vstack([starts, *around]))
 
     def _starts(self, evidence: Evidence) -> CoalitionMatrix:
         """The best measured sets of the right size and some random ones."""
-        best = evidence.best(self.n_remove, self.permits)[: self.options.starts]
+        best = evidence.best(self.n_remove, self.permits, self.options.starts)
         random = [
             self.rng.choice(self.candidates, size=self.n_remove, replace=False).tolist()
             for _ in range(self.options.starts)
@@ -177,9 +179,10 @@ class _Search:
         return np.vstack([best, without(evidence.coalitions.shape[1], random)])
 
 
-def permitted(coalitions: CoalitionMatrix, permits: Permits) -> CoalitionMatrix:
-    """The rows whose absent players may be removed together."""
-    return coalitions[[permits(absent_players(row)) for row in coalitions]]
+def permitted(coalitions: CoalitionMatrix, permits: Permits, at_most: int) -> CoalitionMatrix:
+    """The first rows whose absent players may be removed together; no more are asked about than needed."""
+    rows = (row for row, coalition in enumerate(coalitions) if permits(absent_players(coalition)))
+    return coalitions[list(islice(rows, at_most))]
 
 
 def climb(surrogate: Surrogate, start: NDArray[np.bool_], candidates: NDArray[np.int64]) -> CoalitionMatrix:

@@ -79,6 +79,13 @@ def inspect_source(source: str, trust_remote_code: bool = False, *, dtype: str =
     return read_config(locate(source), trust_remote_code)
 
 
+def checkpoint_directory(source: str) -> Path | None:
+    """The local directory with the weight files of a model, or None if they are not in one of their own."""
+    location = locate(source)
+    path = Path(location.path)
+    return path if location.gguf_file is None and path.is_dir() else None
+
+
 def check_dtype(name: str) -> None:
     """Refuse the name of a dtype that models are not loaded in.
 

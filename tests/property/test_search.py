@@ -157,7 +157,7 @@ def test_evidence_orders_permitted_sets_of_the_right_size():
     rows = without(4, [[0], [1], [2], [0, 1], [3]])
     evidence = Evidence(rows[:3], np.array([1.0, 3.0, 2.0]))
     evidence = evidence.with_measured(rows[3:], np.array([9.0, np.nan]))
-    best = evidence.best(1, lambda absent: absent != (2,))
+    best = evidence.best(1, lambda absent: absent != (2,), 5)
     assert [absent_players(row) for row in best] == [(1,), (0,)]
     assert evidence.value_of(rows[3]) == 9.0
     assert evidence.value_of(rows[4]) is None

@@ -35,6 +35,7 @@ from shapcut.pipeline import PruneResult, apply_plan, estimate_cost, prune, scor
 from shapcut.plan import RemovalPlan
 from shapcut.progress import ConsoleReporter
 from shapcut.recipe import make_recipe
+from shapcut.sources import checkpoint_directory
 from shapcut.testing import check_adapter
 
 DEMO_MODEL = "demo:smollm2-135m"
@@ -206,7 +207,7 @@ def evaluate_model(
         samples=recipe.held_out_samples,
         sequence_length=recipe.sequence_length,
     )
-    directory = Path(model) if Path(model).is_dir() else None
+    directory = checkpoint_directory(model)
     result = measure(
         adapter, adapter.canonicalise(loaded.model), held_out, directory=directory, seed=recipe.seed
     )

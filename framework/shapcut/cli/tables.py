@@ -51,7 +51,7 @@ def comparison(result: PruneResult) -> list[list[str]]:
         ],
         ["parameters", *_pair(before.parameters, after.parameters, "{:,}")],
         ["weights (MB)", *_pair(before.weight_bytes / 1e6, after.weight_bytes / 1e6, "{:.1f}")],
-        ["checkpoint file (MB)", _megabytes(before), _megabytes(after), ""],
+        ["checkpoint file (MB)", *_file_sizes(before, after)],
         *_latency(before, after),
     ]
 
@@ -74,6 +74,12 @@ def _latency(before: ModelMeasurement, after: ModelMeasurement) -> list[list[str
 def _pair(before: float, after: float, form: str) -> tuple[str, str, str]:
     change = f"{after / before - 1.0:+.1%}" if before else ""
     return form.format(before), form.format(after), change
+
+
+def _file_sizes(before: ModelMeasurement, after: ModelMeasurement) -> tuple[str, str, str]:
+    if before.checkpoint_bytes is None or after.checkpoint_bytes is None:
+        return _megabytes(before), _megabytes(after), ""
+    return _pair(before.checkpoint_bytes / 1e6, after.checkpoint_bytes / 1e6, "{:.1f}")
 
 
 def _megabytes(measurement: ModelMeasurement) -> str:

@@ -1,0 +1,65 @@
+"""The main job on SmolLM2-135M, with a budget that is only just enough."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from shapcut.cli.main import run
+from shapcut.evaluation import BypassEvaluator, CoalitionEvaluator
+from shapcut.loading import load
+from shapcut.sampling import StratifiedSampler
+from shapcut.silence import quiet_libraries
+from shapcut_adapters.hf_decoder import HFDecoderAdapter
+
+pytestmark = pytest.mark.real_model
+
+MODEL = "demo:smollm2-135m"
+
+
+def test_six_of_thirty_blocks(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    sizes = [
+        "--samples",
+        "2",
+        "--sequence-length",
+        "64",
+        "--finalist-samples",
+        "4",
+        "--held-out-samples",
+        "8",
+    ]
+    assert run(["prune", MODEL, "--remove", "6", "--budget", "48", *sizes, "--out", str(out)]) == 0
+    with quiet_libraries():
+        pruned, tokenizer = AutoModelForCausalLM.from_pretrained(out), AutoTokenizer.from_pretrained(out)
+    plan = json.loads((out / "plan.json").read_text())
+    result = json.loads((tmp_path / "out.run" / "manifest.json").read_text())["result"]
+    assert pruned.config.num_hidden_layers == len(plan["kept"]) == 24
+    assert not {0, 1, 29} & set(plan["removed"])
+    assert result["pruned"]["perplexity"]["perplexity"] < 4 * result["dense"]["perplexity"]["perplexity"]
+    ids = torch.tensor([tokenizer("The value of a coalition is").input_ids])
+    adapter, original = HFDecoderAdapter(), load(MODEL).model
+    with adapter.bypass(original, plan["kept"]):
+        expected = adapter.logits(original, ids)
+    torch.testing.assert_close(adapter.logits(pruned, ids), expected, rtol=0, atol=1e-4)
+    cached, uncached = (adapter.generate(pruned, ids, 12, use_cache=cache) for cache in (True, False))
+    assert torch.equal(cached, uncached)
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.bfloat16, 0.02)])
+def test_fast_values_are_those_of_bypassing(dtype: torch.dtype, tolerance: float) -> None:
+    adapter, model = HFDecoderAdapter(), load(MODEL).model.to(dtype)
+    ids = torch.randint(2, 40_000, (2, 48), generator=torch.Generator().manual_seed(0))
+    players = adapter.players(model)
+    coalitions = StratifiedSampler().sample(players, 6, np.random.default_rng(0))
+    stack = adapter.stack(model)
+    assert stack is not None
+    fast = CoalitionEvaluator(stack, len(players), ids, "nll", memory_budget=2**28)
+    slow = BypassEvaluator(adapter, model, ids, "nll")
+    expected = slow.means(coalitions)
+    assert np.ptp(expected) > 10 * tolerance
+    np.testing.assert_allclose(fast.means(coalitions), expected, rtol=0, atol=tolerance)
+    assert abs(fast.full_mean - slow.full_mean) <= tolerance
