@@ -88,6 +88,7 @@ class ModelGame(Game):
         self.dtype = own if users_function and dtype == "auto" else evaluation_dtype(dtype, own, self._device)
         self._memory_budget = memory_budget or default_memory_budget()
         self._permitted: dict[frozenset[int], bool] = {}
+        self._converted: list[nn.Module] = []
 
     @classmethod
     def from_pretrained(
@@ -137,10 +138,9 @@ class ModelGame(Game):
         )
 
     def on(self, input_ids: Tensor) -> "ModelGame":
-        """The same game on other tokens, shape (samples, length); a converted model is shared, not copied."""
+        """The same game on other tokens, shape (samples, length); a converted model is shared by both."""
         other = copy.copy(self)
         vars(other).pop("evaluator", None)
-        vars(other)["_evaluated_model"] = self._evaluated_model
         other.input_ids = input_ids.to(self._device)
         return other
 
@@ -156,12 +156,14 @@ class ModelGame(Game):
             self._permitted[key] = self.adapter.can_remove(self.model, absent, self.granularity) is None
         return self._permitted[key]
 
-    @cached_property
+    @property
     def _evaluated_model(self) -> nn.Module:
-        """The model in the evaluation's number format: itself, or a converted copy."""
+        """The model in the evaluation's number format: itself, or a copy made when it is first needed."""
         if self.dtype == next(self.model.parameters()).dtype:
             return self.model
-        return copy.deepcopy(self.model).to(self.dtype)
+        if not self._converted:
+            self._converted.append(copy.deepcopy(self.model).to(self.dtype))
+        return self._converted[0]
 
     @cached_property
     def evaluator(self) -> Evaluator:

@@ -195,7 +195,12 @@ class Scoring:
         self._store = EvaluationStore(run.evaluations)
         self._stored: list[StoredGame] = []
         self._count: Counter | None = None
-        self._game = BudgetedGame(self._keep(session.game, _BUDGETED), session.recipe.budget)
+        try:
+            stored = self._keep(session.game, _BUDGETED)
+        except ShapcutError:
+            self._store.close()
+            raise
+        self._game = BudgetedGame(stored, session.recipe.budget)
         self._rng = np.random.default_rng(session.recipe.seed)
         session.host.manager.hook.shapcut_run_started(run=run)
 

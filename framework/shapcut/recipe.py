@@ -60,13 +60,18 @@ class Recipe(BaseModel):
             raise ValueError(f"ratio {self.ratio} is not between 0 and 1")
         return self
 
+    @property
+    def has_target(self) -> bool:
+        """Whether it says how much to remove."""
+        return self.remove is not None or self.ratio is not None
+
     def n_remove(self, n_players: int) -> int:
         """How many of ``n_players`` players are to be removed.
 
         Raises:
             InputError: if there is no target, or it leaves nothing to remove or nothing to keep.
         """
-        if self.remove is None and self.ratio is None:
+        if not self.has_target:
             raise InputError("no target: give --remove N or --ratio R")
         number = self.remove if self.remove is not None else round((self.ratio or 0.0) * n_players)
         if not 1 <= number < n_players:

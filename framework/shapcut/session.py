@@ -85,11 +85,12 @@ def prepare(recipe: Recipe, host: Host, *, target: bool) -> Session:
     Args:
         recipe: what is asked for.
         host: the plugins.
-        target: whether the recipe must say how much to remove.
+        target: whether the recipe must say how much to remove; if it does without a must, that is a hint.
 
     Raises:
         InputError: with the first thing that is wrong; cheap checks come before loading weights.
     """
+    target = target or recipe.has_target
     parts = make_parts(recipe, host)
     check_source(recipe.calibration)
     config = inspect_source(recipe.model, recipe.trust_remote_code)
@@ -146,6 +147,13 @@ def held_out_windows(recipe: Recipe, tokenizer: Any) -> Calibration:
 
 
 def _final_game(recipe: Recipe, tokenizer: Any, game: ModelGame) -> ModelGame | None:
+    """More windows to compare finalists on; a text too short for the default number goes without."""
     if recipe.finalist_samples == 0:
         return None
-    return game.on(load_windows(recipe, tokenizer, recipe.finalist_samples, recipe.seed + 1).input_ids)
+    try:
+        windows = load_windows(recipe, tokenizer, recipe.finalist_samples, recipe.seed + 1)
+    except InputError:
+        if "finalist_samples" in recipe.model_fields_set:
+            raise
+        return None
+    return game.on(windows.input_ids)

@@ -201,6 +201,24 @@ def test_score_changes_nothing_and_reports_json(
     assert content["evaluations"] <= 30
 
 
+def test_a_target_tells_score_where_to_look(ten_layers: Path, tmp_path: Path) -> None:
+    for name, target in (("near", ["--remove", "2"]), ("far", ["--remove", "5"])):
+        command = [
+            "score",
+            str(ten_layers),
+            "--run",
+            str(tmp_path / name),
+            "--budget",
+            "40",
+            *OPTIONS,
+            *target,
+        ]
+        assert run(command) == 0
+    near, far = (read(tmp_path / name / "contributions.json")["weighting"] for name in ("near", "far"))
+    assert "2 to 3 players" in near
+    assert "2 to 6 players" in far
+
+
 def test_the_paper_preset(ten_layers: Path, tmp_path: Path) -> None:
     prune(ten_layers, tmp_path / "out", "--preset", "paper", "--estimator", "paper:surrogate_masks=500")
     plan = read(tmp_path / "out" / "plan.json")
@@ -253,3 +271,17 @@ def test_a_plugin_can_veto(ten_layers: Path, tmp_path: Path) -> None:
     with pytest.raises(ShapcutError, match="vetoed: 3 are too many"):
         run_pipeline(recipe, tmp_path / "out", build_host(core=[builtin, Veto()]))
     assert not (tmp_path / "out").exists()
+
+
+def test_a_short_text_goes_without_finals_unless_they_are_asked_for(
+    ten_layers: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = tmp_path / "short.txt"
+    text.write_text("A few words, and then again.\n" * 80)
+    command = ["prune", str(ten_layers), "--remove", "2", "--calibration", str(text), "--budget", "20"]
+    sizes = ["--samples", "4", "--sequence-length", "64", "--held-out-samples", "2"]
+    assert run([*command, *sizes, "--out", str(tmp_path / "one")]) == 0
+    assert read(tmp_path / "one.run" / "manifest.json")["text"]["finals"] is None
+    capsys.readouterr()
+    assert run([*command, *sizes, "--out", str(tmp_path / "two"), "--finalist-samples", "64"]) == 2
+    assert "64 samples of 64 tokens" in capsys.readouterr().err

@@ -211,3 +211,14 @@ def test_from_pretrained(tiny_llama_directory):
 
 def count_or_zero(model):
     return float(model.config.num_hidden_layers)
+
+
+def test_a_game_on_other_tokens_shares_the_converted_model(tiny_llama_model, monkeypatch):
+    first = ModelGame(tiny_llama_model, HFDecoderAdapter(), IDS, dtype="bfloat16")
+    copies = []
+    deepcopy = copy.deepcopy
+    monkeypatch.setattr(copy, "deepcopy", lambda *given: copies.append(given) or deepcopy(*given))
+    second = first.on(IDS[:1])
+    assert copies == []
+    assert second.values(ROWS)[0] != first.values(ROWS)[0]
+    assert [given[0] for given in copies].count(tiny_llama_model) == 1

@@ -162,6 +162,7 @@ def apply_model(
             "model": model,
             "remove": len(removal.removed),
             "granularity": removal.granularity,
+            "finalist_samples": 0,
             "then": then or None,
             "calibration": calibration,
             "device": device,
