@@ -1,11 +1,16 @@
 """Bad input: one line on stderr and exit status 2, before any evaluation and with nothing written."""
 
+import errno
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
-from shapcut.cli.main import BAD_INPUT, run
+from shapcut import pipeline
+from shapcut.cli.main import BAD_INPUT, FAILED, run
 from shapcut.plan import RemovalPlan
 
 
@@ -201,6 +206,33 @@ def test_a_store_of_another_run(
     line = refused([*score, "--utility", "kl"], capsys)
     assert "log-likelihood" in line
     assert "kl" in line
+
+
+def test_a_full_disk_is_one_line_and_status_1(
+    tmp_path: Path,
+    tiny_llama_directory: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def no_space(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(pipeline, "write_json_atomically", no_space)
+    sizes = ["--samples", "2", "--sequence-length", "16", "--budget", "20"]
+    assert run(["score", str(tiny_llama_directory), "--run", str(tmp_path / "run"), *sizes]) == FAILED
+    assert capsys.readouterr().err.splitlines()[-1].startswith("shapcut: ")
+
+
+def test_output_that_nobody_reads_ends_quietly() -> None:
+    script = "from shapcut.cli import main; main(['adapters', '--json'])"
+    with subprocess.Popen(
+        [sys.executable, "-c", script], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.close()
+        assert process.stderr.read() == ""
+    assert process.returncode == FAILED
 
 
 def test_an_unknown_adapter(capsys: pytest.CaptureFixture[str]) -> None:

@@ -28,16 +28,23 @@ def run(arguments: Sequence[str] | None = None) -> int:
         )
     except typer.Exit as ending:
         return ending.exit_code
-    except typer.TyperException as error:
-        return _complain(error.format_message(), error.exit_code)
-    except InputError as error:
-        return _complain(str(error), BAD_INPUT)
-    except ShapcutError as error:
-        return _complain(str(error), FAILED)
+    except (
+        BrokenPipeError
+    ):  # whoever read the output has gone; the interpreter's last flush must not complain
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return FAILED
     except (KeyboardInterrupt, typer.Abort):
-        return _complain(
-            "interrupted; the same command with the same --run goes on where it stopped", INTERRUPTED
-        )
+        message = "interrupted; the same command with the same --run goes on where it stopped"
+        return _complain(message, INTERRUPTED)
+    except (typer.TyperException, ShapcutError, OSError) as error:
+        return _complain(*_explained(error))
+
+
+def _explained(error: typer.TyperException | ShapcutError | OSError) -> tuple[str, int]:
+    """What to say of an error, and the exit status."""
+    if isinstance(error, typer.TyperException):
+        return error.format_message(), error.exit_code
+    return str(error), BAD_INPUT if isinstance(error, InputError) else FAILED
 
 
 def _complain(message: str, status: int) -> int:
