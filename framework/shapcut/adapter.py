@@ -64,9 +64,9 @@ class LayerStack(ABC):
         """The last linear map if logits are exactly that map of `features`, else None."""
         return None
 
-    def features(self, state: State) -> Tensor:
+    def features(self, state: State) -> Tensor:  # noqa: ARG002 - for stacks that have one
         """What enters `unembedding`, shape (batch, length, width); only called if there is one."""
-        raise NotImplementedError("this stack declares no unembedding")  # pragma: no cover - contract misuse
+        raise TypeError(f"{type(self).__name__} declares no unembedding")
 
 
 class Adapter(ABC):
