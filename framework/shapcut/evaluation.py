@@ -41,7 +41,6 @@ class Evaluator(Protocol):
 
     work: Work
     full_mean: float
-    chunk_size: int
 
     def means(self, coalitions: CoalitionMatrix) -> NDArray[np.float64]:
         """The measure's mean over tokens for each row, shape (n_coalitions,); may be non-finite."""
@@ -156,7 +155,6 @@ class BypassEvaluator:
         granularity: Granularity = "block",
     ) -> None:
         self.work = Work()
-        self.chunk_size = 1
         self._adapter = adapter
         self._model = model
         self._input_ids = input_ids

@@ -5,6 +5,7 @@ import shlex
 import sys
 from datetime import UTC, datetime
 from importlib import metadata
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -17,8 +18,8 @@ _NAMED_PACKAGES = ("shapcut", "torch", "transformers", "numpy", "scipy", "safete
 
 
 def command_line() -> str:
-    """The command that this process was started with."""
-    return shlex.join(["shapcut", *sys.argv[1:]])
+    """The command that this process was started with, without the program's folder."""
+    return shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
 
 
 class Manifest:

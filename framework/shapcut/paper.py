@@ -15,7 +15,7 @@ _FEWEST_USABLE = 10
 
 
 class PaperEstimator(Estimator):
-    """The paper's method to the letter but for its faults, which METHOD in the documentation lists.
+    """The paper's method to the letter but for its faults, which docs/method.md lists.
 
     Masks of fixed sizes (30, 27, 24, 21 and 18 of 32 layers, scaled to the depth) train a small network;
     a player's contribution is the network's mean marginal over many stratified masks. Players that are not

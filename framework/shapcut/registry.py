@@ -52,10 +52,6 @@ class Registry(Generic[T]):
             raise ShapcutError(f"{self.kind} {name!r} is offered by both {other} and {distribution}")
         self._entries[name] = Entry(name, factory, distribution)
 
-    def discard(self, distribution: str) -> None:
-        """Forget everything that a distribution registered."""
-        self._entries = {n: e for n, e in self._entries.items() if e.distribution != distribution}
-
     def entry(self, name: str) -> Entry[T]:
         """The entry of that name.
 

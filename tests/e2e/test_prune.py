@@ -15,6 +15,7 @@ from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 import shapcut
 from shapcut import builtin
 from shapcut.cli.main import run
+from shapcut.coalitions import without
 from shapcut.errors import ShapcutError
 from shapcut.hookspecs import hookimpl
 from shapcut.host import build_host
@@ -252,7 +253,8 @@ def test_the_python_api(ten_layers: Path, tmp_path: Path) -> None:
     game = shapcut.ModelGame.from_pretrained(str(ten_layers), samples=2, sequence_length=16)
     contributions = shapcut.estimate(game, budget=40, seed=0, remove=3)
     plan = shapcut.select(contributions, game.players, remove=3, game=game, budget=20)
-    assert plan.measured_value == pytest.approx(float(game.values(contributions.coalitions[:1])[0]), abs=10)
+    assert plan.measured_value == float(game.values(without(10, [plan.removed]))[0])
+    assert plan.full_value == float(game.values(without(10, [()]))[0])
     model = shapcut.apply(plan, game.model)
     with quiet_libraries():
         model.save_pretrained(tmp_path / "out")

@@ -83,12 +83,6 @@ def test_a_name_that_is_taken_is_an_error_naming_both(registry: Registry[object]
         registry.add("tool", Plain, "three")
 
 
-def test_what_a_distribution_registered_can_be_forgotten(registry: Registry[object]) -> None:
-    registry.discard("one")
-    assert [entry.name for entry in registry] == ["record", "double"]
-    assert registry.entry("record").distribution == "two"
-
-
 def test_nothing_registered_is_said() -> None:
     assert did_you_mean("x", []) == "known: none"
 

@@ -21,7 +21,6 @@ RunDirectory = Annotated[
 RecipeFile = Annotated[Path | None, typer.Option("--recipe", help="YAML recipe; options given here win")]
 AsJson = Annotated[bool, typer.Option("--json", help="result as JSON on stdout")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="say what would be done and what it costs")]
-SkipBroken = Annotated[bool, typer.Option("--skip-broken-plugins", help="go on without broken plugins")]
 Calibration = Annotated[
     str | None, typer.Option(help="builtin, a .txt or .jsonl file, or hf:NAME [default: builtin]")
 ]
