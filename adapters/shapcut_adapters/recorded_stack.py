@@ -1,5 +1,9 @@
 """The fast path for any decoder: replay each block's recorded call on other hidden states."""
 
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from typing import Any
+
 import torch
 import torch.nn.functional as F  # noqa: N812 - the name that PyTorch's users know
 from torch import Tensor, nn
@@ -15,6 +19,7 @@ from shapcut_adapters.interception import (
     replaced_blocks,
     replaced_forward,
 )
+from shapcut_adapters.offload import is_managed, resident
 
 _ROUNDINGS = 16
 
@@ -41,6 +46,7 @@ class RecordedStack(LayerStack):
         self._calls: list[Call] = []
         self._unembedding: Unembedding | None = None
         self._unembedding_known = False
+        self._run: Callable[..., Any] = _run
 
     @property
     def n_layers(self) -> int:
@@ -56,8 +62,19 @@ class RecordedStack(LayerStack):
     def step(self, index: int, state: State) -> State:
         """Replay the call of block ``index`` on a state of any batch size."""
         call = self._calls[index].with_hidden_state(state[0])
-        output = self._decoder.blocks[index](*call.args, **call.kwargs)
+        output = self._run(self._decoder.blocks[index], call.args, call.kwargs)
         return (output if isinstance(output, Tensor) else output[0],)
+
+    def resident(self, index: int) -> AbstractContextManager[None]:
+        """Block ``index`` with its weights brought in once, where accelerate keeps them elsewhere."""
+        return resident(self._decoder.blocks[index])
+
+    def fuse(self, compiled: Callable[[Callable[..., Any]], Callable[..., Any]]) -> bool:
+        """Call blocks through one compiled function, unless accelerate manages their weights."""
+        if any(is_managed(block) for block in self._decoder.blocks):
+            return False
+        self._run = compiled(_run)
+        return True
 
     def readout(self, state: State) -> Tensor:
         """Logits of a forward pass whose blocks all return the given hidden state."""
@@ -120,6 +137,11 @@ class RecordedStack(LayerStack):
         rounding = _ROUNDINGS * torch.finfo(linear.dtype).eps * linear.abs().max()
         exact = unchanged and bool((logits - linear).abs().max() <= rounding)
         return Unembedding(head.weight, head.bias) if exact else None
+
+
+def _run(block: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """What is compiled: the block is an argument, so that blocks of one kind share what was compiled."""
+    return block(*args, **kwargs)
 
 
 def _output_embedding(model: nn.Module) -> nn.Module:

@@ -5,8 +5,8 @@ remove them for good. The conformance kit (`shapcut.testing`) checks every state
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Collection
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Collection
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -59,6 +59,24 @@ class LayerStack(ABC):
     @abstractmethod
     def readout(self, state: State) -> Tensor:
         """Logits of shape (batch, length, vocabulary) for the state after the last layer."""
+
+    def resident(self, index: int) -> AbstractContextManager[None]:  # noqa: ARG002 - for stacks that load weights
+        """Keep the weights of layer ``index`` where its steps need them while the context is open.
+
+        For models larger than memory, whose weights come from elsewhere: each layer is opened once a chunk.
+        """
+        return nullcontext()
+
+    def fuse(self, compiled: Callable[[Callable[..., Any]], Callable[..., Any]]) -> bool:  # noqa: ARG002
+        """From now on run steps as fused kernels, if the stack knows how.
+
+        Args:
+            compiled: takes a function of modules and tensors, returns the same function compiled.
+
+        Returns:
+            Whether steps are fused.
+        """
+        return False
 
     def unembedding(self) -> Unembedding | None:
         """The last linear map if logits are exactly that map of `features`, else None."""

@@ -51,6 +51,9 @@ def keep_freed_memory() -> None:
         mallopt(_M_TOP_PAD, 64 * 2**20)
 
 
-def default_memory_budget() -> int:
-    """A share of the memory of this machine for the states of coalitions, in bytes."""
-    return min(psutil.virtual_memory().total // 8, 8 * 2**30)
+def default_memory_budget(device: torch.device) -> int:
+    """A share of the memory that is free where coalitions are evaluated, in bytes."""
+    if device.type == "cuda":
+        free, _ = torch.cuda.mem_get_info(device)
+        return free // 2
+    return min(psutil.virtual_memory().available // 4, 8 * 2**30)

@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os
 import shutil
 import subprocess
 import sys
@@ -15,7 +14,7 @@ from typing import Any
 from filelock import FileLock
 
 from shapcut.errors import InputError, ShapcutError
-from shapcut.files import new_directory, write_json_atomically
+from shapcut.files import cache_directory, new_directory, write_json_atomically
 from shapcut.registry import did_you_mean
 from shapcut.silence import one_line, quiet_libraries
 
@@ -73,14 +72,6 @@ def demo_model(source: str) -> DemoModel:
 def origin(source: str) -> str:
     """The hub id behind ``demo:NAME``; any other source is its own."""
     return demo_model(source).origin if source.startswith(DEMO_PREFIX) else source
-
-
-def cache_directory() -> Path:
-    """Where demo models are kept: SHAPCUT_CACHE, else XDG_CACHE_HOME/shapcut, else ~/.cache/shapcut."""
-    if chosen := os.environ.get("SHAPCUT_CACHE"):
-        return Path(chosen)
-    base = os.environ.get("XDG_CACHE_HOME")
-    return (Path(base) if base else Path.home() / ".cache") / "shapcut"
 
 
 def demo_directory(source: str) -> Path:

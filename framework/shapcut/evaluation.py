@@ -1,10 +1,12 @@
 """The value of many coalitions in one pass over the layers.
 
-Coalitions that agree on the layers so far share one state: a prefix tree, walked breadth first. The path
-on which every layer runs (the *trunk*) is kept between calls. Every step takes one group's calibration
-batch, never a mixture of groups, so a coalition's value does not depend on the company it is asked in.
+Coalitions that agree on the layers so far share one state: a prefix tree, walked breadth first. States are
+remembered by the layers that made them, between calls too; the path on which every layer runs (the *trunk*)
+is never forgotten. Several states go through a layer at once only where a trial shows that each comes out
+as it does alone, bit for bit; so a coalition's value does not depend on the company it is asked in.
 """
 
+from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -17,10 +19,14 @@ from torch import Tensor, nn
 from shapcut.adapter import Adapter, Granularity, LayerStack, State
 from shapcut.coalitions import CoalitionMatrix
 from shapcut.errors import InputError
+from shapcut.fusion import Fused
 from shapcut.readout import Readout, make_readout, token_quantity
+from shapcut.regularity import divided, examine, joined, shares_exactly
 from shapcut.utilities import Measure
 
 TOKENS_PER_STEP = 16_384
+MOST_STATES_PER_STEP = 8
+MOST_COALITIONS_PER_CHUNK = 256
 
 
 def state_bytes(state: State) -> int:
@@ -46,6 +52,54 @@ class Evaluator(Protocol):
         """The measure's mean over tokens for each row, shape (n_coalitions,); may be non-finite."""
 
 
+@dataclass(frozen=True, slots=True)
+class Placement:
+    """How evaluation uses the machine.
+
+    Attributes:
+        memory_budget: bytes that states may take; decides how many coalitions go together.
+        fuse: whether steps and readout run as fused kernels where the stack's steps allow it.
+        sequences_per_step: most sequences that go through a layer at once; None decides by their length.
+    """
+
+    memory_budget: int
+    fuse: bool = False
+    sequences_per_step: int | None = None
+
+
+class StateMemory:
+    """States by the layers that made them; the least recently used are forgotten first.
+
+    A set of layers is an integer with one bit a layer. Layers skipped after the last that ran make no
+    difference to a state, so they need no place in its name.
+
+    Args:
+        capacity: how many states are kept beside those that are pinned.
+    """
+
+    def __init__(self, capacity: int) -> None:
+        self._capacity = capacity
+        self._pinned: dict[int, State] = {}
+        self._recent: OrderedDict[int, State] = OrderedDict()
+
+    def pin(self, layers: int, state: State) -> None:
+        """Keep a state for good."""
+        self._pinned[layers] = state
+
+    def get(self, layers: int) -> State | None:
+        """The state that these layers make, if it is known."""
+        if layers in self._recent:
+            self._recent.move_to_end(layers)
+            return self._recent[layers]
+        return self._pinned.get(layers)
+
+    def keep(self, layers: int, state: State) -> None:
+        """Remember a state for a while."""
+        self._recent[layers] = state
+        if len(self._recent) > self._capacity:
+            self._recent.popitem(last=False)
+
+
 class CoalitionEvaluator:
     """Means of a per-token measure for coalitions of one model on one calibration batch.
 
@@ -54,37 +108,63 @@ class CoalitionEvaluator:
         n_players: number of layers in the stack.
         input_ids: calibration tokens, shape (batch, length), on the stack's device.
         measure: what is averaged over tokens.
-        memory_budget: bytes that states may take; decides how many coalitions go together.
+        placement: how to use the machine.
 
     Raises:
         InputError: if the stack's fixed batch size does not divide the calibration batch.
     """
 
     def __init__(
-        self, stack: LayerStack, n_players: int, input_ids: Tensor, measure: Measure, memory_budget: int
+        self, stack: LayerStack, n_players: int, input_ids: Tensor, measure: Measure, placement: Placement
     ) -> None:
         self.stack = stack
         self.n_players = n_players
         self.work = Work()
-        self._rows = stack.batch_size or max(1, TOKENS_PER_STEP // input_ids.shape[1])
-        if stack.batch_size and input_ids.shape[0] % stack.batch_size:
+        self.states_per_step = 1
+        batch, length = input_ids.shape
+        if stack.batch_size and batch % stack.batch_size:
             raise InputError(
                 f"this model takes {stack.batch_size} sequences at a time: choose a multiple of it as the "
-                f"number of samples, not {input_ids.shape[0]}"
+                f"number of samples, not {batch}"
             )
+        most = placement.sequences_per_step or max(1, TOKENS_PER_STEP // length)
+        self._rows = stack.batch_size or most
         with torch.inference_mode():
-            self._trunk: list[State] = [stack.prelude(input_ids)]
-            per_state = state_bytes(self._trunk[0])
-            keep_trunk = per_state * (n_players + 1) <= memory_budget // 2
-            state = self._trunk[0]
-            for layer in range(n_players):
-                state = self._step(layer, state)
-                if keep_trunk:
-                    self._trunk.append(state)
-            self._readout: Readout = make_readout(measure, stack, input_ids, state)
-            self.full_mean = float(self._readout.means([state])[0])
-        left = memory_budget - per_state * len(self._trunk)
-        self.chunk_size = max(1, min(256, left // (2 * per_state)))
+            entering = stack.prelude(input_ids)
+            regularity = examine(stack, n_players, entering)
+            self.fused = placement.fuse and regularity.fusible and stack.fuse(Fused)
+            final = self._walk_trunk(entering, placement.memory_budget)
+            self._readout: Readout = make_readout(measure, stack, input_ids, final, fuse=placement.fuse)
+            self.full_mean = float(self._readout.means([final])[0])
+            if regularity.kinds is not None and stack.batch_size is None:
+                self.states_per_step = self._shareable(regularity.kinds, most // batch)
+
+    def _walk_trunk(self, entering: State, budget: int) -> State:
+        """Run every layer, divide the memory, and return the final state."""
+        size = state_bytes(entering)
+        keep = size * (self.n_players + 1) <= budget // 2
+        left = budget - size * (self.n_players + 1 if keep else 1)
+        self.chunk_size = max(1, min(MOST_COALITIONS_PER_CHUNK, left // (4 * size)))
+        self._known = StateMemory(max(0, left // (4 * size)))
+        self._known.pin(0, entering)
+        state, layers = entering, 0
+        for layer in range(self.n_players):
+            with self.stack.resident(layer):
+                (state,) = self._step(layer, [state])
+            layers |= 1 << layer
+            if keep:
+                self._known.pin(layers, state)
+        return state
+
+    def _shareable(self, kinds: Sequence[int], most: int) -> int:
+        """The largest number of states of which each comes out of every kind of step as it does alone."""
+        trunk = [self._known.get((1 << layer) - 1) for layer in range(self.n_players)]
+        states = [state for state in trunk if state is not None]
+        count = min(most, MOST_STATES_PER_STEP, len(states))
+        firsts = [kinds.index(kind) for kind in sorted(set(kinds))]
+        while count > 1 and not all(shares_exactly(self.stack, layer, states[:count]) for layer in firsts):
+            count //= 2
+        return max(1, count)
 
     def means(self, coalitions: CoalitionMatrix) -> NDArray[np.float64]:
         """The measure's mean over tokens for each row, shape (n_coalitions,); may be non-finite."""
@@ -97,46 +177,50 @@ class CoalitionEvaluator:
         return means
 
     def _chunk(self, coalitions: CoalitionMatrix) -> NDArray[np.float64]:
-        """Breadth first through the layers; ``group[r]`` is the state that row r shares with others."""
+        """Breadth first through the layers; ``paths[r]`` is the set of layers that row r has run so far."""
         with torch.inference_mode():
-            first = min(self._first_absent(coalitions), len(self._trunk) - 1)
-            states = [self._trunk[first]]
-            group: NDArray[np.int64] = np.zeros(len(coalitions), dtype=np.int64)
-            for layer in range(first, self.n_players):
-                states, group = self._advance(layer, states, group, coalitions[:, layer])
-            finals = torch.stack(self._readout.means(states))
-            return finals.cpu().numpy()[group]
+            paths, states = [0] * len(coalitions), self._remembered([0])
+            for layer in range(self.n_players):
+                runs = coalitions[:, layer].tolist()
+                paths = [path | run << layer for path, run in zip(paths, runs, strict=True)]
+                states = self._advance(layer, states, set(paths))
+            means = torch.stack(self._readout.means(list(states.values()))).cpu().tolist()
+        final = dict(zip(states, means, strict=True))
+        return np.array([final[path] for path in paths], dtype=np.float64)
 
-    def _first_absent(self, coalitions: CoalitionMatrix) -> int:
-        """The first layer that some row lacks."""
-        lacking = np.flatnonzero(~coalitions.all(axis=0))
-        return int(lacking[0]) if len(lacking) else self.n_players
+    def _remembered(self, paths: Sequence[int]) -> dict[int, State]:
+        """The states that are known among the given."""
+        known = ((path, self._known.get(path)) for path in paths)
+        return {path: state for path, state in known if state is not None}
 
-    def _advance(
-        self, layer: int, states: Sequence[State], group: NDArray[np.int64], runs: NDArray[np.bool_]
-    ) -> tuple[list[State], NDArray[np.int64]]:
-        """One layer for all groups: each splits into the rows that run the layer and those that skip it."""
-        branches, new_group = np.unique(2 * group + runs, return_inverse=True)
-        advanced: list[State] = []
-        for branch in branches.tolist():
-            state = states[branch // 2]
-            advanced.append(self._run(layer, state) if branch % 2 else state)
-        return advanced, new_group
+    def _advance(self, layer: int, states: dict[int, State], wanted: set[int]) -> dict[int, State]:
+        """From the states before a layer to those of the wanted paths after it."""
+        running = sorted(path for path in wanted if path >> layer & 1)
+        after = {path: states[path] for path in wanted if not path >> layer & 1} | self._remembered(running)
+        missing = [path for path in running if path not in after]
+        if missing:
+            with self.stack.resident(layer):
+                for start in range(0, len(missing), self.states_per_step):
+                    group = missing[start : start + self.states_per_step]
+                    results = self._step(layer, [states[path ^ 1 << layer] for path in group])
+                    after.update(zip(group, results, strict=True))
+        for path in missing:
+            self._known.keep(path, after[path])
+        return after
+
+    def _step(self, layer: int, states: list[State]) -> list[State]:
+        """One layer for several states: all at once if that many may share a step, else one by one."""
+        self.work.block_runs += len(states)
+        if 1 < len(states) == self.states_per_step:
+            return divided(self.stack.step(layer, joined(states)), len(states))
+        return [self._run(layer, state) for state in states]
 
     def _run(self, layer: int, state: State) -> State:
-        on_trunk = layer + 1 < len(self._trunk) and state is self._trunk[layer]
-        return self._trunk[layer + 1] if on_trunk else self._step(layer, state)
-
-    def _step(self, layer: int, state: State) -> State:
-        self.work.block_runs += 1
         rows, batch = self._rows, state[0].shape[0]
         if rows >= batch:
             return self.stack.step(layer, state)
-        parts = [
-            self.stack.step(layer, tuple(tensor[start : start + rows] for tensor in state))
-            for start in range(0, batch, rows)
-        ]
-        return tuple(torch.cat(tensors) for tensors in zip(*parts, strict=True))
+        parts = [tuple(tensor[start : start + rows] for tensor in state) for start in range(0, batch, rows)]
+        return joined([self.stack.step(layer, part) for part in parts])
 
 
 class BypassEvaluator:

@@ -23,6 +23,14 @@ def _flush(path: Path) -> None:
         os.close(descriptor)
 
 
+def cache_directory() -> Path:
+    """Where caches are kept: SHAPCUT_CACHE, else XDG_CACHE_HOME/shapcut, else ~/.cache/shapcut."""
+    if chosen := os.environ.get("SHAPCUT_CACHE"):
+        return Path(chosen)
+    base = os.environ.get("XDG_CACHE_HOME")
+    return (Path(base) if base else Path.home() / ".cache") / "shapcut"
+
+
 def write_text_atomically(path: Path, text: str) -> None:
     """Replace the file at ``path`` by ``text`` (UTF-8): readers see the old file or the new one."""
     with tempfile.NamedTemporaryFile(

@@ -16,7 +16,7 @@ from shapcut.arithmetic import default_memory_budget, evaluation_dtype, keep_fre
 from shapcut.calibration import load_calibration
 from shapcut.coalitions import CoalitionMatrix, Player, Values
 from shapcut.errors import InputError
-from shapcut.evaluation import BypassEvaluator, CoalitionEvaluator, Evaluator, Work
+from shapcut.evaluation import BypassEvaluator, CoalitionEvaluator, Evaluator, Placement, Work
 from shapcut.game import Game
 from shapcut.host import build_host, select_adapter
 from shapcut.loading import load
@@ -58,7 +58,9 @@ class ModelGame(Game):
         utility: what makes a coalition valuable.
         granularity: what a player is.
         dtype: number format of the evaluation: auto, float32, bfloat16 or float16.
-        memory_budget: bytes for the states of coalitions; default a share of the machine's memory.
+        memory_budget: bytes for the states of coalitions; default a share of what is free.
+        fuse: whether blocks run as fused kernels where they can; it changes values in their last bits.
+        sequences_per_step: most sequences that go through a layer at once; default by their length.
 
     Raises:
         InputError: if the whole model's own value is not finite.
@@ -74,6 +76,8 @@ class ModelGame(Game):
         granularity: Granularity = "block",
         dtype: str = "auto",
         memory_budget: int | None = None,
+        fuse: bool = False,
+        sequences_per_step: int | None = None,
     ) -> None:
         self.model = model
         self.adapter = adapter
@@ -86,7 +90,9 @@ class ModelGame(Game):
         own = next(model.parameters()).dtype
         users_function = isinstance(self.utility, ModelUtility)  # sees the model as it was loaded
         self.dtype = own if users_function and dtype == "auto" else evaluation_dtype(dtype, own, self._device)
-        self._memory_budget = memory_budget or default_memory_budget()
+        self.fuse = fuse
+        self._memory_budget = memory_budget
+        self._sequences_per_step = sequences_per_step
         self._permitted: dict[frozenset[int], bool] = {}
         self._converted: list[nn.Module] = []
 
@@ -177,9 +183,12 @@ class ModelGame(Game):
         if stack is None:
             evaluator = BypassEvaluator(self.adapter, model, self.input_ids, measure, self.granularity)
         else:
-            evaluator = CoalitionEvaluator(
-                stack, self.n_players, self.input_ids, measure, self._memory_budget
+            placement = Placement(
+                self._memory_budget or default_memory_budget(self._device),
+                self.fuse,
+                self._sequences_per_step,
             )
+            evaluator = CoalitionEvaluator(stack, self.n_players, self.input_ids, measure, placement)
         if not np.isfinite(evaluator.full_mean):
             raise InputError(
                 f"the whole model's loss on the calibration text is {evaluator.full_mean}; "
@@ -222,4 +231,5 @@ class ModelGame(Game):
             "granularity": self.granularity,
             "dtype": str(self.dtype).removeprefix("torch."),
             "adapter": self.adapter.name,
+            "kernels": "fused" if self.fuse else "eager",
         }

@@ -5,13 +5,15 @@ folded into a running log-sum-exp; elsewhere one sequence (or the stack's fixed 
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F  # noqa: N812 - the name that PyTorch's users know
 from torch import Tensor
 
 from shapcut.adapter import LayerStack, State, Unembedding
+from shapcut.fusion import Fused
 from shapcut.utilities import Measure
 
 VOCABULARY_BLOCK = 4096
@@ -40,24 +42,46 @@ def token_quantity(logits: Tensor, input_ids: Tensor, full_logits: Tensor | None
     return F.kl_div(rows.log_softmax(-1), full, reduction="none", log_target=True).sum(-1)
 
 
-class RunningLogSumExp:
-    """log(sum(exp(x))) over columns that arrive in blocks; one result a row, in float32."""
+Kernel = Callable[..., Any]
+Sums = tuple[Tensor, Tensor]
+Block = tuple[Tensor, Tensor | None]
+"""Weight and bias of some entries of the vocabulary."""
 
-    def __init__(self, rows: int, device: torch.device) -> None:
-        self._maximum = torch.full((rows,), -torch.inf, device=device)
-        self._sum = torch.zeros(rows, device=device)
 
-    def add(self, block: Tensor) -> None:
-        """Fold in a float32 block of shape (rows, columns); the block is overwritten."""
-        maximum = torch.maximum(self._maximum, block.amax(dim=-1))
-        shift = torch.where(maximum.isfinite(), maximum, 0.0)
-        self._sum = self._sum * (self._maximum - shift).exp() + block.sub_(shift[:, None]).exp_().sum(dim=-1)
-        self._maximum = maximum
+def fold_log_sum_exp(so_far: Sums, logits: Tensor) -> Sums:
+    """One step of a running log-sum-exp over columns that arrive in blocks.
 
-    def result(self) -> Tensor:
-        """Shape (rows,)."""
-        shift = torch.where(self._maximum.isfinite(), self._maximum, 0.0)
-        return shift + self._sum.log()
+    Args:
+        so_far: the largest column (-inf at the start) and the sum of ``exp(column - largest)``, each of
+            shape (rows,), float32.
+        logits: the next columns, shape (rows, columns), float32; overwritten.
+    """
+    maximum, total = so_far
+    largest = torch.maximum(maximum, logits.amax(dim=-1))
+    shift = torch.where(largest.isfinite(), largest, 0.0)
+    return largest, total * (maximum - shift).exp() + logits.sub_(shift[:, None]).exp_().sum(dim=-1)
+
+
+def log_sum_exp(so_far: Sums) -> Tensor:
+    """The result of the folding, shape (rows,)."""
+    maximum, total = so_far
+    return torch.where(maximum.isfinite(), maximum, 0.0) + total.log()
+
+
+def _fold_likelihood(so_far: Sums, rows: Tensor, block: Block) -> Sums:
+    return fold_log_sum_exp(so_far, F.linear(rows, *block).float())
+
+
+def _fold_divergence(
+    so_far: Sums, cross: Tensor, rows: Tensor, full: Sums, block: Block
+) -> tuple[Sums, Tensor]:
+    """As `_fold_likelihood`; adds the block's part of ``sum_v p_v (z_v - y_v)`` to ``cross``.
+
+    ``full`` is the block of z and p.
+    """
+    logits = F.linear(rows, *block).float()
+    cross = cross + ((full[0] - logits) * full[1]).sum(dim=-1)
+    return fold_log_sum_exp(so_far, logits), cross
 
 
 class Readout(ABC):
@@ -66,10 +90,12 @@ class Readout(ABC):
     Args:
         stack: the model taken apart.
         input_ids: the calibration tokens, shape (batch, length).
+        fuse: whether blocks of logits are folded by fused kernels.
     """
 
-    def __init__(self, stack: LayerStack, input_ids: Tensor) -> None:
+    def __init__(self, stack: LayerStack, input_ids: Tensor, *, fuse: bool = False) -> None:
         self.stack = stack
+        self._fuse = fuse
         self.input_ids = input_ids
         self.linear = stack.unembedding()
 
@@ -79,6 +105,16 @@ class Readout(ABC):
             features = [predicting(self.stack.features(state)) for state in states]
             return [tokens.double().mean() for tokens in self._blockwise(features, self.linear)]
         return [self._plain(state).double().mean() for state in states]
+
+    def _kernel(self, function: Kernel) -> Kernel:
+        return Fused(function) if self._fuse else function
+
+    def _normaliser(self, rows: Tensor, linear: Unembedding, fold: Kernel) -> Tensor:
+        """Log-sum-exp of all logits of each row."""
+        so_far = _nothing(rows)
+        for block in _vocabulary_blocks(linear):
+            so_far = fold(so_far, rows, block)
+        return log_sum_exp(so_far)
 
     @abstractmethod
     def _blockwise(self, features: Sequence[Tensor], linear: Unembedding) -> list[Tensor]:
@@ -95,7 +131,14 @@ class Readout(ABC):
             yield self.stack.readout(tuple(tensor[start : start + size] for tensor in state))
 
 
-def _vocabulary_blocks(linear: Unembedding) -> Iterator[tuple[Tensor, Tensor | None]]:
+def _nothing(rows: Tensor) -> tuple[Tensor, Tensor]:
+    """Maximum and total before the first block."""
+    return torch.full((len(rows),), -torch.inf, device=rows.device), torch.zeros(
+        len(rows), device=rows.device
+    )
+
+
+def _vocabulary_blocks(linear: Unembedding) -> Iterator[Block]:
     for start in range(0, linear.weight.shape[0], VOCABULARY_BLOCK):
         part = slice(start, start + VOCABULARY_BLOCK)
         yield linear.weight[part], None if linear.bias is None else linear.bias[part]
@@ -109,15 +152,16 @@ def _target_logits(features: Tensor, targets: Tensor, linear: Unembedding) -> Te
 class NextTokenLoss(Readout):
     """Negative log-likelihood of the next token, in nats."""
 
+    def __init__(self, stack: LayerStack, input_ids: Tensor, *, fuse: bool = False) -> None:
+        super().__init__(stack, input_ids, fuse=fuse)
+        self._fold = self._kernel(_fold_likelihood)
+
     def _blockwise(self, features: Sequence[Tensor], linear: Unembedding) -> list[Tensor]:
         targets = self.input_ids[:, 1:].flatten()
-        losses = []
-        for rows in features:
-            normaliser = RunningLogSumExp(len(rows), rows.device)
-            for weight, bias in _vocabulary_blocks(linear):
-                normaliser.add(F.linear(rows, weight, bias).float())
-            losses.append(normaliser.result() - _target_logits(rows, targets, linear))
-        return losses
+        return [
+            self._normaliser(rows, linear, self._fold) - _target_logits(rows, targets, linear)
+            for rows in features
+        ]
 
     def _plain(self, state: State) -> Tensor:
         parts = zip(self._logits(state), torch.split(self.input_ids, self.stack.batch_size or 1), strict=True)
@@ -131,29 +175,27 @@ class Divergence(Readout):
     each block of z is made once for all the states of a call.
     """
 
-    def __init__(self, stack: LayerStack, input_ids: Tensor, full_state: State) -> None:
-        super().__init__(stack, input_ids)
+    def __init__(
+        self, stack: LayerStack, input_ids: Tensor, full_state: State, *, fuse: bool = False
+    ) -> None:
+        super().__init__(stack, input_ids, fuse=fuse)
         self._full_state = full_state
+        self._fold = self._kernel(_fold_divergence)
         if self.linear is not None:
             self._full = predicting(stack.features(full_state))
-            normaliser = RunningLogSumExp(len(self._full), self._full.device)
-            for weight, bias in _vocabulary_blocks(self.linear):
-                normaliser.add(F.linear(self._full, weight, bias).float())
-            self._full_normaliser = normaliser.result()
+            self._full_normaliser = self._normaliser(self._full, self.linear, _fold_likelihood)
 
     def _blockwise(self, features: Sequence[Tensor], linear: Unembedding) -> list[Tensor]:
+        sums = [_nothing(rows) for rows in features]
         cross = [torch.zeros(len(rows), device=rows.device) for rows in features]
-        normalisers = [RunningLogSumExp(len(rows), rows.device) for rows in features]
-        for weight, bias in _vocabulary_blocks(linear):
-            full = F.linear(self._full, weight, bias).float()
-            probability = (full - self._full_normaliser[:, None]).exp_()
-            for rows, total, normaliser in zip(features, cross, normalisers, strict=True):
-                logits = F.linear(rows, weight, bias).float()
-                total.add_(((full - logits) * probability).sum(dim=-1))
-                normaliser.add(logits)
+        for block in _vocabulary_blocks(linear):
+            logits = F.linear(self._full, *block).float()
+            full = logits, (logits - self._full_normaliser[:, None]).exp_()
+            for i, rows in enumerate(features):
+                sums[i], cross[i] = self._fold(sums[i], cross[i], rows, full, block)
         return [
-            total - self._full_normaliser + normaliser.result()
-            for total, normaliser in zip(cross, normalisers, strict=True)
+            total - self._full_normaliser + log_sum_exp(so_far)
+            for total, so_far in zip(cross, sums, strict=True)
         ]
 
     def _plain(self, state: State) -> Tensor:
@@ -162,8 +204,10 @@ class Divergence(Readout):
         return torch.cat([token_quantity(logits, ids, full) for logits, ids, full in parts])
 
 
-def make_readout(measure: Measure, stack: LayerStack, input_ids: Tensor, full_state: State) -> Readout:
+def make_readout(
+    measure: Measure, stack: LayerStack, input_ids: Tensor, full_state: State, *, fuse: bool = False
+) -> Readout:
     """The readout that a token utility needs."""
     if measure == "kl":
-        return Divergence(stack, input_ids, full_state)
-    return NextTokenLoss(stack, input_ids)
+        return Divergence(stack, input_ids, full_state, fuse=fuse)
+    return NextTokenLoss(stack, input_ids, fuse=fuse)

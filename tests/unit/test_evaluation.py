@@ -14,7 +14,7 @@ from shapcut import evaluation
 from shapcut.adapter import Adapter
 from shapcut.coalitions import Player, all_coalitions, without
 from shapcut.errors import InputError
-from shapcut.evaluation import BypassEvaluator, CoalitionEvaluator, state_bytes
+from shapcut.evaluation import BypassEvaluator, CoalitionEvaluator, Placement, state_bytes
 from shapcut_adapters.hf_decoder import HFDecoderAdapter
 
 _SPECIFICATION = importlib.util.spec_from_file_location(
@@ -62,7 +62,7 @@ class ToyAdapter(Adapter):
 
 
 def fast(stack, measure="nll", memory=PLENTY):
-    return CoalitionEvaluator(stack, N, IDS, measure, memory)
+    return CoalitionEvaluator(stack, N, IDS, measure, Placement(memory))
 
 
 def reference(stack, measure="nll"):
@@ -88,7 +88,7 @@ def test_equals_the_bypass_on_a_tiny_llama(measure):
     model, ids = adapter.example(0)
     n = len(adapter.players(model))
     stack = adapter.stack(model)
-    evaluator = CoalitionEvaluator(stack, n, ids, measure, PLENTY)
+    evaluator = CoalitionEvaluator(stack, n, ids, measure, Placement(PLENTY))
     bypass = BypassEvaluator(adapter, model, ids, measure)
     absent = [(), (0,), (n - 1,), *[set(range(n)) - {kept} for kept in (0, 2, n - 1)]]
     coalitions = np.vstack([without(n, absent), np.random.default_rng(0).random((10, n)) < 0.6])
@@ -117,18 +117,69 @@ def distinct_prefixes_off_the_trunk(coalitions):
     return sum(not all(prefix) for prefix in prefixes)
 
 
-@pytest.mark.parametrize("seed", range(4))
-def test_runs_each_distinct_prefix_off_the_trunk_once(seed):
-    stack = toy.ToyStack()
-    evaluator = fast(stack)
-    assert evaluator.work.block_runs == len(stack.steps) == N
-    coalitions = np.random.default_rng(seed).random((12, N)) < 0.7
+def work_of(evaluator, coalitions):
+    """How many block runs, and how many sequences through how many layers, an evaluation takes."""
+    evaluator.stack.steps.clear()
     before = evaluator.work.block_runs
     evaluator.means(coalitions)
-    runs = evaluator.work.block_runs - before
+    return evaluator.work.block_runs - before, sum(rows for _, rows in evaluator.stack.steps)
+
+
+@pytest.mark.parametrize("together", [1, 2, 8])
+@pytest.mark.parametrize("seed", range(4))
+def test_runs_each_distinct_prefix_off_the_trunk_once(seed, together):
+    evaluator = fast(toy.ToyStack())
+    evaluator.states_per_step = together
+    assert evaluator.work.block_runs == N
+    coalitions = np.random.default_rng(seed).random((12, N)) < 0.7
+    runs, sequences = work_of(evaluator, coalitions)
     assert runs == distinct_prefixes_off_the_trunk(coalitions)
-    assert runs == len(stack.steps) - N
+    assert sequences == 3 * runs
     assert runs < coalitions.sum()
+
+
+def test_what_was_run_before_is_not_run_again():
+    evaluator = fast(toy.ToyStack())
+    evaluator.means(all_coalitions(N)[:20])
+    assert work_of(evaluator, all_coalitions(N)[10:20]) == (0, 0)
+    later, _ = work_of(evaluator, all_coalitions(N)[20:])
+    everything = distinct_prefixes_off_the_trunk(all_coalitions(N))
+    assert later == everything - distinct_prefixes_off_the_trunk(all_coalitions(N)[:20])
+
+
+@pytest.mark.parametrize("capacity", [0, 1, 2])
+def test_memory_forgets_what_was_not_used_for_longest(capacity):
+    memory = evaluation.StateMemory(capacity)
+    memory.pin(0, "pinned")
+    for layers in (1, 2, 4):
+        memory.keep(layers, f"state {layers}")
+        memory.get(1)
+    known = [layers for layers in (0, 1, 2, 4) if memory.get(layers) is not None]
+    assert known == {0: [0], 1: [0, 4], 2: [0, 1, 4]}[capacity]
+
+
+def test_states_share_a_step_only_if_that_changes_nothing():
+    class Unstable(toy.ToyStack):
+        """Gives other last bits where more than ``limit`` sequences go together, as matrix products may."""
+
+        limit = 6
+
+        def step(self, index, state):
+            (hidden,) = super().step(index, state)
+            return (hidden * (1 + 1e-7) if len(hidden) > self.limit else hidden,)
+
+    class Mixture(toy.ToyStack):
+        """Computes something only for positions that are positive, as experts do."""
+
+        def step(self, index, state):
+            (hidden,) = super().step(index, state)
+            chosen = hidden[..., 0] > 0
+            return (hidden.masked_scatter(chosen[..., None], hidden[chosen] * 2),)
+
+    assert fast(toy.ToyStack()).states_per_step == 5
+    assert fast(Unstable()).states_per_step == 2
+    assert fast(toy.ToyStack(batch_size=1)).states_per_step == 1
+    assert fast(Mixture()).states_per_step == 1
 
 
 def test_the_whole_model_needs_no_further_run():
@@ -141,8 +192,8 @@ def test_the_whole_model_needs_no_further_run():
 def test_little_memory_means_no_trunk_one_coalition_at_a_time_and_the_same_values():
     coalitions = all_coalitions(N)
     plenty, tight = fast(toy.ToyStack()), fast(toy.ToyStack(), memory=TIGHT)
-    assert (plenty.chunk_size, len(plenty._trunk)) == (256, N + 1)
-    assert (tight.chunk_size, len(tight._trunk)) == (1, 1)
+    assert (plenty.chunk_size, len(plenty._known._pinned)) == (256, N + 1)
+    assert (tight.chunk_size, len(tight._known._pinned)) == (1, 1)
     assert tight.means(coalitions).tolist() == plenty.means(coalitions).tolist()
     assert tight.work.block_runs == N + coalitions.sum()
 
@@ -155,12 +206,11 @@ def test_chunks_hold_coalitions_that_begin_alike():
 
 
 def test_memory_budget_covers_trunk_and_states():
-    budget = 20 * STATE_BYTES
-    evaluator = fast(toy.ToyStack(), memory=budget)
-    assert state_bytes(evaluator._trunk[0]) == STATE_BYTES
-    assert len(evaluator._trunk) == N + 1
-    assert (len(evaluator._trunk) + 2 * evaluator.chunk_size) * STATE_BYTES <= budget
-    assert evaluator.chunk_size == 7
+    evaluator = fast(toy.ToyStack(), memory=20 * STATE_BYTES)
+    evaluator.means(all_coalitions(N))
+    assert {state_bytes(state) for state in evaluator._known._pinned.values()} == {STATE_BYTES}
+    assert len(evaluator._known._pinned) == N + 1
+    assert len(evaluator._known._recent) == evaluator.chunk_size == 3
 
 
 @pytest.mark.parametrize("measure", ["nll", "kl"])
@@ -192,9 +242,8 @@ def test_long_batches_are_split_into_steps_of_few_tokens(monkeypatch):
 
 def test_a_broken_layer_spoils_only_the_coalitions_that_run_it():
     stack = toy.ToyStack()
-    evaluator = fast(stack)
+    evaluator = fast(stack, memory=TIGHT)
     stack.layers[2] = torch.full((16, 16), torch.nan)
-    evaluator._trunk = evaluator._trunk[:1]
     means = evaluator.means(all_coalitions(N))
     assert (np.isnan(means) == all_coalitions(N)[:, 2]).all()
 

@@ -1,0 +1,42 @@
+"""Blocks whose weights accelerate keeps elsewhere (main memory, disk) and brings for each call."""
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+from torch import nn
+
+
+def is_managed(module: nn.Module) -> bool:
+    """Whether accelerate brings or moves anything for calls of this module or of one inside it."""
+    return any(hasattr(inner, "_hf_hook") for inner in module.modules())
+
+
+@contextmanager
+def resident(block: nn.Module) -> Iterator[None]:
+    """Bring a block's weights once and keep them until the context closes, whatever is called in it."""
+    with ExitStack() as stack:
+        for module in block.modules():
+            if hasattr(module, "_hf_hook") and _is_elsewhere(module):
+                stack.enter_context(_resident_module(module))
+        yield
+
+
+def _is_elsewhere(module: nn.Module) -> bool:
+    return any(parameter.is_meta for parameter in module.parameters(recurse=False))
+
+
+@contextmanager
+def _resident_module(module: nn.Module) -> Iterator[None]:
+    """Do what accelerate does before a call, let calls pass by untouched, and undo it at the end."""
+    from accelerate.hooks import ModelHook  # noqa: PLC0415 - only models that accelerate manages come here
+
+    managed: Any = module
+    hook = managed._hf_hook  # noqa: SLF001 - the attribute is accelerate's documented place
+    hook.pre_forward(module)
+    managed._hf_hook = ModelHook()  # noqa: SLF001
+    try:
+        yield
+    finally:
+        managed._hf_hook = hook  # noqa: SLF001
+        hook.post_forward(module, None)

@@ -1,0 +1,38 @@
+"""Kernels fused by `torch.compile`, with the uncompiled function where that cannot be had."""
+
+import os
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from shapcut.files import cache_directory
+
+
+class Fused:
+    """A function that runs as fused kernels, or as it is where it cannot be compiled.
+
+    Every input shape is compiled on its own when it is first met. What was compiled is kept in shapcut's
+    cache folder (unless TORCHINDUCTOR_CACHE_DIR names another), so that a later process starts in seconds.
+
+    Args:
+        function: a function of modules, tensors and plain values.
+    """
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache_directory() / "kernels"))
+        self._function = function
+        self._compiled: Callable[..., Any] | None = torch.compile(function, dynamic=False)
+        self.failure: Exception | None = None
+        """Why the function runs as it is, or None."""
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """The function's result."""
+        if self._compiled is not None:
+            from torch._dynamo.exc import TorchDynamoException  # noqa: PLC0415 - seconds to import
+
+            try:
+                return self._compiled(*args, **kwargs)
+            except TorchDynamoException as error:
+                self._compiled, self.failure = None, error
+        return self._function(*args, **kwargs)

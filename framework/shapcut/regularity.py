@@ -1,0 +1,88 @@
+"""What may be done with the steps of a stack: whether they can be fused, and whether states can share one."""
+
+from collections.abc import Hashable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from shapcut.adapter import LayerStack, State
+
+_MOST_OPERATIONS_TO_FUSE = 200
+"""A step of more tensor operations than that holds a long loop, which takes minutes to compile."""
+
+Signature = tuple[Hashable, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Regularity:
+    """What was seen of a stack's steps.
+
+    Attributes:
+        fusible: whether every step is a short, fixed sequence of tensor operations.
+        kinds: for each layer which kind of step it is, by its sequence of operations; None if some layer's
+            operations depend on what flows through it (a mixture of experts).
+    """
+
+    fusible: bool
+    kinds: tuple[int, ...] | None
+
+
+class _Operations(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Notes every tensor operation and the shapes of its arguments."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.seen: list[Hashable] = []
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        shapes = tuple(tuple(argument.shape) for argument in args if isinstance(argument, Tensor))
+        self.seen.append((str(func), shapes))
+        return func(*args, **(kwargs or {}))
+
+
+def examine(stack: LayerStack, n_layers: int, state: State) -> Regularity:
+    """Watch two single sequences on their way through all layers.
+
+    Args:
+        stack: the model taken apart, after its `prelude`.
+        n_layers: number of layers.
+        state: what enters layer 0, for at least one sequence.
+    """
+    rows = [tuple(tensor[row : row + 1] for tensor in state) for row in (0, state[0].shape[0] - 1)]
+    known: dict[Signature, int] = {}
+    kinds, fixed, longest = [], state[0].shape[0] > 1, 0
+    for layer in range(n_layers):
+        signatures = []
+        with stack.resident(layer):
+            for which, row in enumerate(rows):
+                with _Operations() as operations:
+                    rows[which] = stack.step(layer, row)
+                signatures.append(tuple(operations.seen))
+        fixed = fixed and signatures[0] == signatures[1]
+        longest = max(longest, len(signatures[0]))
+        kinds.append(known.setdefault(signatures[0], len(known)))
+    return Regularity(fixed and longest <= _MOST_OPERATIONS_TO_FUSE, tuple(kinds) if fixed else None)
+
+
+def shares_exactly(stack: LayerStack, layer: int, states: list[State]) -> bool:
+    """Whether a step gives several states at once, bit for bit, what it gives each alone."""
+    with stack.resident(layer):
+        together = stack.step(layer, joined(states))
+        alone = [stack.step(layer, state) for state in states]
+    return all(torch.equal(a, b) for a, b in zip(together, joined(alone), strict=True))
+
+
+def joined(states: list[State]) -> State:
+    """One state of all the sequences of several."""
+    return states[0] if len(states) == 1 else tuple(torch.cat(parts) for parts in zip(*states, strict=True))
+
+
+def divided(state: State, count: int) -> list[State]:
+    """The inverse of `joined` for states of one size; each part owns its memory."""
+    parts = zip(*(tensor.chunk(count) for tensor in state), strict=True)
+    return [tuple(tensor.clone() for tensor in part) for part in parts]
