@@ -143,11 +143,19 @@ class ModelGame(Game):
             dtype=dtype,
         )
 
-    def on(self, input_ids: Tensor) -> "ModelGame":
-        """The same game on other tokens, shape (samples, length); a converted model is shared by both."""
+    def on(self, input_ids: Tensor, *, careful: bool = False) -> "ModelGame":
+        """The same game on other tokens, shape (samples, length); a converted model is shared by both.
+
+        Args:
+            input_ids: the tokens.
+            careful: evaluate in the model's own number format with unfused kernels: for the few values that
+                decide.
+        """
         other = copy.copy(self)
         vars(other).pop("evaluator", None)
         other.input_ids = input_ids.to(self._device)
+        if careful:
+            other.dtype, other.fuse = next(self.model.parameters()).dtype, False
         return other
 
     @property

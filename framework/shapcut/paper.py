@@ -34,7 +34,7 @@ class PaperEstimator(Estimator):
     ) -> None:
         self.surrogate_masks = surrogate_masks
         self.bootstraps = bootstraps
-        self.sampler = StratifiedSampler(sizes)
+        self.sampler = StratifiedSampler(sizes, generations=0)
 
     def estimate(
         self,

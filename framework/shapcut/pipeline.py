@@ -179,6 +179,7 @@ def estimate_cost(recipe: Recipe, host: Host, *, target: bool) -> dict[str, Any]
         "tokens a coalition": session.calibration.n_tokens,
         "tokens at most": recipe.budget * session.calibration.n_tokens,
         "arithmetic": str(session.game.dtype).removeprefix("torch."),
+        "kernels": "fused" if session.game.fuse else "eager",
         "post-pruning steps": [spec for spec, _ in session.parts.steps],
         "seconds at most, by one forward pass of the whole model": round(seconds * recipe.budget),
     }

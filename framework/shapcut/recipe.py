@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ByteSize, ConfigDict, Field, ValidationError, model_validator
 
 from shapcut.errors import InputError
 from shapcut.registry import did_you_mean
@@ -47,6 +47,10 @@ class Recipe(BaseModel):
     then: tuple[str, ...] = ()
     device: str = "auto"
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    memory_budget: Annotated[ByteSize, Field(ge=1)] | None = None
+    batch_size: Annotated[int, Field(ge=1)] | None = None
+    compile: Literal["auto", "on", "off"] = "auto"
+    offload: Literal["off", "auto", "disk"] = "off"
     seed: Annotated[int, Field(ge=0)] = 0
     trust_remote_code: bool = False
 

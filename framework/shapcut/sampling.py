@@ -2,11 +2,12 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from itertools import chain
 
 import numpy as np
 from numpy.typing import NDArray
 
-from shapcut.coalitions import CoalitionMatrix, Player, distinct, keys
+from shapcut.coalitions import CoalitionMatrix, Player, distinct, keys, without
 from shapcut.errors import InputError
 
 REFERENCE_PRESENT_FRACTIONS = (30 / 32, 27 / 32, 24 / 32, 21 / 32, 18 / 32)
@@ -40,15 +41,45 @@ def removable(players: Sequence[Player]) -> NDArray[np.int64]:
     return np.array([player.index for player in players if player.removable], dtype=np.int64)
 
 
+def siblings(
+    candidates: NDArray[np.int64], absent: int, generations: int, rng: np.random.Generator
+) -> list[NDArray[np.int64]]:
+    """Sets of absent players, each uniform among all of that size, that begin alike.
+
+    The first set is drawn uniformly. Each generation doubles the sets: every one gets a twin that agrees
+    with it on the first half of the players (three quarters in the next generation, and so on) and draws the
+    rest anew, uniformly among the choices that have the same size. Given where a uniform set begins, its
+    rest is uniform, so each sibling is uniform by itself: averages over siblings are unbiased, only less
+    independent than as many separate draws.
+
+    Args:
+        candidates: players that may be absent, in the order in which they run.
+        absent: size of each set.
+        generations: the number of sets is ``2**generations``.
+        rng: source of randomness.
+    """
+    sets = [np.sort(rng.choice(len(candidates), size=absent, replace=False))]
+    for generation in range(1, generations + 1):
+        cut = len(candidates) - (len(candidates) >> generation)
+        for existing in list(sets):
+            begin = existing[existing < cut]
+            rest = rng.choice(np.arange(cut, len(candidates)), size=absent - len(begin), replace=False)
+            sets.append(np.concatenate([begin, rest]))
+    return [candidates[positions] for positions in sets]
+
+
 class StratifiedSampler(Sampler):
     """Equal counts for each of a few coalition sizes, uniform within a size: the paper's sampling.
 
     Args:
         sizes: numbers of players present; None scales the paper's sizes to the number of players.
+        generations: how often draws are doubled by siblings that share a prefix, see `siblings`; 0 makes
+            all draws independent, as in the paper.
     """
 
-    def __init__(self, sizes: Sequence[int] | None = None) -> None:
+    def __init__(self, sizes: Sequence[int] | None = None, generations: int = 2) -> None:
         self.sizes = sizes
+        self.generations = generations
 
     @property
     def weighting(self) -> str:  # type: ignore[override]
@@ -70,11 +101,11 @@ class StratifiedSampler(Sampler):
                 f"no coalition of {n} players, {len(candidates)} of them removable, has one of the sizes "
                 f"{self.present_sizes(n)}; name other sizes or another sampler"
             )
-        coalitions = np.ones((count, n), dtype=np.bool_)
-        for row in range(count):
-            absent = rng.choice(candidates, size=absences[row % len(absences)], replace=False)
-            coalitions[row, absent] = False
-        return coalitions
+        families = (
+            siblings(candidates, absences[family % len(absences)], self.generations, rng)
+            for family in range(-(-count >> self.generations))
+        )
+        return without(n, chain.from_iterable(families))[:count]
 
     def present_sizes(self, n_players: int) -> list[int]:
         """The coalition sizes for this many players."""
@@ -84,18 +115,25 @@ class StratifiedSampler(Sampler):
 
 
 class ShapleySampler(Sampler):
-    """Sizes uniform from empty to full, uniform within a size: the weights of the Shapley value."""
+    """Sizes uniform from empty to full, uniform within a size: the weights of the Shapley value.
+
+    Args:
+        generations: as for `StratifiedSampler`.
+    """
 
     weighting = "uniform over coalition sizes, then uniform within a size: the Shapley weights"
+
+    def __init__(self, generations: int = 2) -> None:
+        self.generations = generations
 
     def draw(self, players: Sequence[Player], count: int, rng: np.random.Generator) -> CoalitionMatrix:
         """A uniform size, then a uniform coalition of that size."""
         candidates = removable(players)
-        coalitions = np.ones((count, len(players)), dtype=np.bool_)
-        for row in range(count):
-            size = int(rng.integers(len(candidates) + 1))
-            coalitions[row, rng.choice(candidates, size=size, replace=False)] = False
-        return coalitions
+        families = (
+            siblings(candidates, int(rng.integers(len(candidates) + 1)), self.generations, rng)
+            for _ in range(-(-count >> self.generations))
+        )
+        return without(len(players), chain.from_iterable(families))[:count]
 
 
 class GuidedSampler(Sampler):

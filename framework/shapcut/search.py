@@ -63,7 +63,7 @@ class SearchSelector(Selector):
         exploration: float = 0.5,
         patience: int = 4,
         starts: int = 8,
-        finalists: int = 6,
+        finalists: int = 4,
     ) -> None:
         self.batch = batch
         self.exploration = exploration

@@ -4,7 +4,10 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, get_args
 
+from torch import nn
+
 from shapcut.adapter import Adapter
+from shapcut.arithmetic import fusing_pays
 from shapcut.calibration import Calibration, check_size, check_source, load_calibration, load_held_out
 from shapcut.errors import InputError
 from shapcut.estimators import Estimator
@@ -102,13 +105,17 @@ def prepare(recipe: Recipe, host: Host, *, target: bool) -> Session:
     loaded = load(recipe.model, device=recipe.device, trust_remote_code=recipe.trust_remote_code)
     adapter = select_adapter(host, loaded.model)
     calibration = load_windows(recipe, loaded.tokenizer, recipe.samples, recipe.seed)
+    model = adapter.canonicalise(loaded.model)
     game = ModelGame(
-        adapter.canonicalise(loaded.model),
+        model,
         adapter,
         calibration.input_ids,
         utility=parts.utility,
         granularity=recipe.granularity,
         dtype=recipe.dtype,
+        memory_budget=recipe.memory_budget,
+        fuse=fuses(recipe, adapter, model, calibration),
+        sequences_per_step=recipe.batch_size,
     )
     n_remove = recipe.n_remove(game.n_players) if target else None
     if n_remove is not None:
@@ -127,6 +134,15 @@ def prepare(recipe: Recipe, host: Host, *, target: bool) -> Session:
         n_remove=n_remove,
         parts=parts,
     )
+
+
+def fuses(recipe: Recipe, adapter: Adapter, model: nn.Module, calibration: Calibration) -> bool:
+    """Whether the evaluation of a recipe runs as fused kernels: a matter of the recipe, not of the clock."""
+    if recipe.compile != "auto":
+        return recipe.compile == "on"
+    parameters = sum(player.parameters for player in adapter.players(model, recipe.granularity))
+    operations = 2.0 * parameters * calibration.n_tokens * recipe.budget
+    return fusing_pays(adapter.input_device(model), operations)
 
 
 def load_windows(recipe: Recipe, tokenizer: Any, samples: int, seed: int) -> Calibration:
@@ -156,4 +172,4 @@ def _final_game(recipe: Recipe, tokenizer: Any, game: ModelGame) -> ModelGame | 
         if "finalist_samples" in recipe.model_fields_set:
             raise
         return None
-    return game.on(windows.input_ids)
+    return game.on(windows.input_ids, careful=True)

@@ -10,7 +10,14 @@ from hypothesis import strategies as st
 
 from shapcut.coalitions import Player, distinct, keys
 from shapcut.errors import InputError
-from shapcut.sampling import GuidedSampler, ShapleySampler, StratifiedSampler, not_among, removable
+from shapcut.sampling import (
+    GuidedSampler,
+    ShapleySampler,
+    StratifiedSampler,
+    not_among,
+    removable,
+    siblings,
+)
 
 PAPER_SIZES = {
     12: [11, 10, 9, 8, 7],
@@ -136,3 +143,32 @@ def test_not_among():
 def test_removable():
     assert removable(players(5, fixed=[0, 3])).tolist() == [1, 2, 4]
     assert removable(players(2, fixed=[0, 1])).dtype == np.int64
+
+
+@given(st.integers(2, 40), st.integers(0, 4), st.integers(0, 10**6), st.data())
+def test_siblings_are_sets_of_one_size_that_begin_alike(n, generations, seed, data):
+    absent = data.draw(st.integers(0, n))
+    candidates = np.arange(5, 5 + 3 * n, 3)
+    sets = siblings(candidates, absent, generations, np.random.default_rng(seed))
+    assert len(sets) == 2**generations
+    assert all(len(set(one.tolist())) == absent and set(one) <= set(candidates.tolist()) for one in sets)
+    cut = candidates[n - (n >> 1)] if n > 1 else candidates[-1] + 1
+    assert len({tuple(sorted(one[one < cut])) for one in sets}) == 1
+
+
+def test_each_sibling_is_uniform_among_the_sets_of_its_size():
+    rng = np.random.default_rng(0)
+    families = [siblings(np.arange(6), 3, 2, rng) for _ in range(6000)]
+    for member in range(4):
+        counts = Counter(tuple(sorted(family[member].tolist())) for family in families)
+        assert len(counts) == 20
+        expected = len(families) / 20
+        assert sum((count - expected) ** 2 / expected for count in counts.values()) < 43.8  # chi^2(19), 0.1 %
+
+
+def test_siblings_need_fewer_distinct_beginnings():
+    def beginnings(generations):
+        drawn = StratifiedSampler(generations=generations).sample(players(30), 64, np.random.default_rng(0))
+        return sum(len(np.unique(drawn[:, : end + 1], axis=0)) for end in range(30))
+
+    assert beginnings(2) < 0.7 * beginnings(0)

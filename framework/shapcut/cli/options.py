@@ -67,6 +67,22 @@ RECIPE_OPTIONS: dict[str, Any] = {
         str | None,
         typer.Option(help="arithmetic of coalitions: auto, float32, bfloat16, float16 [default: auto]"),
     ],
+    "memory_budget": Annotated[
+        str | None,
+        typer.Option(metavar="SIZE", help="for hidden states, such as 2GiB [default: by what is free]"),
+    ],
+    "batch_size": Annotated[
+        str | None,
+        typer.Option(metavar="N", help="sequences that go through a layer at once [default: by length]"),
+    ],
+    "compile": Annotated[
+        str | None,
+        typer.Option(help="fused kernels: on, off, or auto, where they pay for compiling [default: auto]"),
+    ],
+    "offload": Annotated[
+        str | None,
+        typer.Option(help="weights: off, auto (what does not fit elsewhere), disk [default: off]"),
+    ],
     "seed": Seed,
     "trust_remote_code": Trust,
 }
