@@ -134,6 +134,18 @@ class HFDecoderAdapter(Adapter):
             family.canonicalise(model)
         return model
 
+    def generate(self, model: nn.Module, input_ids: Tensor, new_tokens: int, *, use_cache: bool) -> Tensor:
+        """As `Adapter.generate`; sequence by sequence where cached decoding in transformers needs that."""
+        family = family_of(model)
+        singly = family is not None and family.decodes_singly and use_cache
+        parts = input_ids.split(1 if singly else len(input_ids))
+        return torch.cat(
+            [
+                super(HFDecoderAdapter, self).generate(model, part, new_tokens, use_cache=use_cache)
+                for part in parts
+            ]
+        )
+
     def player_parameters(self, model: nn.Module, player: Player) -> list[nn.Parameter]:
         """A block's parameters that nothing outside it uses."""
         return find_decoder(model).own_parameters()[player.index]

@@ -24,7 +24,9 @@ def rebuilt(decoder: Decoder, recipe: Rebuild, cut: Cut, fields: Mapping[str, An
     """
     model = decoder.model
     if any(parameter.is_meta for parameter in model.parameters()):
-        raise UnsupportedModelError(f"{type(model).__name__} is rebuilt, for which its weights must be in memory")
+        raise UnsupportedModelError(
+            f"{type(model).__name__} is rebuilt, for which its weights must be in memory"
+        )
     names = _Names(decoder, recipe, cut)
     with torch.device("meta"):
         new = type(model)(_edited(model.config, fields))  # type: ignore[arg-type]
@@ -35,7 +37,9 @@ def rebuilt(decoder: Decoder, recipe: Rebuild, cut: Cut, fields: Mapping[str, An
     try:
         new.load_state_dict(weights, strict=True, assign=True)
     except RuntimeError as error:
-        raise UnsupportedModelError(f"the weights that stay do not fit the shorter config: {error}") from error
+        raise UnsupportedModelError(
+            f"the weights that stay do not fit the shorter config: {error}"
+        ) from error
     _fill_buffers(new, names.renamed(model.named_buffers(remove_duplicate=False)))
     return _as_before(new, model)
 
@@ -47,7 +51,10 @@ class _Names:
         self._layer = re.compile(rf"({re.escape(decoder.family.stack)}\.)(\d+)(\..*)")
         self._new = {old: new for new, old in enumerate(cut.kept)}
         self._ordinals = [
-            (re.compile(part.pattern), _new_ordinals(getattr(decoder.model.config, part.field), part.kind, cut))
+            (
+                re.compile(part.pattern),
+                _new_ordinals(getattr(decoder.model.config, part.field), part.kind, cut),
+            )
             for part in recipe.ordinals
         ]
 

@@ -66,7 +66,9 @@ class RecordedStack(LayerStack):
 
     def readout(self, state: State) -> Tensor:
         """Logits of a forward pass whose blocks all return the given hidden state."""
-        given = ((block, constant(self._container_of[type(block)], state[0])) for block in self._decoder.blocks)
+        given = (
+            (block, constant(self._container_of[type(block)], state[0])) for block in self._decoder.blocks
+        )
         with replaced_blocks(given):
             return forward(self._decoder.model, self._ids_like(state))
 

@@ -64,6 +64,7 @@ class Family:
         entrance: child of block 0 that works on what enters the stack, whichever block is first.
         passed_on: names of the arguments that a block gives back after its hidden state; an absent block
             gives them back as it got them (empty: nothing).
+        decodes_singly: cached decoding in transformers is right for one sequence at a time only.
         canonicalise: puts a freshly loaded model into the form in which it is measured and saved.
         tiny: config of the example, beside what all examples share.
     """
@@ -79,6 +80,7 @@ class Family:
     rebuild: Rebuild | None = None
     entrance: str = ""
     passed_on: tuple[str, ...] = ()
+    decodes_singly: bool = False
     canonicalise: Callable[[nn.Module], None] | None = None
     tiny: Mapping[str, Any] = field(default_factory=dict)
 

@@ -95,7 +95,11 @@ class PerLayerList(Rule):
         if not isinstance(values, (list, tuple)):  # absent, or one value for all layers
             return {}
         spelling = dict(self.spelling)
-        return {self.field: [spelling.get(value, value) for value in cut.of(values)] if spelling else cut.of(values)}
+        return {
+            self.field: [spelling.get(value, value) for value in cut.of(values)]
+            if spelling
+            else cut.of(values)
+        }
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,7 +128,9 @@ class IndexKeyed(Rule):
         new_index = {old: new for new, old in enumerate(cut.kept)}
         return {
             self.field: {
-                type(key)(new_index[int(key)]): value for key, value in entries.items() if int(key) in new_index
+                type(key)(new_index[int(key)]): value
+                for key, value in entries.items()
+                if int(key) in new_index
             }
         }
 
@@ -233,7 +239,9 @@ class Periodic(Rule):
         """No period and offset give the kinds of the layers that stay."""
         if self._found(config, cut) is not None:
             return ""
-        return f"the config's {self.period} and {self.offset} cannot say which kinds the layers that stay have"
+        return (
+            f"the config's {self.period} and {self.offset} cannot say which kinds the layers that stay have"
+        )
 
     def _found(self, config: PretrainedConfig, cut: Cut) -> tuple[int, int] | None:
         period, offset = getattr(config, self.period), getattr(config, self.offset)
@@ -289,3 +297,29 @@ class Pinned(Rule):
     def pinned(self, config: PretrainedConfig, depth: int) -> dict[int, str]:  # noqa: ARG002
         """The positions and the reason."""
         return {position % depth: self.reason for position in self.positions}
+
+
+@dataclass(frozen=True, slots=True)
+class CyclicOrder(Rule):
+    """Layers of a kind take turns in sharing the weights of a few modules.
+
+    Attributes:
+        count: the field with the number of shared modules.
+        field: the list with each layer's kind.
+        kind: the kind that shares.
+    """
+
+    count: str
+    field: str
+    kind: str
+
+    def objection(self, config: PretrainedConfig, cut: Cut) -> str:
+        """A layer's turn would come at another module, or a module would serve no layer."""
+        modules, kinds = getattr(config, self.count), getattr(config, self.field)
+        sharing = [index for index, kind in enumerate(kinds) if kind == self.kind]
+        turns = [turn % modules for turn, index in enumerate(sharing) if index in cut.kept]
+        if len(turns) < modules:
+            return f"{len(turns)} {self.kind} layers would stay for {modules} shared modules"
+        if turns != [turn % modules for turn in range(len(turns))]:
+            return f"{self.kind} layers share {modules} modules in turn, and their turns would shift"
+        return ""
