@@ -151,6 +151,20 @@ class Adapter(ABC):
             return f"only {present} players would stay, at least {self.min_present(model)} are needed"
         return None
 
+    def player_parameters(self, model: nn.Module, player: Player) -> list[nn.Parameter]:
+        """Parameters of which nothing may be seen while the player is absent: its own, unshared ones.
+
+        By default those of the module that the player is named after which no module outside it has.
+        """
+        inside = f"{player.name}."
+        shared = {
+            id(parameter)
+            for name, module in model.named_modules(remove_duplicate=False)
+            if name != player.name and not name.startswith(inside)
+            for parameter in module.parameters(recurse=False)
+        }
+        return [p for p in model.get_submodule(player.name).parameters() if id(p) not in shared]
+
     def min_present(self, model: nn.Module) -> int:  # noqa: ARG002
         """The smallest number of players that the architecture can run with."""
         return 1

@@ -84,7 +84,7 @@ def absent_is_ignored(case: Case) -> str:
     for player in case.players:
         model = case.intact(model)
         clean = case.reference({player.index})
-        healthy = poison(model, player)
+        healthy = poison(case, model, player)
         require(not case.logits(model).isfinite().all(), f"vacuous: {player.name} has no weights that matter")
         poisoned = case.bypassed(model, {player.index})
         require(identical(clean, poisoned), f"the weights of absent {player.name} change the logits")
@@ -94,15 +94,9 @@ def absent_is_ignored(case: Case) -> str:
     return f"{len(case.players)} players poisoned"
 
 
-def poison(model: nn.Module, player: Player) -> list[tuple[nn.Parameter, Tensor]]:
+def poison(case: Case, model: nn.Module, player: Player) -> list[tuple[nn.Parameter, Tensor]]:
     """Overwrite the parameters that only this player uses with NaN; gives them and what they were."""
-    shared = {
-        id(parameter)
-        for name, module in model.named_modules(remove_duplicate=False)
-        if name != player.name and not name.startswith(f"{player.name}.")
-        for parameter in module.parameters(recurse=False)
-    }
-    own = [p for p in model.get_submodule(player.name).parameters() if id(p) not in shared]
+    own = case.adapter.player_parameters(model, player)
     healthy = [(parameter, parameter.detach().clone()) for parameter in own]
     with torch.no_grad():
         for parameter in own:
