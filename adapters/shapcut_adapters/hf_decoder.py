@@ -1,14 +1,15 @@
 """The adapter for decoder-only causal language models of transformers."""
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from typing import ClassVar
 from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
 
-from shapcut.adapter import Adapter, Granularity, LayerStack
+from shapcut.adapter import Adapter, Example, Granularity, LayerStack
 from shapcut.coalitions import Player
 from shapcut.errors import UnsupportedModelError
 from shapcut_adapters.decoder import (
@@ -154,9 +155,9 @@ class HFDecoderAdapter(Adapter):
         """A tiny Llama."""
         return tiny_model(FAMILIES[0], seed)
 
-    def examples(self, seed: int) -> dict[str, tuple[nn.Module, Tensor]]:
+    def examples(self) -> Mapping[str, Example]:
         """A tiny model of every family, by ``model_type``."""
-        return {family.model_type: tiny_model(family, seed) for family in FAMILIES}
+        return {family.model_type: partial(tiny_model, family) for family in FAMILIES}
 
     def _block_containers(self, decoder: Decoder) -> dict[type, Container]:
         if decoder.model not in self._containers:

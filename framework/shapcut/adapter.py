@@ -5,7 +5,7 @@ remove them for good. The conformance kit (`shapcut.testing`) checks every state
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Collection
+from collections.abc import Callable, Collection, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +21,9 @@ State = tuple[Tensor, ...]
 """What flows from layer to layer: tensors whose first dimension is the batch; [0] is the hidden state."""
 
 Granularity = Literal["block", "sublayer"]
+
+Example = Callable[[int], tuple[nn.Module, Tensor]]
+"""Builds a tiny model and token ids of shape (batch, length) from a seed, offline."""
 
 CONTRACT_VERSION = 1
 
@@ -121,9 +124,9 @@ class Adapter(ABC):
     def example(self, seed: int) -> tuple[nn.Module, Tensor]:
         """A tiny random model with at least 4 players and token ids of shape (batch, length), offline."""
 
-    def examples(self, seed: int) -> dict[str, tuple[nn.Module, Tensor]]:
-        """Named examples, one for each family that the adapter claims; by default the one of `example`."""
-        return {self.name: self.example(seed)}
+    def examples(self) -> Mapping[str, Example]:
+        """Builders of named examples, one for each family claimed; by default the one of `example`."""
+        return {self.name: self.example}
 
     def stack(self, model: nn.Module, granularity: Granularity = "block") -> LayerStack | None:  # noqa: ARG002
         """The model taken apart for fast evaluation, or None if only `bypass` is exact."""

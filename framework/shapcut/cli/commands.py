@@ -250,11 +250,14 @@ def check_one_adapter(
     host: Host,
     *,
     name: Annotated[str, typer.Argument(help="a registered adapter")],
+    example: Annotated[
+        list[str] | None, typer.Option(metavar="NAME", help="only this example; repeatable")
+    ] = None,
     seed: Annotated[int, typer.Option(help="of the examples' weights")] = 0,
     as_json: AsJson = False,
 ) -> None:
     """Run the conformance kit over an adapter's examples."""
-    results = check_adapter(host.adapters.create(name), seed=seed)
+    results = check_adapter(host.adapters.create(name), seed=seed, only=example or ())
     failed = [result for result in results if not result.passed]
     if as_json:
         fields = ("example", "check", "passed", "detail")

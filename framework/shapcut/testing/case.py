@@ -1,15 +1,17 @@
 """One example of an adapter, and what the checks ask of it."""
 
 import copy
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Iterator
 from functools import cached_property
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from shapcut.adapter import Adapter, LayerStack, State
+from shapcut.adapter import Adapter, Example, LayerStack, State
 from shapcut.coalitions import Player
+from shapcut.errors import InputError
+from shapcut.registry import did_you_mean
 from shapcut.testing.comparison import Comparison, identical, require
 
 BATCH = 3
@@ -123,12 +125,30 @@ class Case:
         return Comparison(self.full)
 
 
-def cases(adapter: Adapter, seed: int = 0) -> list[Case]:
-    """Every example of an adapter, ready to be checked."""
-    return [
-        Case(adapter, name, adapter.canonicalise(model), three_sequences(input_ids), seed)
-        for name, (model, input_ids) in adapter.examples(seed).items()
-    ]
+def cases(adapter: Adapter, seed: int = 0, only: Collection[str] = ()) -> Iterator[Case]:
+    """The examples of an adapter, ready to be checked; each is built when it is its turn.
+
+    Args:
+        adapter: whose examples.
+        seed: of the weights, and of the random sets of players that are tried.
+        only: names of examples; none means all.
+
+    Raises:
+        InputError: if the adapter has no example of one of these names, before any is built.
+    """
+    examples = adapter.examples()
+    for name in only:
+        if name not in examples:
+            raise InputError(
+                f"adapter {adapter.name!r} has no example {name!r}: {did_you_mean(name, examples)}"
+            )
+    return (case(adapter, name, examples[name], seed) for name in only or examples)
+
+
+def case(adapter: Adapter, name: str, example: Example, seed: int = 0) -> Case:
+    """One example, built and ready to be checked."""
+    model, input_ids = example(seed)
+    return Case(adapter, name, adapter.canonicalise(model), three_sequences(input_ids), seed)
 
 
 def three_sequences(input_ids: Tensor) -> Tensor:
