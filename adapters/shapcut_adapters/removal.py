@@ -10,7 +10,7 @@ from shapcut_adapters.families import Family
 from shapcut_adapters.families.rules import Cut
 from shapcut_adapters.rebuild import rebuilt
 
-_INDEX_ATTRIBUTES = ("layer_idx", "layer_id", "layer_number", "conv_idx")
+_INDEX_ATTRIBUTES = ("layer_idx", "layer_id", "layer_number")
 
 
 def pinned_blocks(decoder: Decoder) -> dict[int, str]:

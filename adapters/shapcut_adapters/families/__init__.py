@@ -10,10 +10,11 @@ from shapcut_adapters.families.dense import DENSE_FAMILIES
 from shapcut_adapters.families.family import Condition, Family
 from shapcut_adapters.families.hybrid import HYBRID_FAMILIES
 from shapcut_adapters.families.mixture import MIXTURE_FAMILIES
+from shapcut_adapters.families.place import PLACE_FAMILIES
 
 __all__ = ["FAMILIES", "Condition", "Family", "family_of"]
 
-FAMILIES = (*DENSE_FAMILIES, *MIXTURE_FAMILIES, *HYBRID_FAMILIES)
+FAMILIES = (*DENSE_FAMILIES, *MIXTURE_FAMILIES, *HYBRID_FAMILIES, *PLACE_FAMILIES)
 
 _FAMILY_OF_CLASS = {family.model_class: family for family in FAMILIES}
 
