@@ -87,7 +87,7 @@ class PerLayerList(Rule):
 
     field: str
     source: str = ""
-    spelling: tuple[tuple[str, str], ...] = ()
+    spelling: tuple[tuple[str, Any], ...] = ()
 
     def edited(self, config: PretrainedConfig, cut: Cut) -> dict[str, Any]:
         """The entries of the layers that stay."""
@@ -95,7 +95,11 @@ class PerLayerList(Rule):
         if not isinstance(values, (list, tuple)):  # absent, or one value for all layers
             return {}
         spelling = dict(self.spelling)
-        return {self.field: [spelling.get(value, value) for value in cut.of(values)] if spelling else cut.of(values)}
+        return {
+            self.field: [spelling.get(value, value) for value in cut.of(values)]
+            if spelling
+            else cut.of(values)
+        }
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,7 +128,9 @@ class IndexKeyed(Rule):
         new_index = {old: new for new, old in enumerate(cut.kept)}
         return {
             self.field: {
-                type(key)(new_index[int(key)]): value for key, value in entries.items() if int(key) in new_index
+                type(key)(new_index[int(key)]): value
+                for key, value in entries.items()
+                if int(key) in new_index
             }
         }
 
@@ -233,7 +239,9 @@ class Periodic(Rule):
         """No period and offset give the kinds of the layers that stay."""
         if self._found(config, cut) is not None:
             return ""
-        return f"the config's {self.period} and {self.offset} cannot say which kinds the layers that stay have"
+        return (
+            f"the config's {self.period} and {self.offset} cannot say which kinds the layers that stay have"
+        )
 
     def _found(self, config: PretrainedConfig, cut: Cut) -> tuple[int, int] | None:
         period, offset = getattr(config, self.period), getattr(config, self.offset)
