@@ -87,7 +87,7 @@ class PerLayerList(Rule):
 
     field: str
     source: str = ""
-    spelling: tuple[tuple[str, str], ...] = ()
+    spelling: tuple[tuple[str, Any], ...] = ()
 
     def edited(self, config: PretrainedConfig, cut: Cut) -> dict[str, Any]:
         """The entries of the layers that stay."""
