@@ -173,7 +173,7 @@ HYBRID_FAMILIES: tuple[Family, ...] = (
             "mamba_ngroups": 2,
             "chunk_size": 4,
             "num_mem_blocks": 2,
-            "time_step_min": 0.0,
+            "time_step_min": 1e-12,
             "num_key_value_heads": 4,
             "use_shared_attention_adapter": True,
             "adapter_rank": 4,

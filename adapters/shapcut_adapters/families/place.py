@@ -33,7 +33,7 @@ _LATENT = {
     "v_head_dim": 8,
     "num_key_value_heads": 4,
 }
-_INDEXER = {"index_topk": 4, "index_head_dim": 8, "index_n_heads": 2}
+_INDEXER = {"index_topk": 4, "index_head_dim": 8, "index_n_heads": 16}
 
 PLACE_FAMILIES: tuple[Family, ...] = (
     Family(
@@ -94,7 +94,7 @@ PLACE_FAMILIES: tuple[Family, ...] = (
     Family(
         "dots3_note_text", "Dots3NoteForCausalLM", per_layer_lists=("mlp_layer_types", "layer_types"), rules=(IndexKeyed("per_layer_config"),),
         tiny={
-            "num_local_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 24,
+            "num_local_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 24, "num_key_value_heads": 4,
             "mlp_layer_types": _DENSE_AND_SPARSE,
         },
     ),
@@ -105,7 +105,7 @@ PLACE_FAMILIES: tuple[Family, ...] = (
     Family(
         "modernbert-decoder", "ModernBertDecoderForCausalLM", per_layer_lists=_TYPES,
         rules=(Pinned((0,), "it has no norm before its attention, and whichever layer is first loses its own"),),
-        tiny={"layer_types": _MIXED, "local_attention": 8},
+        tiny={"layer_types": _MIXED, "local_attention": 8, "pad_token_id": 0},
     ),
     Family(
         "inkling_text", "InklingForCausalLM", per_layer_lists=("layer_types", "mlp_layer_types"),
