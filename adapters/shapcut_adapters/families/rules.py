@@ -122,17 +122,10 @@ class IndexKeyed(Rule):
 
     def edited(self, config: PretrainedConfig, cut: Cut) -> dict[str, Any]:
         """The entries of the layers that stay, under their new indices."""
-        entries = getattr(config, self.field)
-        if not entries:
-            return {}
+        entries = config.to_dict().get(self.field) or {}
         new_index = {old: new for new, old in enumerate(cut.kept)}
-        return {
-            self.field: {
-                type(key)(new_index[int(key)]): value
-                for key, value in entries.items()
-                if int(key) in new_index
-            }
-        }
+        kept = {new_index[int(key)]: value for key, value in entries.items() if int(key) in new_index}
+        return {self.field: kept} if entries else {}
 
 
 @dataclass(frozen=True, slots=True)
@@ -323,3 +316,62 @@ class CyclicOrder(Rule):
         if turns != [turn % modules for turn in range(len(turns))]:
             return f"{self.kind} layers share {modules} modules in turn, and their turns would shift"
         return ""
+
+
+@dataclass(frozen=True, slots=True)
+class PinnedKind(Rule):
+    """Layers of a kind of which others depend.
+
+    Attributes:
+        kind: the kind.
+        field: the list, or property, with each layer's kind.
+        reason: how the others depend on them.
+    """
+
+    kind: str
+    field: str
+    reason: str
+
+    def pinned(self, config: PretrainedConfig, depth: int) -> dict[int, str]:
+        """Where layers of the kind are."""
+        return {index: self.reason for index in range(depth) if getattr(config, self.field)[index] == self.kind}
+
+
+@dataclass(frozen=True, slots=True)
+class PinnedFirst(Rule):
+    """The first layer makes what layers of another kind use.
+
+    Attributes:
+        users: the kind that uses it.
+        field: the list with each layer's kind.
+        reason: what is made.
+    """
+
+    users: str
+    field: str
+    reason: str
+
+    def pinned(self, config: PretrainedConfig, depth: int) -> dict[int, str]:  # noqa: ARG002
+        """The first layer, if there are layers that use it."""
+        return {0: self.reason} if self.users in (getattr(config, self.field) or ()) else {}
+
+
+@dataclass(frozen=True, slots=True)
+class LastKind(Rule):
+    """The last layer that stays must be of one kind, which the config gives to whichever is last.
+
+    Attributes:
+        kind: the kind.
+        field: the list with each layer's kind.
+    """
+
+    kind: str
+    field: str
+
+    def objection(self, config: PretrainedConfig, cut: Cut) -> str:
+        """The layer that would be last is of another kind."""
+        last = cut.kept[-1]
+        kind = getattr(config, self.field)[last]
+        if kind == self.kind:
+            return ""
+        return f"layer {last} would be the last and is of kind {kind}; the config makes the last one {self.kind}"
