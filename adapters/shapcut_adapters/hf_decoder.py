@@ -151,6 +151,10 @@ class HFDecoderAdapter(Adapter):
         """A block's parameters that nothing outside it uses."""
         return find_decoder(model).own_parameters()[player.index]
 
+    def cache_differs(self, model: nn.Module) -> str:
+        """What is known of the family's cache."""
+        return find_decoder(model).family.cache_differs
+
     def example(self, seed: int) -> tuple[nn.Module, Tensor]:
         """A tiny Llama."""
         return tiny_model(FAMILIES[0], seed)

@@ -165,6 +165,14 @@ class Adapter(ABC):
         }
         return [p for p in model.get_submodule(player.name).parameters() if id(p) not in shared]
 
+    def cache_differs(self, model: nn.Module) -> str:  # noqa: ARG002
+        """Why the whole model decodes other tokens with a cache than without one, empty if it does not.
+
+        For faults of an architecture's own library. Where one is declared, decoding with a cache is compared
+        with the reloaded model instead.
+        """
+        return ""
+
     def min_present(self, model: nn.Module) -> int:  # noqa: ARG002
         """The smallest number of players that the architecture can run with."""
         return 1

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from shapcut.testing import Case, case
+from shapcut.testing import Case, cases_of
 from shapcut_adapters.hf_decoder import HFDecoderAdapter
 
 
@@ -22,4 +22,5 @@ def adapter() -> HFDecoderAdapter:
 def family_case(request: pytest.FixtureRequest) -> Case:
     """The example of the family that the test is parametrized with; one at a time is kept."""
     adapter = HFDecoderAdapter()
-    return case(adapter, request.param, adapter.examples()[request.param])
+    (case,) = cases_of(adapter, request.param, adapter.examples()[request.param])
+    return case

@@ -104,10 +104,13 @@ DENSE_FAMILIES = (
         "cpmant",
         "CpmAntForCausalLM",
         "cpmant.encoder.layers",
+        cache_differs="the model needs all tokens to place one, and with a cache it is given only the last",
         tiny={"dim_head": 8, "dim_ff": 48, "prompt_length": 4, "segment_types": 4},
     ),
     Family("ctrl", "CTRLLMHeadModel", "transformer.h", "n_layer", tiny={**_GPT2_SIZE, "dff": 48}),
-    Family("cwm", "CwmForCausalLM", per_layer_lists=_TYPES, tiny={"head_dim": 8, "bos_token_id": 1, **_WINDOW}),
+    Family(
+        "cwm", "CwmForCausalLM", per_layer_lists=_TYPES, tiny={"head_dim": 8, "bos_token_id": 1, **_WINDOW}
+    ),
     Family("doge", "DogeForCausalLM", tiny={"keep_window_size": 16}),
     Family("ernie4_5", "Ernie4_5ForCausalLM", tiny={"head_dim": 8}),
     Family("exaone4", "Exaone4ForCausalLM", per_layer_lists=_TYPES, tiny=_WINDOW),

@@ -70,7 +70,7 @@ ENCODER_FAMILIES = (
             "num_encoder_layers": 6,
             "num_decoder_attention_heads": 4,
             "decoder_ffn_dim": 48,
-            "pad_token_id": 1,
+            "pad_token_id": 0,
         },
     ),
 )

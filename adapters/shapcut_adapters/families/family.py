@@ -56,6 +56,7 @@ class Family:
         model_class: name of the transformers class with the language-model head.
         stack: dotted path of the ModuleList of layers.
         depth_field: config field that counts the layers.
+        cache_differs: why the family decodes other tokens with a cache than without, empty if it does not.
         per_layer_lists: config fields with one entry a layer.
         index_lists: config fields that list layer indices.
         removal_needs: settings that a removal needs to be exact.
@@ -73,6 +74,7 @@ class Family:
     model_class: str
     stack: str = "model.layers"
     depth_field: str = "num_hidden_layers"
+    cache_differs: str = ""
     per_layer_lists: tuple[str, ...] = ()
     index_lists: tuple[str, ...] = ()
     removal_needs: tuple[Condition, ...] = ()

@@ -1,6 +1,6 @@
 """The conformance kit: what every adapter promises, as named checks on tiny offline models."""
 
-from shapcut.testing.case import Case, case, cases
+from shapcut.testing.case import Case, cases, cases_of
 from shapcut.testing.comparison import ConformanceError
 from shapcut.testing.kit import CHECKS, CheckResult, assert_adapter, check_adapter, run_check
 
@@ -10,8 +10,8 @@ __all__ = [
     "CheckResult",
     "ConformanceError",
     "assert_adapter",
-    "case",
     "cases",
+    "cases_of",
     "check_adapter",
     "run_check",
 ]

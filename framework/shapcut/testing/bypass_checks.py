@@ -40,13 +40,13 @@ def bypass_restores(case: Case) -> str:
     require(not identical(outer, full), "vacuous: nothing changes while a player is bypassed")
     _require_untouched(case, model, before, "after the context")
     raised = _Interruption()
-    with suppress(_Interruption), case.adapter.bypass(model, case.present(first)):
+    with suppress(_Interruption), case.bypass(model, case.present(first)):
         case.logits(model)
         raised.happened = True
         raise raised
     require(raised.happened, "the context cannot be entered twice")
     _require_untouched(case, model, before, "after an exception")
-    with case.adapter.bypass(model, case.present(first)):
+    with case.bypass(model, case.present(first)):
         case.bypassed(model, last)
         require(identical(case.logits(model), outer), "a nested context undoes the outer one")
     _require_untouched(case, model, before, "after nested contexts")
@@ -69,7 +69,7 @@ def bypass_copies_no_weights(case: Case) -> str:
     case.logits(model)
     where, what = addresses(model), weights(model)
     require(where, "vacuous: the example has no parameters")
-    with case.adapter.bypass(model, case.present({0, len(case.players) - 1})):
+    with case.bypass(model, case.present({0, len(case.players) - 1})):
         case.logits(model)
         require(addresses(model) == where, "parameters were moved or replaced")
         during = weights(model)

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 
 from shapcut.adapter import Adapter
-from shapcut.testing import bypass_checks, removal_checks, stack_checks
+from shapcut.testing import bypass_checks, decoding_check, refusal_checks, removal_checks, stack_checks
 from shapcut.testing.case import Case, cases
 from shapcut.testing.comparison import ConformanceError
 
@@ -26,11 +26,12 @@ CHECKS: Mapping[str, Check] = MappingProxyType(
         "unembedding-equals-readout": stack_checks.unembedding_equals_readout,
         "remove-equals-bypass": removal_checks.remove_equals_bypass,
         "reload-equals-removed": removal_checks.reload_equals_removed,
-        "cached-decoding": removal_checks.cached_decoding,
+        "cached-decoding": decoding_check.cached_decoding,
         "removal-composes": removal_checks.removal_composes,
         "parameter-count": removal_checks.parameter_count,
         "reindexed-players": removal_checks.reindexed_players,
-        "bad-indices-raise-first": removal_checks.bad_indices_raise_first,
+        "bad-indices-raise-first": refusal_checks.bad_indices_raise_first,
+        "refusals-have-reasons": refusal_checks.refusals_have_reasons,
         "dtype-and-device-kept": removal_checks.dtype_and_device_kept,
     }
 )
