@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from transformers import PretrainedConfig
 
 from shapcut.errors import UnsupportedModelError
 from shapcut_adapters.families import FAMILIES, Family, family_of
@@ -28,6 +29,11 @@ class Decoder:
     family: Family
     owner: nn.Module
     blocks: nn.ModuleList
+
+    @property
+    def config(self) -> PretrainedConfig:
+        """The model's config."""
+        return self.model.config  # type: ignore[return-value]
 
     @property
     def entrance(self) -> nn.Module | None:
@@ -63,7 +69,7 @@ class Decoder:
     def _elsewhere(self) -> Iterator[tuple[int, nn.Parameter]]:
         """Parameters in modules that several blocks share which serve one of them, and that block's index."""
         for part in self.family.rebuild.ordinals if self.family.rebuild else ():
-            kinds = getattr(self.model.config, part.field)
+            kinds = getattr(self.config, part.field)
             counted = [index for index, kind in enumerate(kinds) if kind == part.kind]
             for name, parameter in self.model.named_parameters():
                 if (found := re.search(part.pattern, name)) is not None:

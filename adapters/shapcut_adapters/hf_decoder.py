@@ -122,11 +122,15 @@ class HFDecoderAdapter(Adapter):
         self, model: nn.Module, absent: Collection[int], granularity: Granularity = "block"
     ) -> str | None:
         """As `Adapter.can_remove`; the family's rules may object to a set, too."""
-        reason = super().can_remove(model, absent, granularity)
-        if reason is None:
-            decoder = _decoder(model, granularity)
-            reason = removal_objection(decoder, _cut(decoder, absent)) or None
-        return reason
+        decoder = _decoder(model, granularity)
+        cut = _cut(decoder, checked_indices(absent, len(decoder.blocks)))
+        pinned = pinned_blocks(decoder)
+        for index in cut.absent:
+            if index in pinned:
+                return f"player {index} ({decoder.family.stack}.{index}) cannot be removed: {pinned[index]}"
+        if not cut.kept:
+            return "no player would stay, at least 1 is needed"
+        return removal_objection(decoder, cut) or None
 
     def canonicalise(self, model: nn.Module) -> nn.Module:
         """Set off what a family's model does to its own weights."""
@@ -139,7 +143,7 @@ class HFDecoderAdapter(Adapter):
         """As `Adapter.generate`; sequence by sequence where cached decoding in transformers needs that."""
         family = family_of(model)
         singly = family is not None and family.decodes_singly and use_cache
-        parts = input_ids.split(1 if singly else len(input_ids))
+        parts = torch.split(input_ids, 1 if singly else len(input_ids))
         return torch.cat(
             [
                 super(HFDecoderAdapter, self).generate(model, part, new_tokens, use_cache=use_cache)

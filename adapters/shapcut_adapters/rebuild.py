@@ -29,7 +29,7 @@ def rebuilt(decoder: Decoder, recipe: Rebuild, cut: Cut, fields: Mapping[str, An
         )
     names = _Names(decoder, recipe, cut)
     with torch.device("meta"):
-        new = type(model)(_edited(model.config, fields))  # type: ignore[arg-type]
+        new = type(model)(_edited(decoder.config, fields))  # type: ignore[arg-type]
     weights = names.renamed(model.state_dict().items())
     for part in recipe.slices:
         if part.parameter in weights:
@@ -53,7 +53,7 @@ class _Names:
         self._ordinals = [
             (
                 re.compile(part.pattern),
-                _new_ordinals(getattr(decoder.model.config, part.field), part.kind, cut),
+                _new_ordinals(getattr(decoder.config, part.field), part.kind, cut),
             )
             for part in recipe.ordinals
         ]
@@ -85,9 +85,8 @@ def _new_ordinals(kinds: list[str], kind: str, cut: Cut) -> dict[int, int]:
 
 
 def _kept_slices(tensor: Tensor, dim: int, cut: Cut) -> Tensor:
-    slices = tensor.unflatten(dim, (cut.depth, -1))
-    kept = torch.tensor(cut.kept, device=tensor.device)
-    return slices.index_select(dim, kept).flatten(dim, dim + 1)
+    slices = tensor.chunk(cut.depth, dim)
+    return torch.cat([slices[index] for index in cut.kept], dim)
 
 
 def _edited(config: PretrainedConfig, fields: Mapping[str, Any]) -> PretrainedConfig:

@@ -17,13 +17,13 @@ def pinned_blocks(decoder: Decoder) -> dict[int, str]:
     """Blocks that can never be removed exactly, and why."""
     pinned: dict[int, str] = {}
     for rule in decoder.family.all_rules:
-        pinned |= rule.pinned(decoder.model.config, len(decoder.blocks))
+        pinned |= rule.pinned(decoder.config, len(decoder.blocks))
     return pinned
 
 
 def removal_objection(decoder: Decoder, cut: Cut) -> str:
     """Why just these blocks cannot be removed exactly, empty if they can."""
-    objections = (rule.objection(decoder.model.config, cut) for rule in decoder.family.all_rules)
+    objections = (rule.objection(decoder.config, cut) for rule in decoder.family.all_rules)
     return next((objection for objection in objections if objection), "")
 
 
@@ -31,7 +31,7 @@ def remove_blocks(decoder: Decoder, cut: Cut) -> nn.Module:
     """The model without some blocks: the same object, or one that was rebuilt where its family needs that."""
     if decoder.family.rebuild is not None:
         return rebuilt(
-            decoder, decoder.family.rebuild, cut, shortened(decoder.model.config, decoder.family, cut)
+            decoder, decoder.family.rebuild, cut, shortened(decoder.config, decoder.family, cut)
         )
     changes = [
         (config, shortened(config, decoder.family, cut)) for config in _configs(decoder.model, decoder.family)

@@ -2,6 +2,7 @@
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 from transformers import PretrainedConfig
@@ -195,7 +196,7 @@ class IndexRange(Rule):
         inside = cut.renumbered(self._inside(config, cut.depth))
         if not inside:
             return {self.first: len(cut.kept), self.last: len(cut.kept), self.step: 1}
-        distances = {after - before for before, after in zip(inside, inside[1:], strict=False)}
+        distances = {after - before for before, after in pairwise(inside)}
         return {self.first: inside[0], self.last: inside[-1], self.step: self._steps(inside, distances)}
 
     def objection(self, config: PretrainedConfig, cut: Cut) -> str:
@@ -334,7 +335,9 @@ class PinnedKind(Rule):
 
     def pinned(self, config: PretrainedConfig, depth: int) -> dict[int, str]:
         """Where layers of the kind are."""
-        return {index: self.reason for index in range(depth) if getattr(config, self.field)[index] == self.kind}
+        return {
+            index: self.reason for index in range(depth) if getattr(config, self.field)[index] == self.kind
+        }
 
 
 @dataclass(frozen=True, slots=True)
@@ -374,4 +377,6 @@ class LastKind(Rule):
         kind = getattr(config, self.field)[last]
         if kind == self.kind:
             return ""
-        return f"layer {last} would be the last and is of kind {kind}; the config makes the last one {self.kind}"
+        return (
+            f"layer {last} would be the last and is of kind {kind}; the config makes the last one {self.kind}"
+        )
