@@ -29,7 +29,7 @@ def rebuilt(decoder: Decoder, recipe: Rebuild, cut: Cut, fields: Mapping[str, An
         )
     names = _Names(decoder, recipe, cut)
     with torch.device("meta"):
-        new = type(model)(_edited(decoder.config, fields))  # type: ignore[arg-type]
+        new = type(model)(_edited(decoder.config, fields))
     weights = names.renamed(model.state_dict().items())
     for part in recipe.slices:
         if part.parameter in weights:

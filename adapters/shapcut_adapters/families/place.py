@@ -5,6 +5,7 @@ from shapcut_adapters.families.rules import (
     IndexKeyed,
     IndexRange,
     LastKind,
+    NeverExact,
     Pinned,
     PinnedFirst,
     PinnedKind,
@@ -315,6 +316,21 @@ PLACE_FAMILIES: tuple[Family, ...] = (
         },
     ),
     Family(
+        "diffllama",
+        "DiffLlamaForCausalLM",
+        rules=(NeverExact("its differential attention is weighed by its index, so layers that move up would differ"),),
+    ),
+    Family(
+        "beam",
+        "BeamForCausalLM",
+        per_layer_lists=("layer_types", "mlp_layer_types"),
+        rules=(NeverExact("its residual is scaled by its index, so layers that move up would differ"),),
+        tiny={
+            "moe_intermediate_size": 24, "num_experts": 4, "num_experts_per_tok": 2, "head_dim": 8, "n_group": 1, "topk_group": 1,
+            "sliding_window": 5, "layer_types": _MIXED, "mlp_layer_types": _DENSE_AND_SPARSE,
+        },
+    ),
+    Family(
         "zaya",
         "ZayaForCausalLM",
         per_layer_lists=_TYPES,
@@ -322,7 +338,7 @@ PLACE_FAMILIES: tuple[Family, ...] = (
         rules=(
             Pinned(
                 (0,),
-                "its router takes no state from a layer before it, and whichever layer is first loses that part",
+                "its router takes no state from a layer before it, and a new first layer loses that part",
             ),
         ),
         tiny={

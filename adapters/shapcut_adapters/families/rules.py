@@ -192,7 +192,7 @@ class IndexRange(Rule):
     step: str
 
     def edited(self, config: PretrainedConfig, cut: Cut) -> dict[str, Any]:
-        """The range that the layers of the kind have afterwards; one beyond the last layer if there are none."""
+        """The range that the layers of the kind have afterwards; beyond the last layer if there are none."""
         inside = cut.renumbered(self._inside(config, cut.depth))
         if not inside:
             return {self.first: len(cut.kept), self.last: len(cut.kept), self.step: 1}
@@ -380,3 +380,14 @@ class LastKind(Rule):
         return (
             f"layer {last} would be the last and is of kind {kind}; the config makes the last one {self.kind}"
         )
+
+
+@dataclass(frozen=True, slots=True)
+class NeverExact(Rule):
+    """A family whose layers compute something else in another place, which nothing in the config says."""
+
+    reason: str
+
+    def pinned(self, config: PretrainedConfig, depth: int) -> dict[int, str]:  # noqa: ARG002
+        """All layers."""
+        return dict.fromkeys(range(depth), self.reason)
