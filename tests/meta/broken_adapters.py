@@ -448,8 +448,8 @@ class DeclaresACacheFaultInVain(Sound):
         return "said to forget the first token"
 
 
-class KeepsOldIndicesWhereTheCacheIsAtFault(KeepsOldLayerIndices):
-    """What is declared of the whole model is no excuse for what removal breaks."""
+class DeclaresItsCacheFault(Sound):
+    """Breaks nothing that it does not declare."""
 
     def generate(self, model, input_ids, new_tokens, *, use_cache):
         generated = super().generate(model, input_ids, new_tokens, use_cache=use_cache)
@@ -459,7 +459,11 @@ class KeepsOldIndicesWhereTheCacheIsAtFault(KeepsOldLayerIndices):
         return "the last token is one too high"
 
 
-class HasAnUndeclaredCacheFault(KeepsOldIndicesWhereTheCacheIsAtFault):
+class KeepsOldIndicesWhereTheCacheIsAtFault(DeclaresItsCacheFault, KeepsOldLayerIndices):
+    """What is declared of the whole model is no excuse for what removal breaks."""
+
+
+class HasAnUndeclaredCacheFault(DeclaresItsCacheFault):
     def cache_differs(self, model):
         return ""
 

@@ -61,16 +61,4 @@ ENCODER_FAMILIES = (
     _decoder("pegasus", "PegasusForCausalLM"),
     _decoder("plbart", "PLBartForCausalLM"),
     _decoder("trocr", "TrOCRForCausalLM"),
-    Family(
-        "prophetnet",
-        "ProphetNetForCausalLM",
-        "prophetnet.decoder.layers",
-        "num_decoder_layers",
-        tiny={
-            "num_encoder_layers": 6,
-            "num_decoder_attention_heads": 4,
-            "decoder_ffn_dim": 48,
-            "pad_token_id": 0,
-        },
-    ),
 )

@@ -11,6 +11,7 @@ from shapcut.testing.case import Case
 from shapcut.testing.comparison import require
 
 _NEW_TOKENS = 5
+_TOKENS_TO_SEE_A_FAULT = 24
 
 
 @needs_removal
@@ -23,9 +24,12 @@ def cached_decoding(case: Case) -> str:
     fault = case.adapter.cache_differs(case.model)
     model = case.fresh()
     whole = _generated(case, model, use_cache=False)
-    agrees = torch.equal(_generated(case, model, use_cache=True), whole)
-    require(agrees or fault, "the cache changes the tokens of the whole model: declare it in cache_differs")
-    require(not (agrees and fault), f"cache_differs declares {fault!r}, but the whole model decodes the same")
+    cached = _generated(case, model, use_cache=True)
+    require(
+        fault or torch.equal(cached, whole), "the whole model's cache changes the tokens, see cache_differs"
+    )
+    if fault:
+        _require_fault(case, model, fault)
     visible = False
     for absent in case.removable_sets:
         removed = case.removed(absent)
@@ -43,8 +47,16 @@ def cached_decoding(case: Case) -> str:
     return f"{tokens}; the whole model's own cache is at fault: {fault}" if fault else tokens
 
 
-def _generated(case: Case, model: nn.Module, *, use_cache: bool) -> Tensor:
-    return case.adapter.generate(model, case.input_ids, _NEW_TOKENS, use_cache=use_cache)
+def _generated(case: Case, model: nn.Module, *, use_cache: bool, tokens: int = _NEW_TOKENS) -> Tensor:
+    return case.adapter.generate(model, case.input_ids, tokens, use_cache=use_cache)
+
+
+def _require_fault(case: Case, model: nn.Module, fault: str) -> None:
+    cached, uncached = (
+        _generated(case, model, use_cache=use, tokens=_TOKENS_TO_SEE_A_FAULT) for use in (True, False)
+    )
+    problem = f"cache_differs declares {fault!r}, but the whole model decodes the same"
+    require(not torch.equal(cached, uncached), problem)
 
 
 def _rebuilt(case: Case, model: nn.Module) -> nn.Module:
