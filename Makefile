@@ -3,7 +3,7 @@ SHELL := bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup demo test lint unit format clean
+.PHONY: help setup demo test lint unit families format clean
 
 PYTHON ?= python3
 TORCH ?= $(shell grep '^torch==' constraints.txt)
@@ -47,6 +47,10 @@ lint: $(STAMP) ## format, style, types, import direction
 
 unit: $(STAMP) ## the fast tests only
 	$(BIN)/python -m pytest -m 'not real_model' tests/unit tests/property tests/meta
+
+families: $(STAMP) ## try every family of transformers again and write docs/families.md (some ten minutes)
+	$(BIN)/python benchmarks/families.py
+	$(BIN)/python benchmarks/tables.py
 
 format: $(STAMP) ## put the code into shape
 	$(BIN)/ruff check --fix .

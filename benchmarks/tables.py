@@ -41,8 +41,36 @@ def main_job(content: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-TABLES: dict[str, Callable[[dict[str, Any]], str]] = {"main_job": main_job}
-PAGES = ("README.md",)
+def families(content: dict[str, Any]) -> str:
+    """Every family of the sweep, with its verdict."""
+    rows = content["families"]
+    claimed = {name: row for name, row in rows.items() if "adapter" in row}
+    removals = sum(row["removals"] for row in claimed.values())
+    largest = max(row["largest_difference"] for row in claimed.values())
+    exact = sum(row["verdict"].startswith("exact") for row in claimed.values())
+    lines = [
+        f"transformers {content['transformers']}, torch {content['torch']}, {content['machine']}, seeds "
+        f"{', '.join(map(str, content['seeds']))}: {len(rows)} families of causal language models, {len(claimed)} "
+        f"claimed, {exact} exact; {removals} removals, the largest difference {largest:.1g} of the effect.",
+        "",
+        "| model type | class | verdict | removals | largest difference | fast path | notes |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    lines += [f"| {' | '.join(_family(name, row))} |" for name, row in rows.items()]
+    return "\n".join([*lines, "", f"`{content['command']}`."])
+
+
+def _family(name: str, row: dict[str, Any]) -> list[str]:
+    if "adapter" not in row:
+        return [name, row["class"], row["verdict"], "", "", "", ""]
+    notes = [*row["constraints"], *([f"cache of the whole model: {row['cache']}"] if row["cache"] else [])]
+    fast = "yes" if row["fast_path"] else "no"
+    difference = f"{row['largest_difference']:.1g}"
+    return [name, row["class"], row["verdict"], str(row["removals"]), difference, fast, "; ".join(notes)]
+
+
+TABLES: dict[str, Callable[[dict[str, Any]], str]] = {"main_job": main_job, "families": families}
+PAGES = ("README.md", "docs/families.md")
 
 
 def filled(text: str) -> str:

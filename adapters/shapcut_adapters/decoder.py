@@ -1,11 +1,14 @@
 """A decoder-only model seen as a stack of layers."""
 
+import re
 from collections import Counter
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from transformers import PretrainedConfig
 
 from shapcut.errors import UnsupportedModelError
 from shapcut_adapters.families import FAMILIES, Family, family_of
@@ -27,17 +30,50 @@ class Decoder:
     owner: nn.Module
     blocks: nn.ModuleList
 
-    def block_parameters(self) -> list[int]:
-        """For each block the number of parameters that nothing outside it uses."""
-        outside: set[int] = set()
+    @property
+    def config(self) -> PretrainedConfig:
+        """The model's config."""
+        return self.model.config  # type: ignore[return-value]
+
+    @property
+    def entrance(self) -> nn.Module | None:
+        """The part of block 0 that works on what enters the stack, if there is such a part."""
+        return self.blocks[0].get_submodule(self.family.entrance) if self.family.entrance else None
+
+    def own_parameters(self) -> list[list[nn.Parameter]]:
+        """For each block the parameters that nothing outside it uses and that go when it goes."""
+        outside = set() if self.entrance is None else {id(p) for p in self.entrance.parameters()}
         for name, module in self.model.named_modules(remove_duplicate=False):
             if not name.startswith(f"{self.family.stack}."):
                 outside |= {id(parameter) for parameter in module.parameters(recurse=False)}
         users = Counter(id(parameter) for block in self.blocks for parameter in block.parameters())
         return [
-            sum(p.numel() for p in block.parameters() if users[id(p)] == 1 and id(p) not in outside)
+            [p for p in block.parameters() if users[id(p)] == 1 and id(p) not in outside]
             for block in self.blocks
         ]
+
+    def block_parameters(self) -> list[int]:
+        """For each block the number of parameters that go when it goes."""
+        own = self.own_parameters()
+        counts = [sum(parameter.numel() for parameter in block) for block in own]
+        counted = {id(parameter) for block in own for parameter in block}
+        for index, parameter in self._elsewhere():
+            if id(parameter) not in counted:
+                counts[index] += parameter.numel()
+        for part in self.family.rebuild.slices if self.family.rebuild else ():
+            with suppress(AttributeError):  # a config without such a parameter
+                size = self.model.get_parameter(part.parameter).numel() // len(self.blocks)
+                counts = [count + size for count in counts]
+        return counts
+
+    def _elsewhere(self) -> Iterator[tuple[int, nn.Parameter]]:
+        """Parameters in modules that several blocks share which serve one of them, and that block's index."""
+        for part in self.family.rebuild.ordinals if self.family.rebuild else ():
+            kinds = getattr(self.config, part.field)
+            counted = [index for index, kind in enumerate(kinds) if kind == part.kind]
+            for name, parameter in self.model.named_parameters():
+                if (found := re.search(part.pattern, name)) is not None:
+                    yield counted[int(found[1])], parameter
 
 
 def find_blocks(model: nn.Module, family: Family) -> nn.ModuleList | None:

@@ -1,14 +1,15 @@
 """The adapter for decoder-only causal language models of transformers."""
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from typing import ClassVar
 from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
 
-from shapcut.adapter import Adapter, Granularity, LayerStack
+from shapcut.adapter import Adapter, Example, Granularity, LayerStack
 from shapcut.coalitions import Player
 from shapcut.errors import UnsupportedModelError
 from shapcut_adapters.decoder import (
@@ -20,15 +21,16 @@ from shapcut_adapters.decoder import (
     input_device,
 )
 from shapcut_adapters.families import FAMILIES, family_of
+from shapcut_adapters.families.rules import Cut
 from shapcut_adapters.interception import (
     Container,
-    identity,
     learn_containers,
     replaced_blocks,
+    skipped,
     without_cache,
 )
 from shapcut_adapters.recorded_stack import RecordedStack
-from shapcut_adapters.removal import removal_objection, remove_blocks
+from shapcut_adapters.removal import pinned_blocks, removal_objection, remove_blocks
 from shapcut_adapters.replay_check import replays_exactly
 from shapcut_adapters.tiny_models import tiny_model
 
@@ -57,9 +59,16 @@ class HFDecoderAdapter(Adapter):
     def players(self, model: nn.Module, granularity: Granularity = "block") -> tuple[Player, ...]:
         """One player a block, named by its dotted path."""
         decoder = _decoder(model, granularity)
-        reason = removal_objection(decoder)
+        pinned = pinned_blocks(decoder)
         return tuple(
-            Player(index, f"{decoder.family.stack}.{index}", "block", parameters, not reason, reason)
+            Player(
+                index,
+                f"{decoder.family.stack}.{index}",
+                "block",
+                parameters,
+                removable=index not in pinned,
+                reason=pinned.get(index, ""),
+            )
             for index, parameters in enumerate(decoder.block_parameters())
         )
 
@@ -81,7 +90,7 @@ class HFDecoderAdapter(Adapter):
         absent = [block for index, block in enumerate(decoder.blocks) if index not in running]
         with ExitStack() as stack:
             stack.enter_context(without_cache(decoder.owner))
-            stack.enter_context(replaced_blocks((b, identity(containers[type(b)])) for b in absent))
+            stack.enter_context(replaced_blocks(skipped(decoder, containers, absent)))
             yield
 
     def stack(self, model: nn.Module, granularity: Granularity = "block") -> LayerStack | None:
@@ -99,20 +108,64 @@ class HFDecoderAdapter(Adapter):
     def remove(
         self, model: nn.Module, absent: Collection[int], granularity: Granularity = "block"
     ) -> nn.Module:
-        """Delete blocks in place, renumber those that stay, and shorten the config."""
+        """Delete blocks, renumber those that stay, and shorten the config; see `Family.rebuild`.
+
+        Where the family must be rebuilt, another model is returned, which shares the weights that stay.
+        """
         reason = self.can_remove(model, absent, granularity)
         if reason is not None:
             raise UnsupportedModelError(reason)
-        remove_blocks(_decoder(model, granularity), frozenset(absent))
+        decoder = _decoder(model, granularity)
+        return remove_blocks(decoder, _cut(decoder, absent))
+
+    def can_remove(
+        self, model: nn.Module, absent: Collection[int], granularity: Granularity = "block"
+    ) -> str | None:
+        """As `Adapter.can_remove`; the family's rules may object to a set, too."""
+        decoder = _decoder(model, granularity)
+        cut = _cut(decoder, checked_indices(absent, len(decoder.blocks)))
+        pinned = pinned_blocks(decoder)
+        for index in cut.absent:
+            if index in pinned:
+                return f"player {index} ({decoder.family.stack}.{index}) cannot be removed: {pinned[index]}"
+        if not cut.kept:
+            return "no player would stay, at least 1 is needed"
+        return removal_objection(decoder, cut) or None
+
+    def canonicalise(self, model: nn.Module) -> nn.Module:
+        """Set off what a family's model does to its own weights."""
+        family = family_of(model)
+        if family is not None and family.canonicalise is not None:
+            family.canonicalise(model)
         return model
+
+    def generate(self, model: nn.Module, input_ids: Tensor, new_tokens: int, *, use_cache: bool) -> Tensor:
+        """As `Adapter.generate`; sequence by sequence where cached decoding in transformers needs that."""
+        family = family_of(model)
+        singly = family is not None and family.decodes_singly and use_cache
+        parts = torch.split(input_ids, 1 if singly else len(input_ids))
+        return torch.cat(
+            [
+                super(HFDecoderAdapter, self).generate(model, part, new_tokens, use_cache=use_cache)
+                for part in parts
+            ]
+        )
+
+    def player_parameters(self, model: nn.Module, player: Player) -> list[nn.Parameter]:
+        """A block's parameters that nothing outside it uses."""
+        return find_decoder(model).own_parameters()[player.index]
+
+    def cache_differs(self, model: nn.Module) -> str:
+        """What is known of the family's cache."""
+        return find_decoder(model).family.cache_differs
 
     def example(self, seed: int) -> tuple[nn.Module, Tensor]:
         """A tiny Llama."""
         return tiny_model(FAMILIES[0], seed)
 
-    def examples(self, seed: int) -> dict[str, tuple[nn.Module, Tensor]]:
+    def examples(self) -> Mapping[str, Example]:
         """A tiny model of every family, by ``model_type``."""
-        return {family.model_type: tiny_model(family, seed) for family in FAMILIES}
+        return {family.model_type: partial(tiny_model, family) for family in FAMILIES}
 
     def _block_containers(self, decoder: Decoder) -> dict[type, Container]:
         if decoder.model not in self._containers:
@@ -134,6 +187,11 @@ class HFDecoderAdapter(Adapter):
                 if replays_exactly(stack, ids, expected):
                     return (batch_size,)
         return ()
+
+
+def _cut(decoder: Decoder, absent: Collection[int]) -> Cut:
+    depth = len(decoder.blocks)
+    return Cut(depth, tuple(index for index in range(depth) if index not in absent))
 
 
 def _decoder(model: nn.Module, granularity: Granularity) -> Decoder:

@@ -14,6 +14,7 @@ from shapcut_adapters.decoder import Decoder, forward, input_device
 
 Forward = Callable[..., Any]
 _MISSING = object()
+_CACHES = ("past_key_values", "cache_params", "state")
 
 
 class StopForwardError(Exception):
@@ -56,11 +57,12 @@ class Container:
             return Container(Tensor, 1)
         return Container(list if isinstance(output, list) else tuple, len(output))
 
-    def holding(self, hidden_state: Tensor) -> Any:
-        """A hidden state as the block would return it."""
+    def holding(self, hidden_state: Tensor, beside: tuple[Any, ...] = ()) -> Any:
+        """A hidden state, and what goes beside it, as the block would return them."""
         if self.kind is Tensor:
             return hidden_state
-        return self.kind((hidden_state, *[None] * (self.length - 1)))
+        empty = [None] * (self.length - 1 - len(beside))
+        return self.kind((hidden_state, *beside, *empty))
 
 
 def learn_containers(decoder: Decoder) -> dict[type, Container]:
@@ -96,11 +98,26 @@ def replaced_forward(module: nn.Module, replacement: Forward) -> Iterator[None]:
             attributes["forward"] = before
 
 
-def identity(container: Container) -> Forward:
-    """A block that returns its input hidden state."""
+def skipped(
+    decoder: Decoder, containers: dict[type, Container], blocks: Iterable[nn.Module]
+) -> Iterator[tuple[nn.Module, Forward]]:
+    """Blocks of a decoder, each with the forward that it has while it is absent."""
+    for block in blocks:
+        entrance = decoder.entrance if block is decoder.blocks[0] else None
+        yield block, _identity(block, containers[type(block)], decoder.family.passed_on, entrance)
+
+
+def _identity(
+    block: nn.Module, container: Container, passed_on: tuple[str, ...], entrance: nn.Module | None
+) -> Forward:
+    """A block that returns its input hidden state, and what goes beside it, as it got them."""
+    names = list(inspect.signature(type(block).forward).parameters)[1:]
 
     def skip(*args: Any, **kwargs: Any) -> Any:
-        return container.holding(Call(args, kwargs).hidden_state)
+        given = dict(zip(names, args, strict=False)) | kwargs
+        hidden_state = Call(args, kwargs).hidden_state
+        entered = hidden_state if entrance is None else entrance(hidden_state)
+        return container.holding(entered, tuple(given.get(name) for name in passed_on))
 
     return skip
 
@@ -133,8 +150,9 @@ def without_cache(owner: nn.Module) -> Iterator[None]:
 
     def enforce(_owner: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, Any]:
         named = dict(zip(names, args, strict=False)) | kwargs
-        if named.get("past_key_values") is not None:
-            raise ShapcutError("bypassed layers cannot run with past_key_values; pass use_cache=False")
+        for cache in _CACHES:
+            if named.get(cache) is not None:
+                raise ShapcutError(f"bypassed layers cannot run with {cache}; pass use_cache=False")
         return (), named | {"use_cache": False}
 
     handle = owner.register_forward_pre_hook(enforce, with_kwargs=True, prepend=True)

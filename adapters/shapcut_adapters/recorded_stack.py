@@ -1,7 +1,7 @@
 """The fast path for any decoder: replay each block's recorded call on other hidden states."""
 
 from collections.abc import Callable
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -14,10 +14,10 @@ from shapcut_adapters.interception import (
     Call,
     Container,
     constant,
-    identity,
     recorded_calls,
     replaced_blocks,
     replaced_forward,
+    skipped,
 )
 from shapcut_adapters.offload import is_managed, resident
 
@@ -41,7 +41,7 @@ class RecordedStack(LayerStack):
     ) -> None:
         self.batch_size = batch_size
         self._decoder = decoder
-        self._containers = [containers[type(block)] for block in decoder.blocks]
+        self._container_of = containers
         self._ids: Tensor | None = None
         self._calls: list[Call] = []
         self._unembedding: Unembedding | None = None
@@ -57,12 +57,15 @@ class RecordedStack(LayerStack):
         """The hidden state that enters block 0; also records the blocks' calls for this length."""
         self._ids = input_ids[:1]
         self._calls = [call.with_hidden_state(None) for call in self._record(self._ids)]
-        return (self._entering(input_ids),)
+        entering = self._entering(input_ids)
+        entrance = self._decoder.entrance
+        return (entering if entrance is None else entrance(entering),)
 
     def step(self, index: int, state: State) -> State:
         """Replay the call of block ``index`` on a state of any batch size."""
         call = self._calls[index].with_hidden_state(state[0])
-        output = self._run(self._decoder.blocks[index], call.args, call.kwargs)
+        with self._entered(index):
+            output = self._run(self._decoder.blocks[index], call.args, call.kwargs)
         return (output if isinstance(output, Tensor) else output[0],)
 
     def resident(self, index: int) -> AbstractContextManager[None]:
@@ -78,8 +81,10 @@ class RecordedStack(LayerStack):
 
     def readout(self, state: State) -> Tensor:
         """Logits of a forward pass whose blocks all return the given hidden state."""
-        blocks = zip(self._decoder.blocks, self._containers, strict=True)
-        with replaced_blocks((block, constant(container, state[0])) for block, container in blocks):
+        given = (
+            (block, constant(self._container_of[type(block)], state[0])) for block in self._decoder.blocks
+        )
+        with replaced_blocks(given):
             return forward(self._decoder.model, self._ids_like(state))
 
     def features(self, state: State) -> Tensor:
@@ -102,11 +107,17 @@ class RecordedStack(LayerStack):
     def _record(self, input_ids: Tensor) -> list[Call]:
         """Calls of all blocks, none of which is computed: what they are given is all that is wanted."""
         calls: list[Call] = []
-        pairs = zip(self._decoder.blocks, self._containers, strict=True)
-        skipped = replaced_blocks((block, identity(container)) for block, container in pairs)
-        with skipped, recorded_calls(self._decoder.blocks, calls, last=self._decoder.blocks[-1]):
+        absent = replaced_blocks(skipped(self._decoder, self._container_of, self._decoder.blocks))
+        with absent, recorded_calls(self._decoder.blocks, calls, last=self._decoder.blocks[-1]):
             forward(self._decoder.model, input_ids)
         return calls
+
+    def _entered(self, index: int) -> AbstractContextManager[None]:
+        """Block 0 without its entrance, which `prelude` has passed already."""
+        entrance = self._decoder.entrance
+        if index or entrance is None:
+            return nullcontext()
+        return replaced_forward(entrance, lambda hidden_state: hidden_state)
 
     def _entering(self, input_ids: Tensor) -> Tensor:
         """The hidden state that block 0 is given."""

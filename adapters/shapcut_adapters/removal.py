@@ -1,6 +1,5 @@
 """Taking blocks out of a decoder so that its modules, their indices and the config agree."""
 
-from collections.abc import Collection
 from typing import Any
 
 from torch import nn
@@ -8,48 +7,53 @@ from transformers import PretrainedConfig
 
 from shapcut_adapters.decoder import Decoder
 from shapcut_adapters.families import Family
+from shapcut_adapters.families.rules import Cut
+from shapcut_adapters.rebuild import rebuilt
 
-_INDEX_ATTRIBUTES = ("layer_idx", "layer_id", "layer_number", "conv_idx")
-
-
-def removal_objection(decoder: Decoder) -> str:
-    """Why no layer of this model can be removed exactly, empty if they can."""
-    config = decoder.model.config
-    for condition in decoder.family.removal_needs:
-        value = getattr(config, condition.field)
-        if value != condition.value:
-            return f"{condition.otherwise} ({condition.field}={value})"
-    return ""
+_INDEX_ATTRIBUTES = ("layer_idx", "layer_id", "layer_number")
 
 
-def remove_blocks(decoder: Decoder, absent: Collection[int]) -> None:
-    """Delete blocks in place; later blocks move up."""
-    depth = len(decoder.blocks)
-    kept = [index for index in range(depth) if index not in absent]
+def pinned_blocks(decoder: Decoder) -> dict[int, str]:
+    """Blocks that can never be removed exactly, and why."""
+    pinned: dict[int, str] = {}
+    for rule in decoder.family.all_rules:
+        pinned |= rule.pinned(decoder.config, len(decoder.blocks))
+    return pinned
+
+
+def removal_objection(decoder: Decoder, cut: Cut) -> str:
+    """Why just these blocks cannot be removed exactly, empty if they can."""
+    objections = (rule.objection(decoder.config, cut) for rule in decoder.family.all_rules)
+    return next((objection for objection in objections if objection), "")
+
+
+def remove_blocks(decoder: Decoder, cut: Cut) -> nn.Module:
+    """The model without some blocks: the same object, or one that was rebuilt where its family needs that."""
+    if decoder.family.rebuild is not None:
+        return rebuilt(
+            decoder, decoder.family.rebuild, cut, shortened(decoder.config, decoder.family, cut)
+        )
     changes = [
-        (config, shortened(config, decoder.family, kept))
-        for config in _configs(decoder.model, decoder.family)
+        (config, shortened(config, decoder.family, cut)) for config in _configs(decoder.model, decoder.family)
     ]
-    for new, old in enumerate(kept):
+    entrance = decoder.entrance
+    for new, old in enumerate(cut.kept):
         _renumber(decoder.blocks[old], old, new)
-    for index in sorted(absent, reverse=True):
+    for index in reversed(cut.absent):
         del decoder.blocks[index]
+    if entrance is not None:
+        setattr(decoder.blocks[0], decoder.family.entrance, entrance)
     for config, fields in changes:
         for name, value in fields.items():
             setattr(config, name, value)
+    return decoder.model
 
 
-def shortened(config: PretrainedConfig, family: Family, kept: Collection[int]) -> dict[str, Any]:
+def shortened(config: PretrainedConfig, family: Family, cut: Cut) -> dict[str, Any]:
     """The config fields that follow the depth, for the kept layers only."""
-    fields: dict[str, Any] = {family.depth_field: len(kept)}
-    for name in family.per_layer_lists:
-        values = getattr(config, name)
-        if values is not None:
-            fields[name] = [values[index] for index in kept]
-    for name in family.index_lists:
-        listed = getattr(config, name)
-        if listed is not None:
-            fields[name] = [new for new, old in enumerate(kept) if old in listed]
+    fields: dict[str, Any] = {}
+    for rule in family.all_rules:
+        fields |= rule.edited(config, cut)
     return fields
 
 

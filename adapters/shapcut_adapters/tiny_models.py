@@ -13,7 +13,6 @@ _SIZE = {
     "vocab_size": VOCABULARY,
     "hidden_size": 32,
     "intermediate_size": 48,
-    "num_hidden_layers": 6,
     "num_attention_heads": 4,
     "num_key_value_heads": 2,
     "max_position_embeddings": 64,
@@ -21,13 +20,14 @@ _SIZE = {
     "eos_token_id": None,
     "pad_token_id": None,
 }
+_DEPTH = 6
 _SHAPE = (3, 12)
 
 
 def tiny_model(family: Family, seed: int) -> tuple[nn.Module, Tensor]:
     """A model of six layers in float32 and token ids of shape (3, 12)."""
     generator = torch.Generator().manual_seed(seed)
-    config = AutoConfig.for_model(family.model_type, **{**_SIZE, **family.tiny})
+    config = AutoConfig.for_model(family.model_type, **{**_SIZE, family.depth_field: _DEPTH, **family.tiny})
     builder: Any = AutoModelForCausalLM
     with torch.random.fork_rng(devices=[]):
         model = builder.from_config(config)

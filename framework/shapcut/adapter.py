@@ -5,7 +5,7 @@ remove them for good. The conformance kit (`shapcut.testing`) checks every state
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +21,9 @@ State = tuple[Tensor, ...]
 """What flows from layer to layer: tensors whose first dimension is the batch; [0] is the hidden state."""
 
 Granularity = Literal["block", "sublayer"]
+
+Example = Callable[[int], tuple[nn.Module, Tensor]]
+"""Builds a tiny model and token ids of shape (batch, length) from a seed, offline."""
 
 CONTRACT_VERSION = 1
 
@@ -139,9 +142,9 @@ class Adapter(ABC):
     def example(self, seed: int) -> tuple[nn.Module, Tensor]:
         """A tiny random model with at least 4 players and token ids of shape (batch, length), offline."""
 
-    def examples(self, seed: int) -> dict[str, tuple[nn.Module, Tensor]]:
-        """Named examples, one for each family that the adapter claims; by default the one of `example`."""
-        return {self.name: self.example(seed)}
+    def examples(self) -> Mapping[str, Example]:
+        """Builders of named examples, one for each family claimed; by default the one of `example`."""
+        return {self.name: self.example}
 
     def stack(self, model: nn.Module, granularity: Granularity = "block") -> LayerStack | None:  # noqa: ARG002
         """The model taken apart for fast evaluation, or None if only `bypass` is exact."""
@@ -165,6 +168,28 @@ class Adapter(ABC):
         if present < self.min_present(model):
             return f"only {present} players would stay, at least {self.min_present(model)} are needed"
         return None
+
+    def player_parameters(self, model: nn.Module, player: Player) -> list[nn.Parameter]:
+        """Parameters of which nothing may be seen while the player is absent: its own, unshared ones.
+
+        By default those of the module that the player is named after which no module outside it has.
+        """
+        inside = f"{player.name}."
+        shared = {
+            id(parameter)
+            for name, module in model.named_modules(remove_duplicate=False)
+            if name != player.name and not name.startswith(inside)
+            for parameter in module.parameters(recurse=False)
+        }
+        return [p for p in model.get_submodule(player.name).parameters() if id(p) not in shared]
+
+    def cache_differs(self, model: nn.Module) -> str:  # noqa: ARG002
+        """Why the whole model decodes other tokens with a cache than without one, empty if it does not.
+
+        For faults of an architecture's own library. Where one is declared, decoding with a cache is compared
+        with the reloaded model instead.
+        """
+        return ""
 
     def min_present(self, model: nn.Module) -> int:  # noqa: ARG002
         """The smallest number of players that the architecture can run with."""

@@ -12,9 +12,10 @@ from shapcut.contributions import Contributions
 from shapcut.errors import InputError
 from shapcut.estimators import finite
 from shapcut.game import BudgetedGame, Game
+from shapcut.permitted import Permits, permitted_sets
 from shapcut.plan import RemovalPlan
 from shapcut.sampling import removable
-from shapcut.selection import Permits, Selector, permission, require_removable
+from shapcut.selection import Selector, permission, require_removable
 from shapcut.surrogates import QuadraticSurrogate, Surrogate
 
 
@@ -170,12 +171,17 @@ class _Search:
         return distinct(np.vstack([starts, *around]))
 
     def _starts(self, evidence: Evidence) -> CoalitionMatrix:
-        """The best measured sets of the right size and some random ones."""
+        """The best measured sets of the right size, some random ones, and permitted ones if those are not."""
         best = evidence.best(self.n_remove, self.permits, self.options.starts)
         random = [
             self.rng.choice(self.candidates, size=self.n_remove, replace=False).tolist()
             for _ in range(self.options.starts)
         ]
+        allowed = sum(map(self.permits, random))
+        if allowed < len(random):  # where few sets are permitted, chance finds none of them
+            random += permitted_sets(
+                self.candidates.tolist(), self.n_remove, self.permits, len(random) - allowed, self.rng
+            )
         return np.vstack([best, without(evidence.coalitions.shape[1], random)])
 
 

@@ -1,7 +1,7 @@
 """Selectors: from contributions to the set of players to remove."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -9,10 +9,11 @@ from shapcut.coalitions import CoalitionMatrix, Player, without
 from shapcut.contributions import Contributions
 from shapcut.errors import InputError
 from shapcut.game import Game
+from shapcut.permitted import Permits, permitted_sets
 from shapcut.plan import RemovalPlan
 from shapcut.sampling import removable
 
-Permits = Callable[[Sequence[int]], bool]
+_RANKED = 256
 
 
 class Selector(ABC):
@@ -80,25 +81,56 @@ class RankingSelector(Selector):
         game: Game | None = None,
         budget: int = 0,
         finals: Game | None = None,  # noqa: ARG002 - and compares nothing
-        rng: np.random.Generator,  # noqa: ARG002 - and draws nothing
+        rng: np.random.Generator,
     ) -> RemovalPlan:
         """Lowest first, equals by index; players that are not removable are passed over.
+
+        Where those may not be removed together, the lowest sum among permitted sets that are found.
 
         The set's value is what the estimator measured, or measured now if the budget allows it.
         """
         require_removable(players, n_remove)
         order = np.argsort(np.nan_to_num(contributions.values, nan=np.inf), kind="stable")
         chosen = [player for player in order.tolist() if players[player].removable][:n_remove]
-        if not permission(players, game)(chosen):
-            raise InputError(f"the ranking's set {sorted(chosen)} cannot be removed; use --selector search")
+        permits, reason = permission(players, game), "the {} lowest contributions ({})"
+        if not permits(chosen):
+            chosen = _lowest_permitted(contributions, players, n_remove, permits, rng)
+            reason = "the lowest contributions of {} players that may go together ({})"
         return RemovalPlan.removing(
             chosen,
             len(players),
             measured_value=_value_of(without(len(players), [chosen]), contributions, game, budget),
             full_value=contributions.full_value,
             method=f"{contributions.estimator} + {self.name}",
-            reason=f"the {n_remove} lowest contributions ({contributions.weighting})",
+            reason=reason.format(n_remove, contributions.weighting),
         )
+
+
+def _lowest_permitted(
+    contributions: Contributions,
+    players: Sequence[Player],
+    n_remove: int,
+    permits: Permits,
+    rng: np.random.Generator,
+) -> list[int]:
+    """Of many permitted sets the one whose contributions have the lowest sum, improved by swaps."""
+    candidates = removable(players).tolist()
+    sets = permitted_sets(candidates, n_remove, permits, _RANKED, rng)
+    if not sets:
+        raise InputError(f"no permitted set of {n_remove} players was found")
+    cost = np.nan_to_num(contributions.values, nan=np.inf)
+    best = min(sets, key=lambda chosen: (float(cost[list(chosen)].sum()), chosen))
+    while True:
+        swapped = [
+            tuple(sorted({*best} - {back} | {gone}))
+            for back in best
+            for gone in candidates
+            if cost[gone] < cost[back]
+        ]
+        better = [each for each in swapped if len(each) == n_remove and permits(each)]
+        if not better:
+            return list(best)
+        best = min(better, key=lambda chosen: (float(cost[list(chosen)].sum()), chosen))
 
 
 def _value_of(

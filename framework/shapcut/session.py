@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, get_args
 
+import numpy as np
 from torch import nn
 
 from shapcut.adapter import Adapter
@@ -14,8 +15,10 @@ from shapcut.estimators import Estimator
 from shapcut.host import Host, select_adapter
 from shapcut.loading import LoadedModel, inspect_source, load
 from shapcut.modelgame import ModelGame
+from shapcut.permitted import require_permitted
 from shapcut.postprocess import PostProcessor, Stage
 from shapcut.recipe import Recipe
+from shapcut.sampling import removable
 from shapcut.selection import Selector, require_removable
 from shapcut.utilities import Utility
 
@@ -120,6 +123,8 @@ def prepare(recipe: Recipe, host: Host, *, target: bool) -> Session:
     n_remove = recipe.n_remove(game.n_players) if target else None
     if n_remove is not None:
         require_removable(game.players, n_remove)
+        rng = np.random.default_rng(recipe.seed)
+        require_permitted(removable(game.players).tolist(), n_remove, game.permits, rng)
     for _, step in parts.steps:
         step.check(game.model)
     return Session(

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from shapcut.testing import Case, cases
+from shapcut.testing import Case, cases_of
 from shapcut_adapters.hf_decoder import HFDecoderAdapter
 
 
@@ -18,6 +18,9 @@ def adapter() -> HFDecoderAdapter:
     return HFDecoderAdapter()
 
 
-@pytest.fixture(scope="session")
-def decoder_cases() -> dict[str, Case]:
-    return {case.name: case for case in cases(HFDecoderAdapter(), seed=0)}
+@pytest.fixture(scope="module")
+def family_case(request: pytest.FixtureRequest) -> Case:
+    """The example of the family that the test is parametrized with; one at a time is kept."""
+    adapter = HFDecoderAdapter()
+    (case,) = cases_of(adapter, request.param, adapter.examples()[request.param])
+    return case

@@ -1,19 +1,51 @@
-"""Every family that the decoder adapter claims passes the whole kit."""
+"""A family for each mechanism passes the whole kit; every other one is exact when blocks go for good.
+
+`benchmarks/families.py` tries them all; its result is kept and `tests/meta/test_tables.py` reads it.
+"""
 
 import pytest
 
 from shapcut.testing import CHECKS, run_check
 from shapcut_adapters.families import FAMILIES
 
+MECHANISMS = {
+    "llama": "nothing beside the depth",
+    "gemma3_text": "two kinds of layers, soft caps, windows",
+    "smollm3": "layers without positions",
+    "gpt2": "another depth field by an alias",
+    "falcon": "blocks that return tuples",
+    "openai-gpt": "blocks that return lists",
+    "bloom": "arguments that carry the batch",
+    "cpmant": "no fast path, and a cache that is at fault in the whole model",
+    "gpt_neo": "kinds of layers written as a pattern",
+    "gpt_neox_japanese": "a last layer unlike the others",
+    "bart": "a depth field beside that of an encoder",
+    "bert": "an encoder as decoder",
+    "laguna": "a number of heads for each layer",
+    "qwen3_moe": "layers listed by index",
+}
 FAMILY_NAMES = [family.model_type for family in FAMILIES]
+OTHERS = [name for name in FAMILY_NAMES if name not in MECHANISMS]
 
 
-def test_every_claimed_family_has_an_example(decoder_cases):
-    assert sorted(decoder_cases) == sorted(FAMILY_NAMES)
+def test_every_claimed_family_has_an_example(adapter):
+    assert list(adapter.examples()) == FAMILY_NAMES
+    assert len(set(FAMILY_NAMES)) == len(FAMILY_NAMES)
 
 
 @pytest.mark.parametrize("check", CHECKS)
-@pytest.mark.parametrize("family", FAMILY_NAMES)
-def test_conformance(decoder_cases, family, check):
-    result = run_check(decoder_cases[family], check)
+@pytest.mark.parametrize("family_case", MECHANISMS, indirect=True)
+def test_conformance(family_case, check):
+    result = run_check(family_case, check)
     assert result.passed, result.detail
+
+
+@pytest.mark.parametrize("family_case", OTHERS, indirect=True)
+def test_blocks_removed_for_good(family_case, tmp_path):
+    absent = family_case.removable_sets[-1]
+    reference = family_case.reference(absent)
+    comparison = family_case.comparison()
+    effect = comparison.effect(reference, "removed")
+    family_case.adapter.save(family_case.removed(absent), tmp_path)
+    reloaded = family_case.adapter.load(tmp_path)
+    comparison.same(family_case.logits(reloaded), reference, effect, f"{sorted(absent)} removed")

@@ -8,9 +8,15 @@ from weakref import WeakSet
 import torch
 from torch import nn
 
-from shapcut.adapter import LayerStack, Unembedding
+from shapcut.adapter import Adapter, LayerStack, Unembedding
+from shapcut.coalitions import Player
+from shapcut.errors import UnsupportedModelError
+from shapcut_adapters.decoder import checked_indices, find_decoder
 from shapcut_adapters.families import FAMILIES
+from shapcut_adapters.families.rules import Cut
 from shapcut_adapters.hf_decoder import HFDecoderAdapter
+from shapcut_adapters.interception import replaced_blocks
+from shapcut_adapters.removal import remove_blocks
 from shapcut_adapters.tiny_models import tiny_model
 
 _FAMILY = {family.model_type: family for family in FAMILIES}
@@ -29,8 +35,8 @@ class Sound(HFDecoderAdapter):
     def example(self, seed):
         return tiny_model(self.family, seed)
 
-    def examples(self, seed):
-        return {"tiny": self.example(seed)}
+    def examples(self):
+        return {"tiny": self.example}
 
 
 def blocks_of(model):
@@ -369,6 +375,159 @@ class TouchesBeforeItRaises(Sound):
     def remove(self, model, absent, granularity="block"):
         model.config.use_cache = max(absent) < len(blocks_of(model))
         return super().remove(model, absent, granularity)
+
+
+class RemovesAtMostTwo(Sound):
+    """Right for one and two players, which is as far as a hasty author looks."""
+
+    def remove(self, model, absent, granularity="block"):
+        first_two = sorted(absent)[:2]
+        in_range = set(absent) < set(range(len(blocks_of(model))))
+        return super().remove(model, first_two if in_range else absent, granularity)
+
+
+class RemovesWhatItRefuses(Sound):
+    def can_remove(self, model, absent, granularity="block"):
+        refused = super().can_remove(model, absent, granularity)
+        return refused or ("the first block stays" if 0 in absent else None)
+
+    def remove(self, model, absent, granularity="block"):
+        if set(absent) < set(range(len(blocks_of(model)))):
+            remove_blocks(
+                find_decoder(model),
+                Cut(len(blocks_of(model)), tuple(sorted(set(range(len(blocks_of(model)))) - set(absent)))),
+            )
+            return model
+        return super().remove(model, absent, granularity)
+
+
+class TouchesBeforeItRefuses(Sound):
+    def remove(self, model, absent, granularity="block"):
+        if len(absent) == len(blocks_of(model)):
+            model.config.use_cache = False
+        return super().remove(model, absent, granularity)
+
+
+class GivesNoReason(Sound):
+    """Keeps the last block, and does not say why."""
+
+    def players(self, model, granularity="block"):
+        found = super().players(model, granularity)
+        return (*found[:-1], replace(found[-1], removable=False))
+
+
+class ListsAnUnremovablePlayerThatItRemoves(GivesNoReason):
+    def players(self, model, granularity="block"):
+        found = super().players(model, granularity)
+        return (*found[:-1], replace(found[-1], reason="the last block stays"))
+
+    def can_remove(self, model, absent, granularity="block"):
+        present = set(range(len(blocks_of(model)))) - checked_indices(absent, len(blocks_of(model)))
+        return None if present else "one block must stay"
+
+
+class RefusesEverything(Sound):
+    """Says that players can be removed and then objects to every set."""
+
+    def can_remove(self, model, absent, granularity="block"):
+        return super().can_remove(model, absent, granularity) or "not today"
+
+
+class OnlyBypasses(Sound):
+    """Breaks nothing: says of every player that it cannot be removed."""
+
+    def players(self, model, granularity="block"):
+        return tuple(
+            replace(player, removable=False, reason="this architecture has a fixed depth")
+            for player in super().players(model, granularity)
+        )
+
+
+class DeclaresACacheFaultInVain(Sound):
+    def cache_differs(self, model):
+        return "said to forget the first token"
+
+
+class DeclaresItsCacheFault(Sound):
+    """Breaks nothing that it does not declare."""
+
+    def generate(self, model, input_ids, new_tokens, *, use_cache):
+        generated = super().generate(model, input_ids, new_tokens, use_cache=use_cache)
+        return torch.cat((generated[:, :-1], generated[:, -1:] + int(use_cache)), dim=1)
+
+    def cache_differs(self, model):
+        return "the last token is one too high"
+
+
+class KeepsOldIndicesWhereTheCacheIsAtFault(DeclaresItsCacheFault, KeepsOldLayerIndices):
+    """What is declared of the whole model is no excuse for what removal breaks."""
+
+
+class HasAnUndeclaredCacheFault(DeclaresItsCacheFault):
+    def cache_differs(self, model):
+        return ""
+
+
+class Sublayers(Sound):
+    """Breaks nothing: also has the two halves of a layer as players, which it cannot remove."""
+
+    def players(self, model, granularity="block"):
+        if granularity == "block":
+            return super().players(model, granularity)
+        return tuple(
+            Player(2 * index + half, f"model.layers.{index}.{name}", kind, parameters, False, "halves stay")
+            for index, layer in enumerate(blocks_of(model))
+            for half, (name, kind) in enumerate((("self_attn", "attention"), ("mlp", "mlp")))
+            for parameters in [sum(weight.numel() for weight in layer.get_submodule(name).parameters())]
+        )
+
+    @contextmanager
+    def bypass(self, model, present, granularity="block"):
+        if granularity == "block":
+            with super().bypass(model, present, granularity):
+                yield
+            return
+        players = self.players(model, granularity)
+        checked_indices(present, len(players))
+        with (
+            super().bypass(model, range(len(blocks_of(model)))),
+            replaced_blocks(
+                (model.get_submodule(player.name), self.nothing(player.kind))
+                for player in players
+                if player.index not in present
+            ),
+        ):
+            yield
+
+    def player_parameters(self, model, player):
+        return Adapter.player_parameters(self, model, player)
+
+    def nothing(self, kind):
+        def zero(hidden_states, **_kwargs):
+            return torch.zeros_like(hidden_states)
+
+        return zero if kind == "mlp" else lambda hidden_states, **kwargs: (zero(hidden_states), None)
+
+    def stack(self, model, granularity="block"):
+        return super().stack(model, granularity) if granularity == "block" else None
+
+    def can_remove(self, model, absent, granularity="block"):
+        return super().can_remove(model, absent, granularity) if granularity == "block" else "halves stay"
+
+    def remove(self, model, absent, granularity="block"):
+        if granularity == "sublayer":
+            checked_indices(absent, len(self.players(model, granularity)))
+            raise UnsupportedModelError("halves stay")
+        return super().remove(model, absent, granularity)
+
+
+class HalvesOfTheAttention(Sublayers):
+    """An absent attention still lets half of its input through."""
+
+    def nothing(self, kind):
+        if kind == "mlp":
+            return super().nothing(kind)
+        return lambda hidden_states, **kwargs: (hidden_states / 2, None)
 
 
 class MatchesEverything(Sound):

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from shapcut.errors import InputError
 from shapcut.testing import CHECKS, ConformanceError, assert_adapter, check_adapter
 
 
@@ -68,6 +69,30 @@ EXPECTED = {
     broken.CountsParametersTwice: {"parameter-count"},
     broken.CountsFromTheEnd: {"bad-indices-raise-first"},
     broken.TouchesBeforeItRaises: {"bad-indices-raise-first"},
+    broken.RemovesAtMostTwo: {
+        "remove-equals-bypass",
+        "cached-decoding",
+        "removal-composes",
+        "parameter-count",
+        "reindexed-players",
+    },
+    broken.RemovesWhatItRefuses: {"refusals-have-reasons"},
+    broken.TouchesBeforeItRefuses: {"refusals-have-reasons"},
+    broken.GivesNoReason: {"refusals-have-reasons"},
+    broken.ListsAnUnremovablePlayerThatItRemoves: {"refusals-have-reasons"},
+    broken.RefusesEverything: {
+        "remove-equals-bypass",
+        "reload-equals-removed",
+        "cached-decoding",
+        "removal-composes",
+        "parameter-count",
+        "reindexed-players",
+        "dtype-and-device-kept",
+    },
+    broken.DeclaresACacheFaultInVain: {"cached-decoding"},
+    broken.HasAnUndeclaredCacheFault: {"cached-decoding"},
+    broken.KeepsOldIndicesWhereTheCacheIsAtFault: {"cached-decoding"},
+    broken.HalvesOfTheAttention: {"absent-is-ignored"},
     broken.RemovesIntoFloat32: {"dtype-and-device-kept"},
 }
 
@@ -95,6 +120,31 @@ def test_the_adapter_that_they_are_made_from_is_sound():
     assert [result.check for result in results] == list(CHECKS)
     assert all(result.passed and result.detail for result in results)
     assert_adapter(broken.Sound())
+
+
+def test_what_an_adapter_says_that_it_cannot_do_is_not_held_against_it():
+    results = {result.check: result for result in check_adapter(broken.OnlyBypasses())}
+    assert all(result.passed for result in results.values())
+    assert results["remove-equals-bypass"].detail.endswith("this architecture has a fixed depth")
+    assert "comparisons" in results["stack-equals-bypass"].detail
+
+
+def test_a_declared_fault_of_the_cache_is_reported():
+    results = {result.check: result for result in check_adapter(broken.DeclaresItsCacheFault())}
+    assert all(result.passed for result in results.values())
+    assert results["cached-decoding"].detail.endswith("the last token is one too high")
+
+
+def test_sublayers_are_checked_where_they_are_players():
+    results = check_adapter(broken.Sublayers())
+    assert {result.example for result in results} == {"tiny", "tiny by sublayer"}
+    assert [result for result in results if not result.passed] == []
+
+
+def test_single_examples_can_be_chosen():
+    assert {result.example for result in check_adapter(broken.Sound(), only=["tiny"])} == {"tiny"}
+    with pytest.raises(InputError, match="no example 'tinny': did you mean 'tiny'"):
+        check_adapter(broken.Sound(), only=["tinny"])
 
 
 def test_failures_are_listed_with_example_check_and_reason():

@@ -36,6 +36,7 @@ from shapcut.plan import RemovalPlan
 from shapcut.progress import ConsoleReporter
 from shapcut.recipe import make_recipe
 from shapcut.sources import checkpoint_directory
+from shapcut.silence import quiet_libraries
 from shapcut.testing import check_adapter
 
 DEMO_MODEL = "demo:smollm2-135m"
@@ -250,11 +251,15 @@ def check_one_adapter(
     host: Host,
     *,
     name: Annotated[str, typer.Argument(help="a registered adapter")],
+    example: Annotated[
+        list[str] | None, typer.Option(metavar="NAME", help="only this example; repeatable")
+    ] = None,
     seed: Annotated[int, typer.Option(help="of the examples' weights")] = 0,
     as_json: AsJson = False,
 ) -> None:
     """Run the conformance kit over an adapter's examples."""
-    results = check_adapter(host.adapters.create(name), seed=seed)
+    with quiet_libraries():
+        results = check_adapter(host.adapters.create(name), seed=seed, only=example or ())
     failed = [result for result in results if not result.passed]
     if as_json:
         fields = ("example", "check", "passed", "detail")

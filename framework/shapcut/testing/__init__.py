@@ -1,6 +1,6 @@
 """The conformance kit: what every adapter promises, as named checks on tiny offline models."""
 
-from shapcut.testing.case import Case, cases
+from shapcut.testing.case import Case, cases, cases_of
 from shapcut.testing.comparison import ConformanceError
 from shapcut.testing.kit import CHECKS, CheckResult, assert_adapter, check_adapter, run_check
 
@@ -11,6 +11,7 @@ __all__ = [
     "ConformanceError",
     "assert_adapter",
     "cases",
+    "cases_of",
     "check_adapter",
     "run_check",
 ]

@@ -40,13 +40,13 @@ def bypass_restores(case: Case) -> str:
     require(not identical(outer, full), "vacuous: nothing changes while a player is bypassed")
     _require_untouched(case, model, before, "after the context")
     raised = _Interruption()
-    with suppress(_Interruption), case.adapter.bypass(model, case.present(first)):
+    with suppress(_Interruption), case.bypass(model, case.present(first)):
         case.logits(model)
         raised.happened = True
         raise raised
     require(raised.happened, "the context cannot be entered twice")
     _require_untouched(case, model, before, "after an exception")
-    with case.adapter.bypass(model, case.present(first)):
+    with case.bypass(model, case.present(first)):
         case.bypassed(model, last)
         require(identical(case.logits(model), outer), "a nested context undoes the outer one")
     _require_untouched(case, model, before, "after nested contexts")
@@ -69,7 +69,7 @@ def bypass_copies_no_weights(case: Case) -> str:
     case.logits(model)
     where, what = addresses(model), weights(model)
     require(where, "vacuous: the example has no parameters")
-    with case.adapter.bypass(model, case.present({0, len(case.players) - 1})):
+    with case.bypass(model, case.present({0, len(case.players) - 1})):
         case.logits(model)
         require(addresses(model) == where, "parameters were moved or replaced")
         during = weights(model)
@@ -84,7 +84,7 @@ def absent_is_ignored(case: Case) -> str:
     for player in case.players:
         model = case.intact(model)
         clean = case.reference({player.index})
-        healthy = poison(model, player)
+        healthy = poison(case, model, player)
         require(not case.logits(model).isfinite().all(), f"vacuous: {player.name} has no weights that matter")
         poisoned = case.bypassed(model, {player.index})
         require(identical(clean, poisoned), f"the weights of absent {player.name} change the logits")
@@ -94,15 +94,9 @@ def absent_is_ignored(case: Case) -> str:
     return f"{len(case.players)} players poisoned"
 
 
-def poison(model: nn.Module, player: Player) -> list[tuple[nn.Parameter, Tensor]]:
+def poison(case: Case, model: nn.Module, player: Player) -> list[tuple[nn.Parameter, Tensor]]:
     """Overwrite the parameters that only this player uses with NaN; gives them and what they were."""
-    shared = {
-        id(parameter)
-        for name, module in model.named_modules(remove_duplicate=False)
-        if name != player.name and not name.startswith(f"{player.name}.")
-        for parameter in module.parameters(recurse=False)
-    }
-    own = [p for p in model.get_submodule(player.name).parameters() if id(p) not in shared]
+    own = case.adapter.player_parameters(model, player)
     healthy = [(parameter, parameter.detach().clone()) for parameter in own]
     with torch.no_grad():
         for parameter in own:

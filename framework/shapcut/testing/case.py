@@ -1,19 +1,23 @@
 """One example of an adapter, and what the checks ask of it."""
 
 import copy
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterator
+from contextlib import AbstractContextManager, suppress
 from functools import cached_property
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from shapcut.adapter import Adapter, LayerStack, State
+from shapcut.adapter import Adapter, Example, Granularity, LayerStack, State
 from shapcut.coalitions import Player
+from shapcut.errors import InputError, UnsupportedModelError
+from shapcut.registry import did_you_mean
 from shapcut.testing.comparison import Comparison, identical, require
 
 BATCH = 3
-_RANDOM_SIZES = (2, 3)
+_RANDOM_SIZES = (1, 2, 3, 4)
+_DRAWS = 32
 
 
 class Case:
@@ -25,16 +29,27 @@ class Case:
         model: the canonical example model.
         input_ids: three different sequences of its tokens, shape (3, length).
         seed: decides which random sets of players are tried.
+        granularity: what a player is.
     """
 
-    def __init__(self, adapter: Adapter, name: str, model: nn.Module, input_ids: Tensor, seed: int) -> None:
+    def __init__(
+        self,
+        adapter: Adapter,
+        name: str,
+        model: nn.Module,
+        input_ids: Tensor,
+        seed: int,
+        granularity: Granularity = "block",
+    ) -> None:
         self.adapter = adapter
         self.name = name
         self.model = model
         self.input_ids = input_ids
         self.seed = seed
+        self.granularity = granularity
         self._references: dict[frozenset[int], Tensor] = {}
         self._removed: dict[frozenset[int], nn.Module] = {}
+        self._comparisons: list[Comparison] = []
 
     def fresh(self) -> nn.Module:
         """A copy of the model."""
@@ -43,7 +58,27 @@ class Case:
     @cached_property
     def players(self) -> tuple[Player, ...]:
         """The players of the whole model."""
-        return self.adapter.players(self.model)
+        return self.players_of(self.model)
+
+    def players_of(self, model: nn.Module) -> tuple[Player, ...]:
+        """The players of a model."""
+        return self.adapter.players(model, self.granularity)
+
+    def bypass(self, model: nn.Module, present: Collection[int]) -> AbstractContextManager[None]:
+        """The context in which only ``present`` run."""
+        return self.adapter.bypass(model, present, self.granularity)
+
+    def stack(self, model: nn.Module) -> LayerStack | None:
+        """The model taken apart, if the adapter can."""
+        return self.adapter.stack(model, self.granularity)
+
+    def remove(self, model: nn.Module, absent: Collection[int]) -> nn.Module:
+        """The model without players, which may be the same object."""
+        return self.adapter.remove(model, absent, self.granularity)
+
+    def refusal(self, model: nn.Module, absent: Collection[int]) -> str | None:
+        """Why players cannot be removed, None if they can."""
+        return self.adapter.can_remove(model, absent, self.granularity)
 
     @cached_property
     def full(self) -> Tensor:
@@ -54,30 +89,56 @@ class Case:
     def _warm_copy(self) -> nn.Module:
         return self.fresh()
 
+    @property
+    def no_removal(self) -> str:
+        """Why no player at all can be removed, as the players say; empty if one can."""
+        return "" if any(player.removable for player in self.players) else self.players[0].reason
+
+    @cached_property
+    def absences(self) -> tuple[frozenset[int], ...]:
+        """Sets of players to do without: the first, the last, both, and random ones of one to four."""
+        generator = np.random.default_rng(self.seed)
+        last = len(self.players) - 1
+        drawn = [self._drawn(size, generator) for size in _RANDOM_SIZES]
+        return tuple(dict.fromkeys((frozenset({0}), frozenset({last}), frozenset({0, last}), *drawn)))
+
+    @cached_property
+    def requests(self) -> dict[frozenset[int], str | None]:
+        """Sets to remove, and why each cannot be (None: it can).
+
+        Those of `absences`, and where none of a size can be removed, others of that size until one can.
+        """
+        asked = {absent: self.refusal(self.model, absent) for absent in self.absences}
+        generator = np.random.default_rng(self.seed + 1)
+        for size in _RANDOM_SIZES:
+            for _ in range(_DRAWS):
+                if any(refusal is None and len(absent) == size for absent, refusal in asked.items()):
+                    break
+                absent = self._drawn(size, generator)
+                asked[absent] = self.refusal(self.model, absent)
+        return asked
+
+    def _drawn(self, size: int, generator: np.random.Generator) -> frozenset[int]:
+        n_players = len(self.players)
+        chosen = generator.choice(n_players, size=min(size, n_players - 1), replace=False)
+        return frozenset(chosen.tolist())
+
     @cached_property
     def removable_sets(self) -> tuple[frozenset[int], ...]:
-        """Sets to remove: the first player, the last, both, and random ones of two and three.
+        """Those of `requests` that can be removed.
 
         Raises:
-            ConformanceError: if the adapter can remove none of them.
+            ConformanceError: if there are none, although players are said to be removable.
         """
-        permitted = [absent for absent in self._sets() if self.adapter.can_remove(self.model, absent) is None]
+        permitted = tuple(absent for absent, refusal in self.requests.items() if refusal is None)
         require(permitted, "vacuous: the adapter can remove none of the sets that were tried")
-        return tuple(permitted)
+        return permitted
 
     @property
     def telling_sets(self) -> tuple[frozenset[int], ...]:
         """The smallest and the largest of the removable sets, for checks that take long."""
-        return tuple(dict.fromkeys((self.removable_sets[0], self.removable_sets[-1])))
-
-    def _sets(self) -> Iterable[frozenset[int]]:
-        last = len(self.players) - 1
-        generator = np.random.default_rng(self.seed)
-        sets = [frozenset({0}), frozenset({last}), frozenset({0, last})]
-        for size in _RANDOM_SIZES:
-            chosen = generator.choice(last + 1, size=min(size, last), replace=False)
-            sets.append(frozenset(chosen.tolist()))
-        return dict.fromkeys(sets)
+        sets = sorted(self.removable_sets, key=len)
+        return tuple(dict.fromkeys((sets[0], sets[-1])))
 
     def logits(self, model: nn.Module) -> Tensor:
         """Logits of a model on the case's tokens."""
@@ -89,12 +150,12 @@ class Case:
 
     def bypassed(self, model: nn.Module, absent: Collection[int]) -> Tensor:
         """Logits of a model while players are bypassed."""
-        with self.adapter.bypass(model, self.present(absent)):
+        with self.bypass(model, self.present(absent)):
             return self.logits(model)
 
     def bypassing(self, model: nn.Module, present: Collection[int]) -> None:
         """Enter and leave a bypass without running the model."""
-        with self.adapter.bypass(model, present):
+        with self.bypass(model, present):
             pass
 
     def reference(self, absent: Collection[int]) -> Tensor:
@@ -115,20 +176,50 @@ class Case:
     def removed(self, absent: frozenset[int]) -> nn.Module:
         """A copy of the model from which players were removed; checks share it and only run it."""
         if absent not in self._removed:
-            self._removed[absent] = self.adapter.remove(self.fresh(), absent)
+            self._removed[absent] = self.remove(self.fresh(), absent)
         return self._removed[absent]
 
     def comparison(self) -> Comparison:
         """A comparison on the scale of this case's logits."""
-        return Comparison(self.full)
+        self._comparisons.append(Comparison(self.full))
+        return self._comparisons[-1]
+
+    @property
+    def largest_difference(self) -> float:
+        """Of all comparisons so far, as a share of the effect of the absence."""
+        return max((comparison.worst for comparison in self._comparisons), default=0.0)
 
 
-def cases(adapter: Adapter, seed: int = 0) -> list[Case]:
-    """Every example of an adapter, ready to be checked."""
-    return [
-        Case(adapter, name, adapter.canonicalise(model), three_sequences(input_ids), seed)
-        for name, (model, input_ids) in adapter.examples(seed).items()
-    ]
+def cases(adapter: Adapter, seed: int = 0, only: Collection[str] = ()) -> Iterator[Case]:
+    """The examples of an adapter, ready to be checked; each is built when it is its turn.
+
+    Args:
+        adapter: whose examples.
+        seed: of the weights, and of the random sets of players that are tried.
+        only: names of examples; none means all.
+
+    Raises:
+        InputError: if the adapter has no example of one of these names, before any is built.
+    """
+    examples = adapter.examples()
+    for name in only:
+        if name not in examples:
+            raise InputError(
+                f"adapter {adapter.name!r} has no example {name!r}: {did_you_mean(name, examples)}"
+            )
+    return (made for name in only or examples for made in cases_of(adapter, name, examples[name], seed))
+
+
+def cases_of(adapter: Adapter, name: str, example: Example, seed: int = 0) -> list[Case]:
+    """One example, built and ready to be checked: a case for each granularity that the adapter knows."""
+    model, input_ids = example(seed)
+    model = adapter.canonicalise(model)
+    sequences = three_sequences(input_ids)
+    made = [Case(adapter, name, model, sequences, seed)]
+    with suppress(UnsupportedModelError):
+        adapter.players(model, "sublayer")
+        made.append(Case(adapter, f"{name} by sublayer", model, sequences, seed, "sublayer"))
+    return made
 
 
 def three_sequences(input_ids: Tensor) -> Tensor:

@@ -1,11 +1,11 @@
 """Running the checks and saying what came out."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 
 from shapcut.adapter import Adapter
-from shapcut.testing import bypass_checks, removal_checks, stack_checks
+from shapcut.testing import bypass_checks, decoding_check, refusal_checks, removal_checks, stack_checks
 from shapcut.testing.case import Case, cases
 from shapcut.testing.comparison import ConformanceError
 
@@ -26,11 +26,12 @@ CHECKS: Mapping[str, Check] = MappingProxyType(
         "unembedding-equals-readout": stack_checks.unembedding_equals_readout,
         "remove-equals-bypass": removal_checks.remove_equals_bypass,
         "reload-equals-removed": removal_checks.reload_equals_removed,
-        "cached-decoding": removal_checks.cached_decoding,
+        "cached-decoding": decoding_check.cached_decoding,
         "removal-composes": removal_checks.removal_composes,
         "parameter-count": removal_checks.parameter_count,
         "reindexed-players": removal_checks.reindexed_players,
-        "bad-indices-raise-first": removal_checks.bad_indices_raise_first,
+        "bad-indices-raise-first": refusal_checks.bad_indices_raise_first,
+        "refusals-have-reasons": refusal_checks.refusals_have_reasons,
         "dtype-and-device-kept": removal_checks.dtype_and_device_kept,
     }
 )
@@ -65,23 +66,28 @@ def run_check(case: Case, name: str) -> CheckResult:
     return CheckResult(case.name, name, passed=True, detail=detail)
 
 
-def check_adapter(adapter: Adapter, seed: int = 0) -> list[CheckResult]:
-    """Every check on every example of an adapter.
+def check_adapter(adapter: Adapter, seed: int = 0, only: Collection[str] = ()) -> list[CheckResult]:
+    """Every check on the examples of an adapter.
 
     Args:
         adapter: what is checked.
         seed: of the examples, and of the random sets of players that are tried.
+        only: names of examples; none means all.
+
+    Raises:
+        InputError: if the adapter has no example of one of these names.
     """
-    return [run_check(case, name) for case in cases(adapter, seed) for name in CHECKS]
+    return [run_check(case, name) for case in cases(adapter, seed, only) for name in CHECKS]
 
 
-def assert_adapter(adapter: Adapter, seed: int = 0) -> None:
+def assert_adapter(adapter: Adapter, seed: int = 0, only: Collection[str] = ()) -> None:
     """Run every check, for use in an adapter's own tests.
 
     Raises:
+        InputError: if the adapter has no example of one of these names.
         ConformanceError: naming every check that failed, and why.
     """
-    failed = [result for result in check_adapter(adapter, seed) if not result.passed]
+    failed = [result for result in check_adapter(adapter, seed, only) if not result.passed]
     if failed:
         lines = [f"{result.example}: {result.check}: {result.detail}" for result in failed]
         raise ConformanceError(f"adapter {adapter.name!r} fails {len(failed)} checks:\n" + "\n".join(lines))

@@ -10,14 +10,15 @@ from torch import Tensor, nn
 
 from shapcut.adapter import Adapter
 from shapcut.errors import UnsupportedModelError
+from shapcut.testing.capabilities import needs_removal
 from shapcut.testing.case import Case
-from shapcut.testing.comparison import identical, require
-from shapcut.testing.snapshot import changed, config_of, structure
+from shapcut.testing.comparison import require
+from shapcut.testing.snapshot import config_of
 
-_NEW_TOKENS = 5
 _NUMBER_FORMATS = (torch.bfloat16, torch.float64)
 
 
+@needs_removal
 def remove_equals_bypass(case: Case) -> str:
     """A model without players computes what the whole one does with them bypassed."""
     comparison = case.comparison()
@@ -28,10 +29,11 @@ def remove_equals_bypass(case: Case) -> str:
     return comparison.summary()
 
 
+@needs_removal
 def reload_equals_removed(case: Case) -> str:
     """A saved model computes the same when the adapter, or plain transformers, has loaded it."""
     comparison = case.comparison()
-    for absent in case.telling_sets:
+    for absent in case.removable_sets:
         removed = case.removed(absent)
         reference = case.logits(removed)
         effect = comparison.effect(reference, f"removed {sorted(absent)}")
@@ -53,45 +55,20 @@ def _readers(case: Case, removed: nn.Module, directory: Path) -> list[tuple[str,
     return readers
 
 
-def cached_decoding(case: Case) -> str:
-    """Greedy decoding of a model without players: with a cache, without one, and by bypassing."""
-    model = case.fresh()
-    whole = case.adapter.generate(model, case.input_ids, _NEW_TOKENS, use_cache=False)
-    visible = False
-    for absent in case.telling_sets:
-        removed = case.removed(absent)
-        uncached = case.adapter.generate(removed, case.input_ids, _NEW_TOKENS, use_cache=False)
-        cached = case.adapter.generate(removed, case.input_ids, _NEW_TOKENS, use_cache=True)
-        require(torch.equal(cached, uncached), f"removed {sorted(absent)}: the cache changes the tokens")
-        model = case.intact(model)
-        with case.adapter.bypass(model, case.present(absent)):
-            logits = case.adapter.logits(model, cached[:, :-1])
-        greedy = _greedy(model, logits[:, -_NEW_TOKENS:])
-        agree = torch.equal(greedy, cached[:, -_NEW_TOKENS:])
-        require(agree, f"removed {sorted(absent)}: bypassing chooses other tokens")
-        visible |= not torch.equal(cached, whole)
-    require(visible, "vacuous: the whole model generates the same tokens")
-    return f"{len(case.telling_sets)} sets, {_NEW_TOKENS} tokens"
-
-
-def _greedy(model: nn.Module, logits: Tensor) -> Tensor:
-    """The most likely tokens, leaving out end tokens, which `Adapter.generate` never chooses."""
-    ends = getattr(getattr(model, "generation_config", None), "eos_token_id", None)
-    logits = logits.clone()
-    if ends is not None:
-        vocabulary = torch.arange(logits.shape[-1], device=logits.device)
-        logits[..., torch.isin(vocabulary, torch.as_tensor(ends, device=logits.device))] = -torch.inf
-    return logits.argmax(dim=-1)
-
-
+@needs_removal
 def removal_composes(case: Case) -> str:
     """Removing some players and then others is removing all of them at once."""
-    together = max(case.removable_sets, key=lambda absent: (len(absent), 0 in absent))
-    require(len(together) > 1, "vacuous: no two players can be removed")
-    first, *others = sorted(together)
-    later = [player - 1 for player in others]  # those after the first have moved up by one
-    once = case.adapter.remove(case.fresh(), together)
-    twice = case.adapter.remove(case.adapter.remove(case.fresh(), {first}), later)
+    several = sorted(case.removable_sets, key=lambda absent: (-len(absent), 0 not in absent))
+    require(len(several[0]) > 1, "vacuous: no two players can be removed")
+    for together in several:
+        first, *others = sorted(together)
+        later = [player - 1 for player in others]  # those after the first have moved up by one
+        twice = _removed_in_turn(case, first, later)
+        if twice is not None:
+            break
+    else:
+        return "no set can be removed one after the other"
+    once = case.remove(case.fresh(), together)
     comparison = case.comparison()
     reference = case.logits(once)
     effect = comparison.effect(reference, f"removed {sorted(together)}")
@@ -101,11 +78,20 @@ def removal_composes(case: Case) -> str:
     return f"{first}, then {others}"
 
 
+def _removed_in_turn(case: Case, first: int, later: Collection[int]) -> nn.Module | None:
+    """The model without ``first``, then without ``later``; None if one of the two steps is refused."""
+    if not later or case.refusal(case.model, {first}) is not None:
+        return None
+    model = case.remove(case.fresh(), {first})
+    return None if case.refusal(model, later) is not None else case.remove(model, later)
+
+
 def _weights_agree(one: nn.Module, other: nn.Module) -> bool:
     first, second = one.state_dict(), other.state_dict()
     return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
 
 
+@needs_removal
 def parameter_count(case: Case) -> str:
     """As many parameters disappear as the players said."""
     before = _parameters(case.model)
@@ -121,13 +107,14 @@ def _parameters(model: nn.Module) -> int:
     return sum(parameter.numel() for parameter in model.parameters())
 
 
+@needs_removal
 def reindexed_players(case: Case) -> str:
     """Those that stay are numbered from 0, in order, and can be bypassed under their new numbers."""
     comparison = case.comparison()
     for absent in case.telling_sets:
         kept = sorted(case.present(absent))
-        removed = case.adapter.remove(case.fresh(), absent)
-        players = case.adapter.players(removed)
+        removed = case.remove(case.fresh(), absent)
+        players = case.players_of(removed)
         indices = [player.index for player in players]
         require(
             indices == list(range(len(kept))), f"removed {sorted(absent)}: players are numbered {indices}"
@@ -140,56 +127,30 @@ def reindexed_players(case: Case) -> str:
             require(removed.get_submodule(player.name) is not None, f"there is no module {player.name}")
             reference = case.reference({*absent, old})
             effect = comparison.effect(reference, f"without {sorted({*absent, old})}")
-            with case.adapter.bypass(removed, set(indices) - {player.index}):
+            with case.bypass(removed, set(indices) - {player.index}):
                 logits = case.logits(removed)
             comparison.same(logits, reference, effect, f"removed {sorted(absent)}, bypassed {player.index}")
     return comparison.summary()
 
 
-def bad_indices_raise_first(case: Case) -> str:
-    """Requests that cannot be met raise before the model is touched."""
-    n_players = len(case.players)
-    model = case.fresh()
-    before = structure(model)
-    for wrong in ({-1}, {n_players}, {0, n_players + 3}):
-        _require_raises(IndexError, lambda w=wrong: case.adapter.remove(model, w), f"remove {wrong}")
-        _require_raises(IndexError, lambda w=wrong: case.bypassing(model, w), f"bypass {wrong}")
-        _require_whole(case, model, before, f"indices {sorted(wrong)}")
-    everyone = range(n_players)
-    _require_raises(UnsupportedModelError, lambda: case.adapter.remove(model, everyone), "remove all players")
-    _require_whole(case, model, before, "removing all players")
-    return "in remove and bypass"
-
-
-def _require_raises(kind: type[Exception], request: Any, what: str) -> None:
-    try:
-        request()
-    except kind:
-        return
-    require(condition=False, problem=f"{what}: no {kind.__name__}")
-
-
-def _require_whole(case: Case, model: nn.Module, before: dict[str, Any], what: str) -> None:
-    difference = changed(before, structure(model))
-    require(not difference, f"{what}: the model was touched: {difference}")
-    require(identical(case.logits(model), case.full), f"{what}: the model computes something else")
-
-
 def dtype_and_device_kept(case: Case) -> str:
     """Another number format survives bypassing, taking apart, removal and reloading."""
     model, full = _in_another_format(case)
-    absent = case.removable_sets[0]
+    absent = frozenset({0}) if case.no_removal else case.removable_sets[0]
     expected = (full.dtype, full.device)
     found = {"bypass": case.bypassed(model, absent), **_stack_results(case, model)}
     formats = {parameter.dtype for parameter in model.parameters()}
-    removed = case.adapter.remove(model, absent)
+    whole = set(_reloaded_formats(case, model).values())
+    removed = model if case.no_removal else case.remove(model, absent)
     found["remove"] = case.logits(removed)
     for what, tensor in found.items():
         kind = (tensor.dtype, tensor.device)
         require(kind == expected, f"{what} gives {kind} where the model gives {expected}")
     left = {parameter.dtype for parameter in removed.parameters()}
     require(left == formats, f"removal leaves parameters of {left}, there were {formats}")
-    return _reloaded_format(case, removed, left)
+    reloaded = set(_reloaded_formats(case, removed).values())
+    require(reloaded == whole, f"reloading gives parameters of {reloaded}, of the whole model {whole}")
+    return ", ".join(sorted(str(dtype) for dtype in formats))
 
 
 def _in_another_format(case: Case) -> tuple[nn.Module, Tensor]:
@@ -204,7 +165,7 @@ def _in_another_format(case: Case) -> tuple[nn.Module, Tensor]:
 
 
 def _stack_results(case: Case, model: nn.Module) -> dict[str, Tensor]:
-    stack = case.adapter.stack(model)
+    stack = case.stack(model)
     if stack is None:
         return {}
     with torch.inference_mode():
@@ -217,9 +178,8 @@ def _stack_results(case: Case, model: nn.Module) -> dict[str, Tensor]:
         return {"stack": stack.readout(following)}
 
 
-def _reloaded_format(case: Case, removed: nn.Module, formats: Collection[torch.dtype]) -> str:
+def _reloaded_formats(case: Case, model: nn.Module) -> dict[str, torch.dtype]:
+    """The formats of a model's parameters when it has been saved and loaded again."""
     with tempfile.TemporaryDirectory() as name:
-        case.adapter.save(removed, Path(name))
-        loaded = {parameter.dtype for parameter in case.adapter.load(Path(name)).parameters()}
-    require(loaded == formats, f"reloading gives parameters of {loaded}, saved were {formats}")
-    return ", ".join(sorted(str(dtype) for dtype in formats))
+        case.adapter.save(model, Path(name))
+        return {name: parameter.dtype for name, parameter in case.adapter.load(Path(name)).named_parameters()}

@@ -14,12 +14,12 @@ _NO_STACK = "no stack: bypassing serves"
 def stack_equals_bypass(case: Case) -> str:
     """Skipping steps gives what bypassing gives: no absence, one, several, and another length."""
     model = case.fresh()
-    stack = case.adapter.stack(model)
+    stack = case.stack(model)
     if stack is None:
         return _NO_STACK
     comparison = case.comparison()
     n_players = len(case.players)
-    for absent in (*[frozenset({index}) for index in range(n_players)], *case.removable_sets):
+    for absent in (*[frozenset({index}) for index in range(n_players)], *case.absences):
         reference = case.reference(absent)
         effect = comparison.effect(reference, f"without {sorted(absent)}")
         logits = run_stack(stack, n_players, case.input_ids, absent)
@@ -35,7 +35,7 @@ def stack_equals_bypass(case: Case) -> str:
 def stack_leaves_states(case: Case) -> str:
     """Steps and readout leave the state that they are given unchanged, and the model as it was."""
     model = case.fresh()
-    stack = case.adapter.stack(model)
+    stack = case.stack(model)
     if stack is None:
         return _NO_STACK
     with torch.inference_mode():
@@ -55,7 +55,7 @@ def stack_leaves_states(case: Case) -> str:
 
 def unembedding_equals_readout(case: Case) -> str:
     """If a readout is declared to end in a linear map, that map of the features gives its logits."""
-    stack = case.adapter.stack(case.fresh())
+    stack = case.stack(case.fresh())
     if stack is None:
         return _NO_STACK
     with torch.inference_mode():

@@ -1,0 +1,27 @@
+"""What the configs of tiny examples have in common where a mechanism recurs."""
+
+SLIDING_WINDOW = {
+    "sliding_window": 5,
+    "layer_types": [
+        "sliding_attention",
+        "sliding_attention",
+        "full_attention",
+        "sliding_attention",
+        "full_attention",
+        "sliding_attention",
+    ],
+}
+"""Windows shorter than the example's sequences, and both kinds of layers."""
+
+LATENT_ATTENTION = {
+    "q_lora_rank": 16,
+    "kv_lora_rank": 16,
+    "qk_nope_head_dim": 8,
+    "qk_rope_head_dim": 8,
+    "v_head_dim": 8,
+    "num_key_value_heads": 4,
+}
+"""Keys and values from a narrow latent state."""
+
+DENSE_AND_MIXTURE = ["dense", "sparse", "sparse", "dense", "sparse", "sparse"]
+"""Both kinds of feed-forward networks, in an order that no pattern gives."""
