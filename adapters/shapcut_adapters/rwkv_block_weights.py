@@ -67,7 +67,7 @@ class BlockWeights:
         return torch.exp(self.per_head("att.time_first"))
 
     def initial_state(self) -> Tensor:
-        """What a head remembers of nothing: zeros, or what was learned. Shape (heads, head size, head size)."""
+        """What heads remember of nothing, zeros or learned: shape (heads, head size, head size)."""
         if "att.time_state" in self.raw:
             return self.raw["att.time_state"].transpose(1, 2).float()
         size = self.attention_width // self.heads

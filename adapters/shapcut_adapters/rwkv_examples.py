@@ -1,5 +1,6 @@
 """Tiny random RWKV models, made in memory under the names that files have."""
 
+import math
 from collections.abc import Callable
 from typing import get_args
 
@@ -25,7 +26,7 @@ class _Random:
         self.generator = torch.Generator().manual_seed(seed)
 
     def matrix(self, *shape: int) -> Tensor:
-        return torch.randn(shape, generator=self.generator) * 1.5 / shape[-1] ** 0.5
+        return torch.randn(shape, generator=self.generator) * (1.5 / math.sqrt(shape[-1]))
 
     def around(self, center: float, *shape: int) -> Tensor:
         return center + 0.2 * torch.randn(shape, generator=self.generator)

@@ -155,7 +155,7 @@ def _zero(hidden: Tensor) -> Tensor:
 
 
 def _empty(block: BlockWeights, hidden: Tensor) -> Memory:
-    """What a block of v5.2 or later remembers of nothing: last input, state, last input of the second half."""
+    """What a block of v5.2 or later remembers of nothing: last input, state, the second half's last input."""
     return _zero(hidden), block.initial_state(), _zero(hidden)
 
 

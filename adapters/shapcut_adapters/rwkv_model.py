@@ -68,7 +68,7 @@ class RwkvModel(nn.Module):
     def continued(
         self, tokens: Tensor, memory: Mapping[nn.Module, Memory] | None
     ) -> tuple[Tensor, dict[nn.Module, Memory]]:
-        """Logits (length, vocabulary) of further tokens of one sequence, and what the blocks then remember."""
+        """Logits (length, vocabulary) of one sequence's further tokens, and what the blocks then remember."""
         flow = Flow(self.embedded(tokens))
         after: dict[nn.Module, Memory] = {}
         for block in self.blocks:

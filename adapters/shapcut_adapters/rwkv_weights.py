@@ -95,7 +95,7 @@ def version_of(weights: Mapping[str, Tensor], source: str) -> Version:
         raise UnsupportedModelError(f"{source} has no weight 'emb.weight': it is not an RWKV model")
     version = _told_by_names(weights, source)
     blocks: list[set[str]] = [set() for _ in range(layer_count(weights))]
-    outside = set()
+    outside: set[str] = set()
     for name in weights:
         found = BLOCK_WEIGHT.match(name)
         (blocks[int(found[1])] if found else outside).add(found[2] if found else name)
