@@ -12,11 +12,11 @@ from shapcut_adapters.rwkv_weights import Version
 
 VERSIONS: tuple[Version, ...] = get_args(Version)
 
-_LAYERS = 6
+_LAYERS = 5
 _VOCABULARY = 96
 _HEADS, _HEAD_SIZE, _RANK = 2, 16, 4
 _WIDTH, _INNER = _HEADS * _HEAD_SIZE, 48
-_SHAPE = (3, 12)
+_SHAPE = (3, 8)
 
 
 class _Random:
@@ -39,7 +39,7 @@ class _Random:
 
 
 def tiny_rwkv(version: Version, seed: int) -> tuple[RwkvModel, Tensor]:
-    """A model of six layers in fp32 and token ids of shape (3, 12)."""
+    """A model of five layers in fp32 and token ids of shape (3, 8)."""
     random = _Random(seed)
     weights = {"emb.weight": random.matrix(_VOCABULARY, _WIDTH)}
     for index in range(_LAYERS):
