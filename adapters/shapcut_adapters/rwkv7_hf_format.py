@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, ClassVar, cast
 
 import torch
+from safetensors import safe_open
 from torch import nn
 
 from shapcut.errors import InputError, UnsupportedModelError
@@ -15,6 +16,7 @@ MODEL_TYPE = "rwkv7"
 
 _VOCABULARY = "rwkv_vocab_v20230424.txt"
 _TOKENIZER = "tokenizer.json"
+_DTYPES = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
 _WEIGHTS = ("model.safetensors", "model.safetensors.index.json")
 
 
@@ -68,7 +70,24 @@ def read_rwkv7(directory: Path, dtype: torch.dtype | None = None) -> nn.Module:
     wrong = {kind: sorted(info[kind]) for kind in ("missing_keys", "unexpected_keys") if info[kind]}
     if wrong:
         raise UnsupportedModelError(f"the checkpoint in {directory} does not fit its config: {wrong}")
+    if dtype is None:
+        _store_as_read(model, directory)
     return cast("nn.Module", model.eval())
+
+
+def _store_as_read(model: nn.Module, directory: Path) -> None:
+    """Give weights the number format of the file: loading makes decay biases fp32 beside 16-bit weights.
+
+    They are computed with in fp32 in either case; a checkpoint should not grow by being loaded and saved.
+    """
+    weights = dict(model.named_parameters())
+    if len({weight.dtype for weight in weights.values()}) == 1:
+        return
+    for file in directory.glob("*.safetensors"):
+        with safe_open(file, framework="pt") as stored:
+            for name in weights.keys() & set(stored.keys()):
+                dtype = _DTYPES.get(stored.get_slice(name).get_dtype(), weights[name].dtype)
+                weights[name].data = weights[name].data.to(dtype)
 
 
 def register_rwkv7() -> Any:
