@@ -307,7 +307,7 @@ def _show_result(result: PruneResult, out: Path, as_json: bool) -> None:
     )
     tables.say(result.plan.reason)
     tables.say(
-        f"reloaded by plain {result.checkpoint.library}, its logits are within "
+        f"reloaded with {result.checkpoint.library}, its logits are within "
         f"{result.checkpoint.max_difference:.1e} of the expected ones; written to {out}"
     )
 
