@@ -10,10 +10,10 @@ from torch import Tensor, nn
 
 from shapcut.adapter import Adapter
 from shapcut.errors import UnsupportedModelError
+from shapcut.model_config import config_of
 from shapcut.testing.capabilities import needs_removal
 from shapcut.testing.case import Case
 from shapcut.testing.comparison import require
-from shapcut.testing.snapshot import config_of
 
 _NUMBER_FORMATS = (torch.bfloat16, torch.float64)
 
