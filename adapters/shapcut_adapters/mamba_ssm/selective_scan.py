@@ -1,0 +1,77 @@
+"""The selective scan of Mamba in plain PyTorch (Gu and Dao 2023, Algorithm 2), differentiable."""
+
+import torch
+import torch.nn.functional as F  # noqa: N812 - the name that PyTorch's users know
+from torch import Tensor
+
+
+def selective_scan(
+    inputs: Tensor,
+    step_sizes: Tensor,
+    rates: Tensor,
+    into: Tensor,
+    out_of: Tensor,
+    skip: Tensor | None = None,
+    gate: Tensor | None = None,
+    step_bias: Tensor | None = None,
+    softplus: bool = False,
+    return_last_state: bool = False,
+) -> Tensor | tuple[Tensor, Tensor]:
+    """The recurrence ``h[t] = exp(d[t] A) h[t-1] + d[t] B[t] x[t]``, ``y[t] = C[t] h[t] + D x[t]``.
+
+    The arguments come in the order of the package's kernel. Arithmetic is in float32 or finer.
+
+    Args:
+        inputs: x, shape (batch, channels, length).
+        step_sizes: d before bias and softplus, of the same shape.
+        rates: A, shape (channels, states), real.
+        into: B, shape (batch, states, length).
+        out_of: C, shape (batch, states, length).
+        skip: D, shape (channels,).
+        gate: z, of the shape of ``inputs``; the result is multiplied by silu(z).
+        step_bias: added to ``step_sizes``, shape (channels,).
+        softplus: whether d is the softplus of what is given.
+        return_last_state: whether to return h[length - 1] too, shape (batch, channels, states).
+
+    Returns:
+        Shape and dtype of ``inputs``.
+    """
+    precision = torch.promote_types(inputs.dtype, torch.float32)
+    x = inputs.to(precision).permute(2, 0, 1)
+    d = _positive(step_sizes.to(precision).permute(2, 0, 1), step_bias, softplus=softplus)
+    y, state = _recurrence(
+        x,
+        d,
+        rates.to(precision),
+        into.to(precision).permute(2, 0, 1),
+        out_of.to(precision).permute(2, 0, 1),
+    )
+    if skip is not None:
+        y = y + skip * x
+    y = y.permute(1, 2, 0)
+    if gate is not None:
+        y = y * F.silu(gate.to(precision))
+    y = y.to(inputs.dtype)
+    return (y, state) if return_last_state else y
+
+
+def _positive(step_sizes: Tensor, bias: Tensor | None, *, softplus: bool) -> Tensor:
+    """Step sizes with the channel last."""
+    if bias is not None:
+        step_sizes = step_sizes + bias
+    return F.softplus(step_sizes) if softplus else step_sizes
+
+
+def _recurrence(x: Tensor, d: Tensor, rates: Tensor, into: Tensor, out_of: Tensor) -> tuple[Tensor, Tensor]:
+    """Outputs (length, batch, channels) and the last state, of arguments with the time first.
+
+    Step by step: what belongs to one step stays in the processor's cache, unlike larger parts of the sequence.
+    """
+    by_state = rates.T  # (states, channels)
+    state = x.new_zeros((x.shape[1], *by_state.shape))
+    outputs = []
+    for dx_t, d_t, b_t, c_t in zip(d * x, d, into, out_of, strict=True):
+        drive = b_t[:, :, None] * dx_t[:, None]
+        state = torch.addcmul(drive, torch.exp(d_t[:, None] * by_state), state)
+        outputs.append((c_t[:, None] @ state).squeeze(1))
+    return torch.stack(outputs), state.transpose(1, 2)
