@@ -32,7 +32,7 @@ tokenizer = PreTrainedTokenizerFast.from_pretrained("path/of/this/directory")
 class MambaSSMAdapter(Adapter):
     """Blocks of ``mamba_ssm.MambaLMHeadModel``: Mamba, Mamba-2, and hybrids with attention and with MLPs.
 
-    A model that is not on a CUDA device runs on plain PyTorch paths, see `shapcut_adapters.mamba_ssm.package`.
+    A model that is not on a CUDA device runs on plain PyTorch paths, see `package.import_mamba_ssm`.
     """
 
     name: ClassVar[str] = "mamba-ssm"

@@ -125,13 +125,13 @@ def _require_fitting(directory: Path, stored: Mapping[str, Tensor], wanted: Mapp
     if wrong:
         name = wrong[0]
         raise UnsupportedModelError(
-            f"the checkpoint in {directory} does not fit its config in {len(wrong)} weights: {name} has shape "
-            f"{shapes.get(name, 'none, it is missing')}, expected {expected.get(name, 'none')}"
+            f"the checkpoint in {directory} does not fit its config in {len(wrong)} weights: {name} has "
+            f"shape {shapes.get(name, 'none, it is missing')}, expected {expected.get(name, 'none')}"
         )
 
 
 def save_model(model: nn.Module, directory: Path) -> None:
-    """Write a checkpoint as the package's ``from_pretrained`` reads it; each file appears whole or not at all."""
+    """Write what the package's ``from_pretrained`` reads; each file appears whole or not at all."""
     config: Any = model.config
     _write_weights(model, directory / PICKLED)
     write_json_atomically(directory / CONFIG, dataclasses.asdict(config))

@@ -13,21 +13,17 @@ def chunk_scan(
     rates: Tensor,
     into: Tensor,
     out_of: Tensor,
-    chunk_size: int,  # noqa: ARG001 - of the kernel; it does not change the result
+    *,
     skip: Tensor | None = None,
     gate: Tensor | None = None,
     step_bias: Tensor | None = None,
     initial_states: Tensor | None = None,
-    seq_idx: Tensor | None = None,
-    cu_seqlens: Tensor | None = None,
     softplus: bool = False,
     step_limits: tuple[float, float] = (0.0, float("inf")),
-    return_final_states: bool = False,
-    return_varlen_states: bool = False,
-) -> Tensor | tuple[Tensor, Tensor]:
+) -> tuple[Tensor, Tensor]:
     """The recurrence ``h[t] = exp(d[t] a) h[t-1] + d[t] x[t] B[t]``, ``y[t] = h[t] C[t] + D x[t]``, per head.
 
-    The arguments come in the order of the package's kernel. Arithmetic is in float32 or finer.
+    Arithmetic is in float32 or finer.
 
     Args:
         inputs: x, shape (batch, length, heads, width).
@@ -35,26 +31,16 @@ def chunk_scan(
         rates: a, shape (heads,).
         into: B, shape (batch, length, groups, states); consecutive heads share a group.
         out_of: C, of the shape of ``into``.
-        chunk_size: of the kernel.
         skip: D, shape (heads,) or (heads, width).
         gate: z, of the shape of ``inputs``; the result is multiplied by silu(z).
         step_bias: added to ``step_sizes``, shape (heads,).
         initial_states: h before the first step, shape (batch, heads, width, states).
-        seq_idx: must be None.
-        cu_seqlens: must be None.
         softplus: whether d is the softplus of what is given.
         step_limits: d is clamped to them.
-        return_final_states: whether to return h[length - 1] too, shape (batch, heads, width, states).
-        return_varlen_states: must be false.
 
     Returns:
-        Shape and dtype of ``inputs``.
-
-    Raises:
-        ValueError: if several sequences are packed into one.
+        y in shape and dtype of ``inputs``, and h[length - 1], shape (batch, heads, width, states).
     """
-    if seq_idx is not None or cu_seqlens is not None or return_varlen_states:
-        raise ValueError("packed sequences (seq_idx, cu_seqlens) need the CUDA kernels of mamba-ssm")
     precision = torch.promote_types(inputs.dtype, torch.float32)
     x = inputs.to(precision)
     d = step_sizes.to(precision) if step_bias is None else step_sizes.to(precision) + step_bias
@@ -72,8 +58,7 @@ def chunk_scan(
         y = y + x * (skip if skip.dim() > 1 else skip[:, None])
     if gate is not None:
         y = y * F.silu(gate.to(precision))
-    y = y.to(inputs.dtype)
-    return (y, state) if return_final_states else y
+    return y.to(inputs.dtype), state
 
 
 def _per_head(grouped: Tensor, heads_per_group: int) -> Tensor:

@@ -40,8 +40,8 @@ class MambaSSMFormat(CheckpointFormat):
             raise InputError(f"the directory {path} has neither {PICKLED} nor {SAFE}")
         if not any((path / name).is_file() for name in _TOKENIZER_FILES):
             raise InputError(
-                f"the directory {path} has no tokenizer: put the tokenizer.json of the model's tokenizer into "
-                "it (state-spaces' models use that of EleutherAI/gpt-neox-20b)"
+                f"the directory {path} has no tokenizer: put the tokenizer.json that the model was trained "
+                "with into it (for state-spaces' models that of EleutherAI/gpt-neox-20b)"
             )
 
     def depth(self, path: Path) -> int | None:

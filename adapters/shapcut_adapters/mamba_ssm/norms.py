@@ -12,10 +12,9 @@ def add_and_normalise(
     residual: Tensor | None,
     *,
     eps: float,
-    prenorm: bool,
     residual_in_fp32: bool,
     is_rms_norm: bool,
-) -> Tensor | tuple[Tensor, Tensor]:
+) -> tuple[Tensor, Tensor]:
     """Layer norm or RMS norm of ``hidden + residual``.
 
     Args:
@@ -24,12 +23,11 @@ def add_and_normalise(
         bias: shape (width,) or None.
         residual: of the shape of ``hidden``, or None for nothing.
         eps: added to the variance.
-        prenorm: whether to return the sum too, in the residual's dtype.
-        residual_in_fp32: the dtype of the sum if there is no residual; else it is that of ``hidden``.
+        residual_in_fp32: whether the sum is in float32 and not in the dtype of ``hidden``; for no residual.
         is_rms_norm: whether the mean is left alone.
 
     Returns:
-        The normalised sum in the dtype of ``hidden``; with ``prenorm`` the pair of it and the sum.
+        The normalised sum in the dtype of ``hidden``, and the sum in the dtype of ``residual``.
     """
     precision = torch.promote_types(hidden.dtype, torch.float32)
     total = hidden.to(precision)
@@ -43,8 +41,7 @@ def add_and_normalise(
         normal = normal if shift is None else normal + shift
     else:
         normal = F.layer_norm(total, scale.shape, scale, shift, eps)
-    normal = normal.to(hidden.dtype)
-    return (normal, total.to(sum_dtype)) if prenorm else normal
+    return normal.to(hidden.dtype), total.to(sum_dtype)
 
 
 def gated_rms_norm(
@@ -74,8 +71,8 @@ def gated_rms_norm(
     opened = None if gate is None else F.silu(gate.to(precision))
     if opened is not None and not norm_before_gate:
         x = x * opened
-    groups = x.unflatten(-1, (-1, group_size or x.shape[-1]))
-    x = F.rms_norm(groups, groups.shape[-1:], eps=eps).flatten(-2) * weight
+    groups = x.reshape(*x.shape[:-1], -1, group_size or x.shape[-1])
+    x = F.rms_norm(groups, groups.shape[-1:], eps=eps).reshape(x.shape) * weight
     if opened is not None and norm_before_gate:
         x = x * opened
     return x.to(hidden.dtype)

@@ -20,7 +20,7 @@ class RotaryEmbedding(nn.Module):
         self,
         dim: int,
         base: float = 10000.0,
-        interleaved: bool = False,  # noqa: FBT001, FBT002 - as flash-attn has it
+        interleaved: bool = False,
         device: object = None,  # noqa: ARG002
     ) -> None:
         super().__init__()
@@ -52,7 +52,7 @@ class RotaryEmbedding(nn.Module):
 
     def _turn(self, x: Tensor, turns: Tensor) -> Tensor:
         turned, rest = x[..., : self.dim], x[..., self.dim :]
-        pairs = turned.unflatten(-1, (-1, 2) if self.interleaved else (2, -1)).float()
+        pairs = turned.reshape(*x.shape[:-1], *((-1, 2) if self.interleaved else (2, -1))).float()
         pairs = pairs if self.interleaved else pairs.transpose(-1, -2)
         result = torch.view_as_real(torch.view_as_complex(pairs.contiguous()) * turns)
         result = result if self.interleaved else result.transpose(-1, -2)

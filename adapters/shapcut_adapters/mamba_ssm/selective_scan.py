@@ -11,15 +11,15 @@ def selective_scan(
     rates: Tensor,
     into: Tensor,
     out_of: Tensor,
+    *,
     skip: Tensor | None = None,
     gate: Tensor | None = None,
     step_bias: Tensor | None = None,
     softplus: bool = False,
-    return_last_state: bool = False,
-) -> Tensor | tuple[Tensor, Tensor]:
+) -> tuple[Tensor, Tensor]:
     """The recurrence ``h[t] = exp(d[t] A) h[t-1] + d[t] B[t] x[t]``, ``y[t] = C[t] h[t] + D x[t]``.
 
-    The arguments come in the order of the package's kernel. Arithmetic is in float32 or finer.
+    Arithmetic is in float32 or finer.
 
     Args:
         inputs: x, shape (batch, channels, length).
@@ -31,10 +31,9 @@ def selective_scan(
         gate: z, of the shape of ``inputs``; the result is multiplied by silu(z).
         step_bias: added to ``step_sizes``, shape (channels,).
         softplus: whether d is the softplus of what is given.
-        return_last_state: whether to return h[length - 1] too, shape (batch, channels, states).
 
     Returns:
-        Shape and dtype of ``inputs``.
+        y in shape and dtype of ``inputs``, and h[length - 1], shape (batch, channels, states).
     """
     precision = torch.promote_types(inputs.dtype, torch.float32)
     x = inputs.to(precision).permute(2, 0, 1)
@@ -51,8 +50,7 @@ def selective_scan(
     y = y.permute(1, 2, 0)
     if gate is not None:
         y = y * F.silu(gate.to(precision))
-    y = y.to(inputs.dtype)
-    return (y, state) if return_last_state else y
+    return y.to(inputs.dtype), state
 
 
 def _positive(step_sizes: Tensor, bias: Tensor | None, *, softplus: bool) -> Tensor:
@@ -65,7 +63,7 @@ def _positive(step_sizes: Tensor, bias: Tensor | None, *, softplus: bool) -> Ten
 def _recurrence(x: Tensor, d: Tensor, rates: Tensor, into: Tensor, out_of: Tensor) -> tuple[Tensor, Tensor]:
     """Outputs (length, batch, channels) and the last state, of arguments with the time first.
 
-    Step by step: what belongs to one step stays in the processor's cache, unlike larger parts of the sequence.
+    Step by step: what belongs to one step stays in the processor's cache, unlike a longer part.
     """
     by_state = rates.T  # (states, channels)
     state = x.new_zeros((x.shape[1], *by_state.shape))

@@ -11,7 +11,7 @@ from shapcut_adapters.mamba_ssm.structure import blocks_of
 
 
 class MambaStack(LayerStack):
-    """Two tensors flow: what the last block computed, and the residual stream that it is still to be added to.
+    """Two tensors flow: what the last block computed, and the residual stream that it is yet to be added to.
 
     The first block is given no residual. Here it gets zeros: adding them changes no number, and their dtype
     is the one that the model gives its residual, so nothing is rounded differently.
@@ -50,10 +50,9 @@ class MambaStack(LayerStack):
         hidden, residual = state
         norm = self._model.backbone.norm_f
         if not self._model.backbone.fused_add_norm:
-            features: Tensor = norm((hidden + residual).to(norm.weight.dtype))
-            return features
+            return norm((hidden + residual).to(norm.weight.dtype))  # type: ignore[no-any-return]
         layer_norm: Any = import_module("mamba_ssm.ops.triton.layer_norm")
-        features = layer_norm.layer_norm_fn(
+        return layer_norm.layer_norm_fn(  # type: ignore[no-any-return]
             hidden,
             norm.weight,
             norm.bias,
@@ -62,4 +61,3 @@ class MambaStack(LayerStack):
             residual_in_fp32=self._model.backbone.residual_in_fp32,
             is_rms_norm=isinstance(norm, layer_norm.RMSNorm),
         )
-        return features
