@@ -92,7 +92,7 @@ class MambaSSMAdapter(Adapter):
         """Greedy continuation, on any device; attention recomputes the sequence at each step."""
         return generate_greedily(model, input_ids, new_tokens, use_cache=use_cache)
 
-    def usage(self) -> str:
+    def usage(self, model: nn.Module) -> str:  # noqa: ARG002 - all are loaded alike
         """How the package reads a checkpoint."""
         return _USAGE
 

@@ -12,7 +12,7 @@ from shapcut_adapters.tiny_models import perturb
 
 VOCABULARY = 96
 _SHAPE = (3, 12)
-_SIZE = {"d_model": 32, "n_layer": 6, "vocab_size": VOCABULARY}
+_SIZE: Mapping[str, Any] = {"d_model": 32, "n_layer": 6, "vocab_size": VOCABULARY}
 _MAMBA2 = {"layer": "Mamba2", "d_state": 8, "headdim": 8, "ngroups": 2}
 
 EXAMPLES: Mapping[str, Mapping[str, Any]] = {
@@ -42,7 +42,7 @@ def tiny_model(changes: Mapping[str, Any], seed: int) -> tuple[nn.Module, Tensor
     config_module: Any = import_module("mamba_ssm.models.config_mamba")
     generator = torch.Generator().manual_seed(seed)
     with torch.random.fork_rng(devices=[]):
-        model: nn.Module = package.MambaLMHeadModel(config_module.MambaConfig(**_SIZE, **changes))
+        model: nn.Module = package.MambaLMHeadModel(config_module.MambaConfig(**{**_SIZE, **changes}))
     perturb(model, generator)
     tokens = torch.randint(3, VOCABULARY, _SHAPE, generator=generator)
     return model.eval(), tokens
