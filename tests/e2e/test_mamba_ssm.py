@@ -30,6 +30,7 @@ def test_inspect(directory, capsys):
     assert len(found["players"]) == 6
 
 
+@pytest.mark.filterwarnings("ignore:unclosed file:ResourceWarning")  # the package leaves it to the collector
 def test_prune_and_evaluate(directory, tmp_path, capsys):
     out = tmp_path / "out"
     command = ["prune", str(directory), "--out", str(out), "--remove", "2", "--budget", "20", *OPTIONS]

@@ -84,6 +84,7 @@ def test_the_tokenizer_is_read_with_the_model(checkpoint):
     assert len(tokenizer("abc")["input_ids"]) == 3
 
 
+@pytest.mark.filterwarnings("ignore:unclosed file:ResourceWarning")  # the package leaves it to the collector
 @pytest.mark.parametrize("changes", [{}, EXAMPLES["mamba-layer-norm"], EXAMPLES["mamba2"], HYBRID])
 def test_the_package_reads_what_is_written(tmp_path, changes):
     model, tokens = tiny_model(changes, 1)

@@ -60,10 +60,16 @@ def test_nothing_stands_in_where_there_is_a_gpu(monkeypatch):
 
 
 def test_stand_ins_go_when_the_import_fails():
-    before = set(sys.modules)
-    with pytest.raises(ZeroDivisionError), absent_triton.stand_ins():
-        assert "selective_scan_cuda" in sys.modules
-        raise ZeroDivisionError
+    before, during = set(sys.modules), set()
+
+    def fail():
+        with absent_triton.stand_ins():
+            during.update(sys.modules)
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        fail()
+    assert "selective_scan_cuda" in during
     assert set(sys.modules) == before
 
 
