@@ -12,6 +12,7 @@ import torch
 from shapcut.errors import InputError
 from shapcut_adapters.mamba_ssm import absent_triton, package
 from shapcut_adapters.mamba_ssm.adapter import MambaSSMAdapter
+from shapcut_adapters.mamba_ssm.checkpoint import load_model
 from shapcut_adapters.mamba_ssm.cpu_kernels import install_cpu_paths
 from shapcut_adapters.mamba_ssm.format import MambaSSMFormat
 from shapcut_adapters.mamba_ssm.kernel_choice import KernelChoice, choose_function, choose_kernel
@@ -52,11 +53,18 @@ def test_a_missing_kernel_says_so():
         kernel[(1,)]
 
 
-def test_nothing_stands_in_where_there_is_a_gpu(monkeypatch):
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+def test_nothing_stands_in_for_what_is_installed(monkeypatch):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: "found")
     before = dict(sys.modules)
     with absent_triton.stand_ins():
         assert sys.modules == before
+    package.require_kernels(torch.device("cuda"))
+
+
+def test_a_gpu_without_kernels_is_refused_before_anything_is_read(monkeypatch, tmp_path):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(InputError, match="without its kernels: use --device cpu"):
+        load_model(tmp_path, device=torch.device("cuda"))
 
 
 def test_stand_ins_go_when_the_import_fails():

@@ -11,8 +11,7 @@ from contextlib import contextmanager
 from types import ModuleType
 from typing import Any
 
-import torch
-
+_TRITON = "triton"
 _CUDA_EXTENSION = "selective_scan_cuda"
 
 
@@ -73,8 +72,8 @@ def _ignore(*_arguments: object) -> None:
     """For calls that only prepare a GPU."""
 
 
-def _stand_ins() -> dict[str, ModuleType]:
-    """Modules by their full names."""
+def _triton_modules() -> dict[str, ModuleType]:
+    """What the package uses of Triton when it is imported, by full names."""
     triton, language, testing = (ModuleType(name) for name in ("triton", "triton.language", "triton.testing"))
     vars(triton).update(
         __version__="0.0.0",
@@ -91,13 +90,15 @@ def _stand_ins() -> dict[str, ModuleType]:
     return {module.__name__: module for module in (triton, language, testing)}
 
 
+def has_kernels() -> bool:
+    """Whether nothing needs a stand-in; the modules are looked for and not imported."""
+    return not any(importlib.util.find_spec(name) is None for name in (_TRITON, _CUDA_EXTENSION))
+
+
 @contextmanager
 def stand_ins() -> Iterator[None]:
-    """Importable stand-ins for what is missing; nothing of them is left in ``sys.modules`` afterwards.
-
-    With a GPU nothing stands in: there the package works as its authors meant, or says what it lacks.
-    """
-    modules = {} if torch.cuda.is_available() else _missing()
+    """Importable stand-ins for what is not installed; none is left in ``sys.modules`` afterwards."""
+    modules = _missing()
     before = {name: sys.modules[name] for name in modules if name in sys.modules}
     sys.modules.update(modules)
     try:
@@ -109,7 +110,7 @@ def stand_ins() -> Iterator[None]:
 
 
 def _missing() -> dict[str, ModuleType]:
-    missing = {} if importlib.util.find_spec("triton") else _stand_ins()
+    missing = {} if importlib.util.find_spec(_TRITON) else _triton_modules()
     if importlib.util.find_spec(_CUDA_EXTENSION) is None:
         missing[_CUDA_EXTENSION] = ModuleType(_CUDA_EXTENSION)
     return missing

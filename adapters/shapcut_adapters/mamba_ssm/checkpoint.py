@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from shapcut.errors import UnsupportedModelError
 from shapcut.files import write_json_atomically
-from shapcut_adapters.mamba_ssm.package import import_mamba_ssm
+from shapcut_adapters.mamba_ssm.package import import_mamba_ssm, require_kernels
 
 CONFIG = "config.json"
 PICKLED = "pytorch_model.bin"
@@ -66,11 +66,12 @@ def load_model(
         dtype: of the weights but for those that the package keeps in float32; None keeps the stored ones.
 
     Raises:
-        InputError: if the package is missing.
+        InputError: if the package is missing, or its kernels are and the device is CUDA.
         UnsupportedModelError: if weights and config disagree.
     """
-    config = read_config(directory)
     device = device or torch.device("cpu")
+    require_kernels(device)
+    config = read_config(directory)
     model = _empty_model(config, dtype)
     wanted = model.state_dict()
     stored = _read_weights(directory, device)

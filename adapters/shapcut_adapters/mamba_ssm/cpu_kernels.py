@@ -8,7 +8,6 @@ from collections.abc import Callable
 from importlib import import_module
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from shapcut_adapters.mamba_ssm.causal_conv import causal_conv, causal_conv_step
@@ -38,7 +37,7 @@ def install_cpu_paths() -> None:
         choose_function(module, "causal_conv1d_update", causal_conv_step)
     for mixer, switch in ((mamba.Mamba, "use_fast_path"), (mamba2.Mamba2, "use_mem_eff_path")):
         choose_function(mixer, "forward", _without_fused_path(mixer.forward, switch))
-    if attention.RotaryEmbedding is None and not torch.cuda.is_available():
+    if attention.RotaryEmbedding is None:  # without flash-attn the package cannot build such a layer
         attention.RotaryEmbedding = RotaryEmbedding
 
 

@@ -7,17 +7,18 @@ from importlib import import_module
 from importlib.metadata import version
 from typing import Any
 
+import torch
 from torch import nn
 
 from shapcut.errors import InputError
-from shapcut_adapters.mamba_ssm.absent_triton import stand_ins
+from shapcut_adapters.mamba_ssm.absent_triton import has_kernels, stand_ins
 from shapcut_adapters.mamba_ssm.cpu_kernels import install_cpu_paths
 
 DISTRIBUTION = "mamba-ssm"
 MODULE = "mamba_ssm"
 
 INSTALLATION = (
-    "with a GPU: pip install --no-build-isolation mamba-ssm; without: pip install einops && "
+    "for a GPU: pip install --no-build-isolation mamba-ssm; without one: pip install einops wheel && "
     "MAMBA_FORCE_BUILD=TRUE MAMBA_SKIP_CUDA_BUILD=TRUE pip install --no-build-isolation --no-deps mamba-ssm"
 )
 
@@ -39,6 +40,18 @@ def require_package() -> None:
     """
     if importlib.util.find_spec(MODULE) is None:
         raise InputError(f"the package {DISTRIBUTION} is not installed; {INSTALLATION}")
+
+
+def require_kernels(device: torch.device) -> None:
+    """Check that models can run where they are wanted.
+
+    Raises:
+        InputError: if that is a CUDA device and the package was installed without its kernels.
+    """
+    if device.type == "cuda" and not has_kernels():
+        raise InputError(
+            f"{DISTRIBUTION} was installed without its kernels: use --device cpu, or {INSTALLATION}"
+        )
 
 
 @cache
