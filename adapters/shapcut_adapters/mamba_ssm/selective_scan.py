@@ -36,14 +36,13 @@ def selective_scan(
         y in shape and dtype of ``inputs``, and h[length - 1], shape (batch, channels, states).
     """
     precision = torch.promote_types(inputs.dtype, torch.float32)
-    x = inputs.to(precision).permute(2, 0, 1)
-    d = _positive(step_sizes.to(precision).permute(2, 0, 1), step_bias, softplus=softplus)
+    x, d = _time_first(inputs, precision), _time_first(step_sizes, precision)
     y, state = _recurrence(
         x,
-        d,
+        _positive(d, step_bias, softplus=softplus),
         rates.to(precision),
-        into.to(precision).permute(2, 0, 1),
-        out_of.to(precision).permute(2, 0, 1),
+        _time_first(into, precision),
+        _time_first(out_of, precision),
     )
     if skip is not None:
         y = y + skip * x
@@ -51,6 +50,11 @@ def selective_scan(
     if gate is not None:
         y = y * F.silu(gate.to(precision))
     return y.to(inputs.dtype), state
+
+
+def _time_first(sequence: Tensor, dtype: torch.dtype) -> Tensor:
+    """(batch, channels, length) -> (length, batch, channels), laid out so that each step is in one piece."""
+    return sequence.to(dtype).permute(2, 0, 1).contiguous()
 
 
 def _positive(step_sizes: Tensor, bias: Tensor | None, *, softplus: bool) -> Tensor:
