@@ -7,8 +7,9 @@ from shapcut.hookspecs import Register, hookimpl
 
 @hookimpl
 def shapcut_register_adapters(register: Register) -> None:
-    """Offer the adapters for decoder-only models of transformers and for RWKV."""
+    """Offer the adapters for decoder-only models of transformers, and for other libraries' models."""
     register("hf-decoder", _hf_decoder)
+    register("mamba-ssm", _mamba_ssm)
     register("rwkv", _rwkv)
     register("rwkv7-hf", _rwkv7_hf)
 
@@ -16,6 +17,7 @@ def shapcut_register_adapters(register: Register) -> None:
 @hookimpl
 def shapcut_register_formats(register: Register) -> None:
     """Offer the formats of packages that do not store models as transformers does."""
+    register("mamba-ssm", _mamba_ssm_format)
     register("rwkv-pth", _rwkv_pth)
     register("rwkv7-hf", _rwkv7_hf_format)
 
@@ -24,6 +26,18 @@ def _hf_decoder() -> Adapter:
     from shapcut_adapters.hf_decoder import HFDecoderAdapter  # noqa: PLC0415 - seconds to import
 
     return HFDecoderAdapter()
+
+
+def _mamba_ssm() -> Adapter:
+    from shapcut_adapters.mamba_ssm.adapter import MambaSSMAdapter  # noqa: PLC0415 - as above
+
+    return MambaSSMAdapter()
+
+
+def _mamba_ssm_format() -> CheckpointFormat:
+    from shapcut_adapters.mamba_ssm.format import MambaSSMFormat  # noqa: PLC0415 - as above
+
+    return MambaSSMFormat()
 
 
 def _rwkv() -> Adapter:

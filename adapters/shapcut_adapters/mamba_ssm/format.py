@@ -1,0 +1,63 @@
+"""The checkpoint format of the ``mamba-ssm`` package."""
+
+import json
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+from torch import nn
+
+from shapcut.errors import InputError
+from shapcut.formats import CheckpointFormat, Tokenizer
+from shapcut_adapters.mamba_ssm.checkpoint import CONFIG, PICKLED, SAFE, load_model, read_config
+from shapcut_adapters.mamba_ssm.package import DISTRIBUTION, require_package
+
+_TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json")
+
+
+class MambaSSMFormat(CheckpointFormat):
+    """A directory whose ``config.json`` has ``n_layer`` and ``d_model`` but no ``model_type``."""
+
+    name: ClassVar[str] = DISTRIBUTION
+
+    def claims(self, path: Path) -> bool:
+        """Whether the directory's config is one of the package's."""
+        try:
+            config = json.loads((path / CONFIG).read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return False
+        return (
+            isinstance(config, dict)
+            and {"n_layer", "d_model"} <= config.keys()
+            and "model_type" not in config
+        )
+
+    def check(self, path: Path) -> None:
+        """Refuse a checkpoint that the package cannot read here, or without weights or a tokenizer."""
+        require_package()
+        read_config(path)
+        if not any((path / name).is_file() for name in (SAFE, PICKLED)):
+            raise InputError(f"the directory {path} has neither {PICKLED} nor {SAFE}")
+        if not any((path / name).is_file() for name in _TOKENIZER_FILES):
+            raise InputError(
+                f"the directory {path} has no tokenizer: put the tokenizer.json that the model was trained "
+                "with into it (for state-spaces' models that of EleutherAI/gpt-neox-20b)"
+            )
+
+    def depth(self, path: Path) -> int | None:
+        """The config's number of blocks."""
+        return int(json.loads((path / CONFIG).read_text(encoding="utf-8"))["n_layer"])
+
+    def load(
+        self, path: Path, *, device: torch.device, dtype: torch.dtype | None
+    ) -> tuple[nn.Module, Tokenizer]:
+        """The model and the tokenizer in its directory."""
+        return load_model(path, device=device, dtype=dtype), _load_tokenizer(path)
+
+
+def _load_tokenizer(path: Path) -> Any:
+    """A tokenizer.json says all there is to know; other files need the class that their config names."""
+    from transformers import AutoTokenizer, PreTrainedTokenizerFast  # noqa: PLC0415 - seconds to import
+
+    loader: Any = PreTrainedTokenizerFast if (path / _TOKENIZER_FILES[0]).is_file() else AutoTokenizer
+    return loader.from_pretrained(path, local_files_only=True)

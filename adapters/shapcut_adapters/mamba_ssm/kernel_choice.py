@@ -1,0 +1,63 @@
+"""Choosing between a kernel and plain PyTorch by where a tensor is."""
+
+import inspect
+from collections.abc import Callable, Mapping
+from functools import wraps
+from typing import Any
+
+from torch import Tensor
+
+Arguments = Mapping[str, Any]
+"""A kernel's arguments by the names that the kernel gives them."""
+
+_MARK = "chooses_between_kernel_and_plain"
+
+
+class KernelChoice:
+    """Stands where an autograd function stood: CUDA tensors go to it, others to plain PyTorch.
+
+    Args:
+        kernel: the autograd function.
+        plain: computes the same, given the kernel's arguments.
+    """
+
+    def __init__(self, kernel: Any, plain: Callable[[Arguments], Any]) -> None:
+        self.kernel = kernel
+        self.plain = plain
+        self._signature = inspect.signature(kernel.forward)
+
+    def apply(self, first: Tensor, *arguments: Any) -> Any:
+        """As the autograd function's."""
+        if first.is_cuda:
+            return self.kernel.apply(first, *arguments)
+        bound = self._signature.bind(None, first, *arguments)  # None stands for its context
+        bound.apply_defaults()
+        return self.plain(bound.arguments)
+
+
+def choose_kernel(module: Any, name: str, plain: Callable[[Arguments], Any]) -> None:
+    """Put a `KernelChoice` into a module in place of one of its autograd functions, unless it is there."""
+    kernel = getattr(module, name)
+    if not isinstance(kernel, KernelChoice):
+        setattr(module, name, KernelChoice(kernel, plain))
+
+
+def choose_function(owner: Any, name: str, plain: Callable[..., Any]) -> None:
+    """Put a choice into a module or class in place of one of its functions, unless it is there.
+
+    Args:
+        owner: the module or class.
+        name: of the function; one that is None stays so.
+        plain: takes the same arguments; runs if the first tensor among them is not on a CUDA device.
+    """
+    function = getattr(owner, name)
+    if function is None or _MARK in vars(function):
+        return
+
+    @wraps(function)
+    def choose(*arguments: Any, **options: Any) -> Any:
+        deciding = next(value for value in (*arguments, *options.values()) if isinstance(value, Tensor))
+        return (function if deciding.is_cuda else plain)(*arguments, **options)
+
+    vars(choose)[_MARK] = True
+    setattr(owner, name, choose)
