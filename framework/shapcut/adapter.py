@@ -24,6 +24,13 @@ Granularity = Literal["block", "sublayer"]
 
 CONTRACT_VERSION = 1
 
+_TRANSFORMERS_USAGE = """\
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+model = AutoModelForCausalLM.from_pretrained("path/of/this/directory")
+tokenizer = AutoTokenizer.from_pretrained("path/of/this/directory")
+"""
+
 
 @dataclass(frozen=True, slots=True)
 class Unembedding:
@@ -73,9 +80,15 @@ class Adapter(ABC):
     """How to enumerate, bypass and remove the players of one kind of model.
 
     Adapters keep no state of a model between calls other than caches that can be rebuilt.
+
+    Attributes:
+        name: under which it is registered.
+        contract_version: of this contract.
+        library: the distribution that reads the checkpoints that `save` writes.
     """
 
     name: ClassVar[str]
+    library: ClassVar[str] = "transformers"
     contract_version: ClassVar[int] = CONTRACT_VERSION
 
     @abstractmethod
@@ -178,6 +191,10 @@ class Adapter(ABC):
                 use_cache=use_cache,
                 pad_token_id=0,
             )
+
+    def usage(self) -> str:
+        """Python code that loads a checkpoint written by `save`, without shapcut; for the model card."""
+        return _TRANSFORMERS_USAGE
 
     def save(self, model: nn.Module, directory: Path) -> None:
         """Write a checkpoint that `load` and the architecture's own library can read."""

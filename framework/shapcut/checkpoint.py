@@ -1,4 +1,4 @@
-"""Write a pruned model so that plain transformers loads it, and prove that before anybody sees it."""
+"""Write a pruned model so that its own library loads it, and prove that before anybody sees it."""
 
 import math
 from dataclasses import dataclass
@@ -32,6 +32,7 @@ class CheckpointReport:
         total_bytes: size of all its files.
         max_difference: largest absolute difference between its logits and the expected ones.
         tolerance: what was accepted.
+        library: the distribution that read it.
     """
 
     directory: Path
@@ -39,6 +40,7 @@ class CheckpointReport:
     total_bytes: int
     max_difference: float
     tolerance: float
+    library: str
 
 
 def write_checkpoint(
@@ -54,7 +56,7 @@ def write_checkpoint(
     expected_logits: Tensor,
     tolerance: float | None = None,
 ) -> CheckpointReport:
-    """Write a checkpoint, load it again as plain transformers does, compare, and only then let it appear.
+    """Write a checkpoint, load it again as its own library does, compare, and only then let it appear.
 
     Args:
         adapter: the model's adapter.
@@ -86,7 +88,7 @@ def write_checkpoint(
     except OSError as error:
         raise ShapcutError(f"cannot write {out}: {one_line(error)}") from error
     total = sum(file.stat().st_size for file in out.rglob("*") if file.is_file())
-    return CheckpointReport(out, checkpoint_bytes(out), total, difference, accepted)
+    return CheckpointReport(out, checkpoint_bytes(out), total, difference, accepted, adapter.library)
 
 
 def default_tolerance(dtype: torch.dtype, largest_logit: float) -> float:

@@ -35,6 +35,11 @@ def shapcut_register_adapters(register: Register) -> None:
 
 
 @hookspec
+def shapcut_register_formats(register: Register) -> None:
+    """Called once at start-up: offer checkpoint formats (`shapcut.formats.CheckpointFormat` subclasses)."""
+
+
+@hookspec
 def shapcut_register_utilities(register: Register) -> None:
     """Called once at start-up: offer utilities (`shapcut.utilities.Utility` subclasses)."""
 

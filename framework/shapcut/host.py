@@ -17,6 +17,7 @@ from shapcut.adapter_choice import MatchingAdapter, describe, require_contract
 from shapcut.admission import Candidate, PluginInfo, admit
 from shapcut.errors import ShapcutError, UnsupportedModelError
 from shapcut.estimators import Estimator
+from shapcut.formats import CheckpointFormat
 from shapcut.postprocess import PostProcessor
 from shapcut.registry import Registry
 from shapcut.sampling import Sampler
@@ -28,6 +29,7 @@ GROUP = "shapcut"
 
 KINDS = {
     "adapters": "adapter",
+    "formats": "checkpoint format",
     "utilities": "utility",
     "samplers": "sampler",
     "estimators": "estimator",
@@ -59,6 +61,7 @@ class Host:
 
     manager: pluggy.PluginManager
     adapters: Registry[Adapter]
+    formats: Registry[CheckpointFormat]
     utilities: Registry[Utility]
     samplers: Registry[Sampler]
     estimators: Registry[Estimator]
@@ -113,6 +116,11 @@ def select_adapter(host: Host, model: nn.Module) -> Adapter:
         asked = ", ".join(entry.name for entry in host.adapters) or "none, as no adapter is installed"
         raise UnsupportedModelError(f"no adapter matches {describe(model)}; asked: {asked}")
     return chosen
+
+
+def checkpoint_formats(host: Host) -> tuple[CheckpointFormat, ...]:
+    """All formats that the plugins offer, each made without options."""
+    return tuple(host.formats.create(entry.name) for entry in host.formats)
 
 
 def _core_candidate(plugin: object) -> Candidate:

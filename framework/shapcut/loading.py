@@ -1,5 +1,6 @@
 """From what a user names to a model and its tokenizer, ready to be measured."""
 
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,7 +10,8 @@ import torch
 from torch import nn
 
 from shapcut.demo_models import DEMO_PREFIX
-from shapcut.errors import InputError
+from shapcut.errors import InputError, ShapcutError
+from shapcut.formats import CheckpointFormat, Tokenizer
 from shapcut.silence import one_line, quiet_libraries, without_stderr
 from shapcut.sources import Location, check_dtype, inspect_source, locate, read_config
 
@@ -34,26 +36,37 @@ class LoadedModel:
 
 
 def load(
-    source: str, *, device: str = "auto", dtype: str = "auto", trust_remote_code: bool = False
+    source: str,
+    *,
+    device: str = "auto",
+    dtype: str = "auto",
+    trust_remote_code: bool = False,
+    formats: Sequence[CheckpointFormat] = (),
 ) -> LoadedModel:
     """Load a causal language model and its tokenizer.
 
     Args:
-        source: a local directory, a hub id, a ``.gguf`` file (its weights are dequantized) or ``demo:NAME``.
+        source: a local directory, a hub id, a ``.gguf`` file (its weights are dequantized), ``demo:NAME``, or
+            a path that one of ``formats`` claims.
         device: ``auto`` (CUDA if there is one), ``cpu``, ``cuda``, ``cuda:1``, ...
         dtype: ``auto`` (the checkpoint's own), ``float32``, ``bfloat16`` or ``float16``.
         trust_remote_code: whether Python code that comes with the checkpoint may be run.
+        formats: asked before transformers.
 
     Raises:
         InputError: if the source, the device or the dtype is not usable; see `inspect_source`.
         ShapcutError: if a demo model cannot be fetched.
     """
     chosen_device, chosen_dtype = choose_device(device), choose_dtype(dtype)
-    location = locate(source)
-    config = read_config(location, trust_remote_code)
-    with quiet_libraries():
-        model = _load_model(location, config, chosen_dtype, trust_remote_code)
-        tokenizer = _load_tokenizer(location, trust_remote_code)
+    location = locate(source, formats)
+    tokenizer: Any
+    if location.format is not None:
+        model, tokenizer = _load_foreign(location.format, location, chosen_device, chosen_dtype)
+    else:
+        config = read_config(location, trust_remote_code)
+        with quiet_libraries():
+            model = _load_model(location, config, chosen_dtype, trust_remote_code)
+            tokenizer = _load_tokenizer(location, trust_remote_code)
     model.requires_grad_(requires_grad=False)
     return LoadedModel(model.eval().to(chosen_device), tokenizer, source, _short_name(source))
 
@@ -88,7 +101,20 @@ def _short_name(source: str) -> str:
     if source.startswith(DEMO_PREFIX):
         return source.removeprefix(DEMO_PREFIX)
     path = Path(source).resolve() if Path(source).exists() else Path(source)
-    return path.stem if path.suffix == ".gguf" else path.name
+    return path.stem if path.is_file() else path.name
+
+
+def _load_foreign(
+    found: CheckpointFormat, location: Location, device: torch.device, dtype: torch.dtype | None
+) -> tuple[nn.Module, Tokenizer]:
+    """What a format that is not transformers' own makes of a path; its errors of any type become a line."""
+    try:
+        with quiet_libraries():
+            return found.load(Path(location.path), device=device, dtype=dtype)
+    except ShapcutError:
+        raise
+    except Exception as error:
+        raise InputError(f"cannot load {location.source} as {found.name}: {one_line(error)}") from error
 
 
 def _load_model(

@@ -54,7 +54,10 @@ class Manifest:
                 "adds_bos": session.calibration.adds_bos,
             },
             "fingerprint": session.game.fingerprint(),
-            "versions": {name: metadata.version(name) for name in _NAMED_PACKAGES},
+            "versions": {
+                name: metadata.version(name)
+                for name in dict.fromkeys((*_NAMED_PACKAGES, session.adapter.library))
+            },
             "machine": {
                 "python": platform.python_version(),
                 "system": platform.platform(),

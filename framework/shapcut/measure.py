@@ -86,7 +86,7 @@ def measure(
     held_out: Calibration,
     *,
     batch_size: int = 8,
-    directory: Path | None = None,
+    files: Path | None = None,
     with_latency: bool = True,
     seed: int = 0,
 ) -> ModelMeasurement:
@@ -97,14 +97,14 @@ def measure(
         model: in evaluation mode.
         held_out: text that nothing was chosen on.
         batch_size: windows a forward pass.
-        directory: the checkpoint that the model was read from or written to.
+        files: the directory or file that the model was read from or written to.
         with_latency: whether to measure latency too.
         seed: of the prompt for the latency.
     """
     return ModelMeasurement(
         parameters=parameter_count(model),
         weight_bytes=weight_bytes(model),
-        checkpoint_bytes=None if directory is None else checkpoint_bytes(directory),
+        checkpoint_bytes=None if files is None else checkpoint_bytes(files),
         perplexity=perplexity(adapter, model, held_out.input_ids, batch_size=batch_size),
         held_out_source=held_out.source,
         held_out_fingerprint=held_out.fingerprint,
@@ -164,9 +164,10 @@ def weight_bytes(model: nn.Module) -> int:
     return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
 
 
-def checkpoint_bytes(directory: Path) -> int:
-    """Size of the weight files directly in a checkpoint's directory."""
-    return sum(file.stat().st_size for file in directory.iterdir() if file.suffix in WEIGHT_SUFFIXES)
+def checkpoint_bytes(path: Path) -> int:
+    """Size of a checkpoint's one file, or of the weight files directly in its directory."""
+    files = path.iterdir() if path.is_dir() else (path,)
+    return sum(file.stat().st_size for file in files if file.suffix in WEIGHT_SUFFIXES)
 
 
 def peak_memory_bytes() -> int:

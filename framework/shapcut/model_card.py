@@ -24,6 +24,8 @@ def render_card(
     parameters_before: int,
     parameters_after: int,
     command: str,
+    library: str,
+    usage: str,
 ) -> str:
     """A model card in Markdown with the hub's YAML front matter.
 
@@ -38,13 +40,15 @@ def render_card(
         parameters_before: number of parameters of the original.
         parameters_after: number of parameters of the pruned model.
         command: how it was made.
+        library: the distribution that loads it.
+        usage: Python code that loads it.
     """
     players = len(plan.removed) + len(plan.kept)
     what = "blocks" if plan.granularity == "block" else "sublayers"
     removed = ", ".join(str(player) for player in plan.removed) or "none"
     share = 1 - parameters_after / parameters_before
     return f"""---
-{_front_matter(base_model)}---
+{_front_matter(base_model, library)}---
 
 # {_text(name)}
 
@@ -71,17 +75,14 @@ with another sequence length or another tokenizer.
 ## Use
 
 ```python
-from transformers import AutoModelForCausalLM, AutoTokenizer
-
-model = AutoModelForCausalLM.from_pretrained("path/of/this/directory")
-tokenizer = AutoTokenizer.from_pretrained("path/of/this/directory")
+{usage.rstrip()}
 ```
 """
 
 
-def _front_matter(base_model: str) -> str:
+def _front_matter(base_model: str, library: str) -> str:
     fields: dict[str, object] = {
-        "library_name": "transformers",
+        "library_name": library,
         "pipeline_tag": "text-generation",
         "tags": ["shapcut", "pruned", "layer-pruning"],
     }

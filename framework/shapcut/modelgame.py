@@ -18,8 +18,9 @@ from shapcut.coalitions import CoalitionMatrix, Player, Values
 from shapcut.errors import InputError
 from shapcut.evaluation import BypassEvaluator, CoalitionEvaluator, Evaluator, Work
 from shapcut.game import Game
-from shapcut.host import build_host, select_adapter
+from shapcut.host import build_host, checkpoint_formats, select_adapter
 from shapcut.loading import load
+from shapcut.model_config import config_of
 from shapcut.sources import check_dtype
 from shapcut.utilities import LogLikelihood, ModelUtility, Utility
 
@@ -33,11 +34,9 @@ def model_fingerprint(model: nn.Module) -> str:
     Up to 4,096 evenly spread elements of each parameter are read, so that it stays quick for large models.
     """
     digest = hashlib.sha256()
-    config = getattr(model, "config", None)
+    config = config_of(model)
     if config is not None:
-        content = {
-            k: v for k, v in config.to_dict().items() if not k.startswith("_") and k not in _INCIDENTAL
-        }
+        content = {k: v for k, v in config.items() if not k.startswith("_") and k not in _INCIDENTAL}
         digest.update(json.dumps(content, sort_keys=True, default=str).encode())
     for name, parameter in model.named_parameters():
         digest.update(f"{name} {tuple(parameter.shape)} {parameter.dtype}".encode())
@@ -107,7 +106,8 @@ class ModelGame(Game):
         """Load a model and calibration text and make the game of them.
 
         Args:
-            source: a local directory, hub id, ``.gguf`` file or ``demo:NAME``.
+            source: a local directory, hub id, ``.gguf`` file, ``demo:NAME``, or a path that an installed
+                format claims.
             calibration: ``builtin``, a ``.txt`` or ``.jsonl`` file, or ``hf:NAME``.
             samples: calibration windows.
             sequence_length: tokens a window.
@@ -121,7 +121,7 @@ class ModelGame(Game):
             InputError: if the model or the text cannot be used.
         """
         host = build_host(core=[builtin])
-        loaded = load(source, device=device)
+        loaded = load(source, device=device, formats=checkpoint_formats(host))
         adapter = select_adapter(host, loaded.model)
         windows = load_calibration(
             calibration, loaded.tokenizer, samples=samples, sequence_length=sequence_length, seed=seed

@@ -17,7 +17,7 @@ from shapcut.demo_models import origin
 from shapcut.errors import InputError, ShapcutError
 from shapcut.files import require_new_directory, write_json_atomically
 from shapcut.game import BudgetedGame
-from shapcut.host import Host
+from shapcut.host import Host, checkpoint_formats
 from shapcut.manifest import Manifest
 from shapcut.measure import ModelMeasurement, measure
 from shapcut.model_card import render_card
@@ -28,7 +28,7 @@ from shapcut.progress import Counter, Reporter, Silent
 from shapcut.recipe import Recipe
 from shapcut.run import Run, open_run
 from shapcut.session import Session, prepare
-from shapcut.sources import checkpoint_directory
+from shapcut.sources import checkpoint_path
 from shapcut.store import EvaluationStore, StoredGame
 
 _BUDGETED, _FINALS = "calibration", "finals"
@@ -311,8 +311,8 @@ def carry_out(
     if objection := adapter.can_remove(model, plan.removed, plan.granularity):
         raise InputError(f"cannot remove {list(plan.removed)}: {objection}")
     reporter.say("measuring the original")
-    files = checkpoint_directory(recipe.model)
-    before = measure(adapter, model, session.held_out, directory=files, seed=recipe.seed)
+    files = checkpoint_path(recipe.model, checkpoint_formats(session.host))
+    before = measure(adapter, model, session.held_out, files=files, seed=recipe.seed)
     ids = session.held_out.input_ids[:_VERIFIED_WINDOWS].to(adapter.input_device(model))
     with adapter.bypass(model, plan.kept, plan.granularity):
         expected = adapter.logits(model, ids).cpu()
@@ -334,6 +334,8 @@ def carry_out(
         parameters_before=before.parameters,
         parameters_after=after.parameters,
         command=command,
+        library=adapter.library,
+        usage=adapter.usage(),
     )
     reporter.say("writing and verifying the checkpoint")
     written = write_checkpoint(

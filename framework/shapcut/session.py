@@ -8,7 +8,7 @@ from shapcut.adapter import Adapter
 from shapcut.calibration import Calibration, check_size, check_source, load_calibration, load_held_out
 from shapcut.errors import InputError
 from shapcut.estimators import Estimator
-from shapcut.host import Host, select_adapter
+from shapcut.host import Host, checkpoint_formats, select_adapter
 from shapcut.loading import LoadedModel, inspect_source, load
 from shapcut.modelgame import ModelGame
 from shapcut.postprocess import PostProcessor, Stage
@@ -93,13 +93,14 @@ def prepare(recipe: Recipe, host: Host, *, target: bool) -> Session:
     target = target or recipe.has_target
     parts = make_parts(recipe, host)
     check_source(recipe.calibration)
-    config = inspect_source(recipe.model, recipe.trust_remote_code)
-    max_length = getattr(config.get_text_config(), "max_position_embeddings", None)
-    check_size(recipe.samples, recipe.sequence_length, max_length)
-    depth = getattr(config.get_text_config(), "num_hidden_layers", None)
-    if target and depth and recipe.granularity == "block":
-        recipe.n_remove(depth)
-    loaded = load(recipe.model, device=recipe.device, trust_remote_code=recipe.trust_remote_code)
+    formats = checkpoint_formats(host)
+    facts = inspect_source(recipe.model, recipe.trust_remote_code, formats=formats)
+    check_size(recipe.samples, recipe.sequence_length, facts.max_length)
+    if target and facts.depth and recipe.granularity == "block":
+        recipe.n_remove(facts.depth)
+    loaded = load(
+        recipe.model, device=recipe.device, trust_remote_code=recipe.trust_remote_code, formats=formats
+    )
     adapter = select_adapter(host, loaded.model)
     calibration = load_windows(recipe, loaded.tokenizer, recipe.samples, recipe.seed)
     game = ModelGame(

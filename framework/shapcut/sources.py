@@ -2,6 +2,7 @@
 
 import json
 import socket
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from urllib.request import getproxies
 
 from shapcut.demo_models import DEMO_PREFIX, demo_directory
 from shapcut.errors import InputError
+from shapcut.formats import CheckpointFormat, asked_formats, claiming_format
 from shapcut.silence import one_line, quiet_libraries
 
 DTYPES = ("float32", "bfloat16", "float16")
@@ -24,15 +26,17 @@ class Location:
 
     Attributes:
         source: what the user named.
-        path: a local directory or a hub id.
+        path: a local directory or a hub id, or the path that `format` claims.
         gguf_file: absolute path of the GGUF file in that directory, or None.
         local: whether nothing may be asked of the hub: the files are here, or the hub cannot be reached.
+        format: what the files are if they are not transformers', else None.
     """
 
     source: str
     path: str
     gguf_file: str | None = None
     local: bool = True
+    format: CheckpointFormat | None = None
 
     def arguments(self) -> dict[str, Any]:
         """Keyword arguments for transformers' ``from_pretrained``."""
@@ -60,30 +64,54 @@ class Location:
         )
 
 
-def inspect_source(source: str, trust_remote_code: bool = False, *, dtype: str = "auto") -> Any:
-    """Check a model by its config alone.
+@dataclass(frozen=True, slots=True)
+class SourceFacts:
+    """What is known of a model before its weights are read.
+
+    Attributes:
+        depth: number of layers, or None if only the weights say it.
+        max_length: the longest sequence that it takes, or None if there is no limit.
+    """
+
+    depth: int | None
+    max_length: int | None
+
+
+def inspect_source(
+    source: str,
+    trust_remote_code: bool = False,
+    *,
+    dtype: str = "auto",
+    formats: Sequence[CheckpointFormat] = (),
+) -> SourceFacts:
+    """Check a model without reading its weights.
 
     Args:
-        source: a local directory, a hub id, a ``.gguf`` file or ``demo:NAME`` (fetched if it is not cached).
+        source: a local directory, a hub id, a ``.gguf`` file, ``demo:NAME`` (fetched if it is not cached), or
+            a path that one of ``formats`` claims.
         trust_remote_code: whether Python code that comes with the checkpoint may be run.
         dtype: the name of the dtype to be loaded in.
-
-    Returns:
-        The model's config.
+        formats: asked before transformers.
 
     Raises:
-        InputError: if there is no such model, its config is damaged, it is not a causal language model, it
-            needs code that comes with it, or the dtype is not supported.
+        InputError: if there is no such model, several formats claim it, its config is damaged, it is not a
+            causal language model, it needs code that comes with it, or the dtype is not supported.
     """
     check_dtype(dtype)
-    return read_config(locate(source), trust_remote_code)
+    location = locate(source, formats)
+    if location.format is not None:
+        return SourceFacts(location.format.depth(Path(location.path)), max_length=None)
+    config = read_config(location, trust_remote_code).get_text_config()
+    return SourceFacts(
+        getattr(config, "num_hidden_layers", None), getattr(config, "max_position_embeddings", None)
+    )
 
 
-def checkpoint_directory(source: str) -> Path | None:
-    """The local directory with the weight files of a model, or None if they are not in one of their own."""
-    location = locate(source)
+def checkpoint_path(source: str, formats: Sequence[CheckpointFormat] = ()) -> Path | None:
+    """The local file or directory with a model's weights; None if they are on the hub or quantized GGUF."""
+    location = locate(source, formats)
     path = Path(location.path)
-    return path if location.gguf_file is None and path.is_dir() else None
+    return path if location.gguf_file is None and path.exists() else None
 
 
 def check_dtype(name: str) -> None:
@@ -96,26 +124,37 @@ def check_dtype(name: str) -> None:
         raise InputError(f"--dtype {name} is not supported; use one of auto, {', '.join(DTYPES)}")
 
 
-def locate(source: str) -> Location:
+def locate(source: str, formats: Sequence[CheckpointFormat] = ()) -> Location:
     """Find what the user named.
 
     Raises:
-        InputError: if it is neither a directory, a GGUF file, a demo model nor possibly a hub id.
+        InputError: if it is neither a directory, a GGUF file, a demo model, what one of the formats claims,
+            nor possibly a hub id; or if the format that claims it finds something wrong.
     """
     if source.startswith(DEMO_PREFIX):
         return Location(source, str(demo_directory(source)))
     path = Path(source)
-    if source and path.is_dir():
-        return _located_directory(source, path)
-    if path.is_file():
-        return _located_file(source, path)
+    if source and path.exists():
+        return _located_here(source, path, formats)
     return _located_on_hub(source)
 
 
-def _located_directory(source: str, path: Path) -> Location:
+def _located_here(source: str, path: Path, formats: Sequence[CheckpointFormat]) -> Location:
+    claiming = claiming_format(path, formats)
+    if claiming is not None:
+        claiming.check(path)
+        return Location(source, source, format=claiming)
+    asked = asked_formats(formats)
+    return _located_directory(source, path, asked) if path.is_dir() else _located_file(source, path, asked)
+
+
+def _located_directory(source: str, path: Path, asked: str) -> Location:
     config = path / "config.json"
     if not config.is_file():
-        raise InputError(f"the directory {source} has no config.json: it is not a transformers checkpoint")
+        raise InputError(
+            f"the directory {source} has no config.json: it is not a transformers checkpoint, "
+            f"and no other format claims it (asked: {asked})"
+        )
     try:
         content = json.loads(config.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
@@ -125,11 +164,14 @@ def _located_directory(source: str, path: Path) -> Location:
     return Location(source, source)
 
 
-def _located_file(source: str, path: Path) -> Location:
+def _located_file(source: str, path: Path, asked: str) -> Location:
     with path.open("rb") as file:
         magic = file.read(len(_GGUF_MAGIC))
     if magic != _GGUF_MAGIC:
-        raise InputError(f"{source} is not a GGUF file; name a .gguf file or a checkpoint's directory")
+        raise InputError(
+            f"{source} is not a GGUF file, and no other format claims it (asked: {asked}); "
+            "name a .gguf file or a checkpoint's directory"
+        )
     absolute = path.absolute()
     return Location(source, str(absolute.parent), str(absolute))
 

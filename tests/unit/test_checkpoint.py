@@ -176,6 +176,8 @@ def card(**changes: Any) -> str:
         "parameters_before": 2000,
         "parameters_after": 1500,
         "command": "shapcut prune owner/tiny --remove 2",
+        "library": "transformers",
+        "usage": "import transformers\n",
     }
     return render_card(**(fields | changes))
 

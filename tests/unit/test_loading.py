@@ -97,8 +97,9 @@ def test_bars_that_were_off_stay_off() -> None:
         transformers_logging.enable_progress_bar()
 
 
-def test_the_config_is_returned(tiny_llama_directory: Path) -> None:
-    assert inspect_source(str(tiny_llama_directory)).num_hidden_layers == 6
+def test_depth_and_length_are_known_without_weights(tiny_llama_directory: Path) -> None:
+    facts = inspect_source(str(tiny_llama_directory))
+    assert (facts.depth, facts.max_length) == (6, 256)
 
 
 def test_a_directory_without_a_config_is_refused(tmp_path: Path) -> None:
@@ -140,7 +141,7 @@ def test_an_encoder_that_was_made_a_decoder_is_accepted(tmp_path: Path) -> None:
     )
     with quiet_libraries():
         BertLMHeadModel(config).save_pretrained(tmp_path)
-    assert inspect_source(str(tmp_path)).model_type == "bert"
+    assert inspect_source(str(tmp_path)).depth == 2
 
 
 def test_an_encoder_decoder_is_refused(tiny_t5_directory: Path) -> None:

@@ -213,7 +213,7 @@ def test_a_measurement_holds_everything_and_survives_json(
 ) -> None:
     held_out = Calibration(windows, "text.txt", adds_bos=False)
     result = measure(
-        llama_adapter, tiny_llama_model, held_out, directory=tiny_llama_directory, with_latency=False
+        llama_adapter, tiny_llama_model, held_out, files=tiny_llama_directory, with_latency=False
     )
     assert result.parameters == parameter_count(tiny_llama_model)
     assert result.perplexity == perplexity(llama_adapter, tiny_llama_model, windows)

@@ -28,14 +28,14 @@ from shapcut.cli.options import (
 )
 from shapcut.errors import ShapcutError
 from shapcut.files import require_new_directory
-from shapcut.host import Host, select_adapter
-from shapcut.loading import inspect_source, load
+from shapcut.host import Host, checkpoint_formats, select_adapter
+from shapcut.loading import LoadedModel, load
 from shapcut.measure import measure
 from shapcut.pipeline import PruneResult, apply_plan, estimate_cost, prune, score
 from shapcut.plan import RemovalPlan
 from shapcut.progress import ConsoleReporter
 from shapcut.recipe import make_recipe
-from shapcut.sources import checkpoint_directory
+from shapcut.sources import checkpoint_path
 from shapcut.testing import check_adapter
 
 DEMO_MODEL = "demo:smollm2-135m"
@@ -57,8 +57,7 @@ def inspect_model(
 ) -> None:
     """Players, parameters, adapter; what cannot be removed and why."""
     recipe = make_recipe({"model": model, "granularity": granularity})
-    inspect_source(model, bool(trust_remote_code))
-    loaded = load(model, device=device or "auto", trust_remote_code=bool(trust_remote_code))
+    loaded = _loaded(host, model, device, trust_remote_code)
     adapter = select_adapter(host, loaded.model)
     players = adapter.players(adapter.canonicalise(loaded.model), recipe.granularity)
     total = sum(parameter.numel() for parameter in loaded.model.parameters())
@@ -199,8 +198,7 @@ def evaluate_model(
         }
     )
     check_source(recipe.calibration)
-    inspect_source(model, bool(trust_remote_code))
-    loaded = load(model, device=device or "auto", trust_remote_code=bool(trust_remote_code))
+    loaded = _loaded(host, model, device, trust_remote_code)
     adapter = select_adapter(host, loaded.model)
     held_out = load_held_out(
         recipe.calibration,
@@ -208,10 +206,8 @@ def evaluate_model(
         samples=recipe.held_out_samples,
         sequence_length=recipe.sequence_length,
     )
-    directory = checkpoint_directory(model)
-    result = measure(
-        adapter, adapter.canonicalise(loaded.model), held_out, directory=directory, seed=recipe.seed
-    )
+    files = checkpoint_path(model, checkpoint_formats(host))
+    result = measure(adapter, adapter.canonicalise(loaded.model), held_out, files=files, seed=recipe.seed)
     if as_json:
         _print_json(json.loads(result.model_dump_json()))
         return
@@ -289,6 +285,15 @@ def demo(
     _show_result(result, out, as_json)
 
 
+def _loaded(host: Host, model: str, device: str | None, trust_remote_code: bool | None) -> LoadedModel:
+    return load(
+        model,
+        device=device or "auto",
+        trust_remote_code=bool(trust_remote_code),
+        formats=checkpoint_formats(host),
+    )
+
+
 def _show_result(result: PruneResult, out: Path, as_json: bool) -> None:
     if as_json:
         _print_json(result.to_json())
@@ -302,8 +307,8 @@ def _show_result(result: PruneResult, out: Path, as_json: bool) -> None:
     )
     tables.say(result.plan.reason)
     tables.say(
-        f"reloaded by plain transformers, its logits are within {result.checkpoint.max_difference:.1e} "
-        f"of the expected ones; written to {out}"
+        f"reloaded by plain {result.checkpoint.library}, its logits are within "
+        f"{result.checkpoint.max_difference:.1e} of the expected ones; written to {out}"
     )
 
 

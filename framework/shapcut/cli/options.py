@@ -12,7 +12,7 @@ from typing import Annotated, Any
 import typer
 
 ModelArgument = Annotated[
-    str, typer.Argument(metavar="MODEL", help="directory, hub id, .gguf file or demo:smollm2-135m")
+    str, typer.Argument(metavar="MODEL", help="directory, file, hub id or demo:smollm2-135m")
 ]
 Out = Annotated[Path, typer.Option("--out", help="new directory for the pruned checkpoint")]
 RunDirectory = Annotated[

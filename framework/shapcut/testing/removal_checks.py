@@ -10,9 +10,10 @@ from torch import Tensor, nn
 
 from shapcut.adapter import Adapter
 from shapcut.errors import UnsupportedModelError
+from shapcut.model_config import config_of
 from shapcut.testing.case import Case
 from shapcut.testing.comparison import identical, require
-from shapcut.testing.snapshot import changed, config_of, structure
+from shapcut.testing.snapshot import changed, structure
 
 _NEW_TOKENS = 5
 _NUMBER_FORMATS = (torch.bfloat16, torch.float64)

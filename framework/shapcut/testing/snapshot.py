@@ -4,6 +4,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from shapcut.model_config import config_of
+
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 
 
@@ -16,12 +18,6 @@ def structure(model: nn.Module) -> dict[str, Any]:
         children = [(key, id(child)) for key, child in module.named_children()]
         found[name] = (id(module), id(attributes.get("forward")), hooks, module.training, children)
     return found
-
-
-def config_of(model: nn.Module) -> dict[str, Any] | None:
-    """The config's content, if the model has one."""
-    to_dict = getattr(getattr(model, "config", None), "to_dict", None)
-    return to_dict() if to_dict is not None else None
 
 
 def changed(before: dict[str, Any], after: dict[str, Any]) -> str:
