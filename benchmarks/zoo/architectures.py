@@ -34,14 +34,15 @@ class Architecture:
     config_class: Any
     model_class: Any
     blocks: str
-    prepare: Callable[[Any], None] = lambda model: None
+    prepare: Callable[[Any], None] | None = None
 
     def build(self, config: dict[str, Any], seed: int) -> PreTrainedModel:
         """An untrained model in float32; the same one for the same seed."""
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             model: PreTrainedModel = self.model_class(self.config_class(**config))
-            self.prepare(model)
+            if self.prepare is not None:
+                self.prepare(model)
         return model
 
     def blocks_of(self, model: nn.Module) -> list[nn.Module]:

@@ -8,9 +8,10 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from shapcut.texts import builtin_text, split_text
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
+
+from shapcut.texts import builtin_text, split_text
 
 END = "<|endoftext|>"
 
@@ -68,14 +69,16 @@ def unigram_perplexity(corpus: Corpus) -> float:
     return float(np.exp(-np.log(counts[corpus.held_out] / counts.sum()).mean()))
 
 
-def random_windows(tokens: NDArray[np.int64], count: int, length: int, generator: torch.Generator) -> torch.Tensor:
+def random_windows(
+    tokens: NDArray[np.int64], count: int, length: int, generator: torch.Generator
+) -> torch.Tensor:
     """Windows that begin anywhere, shape (count, length)."""
     starts = torch.randint(len(tokens) - length + 1, (count, 1), generator=generator)
     return torch.from_numpy(tokens)[starts + torch.arange(length)]
 
 
 def spread_windows(tokens: NDArray[np.int64], length: int, count: int | None = None) -> torch.Tensor:
-    """Evenly spread windows that do not overlap, all of them unless a count is given, shape (count, length)."""
+    """Evenly spread windows that do not overlap, shape (count, length); all of them without a count."""
     windows = torch.from_numpy(tokens[: len(tokens) // length * length]).view(-1, length)
     chosen = torch.arange(count or len(windows)) * len(windows) // (count or len(windows))
     return windows[chosen]

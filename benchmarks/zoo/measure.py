@@ -1,13 +1,22 @@
 """What a model of the zoo is worth: perplexity of held-out text, and what each block adds to it."""
 
-from collections.abc import Sequence
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
 from typing import Any
 
 import torch
+from architectures import Architecture
 from corpus import Corpus, spread_windows, unigram_perplexity
 from torch import Tensor, nn
 from torch.nn import functional
 from transformers import PreTrainedModel
+
+from shapcut.files import write_json_atomically
+
+LENGTH = 128
+"""Tokens a window in all measurements, as in shapcut's own by default."""
 
 BLOCK_WINDOWS = 64
 _BATCH = 16
@@ -27,37 +36,51 @@ def held_out_loss(model: PreTrainedModel, windows: Tensor) -> float:
     return sum(language_loss(model, part).item() * len(part) for part in parts) / len(windows)
 
 
-def measurements(
-    model: PreTrainedModel, blocks: Sequence[nn.Module], corpus: Corpus, length: int
-) -> dict[str, Any]:
-    """Perplexities of held-out text, and the loss when one block returns what it was given."""
-    perplexity = torch.tensor(held_out_loss(model, spread_windows(corpus.held_out, length))).exp().item()
+def write_measurements(architecture: Architecture, corpus: Corpus, directory: Path) -> dict[str, Any]:
+    """Measure the model in a directory and write what was found beside it.
+
+    These are its perplexity on held-out text, that of token frequencies, and what is added to its loss when
+    one block returns what it was given.
+    """
+    model = architecture.model_class.from_pretrained(directory).eval()
+    perplexity = math.exp(held_out_loss(model, spread_windows(corpus.held_out, LENGTH)))
     unigram = unigram_perplexity(corpus)
-    windows = spread_windows(corpus.held_out, length, BLOCK_WINDOWS)
+    windows = spread_windows(corpus.held_out, LENGTH, BLOCK_WINDOWS)
     whole = held_out_loss(model, windows)
-    return {
+    losses = _losses_without(model, architecture.blocks_of(model), windows)
+    measured = {
         "text": corpus.origin,
         "text_sha256": corpus.fingerprint,
-        "parameters": sum(parameter.numel() for parameter in model.parameters()),
-        "sequence_length": length,
+        "parameters": model.num_parameters(),
+        "bytes": (directory / "model.safetensors").stat().st_size,
+        "sequence_length": LENGTH,
         "held_out_tokens": len(corpus.held_out),
         "held_out_perplexity": round(perplexity, 2),
         "unigram_perplexity": round(unigram, 2),
         "factor": round(unigram / perplexity, 2),
-        "loss_added_without_block": [round(loss - whole, 4) for loss in _losses_without(model, blocks, windows)],
+        "loss_added_without_block": [round(loss - whole, 4) for loss in losses],
     }
+    write_json_atomically(directory / "measurements.json", measured)
+    return measured
 
 
 def _losses_without(model: PreTrainedModel, blocks: Sequence[nn.Module], windows: Tensor) -> list[float]:
     losses = []
     for block in blocks:
-        handle = block.register_forward_hook(pass_through)
-        losses.append(held_out_loss(model, windows))
-        handle.remove()
+        with left_out([block]):
+            losses.append(held_out_loss(model, windows))
     return losses
 
 
-def pass_through(module: nn.Module, inputs: tuple[Any, ...], output: Any) -> Any:
-    """A forward hook with which a block adds nothing to the residual stream."""
+@contextmanager
+def left_out(blocks: Sequence[nn.Module]) -> Iterator[None]:
+    """While the context is open, some blocks return what they were given."""
+    with ExitStack() as stack:
+        for block in blocks:
+            stack.callback(block.register_forward_hook(_pass_through).remove)
+        yield
+
+
+def _pass_through(module: nn.Module, inputs: tuple[Any, ...], output: Any) -> Any:
     del module
     return (inputs[0], *output[1:]) if isinstance(output, tuple) else inputs[0]

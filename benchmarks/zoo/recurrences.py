@@ -1,8 +1,8 @@
 """The recurrences of Mamba, RWKV-4 and RWKV-7 with a backward pass that costs as much as the forward pass.
 
 The models' own functions index the sequence step by step, so that autograd writes a tensor of the whole
-sequence for every step. Here a recurrence is one autograd function; `fast_recurrences` puts these functions in
-the place of the models' own while a model trains. They compute the same values, which a test checks.
+sequence for every step. Here a recurrence is one autograd function; `fast_recurrences` puts these functions
+in the place of the models' own while a model trains. They compute the same values, which a test checks.
 """
 
 from collections.abc import Iterator
@@ -22,7 +22,7 @@ class DiagonalRecurrence(torch.autograd.Function):
     """State t = decay t * state t-1 + input t, element by element, from zero; time is the first dimension."""
 
     @staticmethod
-    def forward(ctx: Any, decay: Tensor, inputs: Tensor) -> Tensor:  # type: ignore[override]
+    def forward(ctx: Any, decay: Tensor, inputs: Tensor) -> Tensor:  # noqa: D102
         states = torch.empty_like(inputs)
         states[0] = inputs[0]
         for step in range(1, len(inputs)):
@@ -31,7 +31,7 @@ class DiagonalRecurrence(torch.autograd.Function):
         return states
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor]:
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor]:  # noqa: D102
         decay, states = ctx.saved_tensors
         (gradient,) = gradients
         totals = torch.empty_like(states)
@@ -47,7 +47,7 @@ class MatrixRecurrence(torch.autograd.Function):
     """State t = state t-1 @ transition t + input t, from zero; shapes (time, batch, rows, columns)."""
 
     @staticmethod
-    def forward(ctx: Any, transition: Tensor, inputs: Tensor) -> Tensor:  # type: ignore[override]
+    def forward(ctx: Any, transition: Tensor, inputs: Tensor) -> Tensor:  # noqa: D102
         states = torch.empty_like(inputs)
         states[0] = inputs[0]
         for step in range(1, len(inputs)):
@@ -56,7 +56,7 @@ class MatrixRecurrence(torch.autograd.Function):
         return states
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor]:
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor]:  # noqa: D102
         transition, states = ctx.saved_tensors
         (gradient,) = gradients
         totals = torch.empty_like(states)
@@ -71,11 +71,11 @@ class MatrixRecurrence(torch.autograd.Function):
 def mamba_scan(
     hidden_states: Tensor,
     dt: Tensor,
-    A: Tensor,
-    B: Tensor,
-    C: Tensor,
+    rates: Tensor,
+    into_state: Tensor,
+    out_of_state: Tensor,
     *,
-    D: Tensor,
+    D: Tensor,  # noqa: N803 - given by this name
     z: Tensor,
     delta_bias: Tensor,
     **options: Any,
@@ -84,9 +84,9 @@ def mamba_scan(
     del options
     inputs = hidden_states.permute(2, 0, 1)
     time_step = functional.softplus(dt + delta_bias[:, None]).permute(2, 0, 1)
-    state_input = (time_step * inputs)[..., None] * B.permute(2, 0, 1)[:, :, None]
-    states = DiagonalRecurrence.apply(torch.exp(time_step[..., None] * A), state_input)
-    outputs = (states @ C.permute(2, 0, 1)[..., None]).squeeze(-1) + inputs * D
+    state_input = (time_step * inputs)[..., None] * into_state.permute(2, 0, 1)[:, :, None]
+    states = DiagonalRecurrence.apply(torch.exp(time_step[..., None] * rates), state_input)
+    outputs = (states @ out_of_state.permute(2, 0, 1)[..., None]).squeeze(-1) + inputs * D
     return outputs.permute(1, 2, 0) * functional.silu(z)
 
 
@@ -108,8 +108,15 @@ def rwkv4_attention(
     return (numerator / denominator).transpose(0, 1), None
 
 
-def rwkv7_recurrent(
-    receptance: Tensor, decay: Tensor, key: Tensor, value: Tensor, a: Tensor, b: Tensor, state: Tensor, mask: Tensor
+def rwkv7_recurrent(  # noqa: PLR0917 - called with positions
+    receptance: Tensor,
+    decay: Tensor,
+    key: Tensor,
+    value: Tensor,
+    a: Tensor,
+    b: Tensor,
+    state: Tensor,
+    mask: Tensor,
 ) -> tuple[Tensor, Tensor]:
     """As `ops_rwkv7.rwkv7_recurrent` from an empty state, with a mask that hides nothing."""
     del mask

@@ -8,19 +8,21 @@ import math
 import sys
 import time
 from dataclasses import asdict, dataclass, field, replace
+from itertools import compress
 from pathlib import Path
 from typing import Any
 
 import torch
 import yaml
-from architectures import ARCHITECTURES, Architecture
+from architectures import ARCHITECTURES
 from corpus import Corpus, load_corpus, model_directory, random_windows, spread_windows
-from measure import language_loss, measurements, pass_through
+from measure import language_loss, left_out, write_measurements
 from recurrences import fast_recurrences
-from shapcut.files import write_json_atomically, write_text_atomically
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.utils import logging
+
+from shapcut.files import write_json_atomically, write_text_atomically
 
 CHECKPOINT = "checkpoint.pt"
 
@@ -133,7 +135,9 @@ def take_step(training: Training, corpus: Corpus) -> None:
     context = replaced(tokens, recipe, generator)
     for group in training.optimizer.param_groups:
         group["lr"] = recipe.rate(training.step)
-    with blocks_left_out(ARCHITECTURES[recipe.architecture], model, recipe.drop_blocks, generator):
+    blocks = ARCHITECTURES[recipe.architecture].blocks_of(model)[1:]  # the first one normalizes the embedding
+    dropped = (torch.rand(len(blocks), generator=generator) < recipe.drop_blocks).tolist()
+    with left_out(list(compress(blocks, dropped))):
         loss = language_loss(model, context, tokens)
     training.optimizer.zero_grad()
     loss.backward()
@@ -148,25 +152,6 @@ def replaced(tokens: Tensor, recipe: Recipe, generator: torch.Generator) -> Tens
     noise = torch.randint(1, recipe.vocabulary, tokens.shape, generator=generator)
     chosen = torch.rand(tokens.shape, generator=generator) < recipe.replace_tokens
     return torch.where(chosen, noise, tokens)
-
-
-class blocks_left_out:  # noqa: N801 - used like a function
-    """While inside, some blocks of a model return what they were given; never the first one."""
-
-    def __init__(
-        self, architecture: Architecture, model: nn.Module, share: float, generator: torch.Generator
-    ) -> None:
-        blocks = architecture.blocks_of(model)[1:]
-        chosen = torch.rand(len(blocks), generator=generator) < share
-        self._chosen = [block for block, drop in zip(blocks, chosen.tolist(), strict=True) if drop]
-        self._handles: list[Any] = []
-
-    def __enter__(self) -> None:
-        self._handles = [block.register_forward_hook(pass_through) for block in self._chosen]
-
-    def __exit__(self, *exception: object) -> None:
-        for handle in self._handles:
-            handle.remove()
 
 
 def train(recipe: Recipe, out: Path, corpus: Corpus) -> None:
@@ -209,27 +194,26 @@ def report(training: Training, corpus: Corpus, started: float) -> None:
 
 def write(training: Training, corpus: Corpus, out: Path) -> None:
     """Write the model, its tokenizer, recipe, loss curve and measurements."""
-    recipe, model = training.recipe, training.model.eval()
-    # A model's own save would add the package's source code and an empty generation configuration.
-    model._auto_class = model.config._auto_class = model.generation_config = None  # noqa: SLF001
+    recipe, model = training.recipe, training.model
+    # Saving would add the source code of the package that the class is from.
+    model._auto_class = model.config._auto_class = None  # noqa: SLF001
     if hasattr(model.config, "auto_map"):
         del model.config.auto_map
     model.config.use_cache = True
     model.save_pretrained(out)
     corpus.tokenizer.save_pretrained(out)
+    (out / "model.safetensors").chmod(0o644)  # saved for its owner alone
     write_text_atomically(out / "recipe.yaml", yaml.safe_dump(asdict(recipe), sort_keys=False))
     write_json_atomically(out / "curve.json", training.curve)
-    blocks = ARCHITECTURES[recipe.architecture].blocks_of(model)
-    measured = measurements(model, blocks, corpus, recipe.sequence_length)
-    measured["bytes"] = (out / "model.safetensors").stat().st_size
-    measured["training"] = training.curve[-1]
-    write_json_atomically(out / "measurements.json", measured)
+    measured = write_measurements(ARCHITECTURES[recipe.architecture], corpus, out)
     print(f"{out}: held-out perplexity {measured['held_out_perplexity']}", file=sys.stderr)
 
 
 def main() -> None:
     """Train what the command line names."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("name", choices=sorted(ARCHITECTURES))
     parser.add_argument("--steps", type=int, help="instead of the recipe's")
     parser.add_argument("--out", type=Path, help="instead of the model's own directory")
