@@ -192,8 +192,8 @@ class Adapter(ABC):
                 pad_token_id=0,
             )
 
-    def usage(self) -> str:
-        """Python code that loads a checkpoint written by `save`, without shapcut; for the model card."""
+    def usage(self, model: nn.Module) -> str:  # noqa: ARG002 - for models that need different code
+        """Python code that loads what `save` writes of this model, without shapcut; for the model card."""
         return _TRANSFORMERS_USAGE
 
     def save(self, model: nn.Module, directory: Path) -> None:

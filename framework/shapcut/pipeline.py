@@ -335,7 +335,7 @@ def carry_out(
         parameters_after=after.parameters,
         command=command,
         library=adapter.library,
-        usage=adapter.usage(),
+        usage=adapter.usage(model),
     )
     reporter.say("writing and verifying the checkpoint")
     written = write_checkpoint(

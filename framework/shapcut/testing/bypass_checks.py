@@ -1,5 +1,6 @@
 """Checks of the reference semantics: running a model without some of its players."""
 
+from collections.abc import Collection
 from contextlib import suppress
 
 import torch
@@ -84,7 +85,7 @@ def absent_is_ignored(case: Case) -> str:
     for player in case.players:
         model = case.intact(model)
         clean = case.reference({player.index})
-        healthy = poison(model, player)
+        healthy = poison(model, player, _handed_on(case, player))
         require(not case.logits(model).isfinite().all(), f"vacuous: {player.name} has no weights that matter")
         poisoned = case.bypassed(model, {player.index})
         require(identical(clean, poisoned), f"the weights of absent {player.name} change the logits")
@@ -94,7 +95,21 @@ def absent_is_ignored(case: Case) -> str:
     return f"{len(case.players)} players poisoned"
 
 
-def poison(model: nn.Module, player: Player) -> list[tuple[nn.Parameter, Tensor]]:
+def _handed_on(case: Case, player: Player) -> frozenset[str]:
+    """The names of a player's parameters that its removal leaves to others, such as the norm of an embedding.
+
+    If all of them stay, the removal is at fault, which other checks tell: then none count.
+    """
+    if case.adapter.can_remove(case.model, {player.index}) is not None:
+        return frozenset()
+    model = case.fresh()
+    before = dict(model.get_submodule(player.name).named_parameters())
+    after = {id(parameter) for parameter in case.adapter.remove(model, {player.index}).parameters()}
+    stay = frozenset(name for name, parameter in before.items() if id(parameter) in after)
+    return frozenset() if len(stay) == len(before) else stay
+
+
+def poison(model: nn.Module, player: Player, handed_on: Collection[str]) -> list[tuple[nn.Parameter, Tensor]]:
     """Overwrite the parameters that only this player uses with NaN; gives them and what they were."""
     shared = {
         id(parameter)
@@ -102,7 +117,8 @@ def poison(model: nn.Module, player: Player) -> list[tuple[nn.Parameter, Tensor]
         if name != player.name and not name.startswith(f"{player.name}.")
         for parameter in module.parameters(recurse=False)
     }
-    own = [p for p in model.get_submodule(player.name).parameters() if id(p) not in shared]
+    named = model.get_submodule(player.name).named_parameters()
+    own = [p for name, p in named if id(p) not in shared and name not in handed_on]
     healthy = [(parameter, parameter.detach().clone()) for parameter in own]
     with torch.no_grad():
         for parameter in own:
