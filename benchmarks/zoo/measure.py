@@ -1,5 +1,9 @@
-"""What a model of the zoo is worth: perplexity of held-out text, and what each block adds to it."""
+"""What a model of the zoo is worth: perplexity of held-out text, and what each block adds to it.
 
+python benchmarks/zoo/measure.py NAME   # measures a model in its directory again
+"""
+
+import argparse
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -7,8 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from architectures import Architecture
-from corpus import Corpus, spread_windows, unigram_perplexity
+import yaml
+from architectures import ARCHITECTURES, Architecture
+from corpus import Corpus, load_corpus, model_directory, spread_windows, unigram_perplexity
+from recurrences import fast_recurrences
 from torch import Tensor, nn
 from torch.nn import functional
 from transformers import PreTrainedModel
@@ -84,3 +90,20 @@ def left_out(blocks: Sequence[nn.Module]) -> Iterator[None]:
 def _pass_through(module: nn.Module, inputs: tuple[Any, ...], output: Any) -> Any:
     del module
     return (inputs[0], *output[1:]) if isinstance(output, tuple) else inputs[0]
+
+
+def main() -> None:
+    """Measure what the command line names."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("name", choices=sorted(ARCHITECTURES))
+    directory = model_directory(parser.parse_args().name)
+    recipe = yaml.safe_load((directory / "recipe.yaml").read_text(encoding="utf-8"))
+    torch.set_num_threads(1)
+    with fast_recurrences():
+        write_measurements(
+            ARCHITECTURES[recipe["architecture"]], load_corpus(recipe["vocabulary"]), directory
+        )
+
+
+if __name__ == "__main__":
+    main()

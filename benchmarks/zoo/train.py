@@ -7,10 +7,12 @@ import argparse
 import math
 import sys
 import time
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field, replace
 from itertools import compress
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import torch
 import yaml
@@ -192,17 +194,23 @@ def report(training: Training, corpus: Corpus, started: float) -> None:
     print(" ".join(f"{name} {value}" for name, value in point.items()), file=sys.stderr, flush=True)
 
 
+def save_model(model: PreTrainedModel, out: Path) -> None:
+    """Save a model without the source code of the package that its class is from."""
+    with ExitStack() as stack:
+        for kind in (type(model), type(model.config)):
+            stack.enter_context(patch.object(kind, "_auto_class", None))
+        if hasattr(model.config, "auto_map"):
+            del model.config.auto_map
+        model.save_pretrained(out)
+    (out / "model.safetensors").chmod(0o644)  # saved for its owner alone
+
+
 def write(training: Training, corpus: Corpus, out: Path) -> None:
     """Write the model, its tokenizer, recipe, loss curve and measurements."""
     recipe, model = training.recipe, training.model
-    # Saving would add the source code of the package that the class is from.
-    model._auto_class = model.config._auto_class = None  # noqa: SLF001
-    if hasattr(model.config, "auto_map"):
-        del model.config.auto_map
     model.config.use_cache = True
-    model.save_pretrained(out)
+    save_model(model, out)
     corpus.tokenizer.save_pretrained(out)
-    (out / "model.safetensors").chmod(0o644)  # saved for its owner alone
     write_text_atomically(out / "recipe.yaml", yaml.safe_dump(asdict(recipe), sort_keys=False))
     write_json_atomically(out / "curve.json", training.curve)
     measured = write_measurements(ARCHITECTURES[recipe.architecture], corpus, out)
@@ -219,6 +227,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="instead of the model's own directory")
     options = parser.parse_args()
     logging.set_verbosity_error()
+    logging.disable_progress_bar()
     torch.set_num_threads(1)
     recipe = Recipe.read(model_directory(options.name) / "recipe.yaml")
     if options.steps is not None:
