@@ -45,8 +45,8 @@ def main_job(content: dict[str, Any]) -> str:
 def zoo(content: dict[str, Any]) -> str:
     """The models of the zoo: how they were trained and what came out."""
     lines = [
-        "| model | parameters | file | tokens in training | CPU seconds | held-out perplexity | token frequencies "
-        "| factor | loss added without a block |",
+        "| model | parameters | file | tokens in training | CPU seconds | held-out perplexity "
+        "| token frequencies | factor | loss added without a block |",
         "|---|---|---|---|---|---|---|---|---|",
     ]
     for name, found in content.items():
