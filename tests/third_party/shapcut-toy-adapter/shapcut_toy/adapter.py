@@ -81,7 +81,7 @@ class ToyAdapter(Adapter):
         except RuntimeError as error:
             raise UnsupportedModelError(f"{directory}: weights and config do not fit") from error
 
-    def usage(self) -> str:
+    def usage(self, model: Any) -> str:
         return "import pathlib, shapcut_toy\n\nmodel = shapcut_toy.load(pathlib.Path('this/directory'))"
 
     def example(self, seed: int) -> tuple[ToyModel, Tensor]:
