@@ -9,11 +9,7 @@ import pytest
 ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "docs" / "writing-an-adapter.md"
 SOURCE = Path(__file__).parent / "shapcut-toy-adapter"
-FILES = sorted(
-    str(path.relative_to(SOURCE))
-    for pattern in ("*.toml", "shapcut_toy/*.py")
-    for path in SOURCE.glob(pattern)
-)
+FILES = ["pyproject.toml", *sorted(f"shapcut_toy/{path.name}" for path in SOURCE.glob("shapcut_toy/*.py"))]
 
 
 def shown(file: str) -> list[str]:
@@ -36,9 +32,8 @@ def test_the_page_shows_no_other_file() -> None:
 
 @pytest.mark.usefixtures("installed")
 def test_the_test_on_the_page_passes() -> None:
-    (test,) = re.findall(
-        r"^```python\n(from shapcut\.testing.*?)^```$", PAGE.read_text("utf-8"), re.DOTALL | re.M
-    )
+    page = PAGE.read_text(encoding="utf-8")
+    (test,) = re.findall(r"^```python\n(from shapcut\.testing.*?)^```$", page, re.DOTALL | re.MULTILINE)
     names: dict[str, Callable[[], None]] = {}
     exec(compile(test, PAGE.name, "exec"), names)  # noqa: S102 - the page's own code
     names["test_the_adapter_keeps_its_promises"]()

@@ -109,7 +109,7 @@ def test_prune_and_evaluate(
     result = succeeded(["prune", str(checkpoint), "--out", str(out), *options], capsys)
     removed = result["plan"]["removed"]
     assert len(removed) == 2
-    assert "import shapcut_toy" in (out / "README.md").read_text()
+    assert "shapcut_toy.load(" in (out / "README.md").read_text()
 
     original, tokens = toy_adapter.example(seed=3)
     with toy_adapter.bypass(original, set(range(5)) - set(removed)):
