@@ -13,6 +13,7 @@ from typing import Any
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
+ZOO = ROOT / "benchmarks" / "zoo" / "models"
 
 
 def main_job(content: dict[str, Any]) -> str:
@@ -69,8 +70,55 @@ def _family(name: str, row: dict[str, Any]) -> list[str]:
     return [name, row["class"], row["verdict"], str(row["removals"]), difference, fast, "; ".join(notes)]
 
 
-TABLES: dict[str, Callable[[dict[str, Any]], str]] = {"main_job": main_job, "families": families}
-PAGES = ("README.md", "docs/families.md")
+def zoo(content: dict[str, Any]) -> str:
+    """The models of the zoo: how they were trained and what came out."""
+    lines = [
+        "| model | parameters | file | tokens in training | CPU seconds | held-out perplexity "
+        "| token frequencies | factor | loss added without a block |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
+    for name, found in content.items():
+        end, first, *others = found["curve"][-1], *found["loss_added_without_block"]
+        cells = [
+            name,
+            f"{found['parameters']:,}",
+            f"{found['bytes'] / 1e6:.2f} MB",
+            f"{end['tokens']:,}",
+            f"{end['cpu_seconds']:.0f}",
+            f"{found['held_out_perplexity']:.2f}",
+            f"{found['unigram_perplexity']:.2f}",
+            f"{found['factor']:.1f}",
+            f"{first:.2f} (first), {min(others):.3f} to {max(others):.3f}",
+        ]
+        lines.append(f"| {' | '.join(cells)} |")
+    some = next(iter(content.values()))
+    lines += ["", f"Measured on {some['held_out_tokens']:,} tokens of {some['text']}, in windows of "]
+    lines[-1] += f"{some['sequence_length']} tokens."
+    return "\n".join(lines)
+
+
+def read_result(name: str) -> dict[str, Any]:
+    """What a table is made of."""
+    if name != "zoo":
+        return _json(RESULTS / f"{name}.json")
+    models = sorted(path.parent for path in ZOO.glob("*/measurements.json"))
+    return {
+        model.name: _json(model / "measurements.json") | {"curve": _json(model / "curve.json")}
+        for model in models
+    }
+
+
+def _json(path: Path) -> Any:
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+TABLES: dict[str, Callable[[dict[str, Any]], str]] = {
+    "main_job": main_job,
+    "families": families,
+    "speed": speed,
+    "zoo": zoo,
+}
+PAGES = ("README.md", "docs/families.md", "docs/speed.md", "benchmarks/zoo/README.md")
 
 
 def filled(text: str) -> str:
@@ -78,8 +126,7 @@ def filled(text: str) -> str:
 
     def fill(match: re.Match[str]) -> str:
         name = match["name"]
-        content = json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))
-        return f"<!-- {name}:begin -->\n{TABLES[name](content)}\n<!-- {name}:end -->"
+        return f"<!-- {name}:begin -->\n{TABLES[name](read_result(name))}\n<!-- {name}:end -->"
 
     names = "|".join(TABLES)
     return re.sub(rf"<!-- (?P<name>{names}):begin -->.*?<!-- (?P=name):end -->", fill, text, flags=re.DOTALL)
