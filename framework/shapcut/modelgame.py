@@ -17,7 +17,8 @@ from shapcut.calibration import load_calibration
 from shapcut.coalitions import CoalitionMatrix, Player, Values
 from shapcut.errors import InputError
 from shapcut.evaluation import BypassEvaluator, CoalitionEvaluator, Evaluator, Work
-from shapcut.game import Game
+from shapcut.executor import PortableGame
+from shapcut.gamerecipe import GameOrigin, GameRecipe
 from shapcut.host import build_host, select_adapter
 from shapcut.loading import load
 from shapcut.sources import check_dtype
@@ -48,7 +49,7 @@ def model_fingerprint(model: nn.Module) -> str:
     return digest.hexdigest()
 
 
-class ModelGame(Game):
+class ModelGame(PortableGame):
     """Coalitions of a model's layers, valued on calibration tokens.
 
     Args:
@@ -59,6 +60,7 @@ class ModelGame(Game):
         granularity: what a player is.
         dtype: number format of the evaluation: auto, float32, bfloat16 or float16.
         memory_budget: bytes for the states of coalitions; default a share of the machine's memory.
+        origin: what model and utility were made from, so that other processes can make them too.
 
     Raises:
         InputError: if the whole model's own value is not finite.
@@ -74,6 +76,7 @@ class ModelGame(Game):
         granularity: Granularity = "block",
         dtype: str = "auto",
         memory_budget: int | None = None,
+        origin: GameOrigin | None = None,
     ) -> None:
         self.model = model
         self.adapter = adapter
@@ -86,7 +89,8 @@ class ModelGame(Game):
         own = next(model.parameters()).dtype
         users_function = isinstance(self.utility, ModelUtility)  # sees the model as it was loaded
         self.dtype = own if users_function and dtype == "auto" else evaluation_dtype(dtype, own, self._device)
-        self._memory_budget = memory_budget or default_memory_budget()
+        self._memory_budget = memory_budget
+        self._origin = origin
         self._permitted: dict[frozenset[int], bool] = {}
         self._converted: list[nn.Module] = []
 
@@ -135,6 +139,7 @@ class ModelGame(Game):
             else ModelUtility(utility, getattr(utility, "__qualname__", "callable")),
             granularity=granularity,
             dtype=dtype,
+            origin=GameOrigin(source, utility) if isinstance(utility, str) else None,
         )
 
     def on(self, input_ids: Tensor) -> "ModelGame":
@@ -178,7 +183,11 @@ class ModelGame(Game):
             evaluator = BypassEvaluator(self.adapter, model, self.input_ids, measure, self.granularity)
         else:
             evaluator = CoalitionEvaluator(
-                stack, self.n_players, self.input_ids, measure, self._memory_budget
+                stack,
+                self.n_players,
+                self.input_ids,
+                measure,
+                self._memory_budget or default_memory_budget(),
             )
         if not np.isfinite(evaluator.full_mean):
             raise InputError(
@@ -223,3 +232,27 @@ class ModelGame(Game):
             "dtype": str(self.dtype).removeprefix("torch."),
             "adapter": self.adapter.name,
         }
+
+    def recipe(self) -> GameRecipe:
+        """How another process builds this game.
+
+        Raises:
+            InputError: if the utility is a function or the model was handed over in memory.
+        """
+        if self._origin is None:
+            only_here = (
+                f"the utility {self.utility.name!r} is a function"
+                if isinstance(self.utility, ModelUtility)
+                else "the model was handed over in memory"
+            )
+            raise InputError(f"{only_here}, so only this process can measure it: use the executor 'local'")
+        return GameRecipe(
+            origin=self._origin.located(),
+            device=self._device.type,
+            dtype=str(self.dtype).removeprefix("torch."),
+            granularity=self.granularity,
+            memory_budget=self._memory_budget,
+            weight_bytes=sum(weight.numel() * weight.element_size() for weight in self.model.parameters()),
+            input_ids=self.input_ids.cpu().numpy(),
+            fingerprint=self.fingerprint(),
+        )

@@ -46,6 +46,7 @@ class Recipe(BaseModel):
     held_out_samples: Annotated[int, Field(ge=1)] = 32
     then: tuple[str, ...] = ()
     device: str = "auto"
+    executor: str = "local"
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     seed: Annotated[int, Field(ge=0)] = 0
     trust_remote_code: bool = False

@@ -8,6 +8,8 @@ from shapcut.adapter import Adapter
 from shapcut.calibration import Calibration, check_size, check_source, load_calibration, load_held_out
 from shapcut.errors import InputError
 from shapcut.estimators import Estimator
+from shapcut.executor import Executor
+from shapcut.gamerecipe import GameOrigin
 from shapcut.host import Host, select_adapter
 from shapcut.loading import LoadedModel, inspect_source, load
 from shapcut.modelgame import ModelGame
@@ -24,6 +26,7 @@ class Parts:
     estimator: Estimator
     selector: Selector
     utility: Utility
+    executor: Executor
     steps: tuple[tuple[str, PostProcessor], ...]
 
 
@@ -41,7 +44,7 @@ class Session:
         game: the game on ``calibration``.
         finals: the game on more windows of the calibration text, to compare finalists; None if not wanted.
         n_remove: how many players are to be removed, or None if only contributions are wanted.
-        parts: estimator, selector and post-pruning steps.
+        parts: estimator, selector, executor and post-pruning steps.
     """
 
     recipe: Recipe
@@ -75,6 +78,7 @@ def make_parts(recipe: Recipe, host: Host) -> Parts:
         estimator=host.estimators.create(recipe.estimator, **options),
         selector=host.selectors.create(recipe.selector),
         utility=host.utilities.create(recipe.utility),
+        executor=host.executors.create(recipe.executor),
         steps=steps,
     )
 
@@ -92,6 +96,7 @@ def prepare(recipe: Recipe, host: Host, *, target: bool) -> Session:
     """
     target = target or recipe.has_target
     parts = make_parts(recipe, host)
+    parts.executor.check()
     check_source(recipe.calibration)
     config = inspect_source(recipe.model, recipe.trust_remote_code)
     max_length = getattr(config.get_text_config(), "max_position_embeddings", None)
@@ -109,6 +114,7 @@ def prepare(recipe: Recipe, host: Host, *, target: bool) -> Session:
         utility=parts.utility,
         granularity=recipe.granularity,
         dtype=recipe.dtype,
+        origin=GameOrigin(recipe.model, recipe.utility, recipe.trust_remote_code),
     )
     n_remove = recipe.n_remove(game.n_players) if target else None
     if n_remove is not None:
