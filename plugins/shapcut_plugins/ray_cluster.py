@@ -125,7 +125,7 @@ class RayCluster:
                     logging_level=logging.CRITICAL,
                     **(own if self._address == "local" else {}),
                 )
-            except Exception as error:  # noqa: BLE001 - Ray raises whatever it met, plain Exception included
+            except Exception as error:
                 raise InputError(
                     f"--executor ray: cannot use {self._address}: {_first_line(error)}"
                 ) from error
