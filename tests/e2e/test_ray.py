@@ -1,5 +1,6 @@
 """Coalitions measured by real Ray actors: the values of a local run, whoever is killed."""
 
+import gc
 import json
 import logging
 import os
@@ -7,6 +8,7 @@ import signal
 import sqlite3
 import subprocess
 import sys
+import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -42,6 +44,9 @@ def cluster() -> Iterator[None]:
     )
     yield
     ray.shutdown()
+    with warnings.catch_warnings():  # Ray ends its processes without waiting for them
+        warnings.simplefilter("ignore", ResourceWarning)
+        gc.collect()
 
 
 @pytest.fixture(scope="module")
@@ -91,15 +96,20 @@ def test_an_error_in_a_worker_is_the_runs_error(
     games: Sequence[ModelGame], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(games[0], "fingerprint", lambda: {"model": "another"})
-    with RayExecutor(workers=1, threads=1).distribute(games[:1]) as (game,):
-        with pytest.raises(InputError, match="differs in adapter: .*, not None; all workers need the same"):
-            game.values(ROWS[:1])
+    message = r"differs in adapter: .*, not None; all workers need the same"
+    with (
+        RayExecutor(workers=1, threads=1).distribute(games[:1]) as (game,),
+        pytest.raises(InputError, match=message),
+    ):
+        game.values(ROWS[:1])
 
 
 def test_more_workers_than_the_cluster_has_processors(games: Sequence[ModelGame]) -> None:
-    with RayExecutor(workers=4, threads=2).distribute(games) as (game, _):
-        with pytest.raises(InputError, match="4 workers need 8 CPUs in all, the cluster has 3"):
-            game.values(ROWS[:1])
+    with (
+        RayExecutor(workers=4, threads=2).distribute(games) as (game, _),
+        pytest.raises(InputError, match="4 workers need 8 CPUs in all, the cluster has 3"),
+    ):
+        game.values(ROWS[:1])
 
 
 KILLED = """
@@ -166,7 +176,7 @@ def test_a_killed_run_leaves_no_cluster_and_is_resumed(tiny_llama_directory: Pat
     children = json.loads(left.read_text())
     assert len(children) > 3
     alive = [process for pid, created in children if (process := still_there(pid, created))]
-    gone, alive = psutil.wait_procs(alive, timeout=120)
+    _, alive = psutil.wait_procs(alive, timeout=120)
     assert [process for process in alive if process.status() != psutil.STATUS_ZOMBIE] == []
 
     found = evaluations(tmp_path / "run")

@@ -1,5 +1,6 @@
-"""Where coalitions are measured: the contract, recipes of games, and a run whose values come from elsewhere."""
+"""Where coalitions are measured: the contract, recipes of games, a run with values from elsewhere."""
 
+import socket
 import sys
 from collections.abc import Callable
 from contextlib import contextmanager
@@ -99,10 +100,10 @@ def test_a_relative_path_is_found_from_elsewhere(tiny_llama_directory: Path, mon
 
 def test_what_exists_here_only_cannot_be_built_elsewhere(game: ModelGame, tiny_llama_directory: Path) -> None:
     handed_over = ModelGame(game.model, game.adapter, game.input_ids)
-    with pytest.raises(InputError, match="the model was handed over in memory.*'local'"):
+    with pytest.raises(InputError, match=r"the model was handed over in memory.*'local'"):
         handed_over.recipe()
     with_function = ModelGame.from_pretrained(str(tiny_llama_directory), utility=lambda model: 1.0)
-    with pytest.raises(InputError, match="the utility .*lambda.* is a function"):
+    with pytest.raises(InputError, match=r"the utility .*lambda.* is a function"):
         with_function.recipe()
     with LocalExecutor().distribute([handed_over]) as games:
         assert games == [handed_over]
@@ -136,7 +137,8 @@ def test_parts_are_stored_as_they_arrive(tmp_path: Path) -> None:
 
 def test_a_run_elsewhere_is_a_run_here(tiny_llama_directory: Path, tmp_path: Path) -> None:
     class Plugin:
-        built: list[ModelGame] = []
+        def __init__(self) -> None:
+            self.built: list[ModelGame] = []
 
         @hookimpl
         def shapcut_register_executors(self, register: Any) -> None:
@@ -191,8 +193,6 @@ def test_a_cluster_that_does_not_answer(unused_port: int) -> None:
 
 @pytest.fixture
 def unused_port() -> int:
-    import socket
-
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         return int(listener.getsockname()[1])
