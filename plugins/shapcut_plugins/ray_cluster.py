@@ -5,6 +5,7 @@ import logging
 import os
 import socket
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any
 
 import torch
@@ -152,7 +153,8 @@ class RayCluster:
 
     def stop(self, worker: Any) -> None:
         """Kill an actor."""
-        self._ray.kill(worker)
+        with suppress(self._ray.exceptions.RayError):  # of a cluster that is gone itself
+            self._ray.kill(worker)
 
     def prepare(self, worker: Any) -> Any:
         """Let it load the model."""
