@@ -119,6 +119,20 @@ def test_a_dead_worker_is_replaced_and_its_piece_measured_again():
     assert workers.stopped == [2, 3]
 
 
+def test_workers_may_die_as_often_as_they_like_if_work_gets_done_between():
+    survived = set()
+
+    def fate(worker, coalitions):
+        done = len(workers.asked)
+        if coalitions is not None and 1 <= done <= 5 and done not in survived:
+            survived.add(done)
+            raise WorkerDiedError("killed")
+
+    workers = FakeWorkers(1, fate)
+    assert measured(WorkerPool(workers)).tolist() == weights(ROWS).tolist()
+    assert workers.started == 1 + 5
+
+
 def test_a_piece_that_kills_whoever_has_it_ends_the_run():
     def fate(worker, coalitions):
         if coalitions is not None and (weights(coalitions) == 37).any():
