@@ -30,88 +30,6 @@ pytestmark = pytest.mark.ray
 ROWS = all_coalitions(6)
 
 
-@pytest.fixture(scope="module", autouse=True)
-def cluster() -> Iterator[None]:
-    """A cluster that this process is in already, which executors then use."""
-    ray = import_ray()
-    ray.init(
-        address="local",
-        num_cpus=3,
-        include_dashboard=False,
-        log_to_driver=False,
-        logging_level=logging.CRITICAL,
-        object_store_memory=100 * 2**20,
-    )
-    yield
-    ray.shutdown()
-    with warnings.catch_warnings():  # Ray ends its processes without waiting for them
-        warnings.simplefilter("ignore", ResourceWarning)
-        gc.collect()
-
-
-@pytest.fixture(scope="module")
-def games(tiny_llama_directory: Path) -> Sequence[ModelGame]:
-    game = ModelGame.from_pretrained(str(tiny_llama_directory), samples=4, sequence_length=24)
-    return [game, game.on(game.input_ids[:2])]
-
-
-@pytest.fixture(scope="module")
-def distributed(games: Sequence[ModelGame]) -> Iterator[Sequence[DistributedGame]]:
-    executor = RayExecutor(workers=2, threads=1)
-    executor.check()
-    with executor.distribute(games) as made:
-        yield made
-
-
-def measurers() -> dict[int, psutil.Process]:
-    """The actors' processes."""
-    found = psutil.Process().children(recursive=True)
-    return {process.pid: process for process in found if "ray::Measurer" in "".join(process.cmdline())}
-
-
-def test_values_are_those_of_a_local_run(
-    games: Sequence[ModelGame], distributed: Sequence[DistributedGame]
-) -> None:
-    for here, there in zip(games, distributed, strict=True):
-        np.testing.assert_array_equal(there.values(ROWS), here.values(ROWS))
-
-
-def test_a_killed_worker_is_replaced(
-    games: Sequence[ModelGame], distributed: Sequence[DistributedGame], capfd: pytest.CaptureFixture[str]
-) -> None:
-    values = np.full(len(ROWS), np.nan)
-    killed = None
-    for rows, some in distributed[0].parts(ROWS):
-        assert np.isnan(values[rows]).all()
-        values[rows] = some
-        if killed is None:
-            killed = next(iter(measurers()))
-            os.kill(killed, signal.SIGKILL)
-    np.testing.assert_array_equal(values, games[0].values(ROWS))
-    assert killed not in measurers()
-    assert capfd.readouterr() == ("", "")
-
-
-def test_an_error_in_a_worker_is_the_runs_error(
-    games: Sequence[ModelGame], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(games[0], "fingerprint", lambda: {"model": "another"})
-    message = r"differs in adapter: .*, not None; all workers need the same"
-    with (
-        RayExecutor(workers=1, threads=1).distribute(games[:1]) as (game,),
-        pytest.raises(InputError, match=message),
-    ):
-        game.values(ROWS[:1])
-
-
-def test_more_workers_than_the_cluster_has_processors(games: Sequence[ModelGame]) -> None:
-    with (
-        RayExecutor(workers=4, threads=2).distribute(games) as (game, _),
-        pytest.raises(InputError, match="4 workers need 8 CPUs in all, the cluster has 3"),
-    ):
-        game.values(ROWS[:1])
-
-
 KILLED = """
 import json, os, signal, sys
 from pathlib import Path
@@ -186,3 +104,85 @@ def test_a_killed_run_leaves_no_cluster_and_is_resumed(tiny_llama_directory: Pat
     assert evaluations(tmp_path / "run") == evaluations(tmp_path / "undisturbed")
     phase = json.loads((tmp_path / "run" / "manifest.json").read_text())["phases"]["estimate"]
     assert sum(phase["evaluations_measured"].values()) == len(evaluations(tmp_path / "run")) - len(found)
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[None]:
+    """A cluster that this process is in already, which executors then use."""
+    ray = import_ray()
+    ray.init(
+        address="local",
+        num_cpus=3,
+        include_dashboard=False,
+        log_to_driver=False,
+        logging_level=logging.CRITICAL,
+        object_store_memory=100 * 2**20,
+    )
+    yield
+    ray.shutdown()
+    with warnings.catch_warnings():  # Ray ends its processes without waiting for them
+        warnings.simplefilter("ignore", ResourceWarning)
+        gc.collect()
+
+
+@pytest.fixture(scope="module")
+def games(tiny_llama_directory: Path) -> Sequence[ModelGame]:
+    game = ModelGame.from_pretrained(str(tiny_llama_directory), samples=4, sequence_length=24)
+    return [game, game.on(game.input_ids[:2])]
+
+
+@pytest.fixture(scope="module")
+def distributed(cluster: None, games: Sequence[ModelGame]) -> Iterator[Sequence[DistributedGame]]:
+    executor = RayExecutor(workers=2, threads=1)
+    executor.check()
+    with executor.distribute(games) as made:
+        yield made
+
+
+def measurers() -> dict[int, psutil.Process]:
+    """The actors' processes."""
+    found = psutil.Process().children(recursive=True)
+    return {process.pid: process for process in found if "ray::Measurer" in "".join(process.cmdline())}
+
+
+def test_values_are_those_of_a_local_run(
+    games: Sequence[ModelGame], distributed: Sequence[DistributedGame]
+) -> None:
+    for here, there in zip(games, distributed, strict=True):
+        np.testing.assert_array_equal(there.values(ROWS), here.values(ROWS))
+
+
+def test_a_killed_worker_is_replaced(
+    games: Sequence[ModelGame], distributed: Sequence[DistributedGame], capfd: pytest.CaptureFixture[str]
+) -> None:
+    values = np.full(len(ROWS), np.nan)
+    killed = None
+    for rows, some in distributed[0].parts(ROWS):
+        assert np.isnan(values[rows]).all()
+        values[rows] = some
+        if killed is None:
+            killed = next(iter(measurers()))
+            os.kill(killed, signal.SIGKILL)
+    np.testing.assert_array_equal(values, games[0].values(ROWS))
+    assert killed not in measurers()
+    assert capfd.readouterr() == ("", "")
+
+
+def test_an_error_in_a_worker_is_the_runs_error(
+    cluster: None, games: Sequence[ModelGame], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(games[0], "fingerprint", lambda: {"model": "another"})
+    message = r"differs in adapter: .*, not None; all workers need the same"
+    with (
+        RayExecutor(workers=1, threads=1).distribute(games[:1]) as (game,),
+        pytest.raises(InputError, match=message),
+    ):
+        game.values(ROWS[:1])
+
+
+def test_more_workers_than_the_cluster_has_processors(cluster: None, games: Sequence[ModelGame]) -> None:
+    with (
+        RayExecutor(workers=4, threads=2).distribute(games) as (game, _),
+        pytest.raises(InputError, match="4 workers need 8 CPUs in all, the cluster has 3"),
+    ):
+        game.values(ROWS[:1])
