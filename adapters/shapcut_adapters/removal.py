@@ -30,9 +30,7 @@ def removal_objection(decoder: Decoder, cut: Cut) -> str:
 def remove_blocks(decoder: Decoder, cut: Cut) -> nn.Module:
     """The model without some blocks: the same object, or one that was rebuilt where its family needs that."""
     if decoder.family.rebuild is not None:
-        return rebuilt(
-            decoder, decoder.family.rebuild, cut, shortened(decoder.config, decoder.family, cut)
-        )
+        return rebuilt(decoder, decoder.family.rebuild, cut, shortened(decoder.config, decoder.family, cut))
     changes = [
         (config, shortened(config, decoder.family, cut)) for config in _configs(decoder.model, decoder.family)
     ]

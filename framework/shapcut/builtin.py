@@ -1,6 +1,7 @@
 """What the core itself offers, registered through the same hooks as everybody else's."""
 
 from shapcut.estimators import ExactEstimator, SurrogateEstimator
+from shapcut.executor import LocalExecutor
 from shapcut.hookspecs import Register, hookimpl
 from shapcut.paper import PaperEstimator
 from shapcut.sampling import ShapleySampler, StratifiedSampler
@@ -35,3 +36,9 @@ def shapcut_register_selectors(register: Register) -> None:
     """The paper's ranking and our default."""
     for selector in (RankingSelector, SearchSelector):
         register(selector.name, selector)
+
+
+@hookimpl
+def shapcut_register_executors(register: Register) -> None:
+    """This process."""
+    register(LocalExecutor.name, LocalExecutor)

@@ -1,12 +1,16 @@
 """What a cooperative game is, apart from any model."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 
 from shapcut.coalitions import CoalitionMatrix, Player, Values, keys
 from shapcut.errors import BudgetExceededError
+
+Parts = Iterator[tuple[NDArray[np.intp], Values]]
+"""Row numbers of a coalition matrix and the values of these rows, until every row has come up once."""
 
 
 class Game(ABC):
@@ -32,6 +36,21 @@ class Game(ABC):
     def n_players(self) -> int:
         """Number of players."""
         return len(self.players)
+
+
+class PiecewiseGame(Game):
+    """A game that tells values in parts, as they become known: whoever keeps them can keep each at once."""
+
+    @abstractmethod
+    def parts(self, coalitions: CoalitionMatrix) -> Parts:
+        """The values of all rows, in parts of any size and order."""
+
+    def values(self, coalitions: CoalitionMatrix) -> Values:
+        """All parts put together."""
+        values = np.empty(len(coalitions), dtype=np.float64)
+        for rows, known in self.parts(coalitions):
+            values[rows] = known
+        return values
 
 
 class FunctionGame(Game):

@@ -66,7 +66,7 @@ def shapcut_register_postprocessors(register: Register) -> None:
 
 @hookspec
 def shapcut_register_executors(register: Register) -> None:
-    """Called once at start-up: offer executors; the core lists them and does not use any yet."""
+    """Called once at start-up: offer executors (`shapcut.executor.Executor` subclasses)."""
 
 
 @hookspec(firstresult=True)

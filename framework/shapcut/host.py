@@ -17,6 +17,7 @@ from shapcut.adapter_choice import MatchingAdapter, describe, require_contract
 from shapcut.admission import Candidate, PluginInfo, admit
 from shapcut.errors import ShapcutError, UnsupportedModelError
 from shapcut.estimators import Estimator
+from shapcut.executor import Executor
 from shapcut.formats import CheckpointFormat
 from shapcut.postprocess import PostProcessor
 from shapcut.registry import Registry
@@ -67,7 +68,7 @@ class Host:
     estimators: Registry[Estimator]
     selectors: Registry[Selector]
     postprocessors: Registry[PostProcessor]
-    executors: Registry[Any]
+    executors: Registry[Executor]
     plugins: tuple[PluginInfo, ...]
     broken: tuple[BrokenPlugin, ...]
 

@@ -13,7 +13,7 @@ from shapcut.demo_models import DEMO_PREFIX
 from shapcut.errors import InputError, ShapcutError
 from shapcut.formats import CheckpointFormat, Tokenizer
 from shapcut.silence import one_line, quiet_libraries, without_stderr
-from shapcut.sources import Location, check_dtype, inspect_source, locate, read_config
+from shapcut.sources import Location, Offload, check_dtype, inspect_source, locate, read_config
 
 __all__ = ["LoadedModel", "choose_device", "choose_dtype", "inspect_source", "load"]
 
@@ -41,6 +41,7 @@ def load(
     device: str = "auto",
     dtype: str = "auto",
     trust_remote_code: bool = False,
+    offload: Offload = "off",
     formats: Sequence[CheckpointFormat] = (),
 ) -> LoadedModel:
     """Load a causal language model and its tokenizer.
@@ -51,6 +52,8 @@ def load(
         device: ``auto`` (CUDA if there is one), ``cpu``, ``cuda``, ``cuda:1``, ...
         dtype: ``auto`` (the checkpoint's own), ``float32``, ``bfloat16`` or ``float16``.
         trust_remote_code: whether Python code that comes with the checkpoint may be run.
+        offload: ``auto`` lets accelerate place weights on devices, in memory and on disk; ``disk`` leaves
+            every block in its safetensors file until it is used.
         formats: asked before transformers.
 
     Raises:
@@ -60,15 +63,58 @@ def load(
     chosen_device, chosen_dtype = choose_device(device), choose_dtype(dtype)
     location = locate(source, formats)
     tokenizer: Any
+    if offload != "off" and (location.format is not None or location.gguf_file is not None):
+        raise InputError(f"--offload {offload} needs a safetensors checkpoint of transformers, not {source}")
     if location.format is not None:
         model, tokenizer = _load_foreign(location.format, location, chosen_device, chosen_dtype)
     else:
         config = read_config(location, trust_remote_code)
         with quiet_libraries():
-            model = _load_model(location, config, chosen_dtype, trust_remote_code)
+            placed = device_map(config, chosen_device, offload, trust_remote_code)
+            model = _load_model(location, config, chosen_dtype, trust_remote_code, placed)
             tokenizer = _load_tokenizer(location, trust_remote_code)
     model.requires_grad_(requires_grad=False)
-    return LoadedModel(model.eval().to(chosen_device), tokenizer, source, _short_name(source))
+    model = model.eval() if offload != "off" else model.eval().to(chosen_device)
+    return LoadedModel(model, tokenizer, source, _short_name(source))
+
+
+def is_offloaded(model: nn.Module) -> bool:
+    """Whether some weights are not in memory until they are used."""
+    return any(parameter.is_meta for parameter in model.parameters())
+
+
+def device_map(config: Any, device: torch.device, offload: Offload, trust_remote_code: bool) -> Any:
+    """Where accelerate puts each part of a model, or None if it has nothing to do.
+
+    What a block is, transformers says itself: its classes must not be split among devices.
+    """
+    if offload != "disk":
+        return None if offload == "off" else "auto"
+    from transformers import AutoModelForCausalLM  # noqa: PLC0415 - seconds to import
+
+    builder: Any = AutoModelForCausalLM
+    with torch.device("meta"):
+        model = builder.from_config(config, trust_remote_code=trust_remote_code)
+    blocks = [
+        name
+        for name, part in model.named_modules()
+        if type(part).__name__ in (model._no_split_modules or ())  # noqa: SLF001
+    ]
+    if not blocks:
+        raise InputError(f"--offload disk: {type(model).__name__} does not say what its blocks are; use auto")
+    return dict.fromkeys(blocks, "disk") | dict.fromkeys(_outside(model, blocks), str(device))
+
+
+def _outside(model: nn.Module, blocks: Sequence[str], prefix: str = "") -> list[str]:
+    """Names of the largest modules that hold none of the blocks."""
+    found = []
+    for name, child in model.named_children():
+        path = f"{prefix}{name}"
+        if any(block.startswith(f"{path}.") for block in blocks):
+            found += _outside(child, blocks, f"{path}.")
+        elif path not in blocks:
+            found.append(path)
+    return found
 
 
 def choose_device(name: str) -> torch.device:
@@ -118,7 +164,7 @@ def _load_foreign(
 
 
 def _load_model(
-    location: Location, config: Any, dtype: torch.dtype | None, trust_remote_code: bool
+    location: Location, config: Any, dtype: torch.dtype | None, trust_remote_code: bool, placed: Any
 ) -> nn.Module:
     from transformers import AutoModelForCausalLM  # noqa: PLC0415 - seconds to import
 
@@ -131,6 +177,7 @@ def _load_model(
                 config=config,
                 trust_remote_code=trust_remote_code,
                 output_loading_info=True,
+                device_map=placed,
                 **arguments,
             )
     except Exception as error:

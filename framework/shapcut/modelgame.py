@@ -5,8 +5,10 @@ import hashlib
 import json
 from collections.abc import Callable, Sequence
 from functools import cached_property
+from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
@@ -17,9 +19,10 @@ from shapcut.calibration import load_calibration
 from shapcut.coalitions import CoalitionMatrix, Player, Values
 from shapcut.errors import InputError
 from shapcut.evaluation import BypassEvaluator, CoalitionEvaluator, Evaluator, Placement, Work
-from shapcut.game import Game
+from shapcut.executor import PortableGame
+from shapcut.gamerecipe import GameOrigin, GameRecipe
 from shapcut.host import build_host, checkpoint_formats, select_adapter
-from shapcut.loading import load
+from shapcut.loading import is_offloaded, load
 from shapcut.model_config import config_of
 from shapcut.sources import check_dtype
 from shapcut.utilities import LogLikelihood, ModelUtility, Utility
@@ -40,14 +43,22 @@ def model_fingerprint(model: nn.Module) -> str:
         digest.update(json.dumps(content, sort_keys=True, default=str).encode())
     for name, parameter in model.named_parameters():
         digest.update(f"{name} {tuple(parameter.shape)} {parameter.dtype}".encode())
-        if parameter.device.type != "meta":
-            flat = parameter.detach().flatten()
-            stride = max(1, -(-flat.numel() // _SAMPLED_ELEMENTS))
-            digest.update(flat[::stride].float().cpu().numpy().tobytes())
+        flat = _weight(model, name, parameter).detach().flatten()
+        stride = max(1, -(-flat.numel() // _SAMPLED_ELEMENTS))
+        digest.update(flat[::stride].float().cpu().numpy().tobytes())
     return digest.hexdigest()
 
 
-class ModelGame(Game):
+def _weight(model: nn.Module, name: str, parameter: Tensor) -> Tensor:
+    """A parameter's value; where accelerate keeps it elsewhere it is read from there."""
+    if not parameter.is_meta:
+        return parameter
+    owner, _, leaf = name.rpartition(".")
+    kept: Any = model.get_submodule(owner)
+    return kept._hf_hook.weights_map[leaf]  # type: ignore[no-any-return]  # noqa: SLF001 - accelerate's place
+
+
+class ModelGame(PortableGame):
     """Coalitions of a model's layers, valued on calibration tokens.
 
     Args:
@@ -60,9 +71,11 @@ class ModelGame(Game):
         memory_budget: bytes for the states of coalitions; default a share of what is free.
         fuse: whether blocks run as fused kernels where they can; it changes values in their last bits.
         sequences_per_step: most sequences that go through a layer at once; default by their length.
+        origin: what model and utility were made from, so that other processes can make them too.
 
     Raises:
-        InputError: if the whole model's own value is not finite.
+        InputError: if the model's weights cannot be had in that number format; later, if the whole model's
+            own value is not finite.
     """
 
     def __init__(
@@ -77,6 +90,7 @@ class ModelGame(Game):
         memory_budget: int | None = None,
         fuse: bool = False,
         sequences_per_step: int | None = None,
+        origin: GameOrigin | None = None,
     ) -> None:
         self.model = model
         self.adapter = adapter
@@ -86,12 +100,23 @@ class ModelGame(Game):
         self._device = adapter.input_device(model)
         self.input_ids = input_ids.to(self._device)
         check_dtype(dtype)
-        own = next(model.parameters()).dtype
-        users_function = isinstance(self.utility, ModelUtility)  # sees the model as it was loaded
-        self.dtype = own if users_function and dtype == "auto" else evaluation_dtype(dtype, own, self._device)
+        self.own_dtype = next(model.parameters()).dtype
+        # A user's function sees the model as it was loaded, and weights that are elsewhere stay as they are.
+        as_loaded = isinstance(self.utility, ModelUtility) or is_offloaded(model)
+        self.dtype = (
+            self.own_dtype
+            if as_loaded and dtype == "auto"
+            else evaluation_dtype(dtype, self.own_dtype, self._device)
+        )
+        if is_offloaded(model) and self.dtype != self.own_dtype:
+            raise InputError(
+                f"--dtype {dtype} cannot be had with --offload: weights that are loaded for each use stay "
+                f"{str(self.own_dtype).removeprefix('torch.')}; leave one of the two out"
+            )
         self.fuse = fuse
         self._memory_budget = memory_budget
         self._sequences_per_step = sequences_per_step
+        self._origin = origin
         self._permitted: dict[frozenset[int], bool] = {}
         self._converted: list[nn.Module] = []
 
@@ -141,21 +166,24 @@ class ModelGame(Game):
             else ModelUtility(utility, getattr(utility, "__qualname__", "callable")),
             granularity=granularity,
             dtype=dtype,
+            origin=GameOrigin(source, utility) if isinstance(utility, str) else None,
         )
 
-    def on(self, input_ids: Tensor, *, careful: bool = False) -> "ModelGame":
-        """The same game on other tokens, shape (samples, length); a converted model is shared by both.
+    def on(
+        self, input_ids: Tensor, *, dtype: torch.dtype | None = None, fuse: bool | None = None
+    ) -> "ModelGame":
+        """The same game on other tokens; a converted model is shared by both.
 
         Args:
-            input_ids: the tokens.
-            careful: evaluate in the model's own number format with unfused kernels: for the few values that
-                decide.
+            input_ids: the tokens, shape (samples, length).
+            dtype: another number format of the evaluation.
+            fuse: whether blocks run as fused kernels, if that is to differ.
         """
         other = copy.copy(self)
         vars(other).pop("evaluator", None)
         other.input_ids = input_ids.to(self._device)
-        if careful:
-            other.dtype, other.fuse = next(self.model.parameters()).dtype, False
+        other.dtype = dtype or self.dtype
+        other.fuse = self.fuse if fuse is None else fuse
         return other
 
     @property
@@ -173,7 +201,7 @@ class ModelGame(Game):
     @property
     def _evaluated_model(self) -> nn.Module:
         """The model in the evaluation's number format: itself, or a copy made when it is first needed."""
-        if self.dtype == next(self.model.parameters()).dtype:
+        if self.dtype == self.own_dtype:
             return self.model
         if not self._converted:
             self._converted.append(copy.deepcopy(self.model).to(self.dtype))
@@ -241,3 +269,29 @@ class ModelGame(Game):
             "adapter": self.adapter.name,
             "kernels": "fused" if self.fuse else "eager",
         }
+
+    def recipe(self) -> GameRecipe:
+        """How another process builds this game.
+
+        Raises:
+            InputError: if the utility is a function or the model was handed over in memory.
+        """
+        if self._origin is None:
+            only_here = (
+                f"the utility {self.utility.name!r} is a function"
+                if isinstance(self.utility, ModelUtility)
+                else "the model was handed over in memory"
+            )
+            raise InputError(f"{only_here}, so only this process can measure it: use the executor 'local'")
+        return GameRecipe(
+            origin=self._origin.located(),
+            device=self._device.type,
+            dtype=str(self.dtype).removeprefix("torch."),
+            granularity=self.granularity,
+            fuse=self.fuse,
+            memory_budget=self._memory_budget,
+            sequences_per_step=self._sequences_per_step,
+            weight_bytes=sum(weight.numel() * weight.element_size() for weight in self.model.parameters()),
+            input_ids=self.input_ids.cpu().numpy(),
+            fingerprint=self.fingerprint(),
+        )

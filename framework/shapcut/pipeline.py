@@ -2,6 +2,7 @@
 
 import json
 import time
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -16,7 +17,7 @@ from shapcut.contributions import Contributions
 from shapcut.demo_models import origin
 from shapcut.errors import InputError, ShapcutError
 from shapcut.files import require_new_directory, write_json_atomically
-from shapcut.game import BudgetedGame
+from shapcut.game import BudgetedGame, Game
 from shapcut.host import Host, checkpoint_formats
 from shapcut.manifest import Manifest
 from shapcut.measure import ModelMeasurement, measure
@@ -178,6 +179,7 @@ def estimate_cost(recipe: Recipe, host: Host, *, target: bool) -> dict[str, Any]
         "coalitions at most": recipe.budget,
         "tokens a coalition": session.calibration.n_tokens,
         "tokens at most": recipe.budget * session.calibration.n_tokens,
+        "executor": recipe.executor,
         "arithmetic": str(session.game.dtype).removeprefix("torch."),
         "kernels": "fused" if session.game.fuse else "eager",
         "post-pruning steps": [spec for spec, _ in session.parts.steps],
@@ -193,14 +195,14 @@ class Scoring:
         self.run = run
         self.reporter = reporter
         self.manifest = Manifest.start(run, session)
-        self._store = EvaluationStore(run.evaluations)
         self._stored: list[StoredGame] = []
         self._count: Counter | None = None
-        try:
-            stored = self._keep(session.game, _BUDGETED)
-        except ShapcutError:
-            self._store.close()
-            raise
+        games = [session.game] if session.finals is None else [session.game, session.finals]
+        with ExitStack() as resources:
+            self._store = resources.enter_context(closing(EvaluationStore(run.evaluations)))
+            self._measured = resources.enter_context(session.parts.executor.distribute(games))
+            stored = self._keep(session.game, self._measured[0], _BUDGETED)
+            self._resources = resources.pop_all()
         self._game = BudgetedGame(stored, session.recipe.budget)
         self._rng = np.random.default_rng(session.recipe.seed)
         session.host.manager.hook.shapcut_run_started(run=run)
@@ -209,7 +211,7 @@ class Scoring:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._store.close()
+        self._resources.close()
 
     def estimate(self) -> Contributions:
         """Contributions of all players, written to the run directory."""
@@ -235,7 +237,7 @@ class Scoring:
         """
         session = self.session
         begin = time.monotonic()
-        finals = None if session.finals is None else self._keep(session.finals, _FINALS)
+        finals = session.finals and self._keep(session.finals, self._measured[1], _FINALS)
         with self.reporter.counting("searching for the best set", self._game.budget) as count:
             self._count = count
             chosen = session.parts.selector.select(
@@ -259,9 +261,9 @@ class Scoring:
         self._note("select", begin)
         return plan
 
-    def _keep(self, game: ModelGame, name: str) -> StoredGame:
+    def _keep(self, game: ModelGame, measured: Game, name: str) -> StoredGame:
         stored = StoredGame(
-            game,
+            measured,
             self._store,
             name=name,
             fingerprint=game.fingerprint(),
@@ -284,7 +286,7 @@ class Scoring:
             seconds=round(time.monotonic() - begin, 3),
             evaluations_asked=self._game.spent,
             evaluations_measured={stored.name: stored.measured for stored in self._stored},
-            block_runs=work.block_runs,
+            block_runs=work.block_runs if self._measured[0] is self.session.game else None,
         )
 
 

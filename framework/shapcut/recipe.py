@@ -8,6 +8,7 @@ from pydantic import BaseModel, ByteSize, ConfigDict, Field, ValidationError, mo
 
 from shapcut.errors import InputError
 from shapcut.registry import did_you_mean
+from shapcut.sources import Offload
 
 PAPER_PRESET: dict[str, Any] = {
     "estimator": "paper",
@@ -46,11 +47,12 @@ class Recipe(BaseModel):
     held_out_samples: Annotated[int, Field(ge=1)] = 32
     then: tuple[str, ...] = ()
     device: str = "auto"
+    executor: str = "local"
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     memory_budget: Annotated[ByteSize, Field(ge=1)] | None = None
     batch_size: Annotated[int, Field(ge=1)] | None = None
     compile: Literal["auto", "on", "off"] = "auto"
-    offload: Literal["off", "auto", "disk"] = "off"
+    offload: Offload = "off"
     seed: Annotated[int, Field(ge=0)] = 0
     trust_remote_code: bool = False
 

@@ -12,6 +12,8 @@ from shapcut.arithmetic import fusing_pays
 from shapcut.calibration import Calibration, check_size, check_source, load_calibration, load_held_out
 from shapcut.errors import InputError
 from shapcut.estimators import Estimator
+from shapcut.executor import Executor
+from shapcut.gamerecipe import GameOrigin
 from shapcut.host import Host, checkpoint_formats, select_adapter
 from shapcut.loading import LoadedModel, inspect_source, load
 from shapcut.modelgame import ModelGame
@@ -30,6 +32,7 @@ class Parts:
     estimator: Estimator
     selector: Selector
     utility: Utility
+    executor: Executor
     steps: tuple[tuple[str, PostProcessor], ...]
 
 
@@ -47,7 +50,7 @@ class Session:
         game: the game on ``calibration``.
         finals: the game on more windows of the calibration text, to compare finalists; None if not wanted.
         n_remove: how many players are to be removed, or None if only contributions are wanted.
-        parts: estimator, selector and post-pruning steps.
+        parts: estimator, selector, executor and post-pruning steps.
     """
 
     recipe: Recipe
@@ -81,6 +84,7 @@ def make_parts(recipe: Recipe, host: Host) -> Parts:
         estimator=host.estimators.create(recipe.estimator, **options),
         selector=host.selectors.create(recipe.selector),
         utility=host.utilities.create(recipe.utility),
+        executor=host.executors.create(recipe.executor),
         steps=steps,
     )
 
@@ -98,6 +102,7 @@ def prepare(recipe: Recipe, host: Host, *, target: bool) -> Session:
     """
     target = target or recipe.has_target
     parts = make_parts(recipe, host)
+    parts.executor.check()
     check_source(recipe.calibration)
     formats = checkpoint_formats(host)
     facts = inspect_source(recipe.model, recipe.trust_remote_code, formats=formats)
@@ -105,7 +110,11 @@ def prepare(recipe: Recipe, host: Host, *, target: bool) -> Session:
     if target and facts.depth and recipe.granularity == "block":
         recipe.n_remove(facts.depth)
     loaded = load(
-        recipe.model, device=recipe.device, trust_remote_code=recipe.trust_remote_code, formats=formats
+        recipe.model,
+        device=recipe.device,
+        trust_remote_code=recipe.trust_remote_code,
+        offload=recipe.offload,
+        formats=formats,
     )
     adapter = select_adapter(host, loaded.model)
     calibration = load_windows(recipe, loaded.tokenizer, recipe.samples, recipe.seed)
@@ -120,6 +129,7 @@ def prepare(recipe: Recipe, host: Host, *, target: bool) -> Session:
         memory_budget=recipe.memory_budget,
         fuse=fuses(recipe, adapter, model, calibration),
         sequences_per_step=recipe.batch_size,
+        origin=GameOrigin(recipe.model, recipe.utility, recipe.trust_remote_code, recipe.offload),
     )
     n_remove = recipe.n_remove(game.n_players) if target else None
     if n_remove is not None:
@@ -169,7 +179,10 @@ def held_out_windows(recipe: Recipe, tokenizer: Any) -> Calibration:
 
 
 def _final_game(recipe: Recipe, tokenizer: Any, game: ModelGame) -> ModelGame | None:
-    """More windows to compare finalists on; a text too short for the default number goes without."""
+    """More windows to compare finalists on, in the model's own number format as these values decide.
+
+    A text too short for the default number of windows goes without.
+    """
     if recipe.finalist_samples == 0:
         return None
     try:
@@ -178,4 +191,4 @@ def _final_game(recipe: Recipe, tokenizer: Any, game: ModelGame) -> ModelGame | 
         if "finalist_samples" in recipe.model_fields_set:
             raise
         return None
-    return game.on(windows.input_ids, careful=True)
+    return game.on(windows.input_ids, dtype=game.own_dtype, fuse=False)

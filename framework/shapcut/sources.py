@@ -5,7 +5,7 @@ import socket
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 from urllib.parse import urlsplit
 from urllib.request import getproxies
 
@@ -15,6 +15,9 @@ from shapcut.formats import CheckpointFormat, asked_formats, claiming_format
 from shapcut.silence import one_line, quiet_libraries
 
 DTYPES = ("float32", "bfloat16", "float16")
+
+Offload = Literal["off", "auto", "disk"]
+"""Where weights are: all on the device; where accelerate finds room; every block on disk until it is used."""
 
 _HUB_TIMEOUT = 5.0
 _GGUF_MAGIC = b"GGUF"

@@ -11,7 +11,7 @@ import numpy as np
 
 from shapcut.coalitions import CoalitionMatrix, Player, Values, keys
 from shapcut.errors import InputError, StoreMismatchError
-from shapcut.game import Game
+from shapcut.game import Game, Parts, PiecewiseGame
 
 Fingerprint = Mapping[str, str]
 
@@ -147,20 +147,31 @@ class StoredGame(Game):
         return self.game.permits(absent)
 
     def values(self, coalitions: CoalitionMatrix) -> Values:
-        """Stored values where there are any; the rest is measured chunk by chunk and stored."""
+        """Stored values where there are any; the rest is measured and stored part by part."""
         known = self.store.lookup(self.name, coalitions)
         names = keys(coalitions)
         missing = {name: row for row, name in enumerate(names) if name not in known}
         rows = sorted(missing.values(), key=lambda row: coalitions[row].tobytes())
-        while rows:
-            chunk, rows = coalitions[rows[: self._chunk]], rows[self._chunk :]
-            values = self._timed(chunk)
+        wanted = coalitions[rows]
+        for part, values in self._parts(wanted):
+            chunk = wanted[part]
             self.store.add(self.name, chunk, values)
             self.measured += len(chunk)
             known.update(zip(keys(chunk), values.tolist(), strict=True))
             if self._observe is not None:
                 self._observe(chunk, values, self.store.count(self.name))
         return np.array([known[name] for name in names], dtype=np.float64)
+
+    def _parts(self, coalitions: CoalitionMatrix) -> Parts:
+        """Parts that the game makes, or else chunks whose size follows from the clock."""
+        if isinstance(self.game, PiecewiseGame):
+            yield from self.game.parts(coalitions)
+            return
+        start = 0
+        while start < len(coalitions):
+            rows = np.arange(start, min(start + self._chunk, len(coalitions)))
+            yield rows, self._timed(coalitions[rows])
+            start += len(rows)
 
     def _timed(self, chunk: CoalitionMatrix) -> Values:
         """Values of a chunk; the next one's size follows from the time that this one took."""

@@ -6,6 +6,7 @@ import typer
 from shapcut.hookspecs import Register, hookimpl
 from shapcut.run import Run
 from shapcut_plugins.cast import Cast
+from shapcut_plugins.ray_executor import RayExecutor
 from shapcut_plugins.report import report_command, write_report
 
 
@@ -13,6 +14,12 @@ from shapcut_plugins.report import report_command, write_report
 def shapcut_register_postprocessors(register: Register) -> None:
     """Offer the first-party steps."""
     register("cast", Cast)
+
+
+@hookimpl
+def shapcut_register_executors(register: Register) -> None:
+    """Offer Ray; the package is imported when it is asked for."""
+    register(RayExecutor.name, RayExecutor)
 
 
 @hookimpl

@@ -75,7 +75,9 @@ MIXTURE_FAMILIES = (
         "GlmMoeDsaForCausalLM",
         per_layer_lists=("mlp_layer_types", "layer_types", "indexer_types"),
         passed_on=("prev_topk_indices",),
-        rules=(PinnedFirst("shared", "indexer_types", "its choice of tokens is what the layers after it use"),),
+        rules=(
+            PinnedFirst("shared", "indexer_types", "its choice of tokens is what the layers after it use"),
+        ),
         tiny={
             **LATENT_ATTENTION,
             **_ROUTED_EXPERTS,

@@ -318,7 +318,11 @@ PLACE_FAMILIES: tuple[Family, ...] = (
     Family(
         "diffllama",
         "DiffLlamaForCausalLM",
-        rules=(NeverExact("its differential attention is weighed by its index, so layers that move up would differ"),),
+        rules=(
+            NeverExact(
+                "its differential attention is weighed by its index, so layers that move up would differ"
+            ),
+        ),
     ),
     Family(
         "beam",
@@ -326,8 +330,15 @@ PLACE_FAMILIES: tuple[Family, ...] = (
         per_layer_lists=("layer_types", "mlp_layer_types"),
         rules=(NeverExact("its residual is scaled by its index, so layers that move up would differ"),),
         tiny={
-            "moe_intermediate_size": 24, "num_experts": 4, "num_experts_per_tok": 2, "head_dim": 8, "n_group": 1, "topk_group": 1,
-            "sliding_window": 5, "layer_types": _MIXED, "mlp_layer_types": _DENSE_AND_SPARSE,
+            "moe_intermediate_size": 24,
+            "num_experts": 4,
+            "num_experts_per_tok": 2,
+            "head_dim": 8,
+            "n_group": 1,
+            "topk_group": 1,
+            "sliding_window": 5,
+            "layer_types": _MIXED,
+            "mlp_layer_types": _DENSE_AND_SPARSE,
         },
     ),
     Family(

@@ -63,6 +63,10 @@ RECIPE_OPTIONS: dict[str, Any] = {
         list[str] | None, typer.Option(help="post-pruning step STEP[:key=value,...], repeatable, in order")
     ],
     "device": Device,
+    "executor": Annotated[
+        str | None,
+        typer.Option(help="where coalitions are measured: NAME[:key=value,...] [default: local]"),
+    ],
     "dtype": Annotated[
         str | None,
         typer.Option(help="arithmetic of coalitions: auto, float32, bfloat16, float16 [default: auto]"),

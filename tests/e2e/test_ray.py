@@ -1,0 +1,188 @@
+"""Coalitions measured by real Ray actors: the values of a local run, whoever is killed."""
+
+import gc
+import json
+import logging
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+import warnings
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+import pytest
+
+from shapcut.cli.main import run
+from shapcut.coalitions import all_coalitions
+from shapcut.errors import InputError
+from shapcut.executor import DistributedGame
+from shapcut.modelgame import ModelGame
+from shapcut_plugins.ray_cluster import import_ray
+from shapcut_plugins.ray_executor import RayExecutor
+
+pytestmark = pytest.mark.ray
+
+ROWS = all_coalitions(6)
+
+
+KILLED = """
+import json, os, signal, sys
+from pathlib import Path
+import psutil
+from shapcut import builtin
+from shapcut.cli import app
+from shapcut.hookspecs import hookimpl
+from shapcut.host import build_host
+
+class Killer:
+    @hookimpl
+    def shapcut_coalitions_evaluated(self, total):
+        if total >= 12:
+            children = psutil.Process().children(recursive=True)
+            Path(sys.argv[1]).write_text(json.dumps([[p.pid, p.create_time()] for p in children]))
+            os.kill(os.getpid(), signal.SIGKILL)
+
+app.build_host = lambda **options: build_host(core=[builtin, Killer()])
+from shapcut.cli.main import run
+run(sys.argv[2:])
+"""
+
+
+def still_there(pid: int, created: float) -> psutil.Process | None:
+    try:
+        process = psutil.Process(pid)
+        same = process.create_time() == created and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return None
+    return process if same else None
+
+
+def evaluations(directory: Path) -> list[Any]:
+    with sqlite3.connect(directory / "evaluations.sqlite") as store:
+        return store.execute("SELECT game, coalition, value FROM evaluations ORDER BY 1, 2").fetchall()
+
+
+def test_a_killed_run_leaves_no_cluster_and_is_resumed(tiny_llama_directory: Path, tmp_path: Path) -> None:
+    options = [
+        "--samples",
+        "3",
+        "--sequence-length",
+        "24",
+        "--finalist-samples",
+        "4",
+        "--budget",
+        "30",
+        "--json",
+    ]
+    command = ["score", str(tiny_llama_directory), *options]
+    elsewhere = ["--run", str(tmp_path / "run"), "--executor", "ray:workers=2,threads=1"]
+    left = tmp_path / "children.json"
+    killed = subprocess.run(
+        [sys.executable, "-c", KILLED, str(left), *command, *elsewhere],
+        capture_output=True,
+        text=True,
+        check=False,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+    )
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    assert killed.stdout == ""
+    children = json.loads(left.read_text())
+    assert len(children) > 3
+    alive = [process for pid, created in children if (process := still_there(pid, created))]
+    _, alive = psutil.wait_procs(alive, timeout=120)
+    assert [process for process in alive if process.status() != psutil.STATUS_ZOMBIE] == []
+
+    found = evaluations(tmp_path / "run")
+    assert len(found) >= 12
+    assert run([*command, "--run", str(tmp_path / "run"), "--executor", "local"]) == 0
+    assert run([*command, "--run", str(tmp_path / "undisturbed")]) == 0
+    assert evaluations(tmp_path / "run") == evaluations(tmp_path / "undisturbed")
+    phase = json.loads((tmp_path / "run" / "manifest.json").read_text())["phases"]["estimate"]
+    assert sum(phase["evaluations_measured"].values()) == len(evaluations(tmp_path / "run")) - len(found)
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[None]:
+    """A cluster that this process is in already, which executors then use."""
+    ray = import_ray()
+    ray.init(
+        address="local",
+        num_cpus=3,
+        include_dashboard=False,
+        log_to_driver=False,
+        logging_level=logging.CRITICAL,
+        object_store_memory=100 * 2**20,
+    )
+    yield
+    ray.shutdown()
+    with warnings.catch_warnings():  # Ray ends its processes without waiting for them
+        warnings.simplefilter("ignore", ResourceWarning)
+        gc.collect()
+
+
+@pytest.fixture(scope="module")
+def games(tiny_llama_directory: Path) -> Sequence[ModelGame]:
+    game = ModelGame.from_pretrained(str(tiny_llama_directory), samples=4, sequence_length=24)
+    return [game, game.on(game.input_ids[:2])]
+
+
+@pytest.fixture(scope="module")
+def distributed(cluster: None, games: Sequence[ModelGame]) -> Iterator[Sequence[DistributedGame]]:
+    executor = RayExecutor(workers=2, threads=1)
+    executor.check()
+    with executor.distribute(games) as made:
+        yield made
+
+
+def measurers() -> dict[int, psutil.Process]:
+    """The actors' processes."""
+    found = psutil.Process().children(recursive=True)
+    return {process.pid: process for process in found if "ray::Measurer" in "".join(process.cmdline())}
+
+
+def test_values_are_those_of_a_local_run(
+    games: Sequence[ModelGame], distributed: Sequence[DistributedGame]
+) -> None:
+    for here, there in zip(games, distributed, strict=True):
+        np.testing.assert_array_equal(there.values(ROWS), here.values(ROWS))
+
+
+def test_a_killed_worker_is_replaced(
+    games: Sequence[ModelGame], distributed: Sequence[DistributedGame], capfd: pytest.CaptureFixture[str]
+) -> None:
+    values = np.full(len(ROWS), np.nan)
+    killed = None
+    for rows, some in distributed[0].parts(ROWS):
+        assert np.isnan(values[rows]).all()
+        values[rows] = some
+        if killed is None:
+            killed = next(iter(measurers()))
+            os.kill(killed, signal.SIGKILL)
+    np.testing.assert_array_equal(values, games[0].values(ROWS))
+    assert killed not in measurers()
+    assert capfd.readouterr() == ("", "")
+
+
+def test_an_error_in_a_worker_is_the_runs_error(
+    cluster: None, games: Sequence[ModelGame], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(games[0], "fingerprint", lambda: {"model": "another"})
+    message = r"differs in adapter: .*, not None; all workers need the same"
+    with (
+        RayExecutor(workers=1, threads=1).distribute(games[:1]) as (game,),
+        pytest.raises(InputError, match=message),
+    ):
+        game.values(ROWS[:1])
+
+
+def test_more_workers_than_the_cluster_has_processors(cluster: None, games: Sequence[ModelGame]) -> None:
+    with (
+        RayExecutor(workers=4, threads=2).distribute(games) as (game, _),
+        pytest.raises(InputError, match="4 workers need 8 CPUs in all, the cluster has 3"),
+    ):
+        game.values(ROWS[:1])
