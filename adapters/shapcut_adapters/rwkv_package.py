@@ -1,7 +1,8 @@
 """The adapter for .pth models of the ``rwkv`` package."""
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import ClassVar
 
@@ -80,9 +81,9 @@ class RwkvPackageAdapter(Adapter):
         """A tiny RWKV 7."""
         return tiny_rwkv("7", seed)
 
-    def examples(self, seed: int) -> dict[str, tuple[nn.Module, Tensor]]:
+    def examples(self) -> Mapping[str, Callable[[int], tuple[nn.Module, Tensor]]]:
         """A tiny model of every version."""
-        return {f"rwkv-{version}": tiny_rwkv(version, seed) for version in VERSIONS}
+        return {f"rwkv-{version}": partial(tiny_rwkv, version) for version in VERSIONS}
 
     def logits(self, model: nn.Module, input_ids: Tensor) -> Tensor:
         """Next-token logits, sequence by sequence."""

@@ -1,7 +1,8 @@
 """The adapter for the language models of the ``mamba-ssm`` package."""
 
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -114,9 +115,9 @@ class MambaSSMAdapter(Adapter):
         """A tiny Mamba."""
         return tiny_model(next(iter(EXAMPLES.values())), seed)
 
-    def examples(self, seed: int) -> dict[str, tuple[nn.Module, Tensor]]:
+    def examples(self) -> Mapping[str, Callable[[int], tuple[nn.Module, Tensor]]]:
         """Mamba with each kind of norm, Mamba-2, and a hybrid with attention and MLPs."""
-        return {name: tiny_model(changes, seed) for name, changes in EXAMPLES.items()}
+        return {name: partial(tiny_model, changes) for name, changes in EXAMPLES.items()}
 
 
 def _blocks(model: nn.Module, granularity: Granularity) -> nn.ModuleList:

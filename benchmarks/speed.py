@@ -1,0 +1,360 @@
+"""What evaluating coalitions costs, side by side with the way of the paper's public code.
+
+    python benchmarks/speed.py --text wikitext2/valid.txt                # all parts
+    python benchmarks/speed.py --text wikitext2/valid.txt coalitions     # this part again, the others stay
+
+SmolLM2-135M, 10 windows of 128 tokens, 2 threads, one process; ours and the reference's way take turns, each
+with the settings of the C library's allocator that it would have by itself.
+"""
+
+import argparse
+import copy
+import ctypes
+import json
+import platform
+import resource
+import shlex
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from scipy.stats import spearmanr
+
+from reference_way import ReferenceWay, surrogate_calls, surrogate_network
+from shapcut import builtin
+from shapcut.arithmetic import has_fast_bfloat16, keep_freed_memory
+from shapcut.calibration import load_calibration, load_held_out
+from shapcut.coalitions import CoalitionMatrix
+from shapcut.evaluation import BypassEvaluator, CoalitionEvaluator, Placement
+from shapcut.host import build_host, select_adapter
+from shapcut.loading import load
+from shapcut.measure import perplexity
+from shapcut.modelgame import ModelGame
+from shapcut.paper import PaperEstimator
+from shapcut.pipeline import Scoring
+from shapcut.progress import ConsoleReporter
+from shapcut.recipe import make_recipe
+from shapcut.run import open_run
+from shapcut.sampling import StratifiedSampler
+from shapcut.selection import RankingSelector
+from shapcut.session import prepare
+from shapcut.utilities import PerplexityRatio
+
+MODEL = "demo:smollm2-135m"
+RESULT = Path(__file__).parent / "results" / "speed.json"
+SAMPLES, LENGTH, COALITIONS, TURNS, SEED = 10, 128, 200, 4, 0
+REFERENCE_MASKS, REFERENCE_SURROGATE_MASKS = 8_000, 80_000
+MEMORY = 2 * 2**30
+N_REMOVE, BUDGET, MASKS_RUN, HELD_OUT_WINDOWS = 6, 300, 1_000, 240
+
+
+class Bench:
+    """The model in both number formats, its adapter and the text."""
+
+    def __init__(self, text: str) -> None:
+        self.text = text
+        host = build_host(core=[builtin])
+        loaded = load(MODEL, device="cpu")
+        self.tokenizer = loaded.tokenizer
+        self.model = loaded.model
+        self.half = copy.deepcopy(loaded.model).to(torch.bfloat16)
+        self.adapter = select_adapter(host, loaded.model)
+        self.players = self.adapter.players(self.model)
+        self.ids = self.windows(SAMPLES)
+
+    def windows(self, samples: int) -> torch.Tensor:
+        found = load_calibration(
+            self.text, self.tokenizer, samples=samples, sequence_length=LENGTH, seed=SEED
+        )
+        return found.input_ids
+
+    def coalitions(self, count: int, generations: int) -> CoalitionMatrix:
+        """At the reference's strata, in the order in which a store asks for them."""
+        sampler = StratifiedSampler(generations=generations)
+        drawn = sampler.sample(self.players, count, np.random.default_rng(SEED))
+        return drawn[np.lexsort(drawn.T[::-1])]
+
+    def ours(
+        self, *, fuse: bool, model: Any = None, ids: torch.Tensor | None = None, layers: int | None = None
+    ) -> CoalitionEvaluator:
+        stack = self.adapter.stack(self.half if model is None else model)
+        if stack is None:
+            raise RuntimeError("this model has no fast path")
+        keep_freed_memory()
+        ids = self.ids if ids is None else ids
+        return CoalitionEvaluator(stack, layers or len(self.players), ids, "nll", Placement(MEMORY, fuse))
+
+    def reference(self, model: torch.nn.Module, *, at_once: bool = True) -> ReferenceWay:
+        blocks = model.get_submodule(self.players[0].name.rpartition(".")[0])
+        if not isinstance(blocks, torch.nn.ModuleList):
+            raise TypeError("the blocks are not in a ModuleList")
+        return ReferenceWay(model, blocks, self.ids, at_once=at_once)
+
+
+def default_allocator() -> None:
+    """Give freed buffers back to the system, as a process does that has asked for nothing else."""
+    mallopt = ctypes.CDLL(None).mallopt
+    for parameter, value in ((-4, 65_536), (-1, 128 * 1024), (-2, 0)):
+        mallopt(parameter, value)
+
+
+def seconds(function: Callable[[], Any]) -> tuple[float, Any]:
+    begin = time.perf_counter()
+    result = function()
+    return time.perf_counter() - begin, result
+
+
+def peak_memory() -> float:
+    """The most that this process has held so far, in MiB."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def matrix_product_peak() -> float:
+    """Best GFLOPS of bfloat16 products of the sizes that occur, over a few seconds."""
+    best = 0.0
+    for rows, inner, columns in ((1280, 576, 1536), (1280, 1536, 576), (1270, 576, 4096), (5120, 576, 1536)):
+        a, b = torch.randn(rows, inner).bfloat16(), torch.randn(columns, inner).bfloat16()
+        for _ in range(60):
+            took, _ = seconds(lambda a=a, b=b: torch.nn.functional.linear(a, b))
+            best = max(best, 2 * rows * inner * columns / took / 1e9)
+    return best
+
+
+def fastest_reference(bench: Bench) -> tuple[ReferenceWay, list[dict[str, Any]]]:
+    """The reference in the number format and batching that suit this machine best."""
+    masks, tried = bench.coalitions(4, 0), []
+    for name, model in (("float32", bench.model), ("bfloat16", bench.half)):
+        for at_once in (True, False):
+            way = bench.reference(model, at_once=at_once)
+            way.losses(masks[:1])
+            took, _ = seconds(lambda way=way: way.losses(masks))
+            tried.append({"dtype": name, "samples at once": at_once, "seconds": took / len(masks)})
+    best = min(tried, key=lambda row: row["seconds"])
+    model = bench.half if best["dtype"] == "bfloat16" else bench.model
+    return bench.reference(model, at_once=best["samples at once"]), tried
+
+
+def coalitions(bench: Bench) -> dict[str, Any]:
+    """Seconds a coalition, in turns."""
+    default_allocator()
+    reference, tried = fastest_reference(bench)
+    warm_up, evaluators = {}, {}
+    for name, fuse in (("eager", False), ("fused", True)):
+        warm_up[name], evaluators[name] = seconds(lambda fuse=fuse: bench.ours(fuse=fuse))
+    sets = {"independent": bench.coalitions(COALITIONS, 0), "siblings": bench.coalitions(COALITIONS, 2)}
+    ways = {
+        "eager, independent": ("eager", "independent"),
+        "fused, independent": ("fused", "independent"),
+        "fused, siblings": ("fused", "siblings"),
+    }
+    turns = []
+    for turn in np.array_split(np.arange(COALITIONS), TURNS):
+        default_allocator()
+        took, _ = seconds(lambda turn=turn: reference.losses(sets["independent"][turn]))
+        row: dict[str, Any] = {"reference": {"seconds": took / len(turn)}}
+        keep_freed_memory()
+        for label, (kernels, drawn) in ways.items():
+            evaluator = evaluators[kernels]
+            before = evaluator.work.block_runs
+            took, _ = seconds(lambda turn=turn, e=evaluator, d=drawn: e.means(sets[d][turn]))
+            row[label] = {
+                "seconds": took / len(turn),
+                "block runs": (evaluator.work.block_runs - before) / len(turn),
+                "ratio": row["reference"]["seconds"] / (took / len(turn)),
+            }
+        turns.append(row)
+        print(json.dumps(row), file=sys.stderr)
+    peak = matrix_product_peak()
+    block = 2.0 * bench.players[0].parameters * bench.ids.numel()
+    vocabulary, width = bench.model.get_output_embeddings().weight.shape
+    readout = 2.0 * SAMPLES * (LENGTH - 1) * vocabulary * width
+    summary = {}
+    for label in ("reference", *ways):
+        took = float(np.mean([turn[label]["seconds"] for turn in turns]))
+        runs = float(np.mean([turn[label].get("block runs", len(bench.players)) for turn in turns]))
+        summary[label] = {
+            "seconds a coalition": took,
+            "block runs a coalition": runs,
+            "share of the matrix-product peak": (runs * block + readout) / took / 1e9 / peak,
+            "times faster than the reference": float(
+                np.mean([turn["reference"]["seconds"] for turn in turns]) / took
+            ),
+        }
+    return {
+        "reference tried": tried,
+        "warm-up seconds": warm_up,
+        "turns": turns,
+        "summary": summary,
+        "peak GFLOPS": peak,
+        "peak memory MiB": peak_memory(),
+        "states a step": evaluators["fused"].states_per_step,
+    }
+
+
+def values(bench: Bench) -> dict[str, Any]:
+    """How far values are from the slow bypass: bfloat16 on all coalitions, float32 on every fifth."""
+    drawn = bench.coalitions(COALITIONS, 0)
+    half = bench.ours(fuse=True).means(drawn)
+    slow_half = BypassEvaluator(bench.adapter, bench.half, bench.ids, "nll").means(drawn)
+    some = drawn[::5]
+    full = bench.ours(fuse=False, model=bench.model)
+    exact = full.means(drawn)
+    slow = BypassEvaluator(bench.adapter, bench.model, bench.ids, "nll").means(some)
+    off = np.abs(half - slow_half)
+    return {
+        "float32 coalitions": len(some),
+        "float32 largest difference": float(np.abs(exact[::5] - slow).max()),
+        "bfloat16 coalitions": len(drawn),
+        "bfloat16 largest difference from the bypass in bfloat16": float(off.max()),
+        "bfloat16 95th percentile of that": float(np.quantile(off, 0.95)),
+        "bfloat16 Spearman with the bypass in bfloat16": float(spearmanr(half, slow_half)[0]),
+        "bfloat16 largest difference from float32": float(np.abs(half - exact).max()),
+        "bfloat16 Spearman with float32": float(spearmanr(half, exact)[0]),
+        "bypass in bfloat16, largest difference from float32": float(np.abs(slow_half - exact).max()),
+        "loss range": [float(exact.min()), float(exact.max())],
+    }
+
+
+def plan(bench: Bench) -> dict[str, Any]:
+    """The whole way to a plan, against the reference's pipeline at its published sizes."""
+    default_allocator()
+    reference, _ = fastest_reference(bench)
+    a_mask, _ = seconds(lambda: reference.losses(bench.coalitions(40, 0)))
+    network = surrogate_network(len(bench.players)).eval()
+    calls = bench.coalitions(40, 0)
+    a_call, _ = seconds(lambda: surrogate_calls(network, calls))
+    reference_seconds = a_mask / 40 * REFERENCE_MASKS + a_call / len(calls) * REFERENCE_SURROGATE_MASKS
+    recipe = make_recipe(
+        {"model": MODEL, "remove": N_REMOVE, "budget": BUDGET, "calibration": bench.text, "seed": SEED}
+    )
+    begin = time.perf_counter()
+    host = build_host(core=[builtin])
+    session = prepare(recipe, host, target=True)
+    with (
+        tempfile.TemporaryDirectory() as directory,
+        open_run(Path(directory)) as run,
+        Scoring(session, run, ConsoleReporter()) as scoring,
+    ):
+        chosen = scoring.choose(scoring.estimate())
+    ours = time.perf_counter() - begin
+    game = ModelGame(bench.model, bench.adapter, bench.ids, utility=PerplexityRatio(), fuse=True)
+    took, contributions = seconds(
+        lambda: PaperEstimator(bootstraps=2).estimate(game, MASKS_RUN + 1, np.random.default_rng(SEED))
+    )
+    by_paper = RankingSelector().select(contributions, game.players, N_REMOVE)
+    held_out = load_held_out(bench.text, bench.tokenizer, samples=HELD_OUT_WINDOWS, sequence_length=LENGTH)
+
+    def held_out_perplexity(kept: Any) -> float:
+        with bench.adapter.bypass(bench.model, kept):
+            return perplexity(bench.adapter, bench.model, held_out.input_ids).perplexity
+
+    return {
+        "reference seconds a mask": a_mask / 40,
+        "reference surrogate seconds a mask": a_call / len(calls),
+        "reference seconds in all, multiplied": reference_seconds,
+        "ours seconds, from loading to the plan": ours,
+        "times faster": reference_seconds / ours,
+        "ours removed": list(chosen.removed),
+        "ours perplexity": held_out_perplexity(chosen.kept),
+        "paper removed": list(by_paper.removed),
+        "paper perplexity": held_out_perplexity(by_paper.kept),
+        "paper masks run": MASKS_RUN,
+        "paper masks seconds, by our evaluation": took,
+        "dense perplexity": held_out_perplexity(tuple(range(len(bench.players)))),
+    }
+
+
+def growth(bench: Bench) -> dict[str, Any]:
+    """Seconds against coalitions, tokens and layers, fused kernels compiled beforehand."""
+    found: dict[str, Any] = {"coalitions": [], "tokens": [], "layers": []}
+    for count in (25, 50, 100, 200):
+        evaluator = bench.ours(fuse=False)
+        took, _ = seconds(lambda e=evaluator, n=count: e.means(bench.coalitions(n, 0)))
+        found["coalitions"].append([count, took])
+    drawn = bench.coalitions(30, 0)
+    for samples in (5, 10, 20, 40):
+        evaluator = bench.ours(fuse=False, ids=bench.windows(samples))
+        took, _ = seconds(lambda e=evaluator: e.means(drawn))
+        found["tokens"].append([samples * LENGTH, took])
+    for layers in (10, 20, 30):
+        model = copy.deepcopy(bench.half)
+        if layers < len(bench.players):
+            model = bench.adapter.remove(model, range(layers, len(bench.players)))
+        evaluator = bench.ours(fuse=False, model=model, layers=layers)
+        sampler = StratifiedSampler(generations=0)
+        some = sampler.sample(bench.adapter.players(model), 30, np.random.default_rng(SEED))
+        took, _ = seconds(lambda e=evaluator, s=some: e.means(s))
+        found["layers"].append([layers, took])
+    return found
+
+
+def offload(bench: Bench) -> dict[str, Any]:  # noqa: ARG001 - a process of its own measures
+    """A run whose data segment may not grow to the size of the weights."""
+    limit = 480 * 2**20
+    with tempfile.TemporaryDirectory() as directory:
+        command = [
+            *(sys.executable, "-m", "shapcut", "score", MODEL, "--offload", "disk", "--json"),
+            *("--budget", "40", "--samples", "2", "--memory-budget", "64MiB"),
+            *("--run", f"{directory}/run"),
+        ]
+        outcome = {}
+        for name in ("disk", "off"):
+            command[6] = name
+            took, done = seconds(
+                lambda: subprocess.run(
+                    command,
+                    capture_output=True,
+                    text=True,
+                    check=False,
+                    preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_DATA, (limit, limit)),
+                )
+            )
+            outcome[name] = {
+                "exit status": done.returncode,
+                "seconds": took,
+                "last line": (done.stderr.strip().splitlines() or [""])[-1][-200:],
+            }
+    return {"limit MiB": limit / 2**20, "weights MiB": 134_515_008 * 4 / 2**20, **outcome}
+
+
+PARTS: dict[str, Callable[[Bench], dict[str, Any]]] = {
+    "coalitions": coalitions,
+    "values": values,
+    "plan": plan,
+    "growth": growth,
+    "offload": offload,
+}
+
+
+def main() -> None:
+    """Run the parts that are asked for and write the result after each."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("parts", nargs="*", choices=[*PARTS, []])
+    parser.add_argument("--text", required=True)
+    given = parser.parse_args()
+    torch.set_num_threads(2)
+    bench = Bench(given.text)
+    text = "/".join(Path(given.text).parts[-2:])
+    fast = "yes" if has_fast_bfloat16(torch.device("cpu")) else "no"
+    for part in given.parts or list(PARTS):
+        print(f"{part} ...", file=sys.stderr)
+        content = json.loads(RESULT.read_text()) if RESULT.exists() else {}
+        content |= {
+            "model": "SmolLM2-135M-Instruct, 30 blocks, Q4_1 weights dequantized",
+            "text": f"{text}, {SAMPLES} x {LENGTH} tokens of its first three quarters, seed {SEED}",
+            "command": f"python benchmarks/speed.py {shlex.join(sys.argv[1:]).replace(given.text, text)}",
+            "hardware": f"{torch.get_num_threads()} threads, {platform.machine()}, bfloat16 in hardware: {fast}",
+            "torch": torch.__version__,
+            part: PARTS[part](bench),
+        }
+        RESULT.write_text(json.dumps(content, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()
