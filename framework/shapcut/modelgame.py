@@ -210,7 +210,8 @@ class ModelGame(PortableGame):
     @cached_property
     def evaluator(self) -> Evaluator:
         """The fast path where the adapter has one, else one bypassed forward pass a coalition."""
-        keep_freed_memory()
+        if not is_offloaded(self.model):  # who offloads is short of memory
+            keep_freed_memory()
         if isinstance(self.utility, ModelUtility):
             raise TypeError("a model utility is called on the model itself")
         model, measure = self._evaluated_model, self.utility.measure
