@@ -475,7 +475,14 @@ class Sublayers(Sound):
         if granularity == "block":
             return super().players(model, granularity)
         return tuple(
-            Player(2 * index + half, f"model.layers.{index}.{name}", kind, parameters, False, "halves stay")
+            Player(
+                2 * index + half,
+                f"model.layers.{index}.{name}",
+                kind,
+                parameters,
+                removable=False,
+                reason="halves stay",
+            )
             for index, layer in enumerate(blocks_of(model))
             for half, (name, kind) in enumerate((("self_attn", "attention"), ("mlp", "mlp")))
             for parameters in [sum(weight.numel() for weight in layer.get_submodule(name).parameters())]
