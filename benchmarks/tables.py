@@ -51,7 +51,8 @@ def families(content: dict[str, Any]) -> str:
     lines = [
         f"transformers {content['transformers']}, torch {content['torch']}, {content['machine']}, seeds "
         f"{', '.join(map(str, content['seeds']))}: {len(rows)} families of causal language models, "
-        f"{len(claimed)} claimed, {exact} exact; {removals} removals, the largest difference {largest:.1g} of the effect.",
+        f"{len(claimed)} claimed, {exact} exact; "
+        f"{removals} removals, the largest difference {largest:.1g} of the effect.",
         "",
         "| model type | class | verdict | removals | largest difference | fast path | notes |",
         "|---|---|---|---|---|---|---|",
