@@ -3,9 +3,9 @@
     python benchmarks/families.py                    # all; goes on where an interrupted sweep stopped
     python benchmarks/families.py llama gpt2         # these again, the other rows stay
 
-For each family that an adapter claims, tiny random models lose their first block, their last, both, and random
-ones of one to four blocks. Bypassing, the fast path, removal, saving and reloading, and decoding with and without
-a cache have to agree. A family that no adapter claims is listed as refused.
+For each family that an adapter claims, tiny random models lose their first block, their last, both, and
+random sets of one to four. Bypassing, the fast path, removal, saving and reloading, and decoding with and
+without a cache have to agree. A family that no adapter claims is listed as refused.
 """
 
 import argparse
@@ -40,7 +40,11 @@ CHECKS = (
     "refusals-have-reasons",
 )
 CONDITIONS = {
-    family.model_type: [rule.otherwise for rule in family.all_rules if isinstance(rule, Condition)]
+    family.model_type: [
+        f"needs {rule.field}={rule.value} (otherwise {rule.otherwise})"
+        for rule in family.all_rules
+        if isinstance(rule, Condition)
+    ]
     for family in FAMILIES
 }
 

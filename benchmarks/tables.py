@@ -51,8 +51,9 @@ def families(content: dict[str, Any]) -> str:
     exact = sum(row["verdict"].startswith("exact") for row in claimed.values())
     lines = [
         f"transformers {content['transformers']}, torch {content['torch']}, {content['machine']}, seeds "
-        f"{', '.join(map(str, content['seeds']))}: {len(rows)} families of causal language models, {len(claimed)} "
-        f"claimed, {exact} exact; {removals} removals, the largest difference {largest:.1g} of the effect.",
+        f"{', '.join(map(str, content['seeds']))}: {len(rows)} families of causal language models, "
+        f"{len(claimed)} claimed, {exact} exact; "
+        f"{removals} removals, the largest difference {largest:.1g} of the effect.",
         "",
         "| model type | class | verdict | removals | largest difference | fast path | notes |",
         "|---|---|---|---|---|---|---|",

@@ -475,7 +475,14 @@ class Sublayers(Sound):
         if granularity == "block":
             return super().players(model, granularity)
         return tuple(
-            Player(2 * index + half, f"model.layers.{index}.{name}", kind, parameters, False, "halves stay")
+            Player(
+                2 * index + half,
+                f"model.layers.{index}.{name}",
+                kind,
+                parameters,
+                removable=False,
+                reason="halves stay",
+            )
             for index, layer in enumerate(blocks_of(model))
             for half, (name, kind) in enumerate((("self_attn", "attention"), ("mlp", "mlp")))
             for parameters in [sum(weight.numel() for weight in layer.get_submodule(name).parameters())]
@@ -521,13 +528,12 @@ class Sublayers(Sound):
         return super().remove(model, absent, granularity)
 
 
-class HalvesOfTheAttention(Sublayers):
-    """An absent attention still lets half of its input through."""
-
-    def nothing(self, kind):
-        if kind == "mlp":
-            return super().nothing(kind)
-        return lambda hidden_states, **kwargs: (hidden_states / 2, None)
+class IgnoresAbsentHalves(Sublayers):
+    @contextmanager
+    def bypass(self, model, present, granularity="block"):
+        everyone = range(len(self.players(model, granularity))) if granularity == "sublayer" else ()
+        with super().bypass(model, {*present, *everyone}, granularity):
+            yield
 
 
 class MatchesEverything(Sound):

@@ -38,6 +38,7 @@ class Case:
         name: str,
         model: nn.Module,
         input_ids: Tensor,
+        *,
         seed: int,
         granularity: Granularity = "block",
     ) -> None:
@@ -215,10 +216,10 @@ def cases_of(adapter: Adapter, name: str, example: Example, seed: int = 0) -> li
     model, input_ids = example(seed)
     model = adapter.canonicalise(model)
     sequences = three_sequences(input_ids)
-    made = [Case(adapter, name, model, sequences, seed)]
+    made = [Case(adapter, name, model, sequences, seed=seed)]
     with suppress(UnsupportedModelError):
         adapter.players(model, "sublayer")
-        made.append(Case(adapter, f"{name} by sublayer", model, sequences, seed, "sublayer"))
+        made.append(Case(adapter, f"{name} by sublayer", model, sequences, seed=seed, granularity="sublayer"))
     return made
 
 
