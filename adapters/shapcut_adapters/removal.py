@@ -21,6 +21,14 @@ def pinned_blocks(decoder: Decoder) -> dict[int, str]:
     return pinned
 
 
+def needed_blocks(decoder: Decoder) -> dict[int, str]:
+    """Blocks without which others cannot run, and why."""
+    needed: dict[int, str] = {}
+    for rule in decoder.family.all_rules:
+        needed |= rule.needed(decoder.config, len(decoder.blocks))
+    return needed
+
+
 def removal_objection(decoder: Decoder, cut: Cut) -> str:
     """Why just these blocks cannot be removed exactly, empty if they can."""
     objections = (rule.objection(decoder.config, cut) for rule in decoder.family.all_rules)
@@ -30,9 +38,7 @@ def removal_objection(decoder: Decoder, cut: Cut) -> str:
 def remove_blocks(decoder: Decoder, cut: Cut) -> nn.Module:
     """The model without some blocks: the same object, or one that was rebuilt where its family needs that."""
     if decoder.family.rebuild is not None:
-        return rebuilt(
-            decoder, decoder.family.rebuild, cut, shortened(decoder.config, decoder.family, cut)
-        )
+        return rebuilt(decoder, decoder.family.rebuild, cut, shortened(decoder.config, decoder.family, cut))
     changes = [
         (config, shortened(config, decoder.family, cut)) for config in _configs(decoder.model, decoder.family)
     ]

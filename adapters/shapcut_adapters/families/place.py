@@ -5,10 +5,10 @@ from shapcut_adapters.families.rules import (
     IndexKeyed,
     IndexRange,
     LastKind,
+    NeededFirst,
+    NeededKind,
     NeverExact,
     Pinned,
-    PinnedFirst,
-    PinnedKind,
     PrefixCount,
     ScaledByDepth,
     SuffixCount,
@@ -37,7 +37,7 @@ _LATENT = {
 }
 _INDEXER = {"index_topk": 4, "index_head_dim": 8, "index_n_heads": 16}
 
-_PRODUCERS = PinnedKind("store", "kv_sharing_modes", "later layers use its keys and values")
+_PRODUCERS = NeededKind("store", "kv_sharing_modes", "later layers use its keys and values")
 _PER_LAYER_INPUTS = Rebuild(
     slices=(
         Slices("model.embed_tokens_per_layer.weight", 1),
@@ -271,7 +271,7 @@ PLACE_FAMILIES: tuple[Family, ...] = (
         per_layer_lists=("mlp_layer_types", "layer_types", "indexer_types"),
         passed_on=("prev_topk_indices",),
         rules=(
-            PinnedFirst(
+            NeededFirst(
                 "shared", "indexer_types", "its choice of tokens is what the first layers after it use"
             ),
         ),
@@ -318,7 +318,11 @@ PLACE_FAMILIES: tuple[Family, ...] = (
     Family(
         "diffllama",
         "DiffLlamaForCausalLM",
-        rules=(NeverExact("its differential attention is weighed by its index, so layers that move up would differ"),),
+        rules=(
+            NeverExact(
+                "its differential attention is weighed by its index, so layers that move up would differ"
+            ),
+        ),
     ),
     Family(
         "beam",
@@ -326,8 +330,15 @@ PLACE_FAMILIES: tuple[Family, ...] = (
         per_layer_lists=("layer_types", "mlp_layer_types"),
         rules=(NeverExact("its residual is scaled by its index, so layers that move up would differ"),),
         tiny={
-            "moe_intermediate_size": 24, "num_experts": 4, "num_experts_per_tok": 2, "head_dim": 8, "n_group": 1, "topk_group": 1,
-            "sliding_window": 5, "layer_types": _MIXED, "mlp_layer_types": _DENSE_AND_SPARSE,
+            "moe_intermediate_size": 24,
+            "num_experts": 4,
+            "num_experts_per_tok": 2,
+            "head_dim": 8,
+            "n_group": 1,
+            "topk_group": 1,
+            "sliding_window": 5,
+            "layer_types": _MIXED,
+            "mlp_layer_types": _DENSE_AND_SPARSE,
         },
     ),
     Family(
