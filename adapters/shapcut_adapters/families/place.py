@@ -342,6 +342,47 @@ PLACE_FAMILIES: tuple[Family, ...] = (
         },
     ),
     Family(
+        "longcat_flash",
+        "LongcatFlashForCausalLM",
+        depth_field="num_layers",
+        rebuild=Rebuild(),
+        tiny={
+            **_LATENT, "head_dim": 4, "ffn_hidden_size": 40, "moe_topk": 2, "n_routed_experts": 4, "zero_expert_num": 2,
+            "expert_ffn_hidden_size": 24,
+        },
+    ),
+    Family(
+        "dbrx",
+        "DbrxForCausalLM",
+        "transformer.blocks",
+        depth_field="n_layers",
+        tiny={
+            "d_model": 32, "n_heads": 4, "max_seq_len": 64,
+            "attn_config": {"kv_n_heads": 2, "clip_qkv": 8.0, "rope_theta": 10000.0},
+            "ffn_config": {"hidden_size": 32, "ffn_hidden_size": 24, "moe_num_experts": 4, "moe_top_k": 2},
+        },
+    ),
+    Family(
+        "hrm_text",
+        "HrmTextForCausalLM",
+        "model.L_module.layers",
+        depth_field="num_layers_per_stack",
+        rules=(NeverExact("two stacks, each run several times, are counted by one field of the config"),),
+        tiny={"head_dim": 8, "num_hidden_layers": 6},
+    ),
+    Family(
+        "inkling2_text",
+        "Inkling2ForCausalLM",
+        per_layer_lists=_TYPES,
+        rules=(NeverExact("it reads the outcomes of earlier groups of layers, whose bounds follow from the index"),),
+        tiny={
+            "head_dim": 8, "swa_num_key_value_heads": 2, "swa_head_dim": 8, "sliding_window_size": 5, "d_rel": 4, "rel_extent": 16,
+            "conv_kernel_size": 3, "moe_intermediate_size": 24, "n_routed_experts": 4, "num_experts_per_tok": 2,
+            "n_layers_per_attn_res_block": 2, "log_scaling_n_floor": 4,
+            "layer_types": ["hybrid_sliding", "hybrid", "hybrid_sliding", "hybrid_sliding", "hybrid", "hybrid_sliding"],
+        },
+    ),
+    Family(
         "zaya",
         "ZayaForCausalLM",
         per_layer_lists=_TYPES,
