@@ -1,6 +1,7 @@
 """What is particular to single families, and to models that are not for this adapter."""
 
 import copy
+from dataclasses import replace
 
 import pytest
 import torch
@@ -10,7 +11,7 @@ from torch import nn
 from transformers import (
     AutoModelForCausalLM,
     BertConfig,
-    BertLMHeadModel,
+    BertForMaskedLM,
     T5Config,
     T5ForConditionalGeneration,
 )
@@ -89,9 +90,40 @@ def test_index_lists_drop_and_shift(adapter):
     assert model.config.mlp_only_layers == [2]
 
 
+def test_mixtures_that_follow_from_the_index_become_an_explicit_list(adapter, tmp_path):
+    (family,) = (family for family in FAMILIES if family.model_type == "qwen3_moe")
+    model, input_ids = tiny_model(replace(family, tiny={**family.tiny, "decoder_sparse_step": 2}), 0)
+    reference = bypassed(adapter, copy.deepcopy(model), input_ids, {0, 3})
+    adapter.save(adapter.remove(model, {0, 3}), tmp_path)
+    reloaded = adapter.load(tmp_path)
+    assert reloaded.config.decoder_sparse_step == 1
+    assert reloaded.config.mlp_only_layers == [0, 1, 2]
+    torch.testing.assert_close(adapter.logits(reloaded, input_ids), reference)
+
+
+def test_a_pattern_of_kinds_is_written_layer_by_layer(adapter):
+    model, _ = tiny("gpt_neo")
+    adapter.remove(model, {0, 3})
+    assert model.config.attention_layers == ["local", "global", "global", "local"]
+    assert model.config.attention_types == [[[kind], 1] for kind in model.config.attention_layers]
+
+
+def test_a_layer_unlike_the_others_stays_in_its_place(adapter):
+    model, _ = tiny("gpt_neox_japanese")
+    assert [player.removable for player in adapter.players(model)] == [True] * 5 + [False]
+    with pytest.raises(UnsupportedModelError, match="only the last layer has a bias"):
+        adapter.remove(model, {5})
+
+
+def test_the_depth_of_an_encoder_is_left_alone(adapter):
+    model, _ = tiny("bart")
+    adapter.remove(model, {1, 2})
+    assert (model.config.decoder_layers, model.config.encoder_layers) == (4, 6)
+
+
 @pytest.mark.parametrize(
     ("family", "field", "value"),
-    [("gpt2", "scale_attn_by_inverse_layer_idx", True), ("qwen3_moe", "decoder_sparse_step", 2)],
+    [("gpt2", "scale_attn_by_inverse_layer_idx", True), ("bert", "is_decoder", False)],
 )
 def test_removal_that_cannot_be_exact_is_refused_before_the_model_is_touched(adapter, family, field, value):
     model, _ = tiny(family, **{field: value})
@@ -156,7 +188,7 @@ class Wrapper(nn.Module):
 
 def test_other_kinds_of_models_do_not_match(adapter):
     llama, _ = adapter.example(0)
-    bert = BertLMHeadModel(BertConfig(vocab_size=32, is_decoder=True, **SMALL))
+    bert = BertForMaskedLM(BertConfig(vocab_size=32, **SMALL))
     t5 = T5ForConditionalGeneration(T5Config(vocab_size=32, d_model=16, d_ff=16, num_layers=2, num_heads=2))
     assert adapter.matches(llama)
     namesake = LlamaForCausalLM(llama.config)

@@ -235,3 +235,4 @@ def test_output_that_nobody_reads_ends_quietly() -> None:
 
 def test_an_unknown_adapter(capsys: pytest.CaptureFixture[str]) -> None:
     assert "did you mean 'hf-decoder'?" in refused(["check-adapter", "hf-decodr"], capsys)
+    assert "did you mean 'llama'?" in refused(["check-adapter", "hf-decoder", "--example", "lama"], capsys)

@@ -521,13 +521,12 @@ class Sublayers(Sound):
         return super().remove(model, absent, granularity)
 
 
-class HalvesOfTheAttention(Sublayers):
-    """An absent attention still lets half of its input through."""
-
-    def nothing(self, kind):
-        if kind == "mlp":
-            return super().nothing(kind)
-        return lambda hidden_states, **kwargs: (hidden_states / 2, None)
+class IgnoresAbsentHalves(Sublayers):
+    @contextmanager
+    def bypass(self, model, present, granularity="block"):
+        everyone = range(len(self.players(model, granularity))) if granularity == "sublayer" else ()
+        with super().bypass(model, {*present, *everyone}, granularity):
+            yield
 
 
 class MatchesEverything(Sound):

@@ -1,6 +1,12 @@
 """Encoders and decoders of sequence-to-sequence models that are used as causal language models."""
 
-from shapcut_adapters.families.family import Family
+from shapcut_adapters.families.family import Condition, Family
+
+_CAUSAL = Condition(
+    "is_decoder",
+    value=True,
+    otherwise="tokens see those after them, so predicting the next one tells nothing of a layer's worth",
+)
 
 _DECODER = {"is_decoder": True, "pad_token_id": 1}
 _SEQUENCE_TO_SEQUENCE = {
@@ -13,7 +19,13 @@ _SEQUENCE_TO_SEQUENCE = {
 
 
 def _encoder(model_type: str, model_class: str, base: str, **tiny: object) -> Family:
-    return Family(model_type, model_class, f"{base}.encoder.layer", tiny={**_DECODER, **tiny})
+    return Family(
+        model_type,
+        model_class,
+        f"{base}.encoder.layer",
+        removal_needs=(_CAUSAL,),
+        tiny={**_DECODER, **tiny},
+    )
 
 
 def _decoder(model_type: str, model_class: str, **tiny: object) -> Family:

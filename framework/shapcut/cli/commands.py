@@ -35,8 +35,8 @@ from shapcut.pipeline import PruneResult, apply_plan, estimate_cost, prune, scor
 from shapcut.plan import RemovalPlan
 from shapcut.progress import ConsoleReporter
 from shapcut.recipe import make_recipe
-from shapcut.sources import checkpoint_directory
 from shapcut.silence import quiet_libraries
+from shapcut.sources import checkpoint_directory
 from shapcut.testing import check_adapter
 
 DEMO_MODEL = "demo:smollm2-135m"

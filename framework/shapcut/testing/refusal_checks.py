@@ -4,6 +4,7 @@ from typing import Any
 
 from torch import nn
 
+from shapcut.coalitions import Player
 from shapcut.errors import UnsupportedModelError
 from shapcut.testing.case import Case
 from shapcut.testing.comparison import identical, require
@@ -27,7 +28,7 @@ def refusals_have_reasons(case: Case) -> str:
     model = case.fresh()
     before = structure(model)
     for player in case.players:
-        _require_consistent(case, player.index)
+        _require_consistent(case, player)
     everyone = frozenset(range(len(case.players)))
     refused = {absent: reason for absent, reason in case.requests.items() if reason is not None}
     refused[everyone] = case.refusal(case.model, everyone) or ""
@@ -36,16 +37,15 @@ def refusals_have_reasons(case: Case) -> str:
         require(reason.strip(), f"{what} is refused without a reason")
         require("\n" not in reason, f"{what}: the reason has several lines")
         _require_raises(UnsupportedModelError, lambda a=absent: case.remove(model, a), what)
-        _require_whole(case, model, before, what)
+    _require_whole(case, model, before, "refusing removals")
     return f"{len(refused)} of {len(case.requests) + 1} sets refused"
 
 
-def _require_consistent(case: Case, index: int) -> None:
-    player = case.players[index]
+def _require_consistent(case: Case, player: Player) -> None:
     if player.removable:
         return
     require(player.reason, f"{player.name} cannot be removed, and does not say why")
-    refusal = case.refusal(case.model, {index})
+    refusal = case.refusal(case.model, {player.index})
     require(
         refusal is not None, f"{player.name} is said not to be removable, but can_remove has no objection"
     )
