@@ -30,7 +30,7 @@ from shapcut_adapters.interception import (
     without_cache,
 )
 from shapcut_adapters.recorded_stack import RecordedStack
-from shapcut_adapters.removal import pinned_blocks, removal_objection, remove_blocks
+from shapcut_adapters.removal import needed_blocks, pinned_blocks, removal_objection, remove_blocks
 from shapcut_adapters.replay_check import replays_exactly
 from shapcut_adapters.tiny_models import tiny_model
 
@@ -82,10 +82,14 @@ class HFDecoderAdapter(Adapter):
 
         Raises:
             IndexError: on entering, if an index names no block.
+            UnsupportedModelError: on entering, if others cannot run without an absent block.
             ShapcutError: from a forward pass that is given ``past_key_values``.
         """
         decoder = _decoder(model, granularity)
         running = checked_indices(present, len(decoder.blocks))
+        for index, reason in needed_blocks(decoder).items():
+            if index not in running:
+                raise UnsupportedModelError(f"block {index} cannot be absent: {reason}")
         containers = self._block_containers(decoder)
         absent = [block for index, block in enumerate(decoder.blocks) if index not in running]
         with ExitStack() as stack:
@@ -177,7 +181,7 @@ class HFDecoderAdapter(Adapter):
         model = decoder.model
         generator = torch.Generator().manual_seed(0)
         ids = torch.randint(_CHECK_VOCABULARY, _CHECK_SHAPE, generator=generator).to(input_device(model))
-        every_second = frozenset(range(1, len(decoder.blocks), 2))
+        every_second = frozenset(range(1, len(decoder.blocks), 2)).difference(needed_blocks(decoder))
         with torch.no_grad():
             expected = {frozenset[int](): forward(model, ids)}
             with self.bypass(model, frozenset(range(len(decoder.blocks))) - every_second):

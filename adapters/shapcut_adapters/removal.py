@@ -21,6 +21,14 @@ def pinned_blocks(decoder: Decoder) -> dict[int, str]:
     return pinned
 
 
+def needed_blocks(decoder: Decoder) -> dict[int, str]:
+    """Blocks without which others cannot run, and why."""
+    needed: dict[int, str] = {}
+    for rule in decoder.family.all_rules:
+        needed |= rule.needed(decoder.config, len(decoder.blocks))
+    return needed
+
+
 def removal_objection(decoder: Decoder, cut: Cut) -> str:
     """Why just these blocks cannot be removed exactly, empty if they can."""
     objections = (rule.objection(decoder.config, cut) for rule in decoder.family.all_rules)

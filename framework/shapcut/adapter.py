@@ -135,6 +135,8 @@ class Adapter(ABC):
 
         Raises:
             IndexError: on entering, before the model is touched, if an index names no player.
+            UnsupportedModelError: on entering, if a player is absent that others cannot run without; such a
+                player is not removable.
         """
 
     @abstractmethod

@@ -10,12 +10,20 @@ from shapcut_adapters.families.dense import DENSE_FAMILIES
 from shapcut_adapters.families.encoder import ENCODER_FAMILIES
 from shapcut_adapters.families.family import Condition, Family
 from shapcut_adapters.families.hybrid import HYBRID_FAMILIES
+from shapcut_adapters.families.listed_mixture import LISTED_MIXTURE_FAMILIES
 from shapcut_adapters.families.mixture import MIXTURE_FAMILIES
 from shapcut_adapters.families.place import PLACE_FAMILIES
 
 __all__ = ["FAMILIES", "Condition", "Family", "family_of"]
 
-FAMILIES = (*DENSE_FAMILIES, *ENCODER_FAMILIES, *MIXTURE_FAMILIES, *HYBRID_FAMILIES, *PLACE_FAMILIES)
+FAMILIES = (
+    *DENSE_FAMILIES,
+    *ENCODER_FAMILIES,
+    *MIXTURE_FAMILIES,
+    *LISTED_MIXTURE_FAMILIES,
+    *HYBRID_FAMILIES,
+    *PLACE_FAMILIES,
+)
 
 _FAMILY = {family.model_type: family for family in FAMILIES}
 

@@ -194,6 +194,7 @@ HYBRID_FAMILIES: tuple[Family, ...] = (
             "n_groups": 2,
             "conv_kernel": 3,
             "chunk_size": 4,
+            "time_step_min": 1e-12,
             "n_routed_experts": 4,
             "moe_intermediate_size": 24,
             "moe_shared_expert_intermediate_size": 24,

@@ -1,7 +1,7 @@
 """Decoders whose feed-forward networks are mixtures of experts."""
 
 from shapcut_adapters.families.family import Family
-from shapcut_adapters.families.rules import EveryNth, PinnedFirst
+from shapcut_adapters.families.rules import EveryNth, NeededFirst
 from shapcut_adapters.families.tiny import DENSE_AND_MIXTURE, LATENT_ATTENTION, SLIDING_WINDOW
 
 _TYPES = ("layer_types",)
@@ -76,7 +76,7 @@ MIXTURE_FAMILIES = (
         per_layer_lists=("mlp_layer_types", "layer_types", "indexer_types"),
         passed_on=("prev_topk_indices",),
         rules=(
-            PinnedFirst("shared", "indexer_types", "its choice of tokens is what the layers after it use"),
+            NeededFirst("shared", "indexer_types", "its choice of tokens is what the layers after it use"),
         ),
         tiny={
             **LATENT_ATTENTION,

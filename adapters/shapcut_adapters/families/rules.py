@@ -41,8 +41,12 @@ class Rule:
         """Why the cut cannot be exact, empty if it can."""
         return ""
 
-    def pinned(self, config: PretrainedConfig, depth: int) -> dict[int, str]:  # noqa: ARG002
-        """Layers that can never go, and why."""
+    def pinned(self, config: PretrainedConfig, depth: int) -> dict[int, str]:
+        """Layers that can never be removed, and why."""
+        return self.needed(config, depth)
+
+    def needed(self, config: PretrainedConfig, depth: int) -> dict[int, str]:  # noqa: ARG002
+        """Layers without which others cannot even run, and why."""
         return {}
 
 
@@ -320,7 +324,7 @@ class CyclicOrder(Rule):
 
 
 @dataclass(frozen=True, slots=True)
-class PinnedKind(Rule):
+class NeededKind(Rule):
     """Layers of a kind of which others depend.
 
     Attributes:
@@ -333,7 +337,7 @@ class PinnedKind(Rule):
     field: str
     reason: str
 
-    def pinned(self, config: PretrainedConfig, depth: int) -> dict[int, str]:
+    def needed(self, config: PretrainedConfig, depth: int) -> dict[int, str]:
         """Where layers of the kind are."""
         return {
             index: self.reason for index in range(depth) if getattr(config, self.field)[index] == self.kind
@@ -341,7 +345,7 @@ class PinnedKind(Rule):
 
 
 @dataclass(frozen=True, slots=True)
-class PinnedFirst(Rule):
+class NeededFirst(Rule):
     """The first layer makes what layers of another kind use.
 
     Attributes:
@@ -354,7 +358,7 @@ class PinnedFirst(Rule):
     field: str
     reason: str
 
-    def pinned(self, config: PretrainedConfig, depth: int) -> dict[int, str]:  # noqa: ARG002
+    def needed(self, config: PretrainedConfig, depth: int) -> dict[int, str]:  # noqa: ARG002
         """The first layer, if there are layers that use it."""
         return {0: self.reason} if self.users in (getattr(config, self.field) or ()) else {}
 

@@ -25,3 +25,16 @@ LATENT_ATTENTION = {
 
 DENSE_AND_MIXTURE = ["dense", "sparse", "sparse", "dense", "sparse", "sparse"]
 """Both kinds of feed-forward networks, in an order that no pattern gives."""
+
+ROUTED_EXPERTS = {
+    "n_routed_experts": 4,
+    "num_experts_per_tok": 2,
+    "moe_intermediate_size": 24,
+    "n_group": 2,
+    "topk_group": 1,
+    "n_shared_experts": 1,
+}
+"""A mixture with a shared expert, chosen among groups."""
+
+INDEXER = {"index_topk": 4, "index_head_dim": 8, "index_n_heads": 16}
+"""Fewer tokens than the sequences have; so many heads that no two scores are equal."""

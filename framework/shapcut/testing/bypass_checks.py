@@ -35,7 +35,7 @@ def bypass_restores(case: Case) -> str:
     """After the context, also after an exception and in nested contexts, everything is as before."""
     model = case.fresh()
     full, before = case.logits(model), structure(model)
-    first, last = {0}, {len(case.players) - 1}
+    first, last = {case.absentable[0]}, {case.absentable[-1]}
     outer = case.bypassed(model, first)
     require(not identical(outer, full), "vacuous: nothing changes while a player is bypassed")
     _require_untouched(case, model, before, "after the context")
@@ -69,7 +69,7 @@ def bypass_copies_no_weights(case: Case) -> str:
     case.logits(model)
     where, what = addresses(model), weights(model)
     require(where, "vacuous: the example has no parameters")
-    with case.bypass(model, case.present({0, len(case.players) - 1})):
+    with case.bypass(model, case.present({case.absentable[0], case.absentable[-1]})):
         case.logits(model)
         require(addresses(model) == where, "parameters were moved or replaced")
         during = weights(model)
@@ -81,7 +81,7 @@ def bypass_copies_no_weights(case: Case) -> str:
 def absent_is_ignored(case: Case) -> str:
     """NaN in an absent player's weights changes nothing."""
     model = case.fresh()
-    for player in case.players:
+    for player in (case.players[index] for index in case.absentable):
         model = case.intact(model)
         clean = case.reference({player.index})
         healthy = poison(case, model, player)
@@ -91,7 +91,7 @@ def absent_is_ignored(case: Case) -> str:
         with torch.no_grad():
             for parameter, values in healthy:
                 parameter.copy_(values)
-    return f"{len(case.players)} players poisoned"
+    return f"{len(case.absentable)} players poisoned"
 
 
 def poison(case: Case, model: nn.Module, player: Player) -> list[tuple[nn.Parameter, Tensor]]:
@@ -107,14 +107,14 @@ def poison(case: Case, model: nn.Module, player: Player) -> list[tuple[nn.Parame
 def each_absence_matters(case: Case) -> str:
     """Every single absence changes the logits visibly."""
     comparison = case.comparison()
-    effects = [comparison.effect(case.reference({p.index}), f"without {p.name}") for p in case.players]
+    effects = [comparison.effect(case.reference({i}), f"without player {i}") for i in case.absentable]
     return f"smallest effect {min(effects):.2g}, largest logit {float(case.full.abs().max()):.2g}"
 
 
 def first_forward_inside_bypass(case: Case) -> str:
     """A model that never ran gives the same, and is whole again afterwards."""
     comparison = case.comparison()
-    for absent in ({0}, {len(case.players) - 1}):
+    for absent in ({case.absentable[0]}, {case.absentable[-1]}):
         reference = case.reference(absent)
         effect = comparison.effect(reference, f"without {sorted(absent)}")
         model = case.fresh()

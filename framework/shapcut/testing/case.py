@@ -96,12 +96,32 @@ class Case:
         return "" if any(player.removable for player in self.players) else self.players[0].reason
 
     @cached_property
+    def absentable(self) -> tuple[int, ...]:
+        """The players that can be absent while the model runs.
+
+        Those are all but the ones that are not removable and that the adapter also refuses to bypass.
+
+        Raises:
+            ConformanceError: if none can.
+        """
+        needed = {player.index for player in self.players if not player.removable and self._is_needed(player)}
+        require(len(needed) < len(self.players), "vacuous: no player can be absent")
+        return tuple(player.index for player in self.players if player.index not in needed)
+
+    def _is_needed(self, player: Player) -> bool:
+        try:
+            self.bypassing(self.model, self.present({player.index}))
+        except UnsupportedModelError:
+            return True
+        return False
+
+    @cached_property
     def absences(self) -> tuple[frozenset[int], ...]:
         """Sets of players to do without: the first, the last, both, and random ones of one to four."""
         generator = np.random.default_rng(self.seed)
-        last = len(self.players) - 1
+        first, last = self.absentable[0], self.absentable[-1]
         drawn = [self._drawn(size, generator) for size in _RANDOM_SIZES]
-        return tuple(dict.fromkeys((frozenset({0}), frozenset({last}), frozenset({0, last}), *drawn)))
+        return tuple(dict.fromkeys((frozenset({first}), frozenset({last}), frozenset({first, last}), *drawn)))
 
     @cached_property
     def requests(self) -> dict[frozenset[int], str | None]:
@@ -120,8 +140,8 @@ class Case:
         return asked
 
     def _drawn(self, size: int, generator: np.random.Generator) -> frozenset[int]:
-        n_players = len(self.players)
-        chosen = generator.choice(n_players, size=min(size, n_players - 1), replace=False)
+        most = min(len(self.absentable), len(self.players) - 1)
+        chosen = generator.choice(self.absentable, size=min(size, most), replace=False)
         return frozenset(chosen.tolist())
 
     @cached_property

@@ -119,7 +119,8 @@ def reindexed_players(case: Case) -> str:
         require(
             indices == list(range(len(kept))), f"removed {sorted(absent)}: players are numbered {indices}"
         )
-        for player in (players[0], players[-1]):
+        absentable = [player for player in players if kept[player.index] in case.absentable]
+        for player in (absentable[0], absentable[-1]):
             old = kept[player.index]
             require(
                 player.parameters == case.players[old].parameters, f"{player.name} is not old player {old}"

@@ -19,7 +19,7 @@ def stack_equals_bypass(case: Case) -> str:
         return _NO_STACK
     comparison = case.comparison()
     n_players = len(case.players)
-    for absent in (*[frozenset({index}) for index in range(n_players)], *case.absences):
+    for absent in (*[frozenset({index}) for index in case.absentable], *case.absences):
         reference = case.reference(absent)
         effect = comparison.effect(reference, f"without {sorted(absent)}")
         logits = run_stack(stack, n_players, case.input_ids, absent)
