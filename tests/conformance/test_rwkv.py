@@ -190,6 +190,19 @@ def test_state_that_was_learned_begins_each_sequence(rwkv, tmp_path, monkeypatch
     torch.testing.assert_close(by_the_package(tmp_path, model, input_ids), logits, rtol=1e-5, atol=1e-5)
 
 
+def test_an_older_name_holds_the_logarithm_of_the_bonus(rwkv, tmp_path, monkeypatch):
+    monkeypatch.setenv("RWKV_JIT_ON", "0")
+    monkeypatch.setenv("RWKV_CUDA_ON", "0")
+    weights = weights_of("5.2")
+    for index in range(5):
+        weights[f"blocks.{index}.att.time_first"] = weights.pop(f"blocks.{index}.att.time_faaaa")
+    model = RwkvModel(weights)
+    input_ids = tiny_rwkv("5.2", 0)[1]
+    rwkv.save(model, tmp_path)
+    logits = rwkv.logits(model, input_ids)
+    torch.testing.assert_close(by_the_package(tmp_path, model, input_ids), logits, rtol=1e-5, atol=1e-5)
+
+
 def weights_of(version: str) -> dict[str, torch.Tensor]:
     model, _ = tiny_rwkv(version, 0)  # type: ignore[arg-type]
     return {name: tensor.data for name, tensor in model.raw_weights().items()}
