@@ -104,6 +104,7 @@ def _read_tokenizer(directory: Path) -> Tokenizer:
     from rwkv7_hf import RWKV7Tokenizer  # noqa: PLC0415 - optional
     from transformers import PreTrainedTokenizerFast  # noqa: PLC0415 - slow to import
 
+    RWKV7Tokenizer.register_for_auto_class("AutoTokenizer")  # saved as the models are, with its code
     fast = (directory / _TOKENIZER).is_file()
     reader: Any = PreTrainedTokenizerFast if fast else RWKV7Tokenizer
     return cast("Tokenizer", reader.from_pretrained(directory, local_files_only=True))

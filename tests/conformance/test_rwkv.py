@@ -2,6 +2,7 @@
 
 import copy
 import os
+import shutil
 import subprocess
 import sys
 import warnings
@@ -12,6 +13,7 @@ import pytest
 import torch
 
 from shapcut.errors import InputError, UnsupportedModelError
+from shapcut.silence import quiet_libraries
 from shapcut.testing import CHECKS, cases, run_check
 from shapcut.testing.case import run_stack
 from shapcut_adapters import rwkv_functions
@@ -84,6 +86,32 @@ def test_the_code_of_the_model_card_runs_without_shapcut(rwkv, tmp_path, version
     expected = [round(float(x), 3) for x in rwkv.logits(model, input_ids)[0, -1, :4]]
     found = [float(x) for x in result.stdout.splitlines()[-1].strip("[]").split(",")]
     assert found == pytest.approx(expected, abs=2e-3)
+
+
+def test_a_directory_of_rwkv7_hf_is_read_by_the_package_and_by_plain_transformers(rwkv7_hf, tmp_path):
+    model, input_ids = rwkv7_hf.example(0)
+    source, out = tmp_path / "source", tmp_path / "out"
+    with quiet_libraries():
+        rwkv7_hf.save(rwkv7_hf.remove(model, {0, 2}), source)
+        shutil.copy(rwkv_functions.package_directory() / "rwkv_vocab_v20230424.txt", source)
+        loaded, tokenizer = Rwkv7Hf().load(source, device=CPU, dtype=None)
+        rwkv7_hf.save(loaded, out)
+        tokenizer.save_pretrained(out)
+    code = rwkv7_hf.usage(model).replace("path/of/this/directory", str(out))
+    code += f"""
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+plain = AutoModelForCausalLM.from_pretrained({str(out)!r}, trust_remote_code=True)
+plain_tokenizer = AutoTokenizer.from_pretrained({str(out)!r}, trust_remote_code=True)
+ids = torch.tensor({input_ids.tolist()})
+torch.save([one.eval()(ids).logits.detach() for one in (model, plain)], {str(tmp_path / "logits")!r})
+assert tokenizer("Hello world").input_ids == plain_tokenizer("Hello world").input_ids == [33155, 40213]
+"""
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    environment["HF_MODULES_CACHE"] = str(tmp_path / "modules")
+    subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, check=True)
+    for logits in torch.load(tmp_path / "logits", weights_only=True):
+        torch.testing.assert_close(logits, rwkv7_hf.logits(model, input_ids))
 
 
 def test_the_package_is_read_without_a_trace_in_the_process():
@@ -159,6 +187,19 @@ def test_state_that_was_learned_begins_each_sequence(rwkv, tmp_path, monkeypatch
     rwkv.save(model, tmp_path)
     logits = rwkv.logits(model, input_ids)
     assert not torch.allclose(logits, rwkv.logits(plain, input_ids))
+    torch.testing.assert_close(by_the_package(tmp_path, model, input_ids), logits, rtol=1e-5, atol=1e-5)
+
+
+def test_an_older_name_holds_the_logarithm_of_the_bonus(rwkv, tmp_path, monkeypatch):
+    monkeypatch.setenv("RWKV_JIT_ON", "0")
+    monkeypatch.setenv("RWKV_CUDA_ON", "0")
+    weights = weights_of("5.2")
+    for index in range(5):
+        weights[f"blocks.{index}.att.time_first"] = weights.pop(f"blocks.{index}.att.time_faaaa")
+    model = RwkvModel(weights)
+    input_ids = tiny_rwkv("5.2", 0)[1]
+    rwkv.save(model, tmp_path)
+    logits = rwkv.logits(model, input_ids)
     torch.testing.assert_close(by_the_package(tmp_path, model, input_ids), logits, rtol=1e-5, atol=1e-5)
 
 

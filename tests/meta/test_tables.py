@@ -21,7 +21,9 @@ def load_tables() -> Any:
     return tables
 
 
-@pytest.mark.parametrize("page", ["README.md", "docs/families.md", "docs/speed.md", "benchmarks/zoo/README.md"])
+@pytest.mark.parametrize(
+    "page", ["README.md", "docs/families.md", "docs/speed.md", "benchmarks/zoo/README.md"]
+)
 def test_tables_are_generated_from_results(page: str) -> None:
     tables = load_tables()
     assert page in tables.PAGES
