@@ -21,7 +21,7 @@ class Corpus:
     """One text in two parts, tokenized.
 
     Attributes:
-        tokenizer: trained on the training part alone.
+        tokenizer: trained on the training part alone, of this or another version of Python.
         training: token ids, shape (n_tokens,).
         held_out: token ids, shape (n_tokens,).
         fingerprint: SHA-256 of the whole text; the text depends on the version of Python.
@@ -38,14 +38,24 @@ class Corpus:
         return f"shapcut's built-in text of Python {platform.python_version()}"
 
 
-def load_corpus(vocabulary: int, training_characters: int | None = None) -> Corpus:
-    """The corpus with a tokenizer of so many entries; a test may shorten the part for training."""
+def new_corpus(vocabulary: int, training_characters: int | None = None) -> Corpus:
+    """The corpus with a new tokenizer of so many entries; a test may shorten the part for training."""
+    training, _ = split_text(builtin_text())
+    return _corpus(byte_tokenizer(training[:training_characters], vocabulary), training_characters)
+
+
+def corpus_of(directory: Path) -> Corpus:
+    """The corpus with the tokenizer of a model that is kept in a directory."""
+    return _corpus(PreTrainedTokenizerFast.from_pretrained(directory))
+
+
+def _corpus(tokenizer: PreTrainedTokenizerFast, training_characters: int | None = None) -> Corpus:
     text = builtin_text()
     training, held_out = split_text(text)
-    training = training[:training_characters]
-    tokenizer = byte_tokenizer(training, vocabulary)
     digest = hashlib.sha256(text.encode()).hexdigest()
-    return Corpus(tokenizer, _ids(tokenizer, training), _ids(tokenizer, held_out), digest)
+    return Corpus(
+        tokenizer, _ids(tokenizer, training[:training_characters]), _ids(tokenizer, held_out), digest
+    )
 
 
 def byte_tokenizer(text: str, vocabulary: int) -> PreTrainedTokenizerFast:

@@ -11,9 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 from architectures import ARCHITECTURES, Architecture
-from corpus import Corpus, load_corpus, model_directory, spread_windows, unigram_perplexity
+from corpus import corpus_of, model_directory, spread_windows, unigram_perplexity
 from recurrences import fast_recurrences
 from torch import Tensor, nn
 from torch.nn import functional
@@ -42,13 +41,14 @@ def held_out_loss(model: PreTrainedModel, windows: Tensor) -> float:
     return sum(language_loss(model, part).item() * len(part) for part in parts) / len(windows)
 
 
-def write_measurements(architecture: Architecture, corpus: Corpus, directory: Path) -> dict[str, Any]:
+def write_measurements(architecture: Architecture, directory: Path) -> dict[str, Any]:
     """Measure the model in a directory and write what was found beside it.
 
     These are its perplexity on held-out text, that of token frequencies, and what is added to its loss when
     one block returns what it was given.
     """
     model = architecture.model_class.from_pretrained(directory).eval()
+    corpus = corpus_of(directory)
     perplexity = math.exp(held_out_loss(model, spread_windows(corpus.held_out, LENGTH)))
     unigram = unigram_perplexity(corpus)
     windows = spread_windows(corpus.held_out, LENGTH, BLOCK_WINDOWS)
@@ -64,7 +64,7 @@ def write_measurements(architecture: Architecture, corpus: Corpus, directory: Pa
         "held_out_perplexity": round(perplexity, 2),
         "unigram_perplexity": round(unigram, 2),
         "factor": round(unigram / perplexity, 2),
-        "loss_added_without_block": [round(loss - whole, 4) for loss in losses],
+        "loss_added_without_block": [round(loss - whole, 6) for loss in losses],
     }
     write_json_atomically(directory / "measurements.json", measured)
     return measured
@@ -96,13 +96,10 @@ def main() -> None:
     """Measure what the command line names."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("name", choices=sorted(ARCHITECTURES))
-    directory = model_directory(parser.parse_args().name)
-    recipe = yaml.safe_load((directory / "recipe.yaml").read_text(encoding="utf-8"))
+    name = parser.parse_args().name
     torch.set_num_threads(1)
     with fast_recurrences():
-        write_measurements(
-            ARCHITECTURES[recipe["architecture"]], load_corpus(recipe["vocabulary"]), directory
-        )
+        write_measurements(ARCHITECTURES[name], model_directory(name))
 
 
 if __name__ == "__main__":

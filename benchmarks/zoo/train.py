@@ -17,7 +17,7 @@ from unittest.mock import patch
 import torch
 import yaml
 from architectures import ARCHITECTURES
-from corpus import Corpus, load_corpus, model_directory, random_windows, spread_windows
+from corpus import Corpus, model_directory, new_corpus, random_windows, spread_windows
 from measure import language_loss, left_out, write_measurements
 from recurrences import fast_recurrences
 from torch import Tensor, nn
@@ -213,7 +213,7 @@ def write(training: Training, corpus: Corpus, out: Path) -> None:
     corpus.tokenizer.save_pretrained(out)
     write_text_atomically(out / "recipe.yaml", yaml.safe_dump(asdict(recipe), sort_keys=False))
     write_json_atomically(out / "curve.json", training.curve)
-    measured = write_measurements(ARCHITECTURES[recipe.architecture], corpus, out)
+    measured = write_measurements(ARCHITECTURES[recipe.architecture], out)
     print(f"{out}: held-out perplexity {measured['held_out_perplexity']}", file=sys.stderr)
 
 
@@ -232,7 +232,7 @@ def main() -> None:
     recipe = Recipe.read(model_directory(options.name) / "recipe.yaml")
     if options.steps is not None:
         recipe = replace(recipe, steps=options.steps)
-    train(recipe, options.out or model_directory(options.name), load_corpus(recipe.vocabulary))
+    train(recipe, options.out or model_directory(options.name), new_corpus(recipe.vocabulary))
 
 
 if __name__ == "__main__":

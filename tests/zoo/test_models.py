@@ -1,15 +1,13 @@
 """The committed models are what their recipes and measurements say."""
 
-import json
 import math
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 import yaml
 from architectures import ARCHITECTURES
-from corpus import Corpus, load_corpus, model_directory, spread_windows, unigram_perplexity
+from corpus import corpus_of, model_directory, spread_windows, unigram_perplexity
 from measure import LENGTH, held_out_loss
 from recurrences import fast_recurrences
 from transformers import PreTrainedTokenizerFast
@@ -34,11 +32,6 @@ FILES = {
 }
 
 
-@pytest.fixture(scope="module")
-def corpus() -> Corpus:
-    return load_corpus(512)
-
-
 def read(name: str, file: str) -> Any:
     return yaml.safe_load((model_directory(name) / file).read_text(encoding="utf-8"))
 
@@ -56,8 +49,8 @@ def test_a_model_is_what_its_recipe_says(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ARCHITECTURES)
-def test_a_model_beats_token_frequencies_on_text_it_never_saw(name: str, corpus: Corpus) -> None:
-    architecture = ARCHITECTURES[name]
+def test_a_model_beats_token_frequencies_on_text_it_never_saw(name: str) -> None:
+    architecture, corpus = ARCHITECTURES[name], corpus_of(model_directory(name))
     with quiet_libraries(), fast_recurrences():
         model = architecture.model_class.from_pretrained(model_directory(name)).eval()
         windows = spread_windows(corpus.held_out, LENGTH, WINDOWS)
@@ -83,14 +76,15 @@ def test_the_tokenizer_is_an_ordinary_fast_one(name: str) -> None:
     assert len(tokenizer) == read(name, "recipe.yaml")["vocabulary"]
 
 
-def test_the_held_out_text_is_that_of_shapcut(corpus: Corpus) -> None:
+def test_the_held_out_text_is_that_of_shapcut() -> None:
+    corpus = corpus_of(model_directory("llama"))
     assert (held_out_tokens("builtin", corpus.tokenizer) == corpus.held_out).all()
     training, held_out = split_text(builtin_text())
     assert corpus.tokenizer.decode(corpus.training) == training
     assert corpus.tokenizer.decode(corpus.held_out) == held_out
 
 
-def test_measurements_are_of_the_files_that_are_there() -> None:
-    for name in ARCHITECTURES:
-        found = json.loads(Path(model_directory(name) / "measurements.json").read_text(encoding="utf-8"))
-        assert found["bytes"] == (model_directory(name) / "model.safetensors").stat().st_size
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_measurements_are_of_the_file_that_is_there(name: str) -> None:
+    size = (model_directory(name) / "model.safetensors").stat().st_size
+    assert read(name, "measurements.json")["bytes"] == size

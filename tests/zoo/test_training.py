@@ -8,7 +8,7 @@ import pytest
 import torch
 import train as training
 from architectures import ARCHITECTURES
-from corpus import Corpus, load_corpus, model_directory
+from corpus import Corpus, model_directory, new_corpus
 from recurrences import fast_recurrences
 from safetensors.torch import load_file
 from train import Recipe, Training, train
@@ -32,7 +32,7 @@ SMALL: dict[str, dict[str, Any]] = {
 
 @pytest.fixture(scope="module")
 def corpus() -> Corpus:
-    return load_corpus(300, training_characters=4000)
+    return new_corpus(300, training_characters=4000)
 
 
 @pytest.fixture
