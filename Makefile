@@ -3,7 +3,7 @@ SHELL := bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup demo test lint unit families format clean
+.PHONY: help setup demo test lint unit families bench-speed format clean
 
 PYTHON ?= python3
 TORCH ?= $(shell grep '^torch==' constraints.txt)
@@ -39,7 +39,7 @@ demo: $(STAMP) ## prune a small real model, start to end, into demo-out
 	$(BIN)/shapcut demo
 
 test: lint ## every check and every test
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist loadfile
 
 lint: $(STAMP) ## format, style, types, import direction
 	$(BIN)/ruff check .
@@ -52,6 +52,12 @@ unit: $(STAMP) ## the fast tests only
 
 families: $(STAMP) ## try every family of transformers again and write docs/families.md (some ten minutes)
 	$(BIN)/python benchmarks/families.py
+	$(BIN)/python benchmarks/tables.py
+
+bench-speed: $(STAMP) ## measure evaluation against the reference's way (some 45 minutes); TEXT=file
+	$(PIP) install --editable '.[bench]' -c $(VENV)/constraints.txt
+	$(BIN)/python benchmarks/speed.py --text '$(TEXT)'
+	$(BIN)/python benchmarks/speed_figure.py
 	$(BIN)/python benchmarks/tables.py
 
 format: $(STAMP) ## put the code into shape

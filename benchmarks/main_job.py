@@ -64,6 +64,7 @@ def compare(text: str, n_remove: int, budget: int, seed: int, windows: int) -> l
             "budget": budget,
             "calibration": text,
             "seed": seed,
+            "finalist_samples": 64,
             "held_out_samples": windows,
         }
     )

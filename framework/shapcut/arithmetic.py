@@ -7,7 +7,7 @@ from pathlib import Path
 import psutil
 import torch
 
-_OPERATIONS_WORTH_COMPILING = 1.5e14
+_OPERATIONS_WORTH_COMPILING = 1e14
 
 _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX = -1, -2, -4
 

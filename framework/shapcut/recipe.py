@@ -43,7 +43,7 @@ class Recipe(BaseModel):
     calibration: str = "builtin"
     samples: Annotated[int, Field(ge=1)] = 16
     sequence_length: Annotated[int, Field(ge=2)] = 128
-    finalist_samples: Annotated[int, Field(ge=0)] = 64
+    finalist_samples: Annotated[int, Field(ge=0)] = 32
     held_out_samples: Annotated[int, Field(ge=1)] = 32
     then: tuple[str, ...] = ()
     device: str = "auto"

@@ -55,7 +55,7 @@ RECIPE_OPTIONS: dict[str, Any] = {
     "finalist_samples": Annotated[
         str | None,
         typer.Option(
-            metavar="N", help="windows that the best sets are compared on, 0 for none [default: 64]"
+            metavar="N", help="windows that the best sets are compared on, 0 for none [default: 32]"
         ),
     ],
     "held_out_samples": HeldOutSamples,

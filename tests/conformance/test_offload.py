@@ -1,0 +1,105 @@
+"""Models whose blocks stay on disk until they are used: the same values, few loads, the same checkpoint."""
+
+from collections import Counter
+
+import accelerate.hooks
+import numpy as np
+import pytest
+import torch
+
+from shapcut.errors import InputError
+from shapcut.evaluation import CoalitionEvaluator, Placement
+from shapcut.loading import is_offloaded, load
+from shapcut.modelgame import ModelGame, model_fingerprint
+from shapcut_adapters.hf_decoder import HFDecoderAdapter
+
+N = 6
+IDS = torch.arange(3, 27).view(2, 12)
+COALITIONS = np.random.default_rng(0).random((20, N)) < 0.7
+
+
+@pytest.fixture
+def adapter():
+    return HFDecoderAdapter()
+
+
+@pytest.fixture
+def offloaded(tiny_llama_directory):
+    return load(str(tiny_llama_directory), device="cpu", offload="disk").model
+
+
+@pytest.fixture
+def loads(monkeypatch):
+    """How often each module's weights were brought in."""
+    counted = Counter()
+    original = accelerate.hooks.AlignDevicesHook.pre_forward
+
+    def counting(self, module, *args, **kwargs):
+        if self.offload:
+            counted[module] += 1
+        return original(self, module, *args, **kwargs)
+
+    monkeypatch.setattr(accelerate.hooks.AlignDevicesHook, "pre_forward", counting)
+    return counted
+
+
+def evaluator_of(adapter, model, memory=10**8):
+    return CoalitionEvaluator(adapter.stack(model), N, IDS, "nll", Placement(memory))
+
+
+def test_every_block_is_elsewhere_and_nothing_else_is(offloaded):
+    assert is_offloaded(offloaded)
+    elsewhere = {name.split(".")[2] for name, weight in offloaded.named_parameters() if weight.is_meta}
+    assert elsewhere == {str(index) for index in range(N)}
+    assert all(weight.is_meta for weight in offloaded.model.layers.parameters())
+
+
+def test_each_blocks_weights_come_once_a_chunk(adapter, offloaded, loads):
+    evaluator = evaluator_of(adapter, offloaded)
+    loads.clear()
+    before = evaluator.work.block_runs
+    evaluator.means(COALITIONS)
+    runs = evaluator.work.block_runs - before
+    assert len(COALITIONS) <= evaluator.chunk_size
+    assert set(loads.values()) == {1}
+    owners = {name.split(".")[2] for name, module in offloaded.named_modules() if module in loads}
+    assert runs > 3 * len(owners) > 0
+
+
+def test_the_same_values_as_in_memory(adapter, offloaded, tiny_llama_directory):
+    inside = load(str(tiny_llama_directory), device="cpu").model
+    expected = evaluator_of(adapter, inside).means(COALITIONS)
+    assert evaluator_of(adapter, offloaded).means(COALITIONS).tolist() == expected.tolist()
+    assert evaluator_of(adapter, offloaded, memory=1).means(COALITIONS).tolist() == expected.tolist()
+    assert model_fingerprint(offloaded) == model_fingerprint(inside)
+
+
+def test_nothing_stays_behind_after_an_error(adapter, offloaded):
+    stack = adapter.stack(offloaded)
+    with pytest.raises(ZeroDivisionError), stack.resident(2):
+        assert not any(weight.is_meta for weight in offloaded.model.layers[2].parameters())
+        raise ZeroDivisionError
+    assert all(weight.is_meta for weight in offloaded.model.layers[2].parameters())
+    assert offloaded(input_ids=IDS).logits.isfinite().all()
+
+
+@pytest.mark.filterwarnings("ignore:Attempting to save a model with offloaded modules")
+def test_removed_and_saved_like_a_model_in_memory(adapter, offloaded, tiny_llama_directory, tmp_path):
+    inside = load(str(tiny_llama_directory), device="cpu").model
+    for model, name in ((inside, "inside"), (offloaded, "offloaded")):
+        adapter.save(adapter.remove(model, [0, 3]), tmp_path / name)
+    one, other = (adapter.load(tmp_path / name) for name in ("inside", "offloaded"))
+    assert torch.equal(adapter.logits(one, IDS), adapter.logits(other, IDS))
+
+
+def test_another_number_format_is_refused(adapter, offloaded):
+    assert ModelGame(offloaded, adapter, IDS).dtype == torch.float32
+    with pytest.raises(InputError, match="--dtype bfloat16 cannot be had with --offload.*float32"):
+        ModelGame(offloaded, adapter, IDS, dtype="bfloat16")
+
+
+def test_only_safetensors_of_transformers(tmp_path):
+    gguf = tmp_path / "model.gguf"
+    gguf.write_bytes(b"GGUF")
+    with pytest.raises(InputError, match="--offload disk needs a safetensors checkpoint"):
+        load(str(gguf), offload="disk")

@@ -1,0 +1,99 @@
+"""Fused kernels: the same function, compiled, or as it is where it cannot be compiled."""
+
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from shapcut.arithmetic import fusing_pays
+from shapcut.evaluation import CoalitionEvaluator, Placement
+from shapcut.fusion import Fused
+from shapcut_adapters.hf_decoder import HFDecoderAdapter
+
+ROWS = torch.arange(12.0).view(3, 4)
+
+
+def double(rows):
+    return torch.relu(rows - 3) * 2
+
+
+def test_without_a_compiler_the_function_runs_as_it_is(monkeypatch):
+    def refuse(*args, **kwargs):
+        from torch._dynamo.exc import TorchRuntimeError
+
+        raise TorchRuntimeError("no compiler")
+
+    fused = Fused(double)
+    monkeypatch.setattr(fused, "_compiled", refuse)
+    assert torch.equal(fused(ROWS), double(ROWS))
+    assert "no compiler" in str(fused.failure)
+
+
+def test_errors_of_the_function_itself_are_not_hidden(monkeypatch):
+    fused = Fused(double)
+    monkeypatch.setattr(fused, "_compiled", lambda rows: double(rows) @ rows)
+    with pytest.raises(RuntimeError, match="cannot be multiplied"):
+        fused(ROWS)
+    assert fused.failure is None
+
+
+SCRIPT = """
+import numpy as np
+import torch
+from shapcut.evaluation import CoalitionEvaluator, Placement
+from shapcut_adapters.hf_decoder import HFDecoderAdapter
+
+adapter = HFDecoderAdapter()
+model, ids = adapter.example(0)
+rows = np.random.default_rng(0).random((12, 6)) < 0.7
+found = []
+for fuse in (False, True):
+    evaluator = CoalitionEvaluator(adapter.stack(model), 6, ids, "nll", Placement(10**8, fuse))
+    assert evaluator.fused == fuse
+    together = evaluator.means(rows)
+    assert [evaluator.means(row[None])[0] for row in rows] == together.tolist()
+    found.append(together)
+print(np.abs(found[0] - found[1]).max())
+"""
+
+
+def run(script, tmp_path, **environment):
+    import os
+
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", script],
+        env=os.environ | {"TORCHINDUCTOR_CACHE_DIR": str(tmp_path), "OMP_NUM_THREADS": "1"} | environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_fused_steps_give_the_same_losses(tmp_path):
+    assert float(run(SCRIPT, tmp_path)) < 1e-5
+    assert any(tmp_path.rglob("*.so"))
+
+
+def test_a_broken_compiler_does_not_end_an_evaluation(tmp_path):
+    assert float(run(SCRIPT, tmp_path, CXX="/no/such/compiler")) == 0.0
+    assert not any(tmp_path.rglob("*.so"))
+
+
+@pytest.mark.parametrize(
+    ("device", "operations", "pays"), [("cpu", 1e15, True), ("cpu", 1e12, False), ("cuda", 1e18, False)]
+)
+def test_compiling_pays_for_much_work_on_a_processor(device, operations, pays):
+    assert fusing_pays(torch.device(device), operations) is pays
+
+
+def test_a_mixture_of_experts_is_neither_fused_nor_shared(monkeypatch):
+    adapter = HFDecoderAdapter()
+    model, ids = adapter.examples()["qwen3_moe"](0)
+    evaluator = CoalitionEvaluator(
+        adapter.stack(model), len(adapter.players(model)), ids, "nll", Placement(10**8, fuse=True)
+    )
+    assert not evaluator.fused
+    assert evaluator.states_per_step == 1
