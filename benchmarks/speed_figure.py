@@ -6,7 +6,7 @@ from pathlib import Path
 import matplotlib as mpl
 
 mpl.use("svg")
-from matplotlib import pyplot as plt  # noqa: E402 - after the choice of a backend
+from matplotlib import pyplot as plt
 
 ROOT = Path(__file__).parents[1]
 
@@ -19,7 +19,7 @@ def main() -> None:
     for axis, (what, points) in zip(axes, growth.items(), strict=True):
         sizes, seconds = zip(*points, strict=True)
         axis.plot(sizes, seconds, "o-", label="measured")
-        axis.plot(sizes, [seconds[0] * size / sizes[0] for size in sizes], "--", label="linear from the first")
+        axis.plot(sizes, [seconds[0] * size / sizes[0] for size in sizes], "--", label="linear")
         axis.set(xlabel=what, ylabel="seconds", xlim=(0, None), ylim=(0, None))
     axes[0].legend(frameon=False, fontsize="small")
     target = ROOT / "docs" / "figures" / "speed-growth.svg"

@@ -1,6 +1,7 @@
 """Kernels fused by `torch.compile`, with the uncompiled function where that cannot be had."""
 
 import os
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -22,7 +23,9 @@ class Fused:
     def __init__(self, function: Callable[..., Any]) -> None:
         os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache_directory() / "kernels"))
         self._function = function
-        self._compiled: Callable[..., Any] | None = torch.compile(function, dynamic=False)
+        with warnings.catch_warnings():  # torch's own modules, imported now, use what torch deprecates
+            warnings.simplefilter("ignore", DeprecationWarning)
+            self._compiled: Callable[..., Any] | None = torch.compile(function, dynamic=False)
         self.failure: Exception | None = None
         """Why the function runs as it is, or None."""
 

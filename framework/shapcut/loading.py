@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from shapcut.arithmetic import return_freed_memory
 from shapcut.demo_models import DEMO_PREFIX
 from shapcut.errors import InputError, ShapcutError
 from shapcut.formats import CheckpointFormat, Tokenizer
@@ -62,6 +63,8 @@ def load(
     """
     chosen_device, chosen_dtype = choose_device(device), choose_dtype(dtype)
     location = locate(source, formats)
+    if offload != "off":
+        return_freed_memory()
     tokenizer: Any
     if offload != "off" and (location.format is not None or location.gguf_file is not None):
         raise InputError(f"--offload {offload} needs a safetensors checkpoint of transformers, not {source}")

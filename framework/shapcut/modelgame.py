@@ -210,7 +210,7 @@ class ModelGame(PortableGame):
     @cached_property
     def evaluator(self) -> Evaluator:
         """The fast path where the adapter has one, else one bypassed forward pass a coalition."""
-        if not is_offloaded(self.model):  # who offloads is short of memory
+        if not is_offloaded(self.model):
             keep_freed_memory()
         if isinstance(self.utility, ModelUtility):
             raise TypeError("a model utility is called on the model itself")

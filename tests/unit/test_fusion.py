@@ -1,10 +1,12 @@
 """Fused kernels: the same function, compiled, or as it is where it cannot be compiled."""
 
+import os
 import subprocess
 import sys
 
 import pytest
 import torch
+from torch._dynamo.exc import TorchRuntimeError
 
 from shapcut.arithmetic import fusing_pays
 from shapcut.evaluation import CoalitionEvaluator, Placement
@@ -20,8 +22,6 @@ def double(rows):
 
 def test_without_a_compiler_the_function_runs_as_it_is(monkeypatch):
     def refuse(*args, **kwargs):
-        from torch._dynamo.exc import TorchRuntimeError
-
         raise TorchRuntimeError("no compiler")
 
     fused = Fused(double)
@@ -59,8 +59,6 @@ print(np.abs(found[0] - found[1]).max())
 
 
 def run(script, tmp_path, **environment):
-    import os
-
     done = subprocess.run(
         [sys.executable, "-W", "ignore", "-c", script],
         env=os.environ | {"TORCHINDUCTOR_CACHE_DIR": str(tmp_path), "OMP_NUM_THREADS": "1"} | environment,

@@ -38,7 +38,7 @@ PLACE_FAMILIES: tuple[Family, ...] = (
         "minicpm3",
         "MiniCPM3ForCausalLM",
         rules=(ScaledByDepth("scale_depth"),),
-        tiny={**LATENT_ATTENTION, "scale_depth": 1.4, "dim_model_base": 16},
+        tiny={**LATENT_ATTENTION, "scale_depth": 4.0, "dim_model_base": 16},
     ),
     Family(
         "modernbert-decoder",
