@@ -13,7 +13,10 @@ from shapcut.adapter import LayerStack, State
 _MOST_OPERATIONS_TO_FUSE = 200
 """A step of more tensor operations than that holds a long loop, which takes minutes to compile."""
 
-Signature = tuple[Hashable, ...]
+_ROUTING = ("topk", "sort", "grouped_mm", "bincount", "histc")
+"""Operations by which data decides what is computed with what, even where all shapes stay the same."""
+
+Signature = tuple[tuple[str, Hashable], ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +38,7 @@ class _Operations(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self.seen: list[Hashable] = []
+        self.seen: list[tuple[str, Hashable]] = []
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
@@ -63,7 +66,8 @@ def examine(stack: LayerStack, n_layers: int, state: State) -> Regularity:
                 with _Operations() as operations:
                     rows[which] = stack.step(layer, row)
                 signatures.append(tuple(operations.seen))
-        fixed = fixed and signatures[0] == signatures[1]
+        routed = any(word in name for name, _ in signatures[0] for word in _ROUTING)
+        fixed = fixed and signatures[0] == signatures[1] and not routed
         longest = max(longest, len(signatures[0]))
         kinds.append(known.setdefault(signatures[0], len(known)))
     return Regularity(fixed and longest <= _MOST_OPERATIONS_TO_FUSE, tuple(kinds) if fixed else None)

@@ -433,14 +433,20 @@ class RefusesEverything(Sound):
         return super().can_remove(model, absent, granularity) or "not today"
 
 
+FIXED_DEPTH = "this architecture has a fixed depth"
+
+
 class OnlyBypasses(Sound):
     """Breaks nothing: says of every player that it cannot be removed."""
 
     def players(self, model, granularity="block"):
         return tuple(
-            replace(player, removable=False, reason="this architecture has a fixed depth")
+            replace(player, removable=False, reason=FIXED_DEPTH)
             for player in super().players(model, granularity)
         )
+
+    def can_remove(self, model, absent, granularity="block"):
+        return FIXED_DEPTH if absent else None
 
 
 class DeclaresACacheFaultInVain(Sound):

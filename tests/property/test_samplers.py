@@ -64,13 +64,18 @@ def test_fewer_are_returned_where_there_are_no_more():
 
 @pytest.mark.parametrize(("n", "sizes"), PAPER_SIZES.items())
 def test_strata_are_the_papers_scaled_and_balanced(n, sizes):
-    sampler = StratifiedSampler()
+    sampler = StratifiedSampler(generations=0)
     assert sampler.present_sizes(n) == sizes
     drawn = sampler.draw(players(n), 503, np.random.default_rng(0)).sum(axis=1)
     for count in (5, 100, 503):
         strata = Counter(drawn[:count].tolist())
         assert sorted(strata, reverse=True) == sizes
         assert max(strata.values()) - min(strata.values()) <= 1
+
+
+def test_families_take_the_strata_in_turn():
+    drawn = StratifiedSampler(generations=2).draw(players(30), 40, np.random.default_rng(0)).sum(axis=1)
+    assert drawn.tolist() == 2 * [size for size in PAPER_SIZES[30] for _ in range(4)]
 
 
 def test_strata_are_uniform_within():

@@ -221,10 +221,12 @@ def test_ranking_measures_its_set_only_if_the_budget_allows_it():
     assert asked == [1]
 
 
-def test_ranking_refuses_a_set_that_is_not_permitted():
+def test_ranking_takes_the_lowest_set_that_is_permitted():
     game = quadratic()
     game.permits = lambda absent: 1 not in absent
-    with pytest.raises(InputError, match=r"the ranking's set \[0, 1\] cannot be removed"):
+    assert ranked(range(8), 2, game).removed == (0, 2)
+    game.permits = lambda absent: not absent
+    with pytest.raises(InputError, match="no permitted set of 2 players was found"):
         ranked(range(8), 2, game)
 
 

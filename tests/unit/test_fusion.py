@@ -11,6 +11,7 @@ from torch._dynamo.exc import TorchRuntimeError
 from shapcut.arithmetic import fusing_pays
 from shapcut.evaluation import CoalitionEvaluator, Placement
 from shapcut.fusion import Fused
+from shapcut.regularity import examine
 from shapcut_adapters.hf_decoder import HFDecoderAdapter
 
 ROWS = torch.arange(12.0).view(3, 4)
@@ -87,11 +88,13 @@ def test_compiling_pays_for_much_work_on_a_processor(device, operations, pays):
     assert fusing_pays(torch.device(device), operations) is pays
 
 
-def test_a_mixture_of_experts_is_neither_fused_nor_shared(monkeypatch):
+def test_a_mixture_of_experts_is_neither_fused_nor_shared():
     adapter = HFDecoderAdapter()
     model, ids = adapter.examples()["qwen3_moe"](0)
-    evaluator = CoalitionEvaluator(
-        adapter.stack(model), len(adapter.players(model)), ids, "nll", Placement(10**8, fuse=True)
-    )
-    assert not evaluator.fused
-    assert evaluator.states_per_step == 1
+    stack = adapter.stack(model)
+    n_players = len(adapter.players(model))
+    with torch.inference_mode():
+        regularity = examine(stack, n_players, stack.prelude(ids))
+    assert not regularity.fusible
+    assert regularity.kinds is None
+    assert CoalitionEvaluator(stack, n_players, ids, "nll", Placement(10**8)).states_per_step == 1
