@@ -59,7 +59,15 @@ class RecordedStack(LayerStack):
         self._calls = [call.with_hidden_state(None) for call in self._record(self._ids)]
         entering = self._entering(input_ids)
         entrance = self._decoder.entrance
-        return (entering if entrance is None else entrance(entering),)
+        hidden_state = entering if entrance is None else entrance(entering)
+        return (hidden_state.to(self._stream_dtype(hidden_state)),)
+
+    def _stream_dtype(self, hidden_state: Tensor) -> torch.dtype:
+        """The number format of the residual stream: some blocks widen what the embedding gives."""
+        if torch.finfo(hidden_state.dtype).bits > 16:  # noqa: PLR2004 - bfloat16 and float16 have 16
+            return hidden_state.dtype
+        with self.resident(0):
+            return self.step(0, (hidden_state[:1],))[0].dtype
 
     def step(self, index: int, state: State) -> State:
         """Replay the call of block ``index`` on a state of any batch size."""

@@ -84,6 +84,13 @@ class Rwkv7HfAdapter(Adapter):
         """The package's blocks, one by one."""
         return Rwkv7Stack(_rwkv7(model, granularity))
 
+    def player_parameters(self, model: nn.Module, player: Player) -> list[nn.Parameter]:
+        """All but the norm of the embedding, which block 0 hands on to the block that takes its place."""
+        own = super().player_parameters(model, player)
+        norm = getattr(model.get_submodule(player.name), "pre_norm", None)
+        handed_on = set() if norm is None else {id(parameter) for parameter in norm.parameters()}
+        return [parameter for parameter in own if id(parameter) not in handed_on]
+
     def remove(
         self, model: nn.Module, absent: Collection[int], granularity: Granularity = "block"
     ) -> nn.Module:

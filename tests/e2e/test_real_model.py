@@ -9,7 +9,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from shapcut.cli.main import run
-from shapcut.evaluation import BypassEvaluator, CoalitionEvaluator
+from shapcut.evaluation import BypassEvaluator, CoalitionEvaluator, Placement
 from shapcut.loading import load
 from shapcut.sampling import StratifiedSampler
 from shapcut.silence import quiet_libraries
@@ -57,7 +57,7 @@ def test_fast_values_are_those_of_bypassing(dtype: torch.dtype, tolerance: float
     coalitions = StratifiedSampler().sample(players, 6, np.random.default_rng(0))
     stack = adapter.stack(model)
     assert stack is not None
-    fast = CoalitionEvaluator(stack, len(players), ids, "nll", memory_budget=2**28)
+    fast = CoalitionEvaluator(stack, len(players), ids, "nll", Placement(2**28))
     slow = BypassEvaluator(adapter, model, ids, "nll")
     expected = slow.means(coalitions)
     assert np.ptp(expected) > 10 * tolerance

@@ -446,7 +446,7 @@ class OnlyBypasses(Sound):
         )
 
     def can_remove(self, model, absent, granularity="block"):
-        return FIXED_DEPTH if absent else None
+        return super().can_remove(model, absent, granularity) or (FIXED_DEPTH if absent else None)
 
 
 class DeclaresACacheFaultInVain(Sound):

@@ -164,8 +164,9 @@ class ScaledByDepth(Rule):
     field: str
 
     def edited(self, config: PretrainedConfig, cut: Cut) -> dict[str, Any]:
-        """The factor that gives what it gave at the old depth."""
-        return {self.field: getattr(config, self.field) * (len(cut.kept) / cut.depth) ** 0.5}
+        """The factor that gives what it gave at the old depth, to 12 digits, so that cuts compose."""
+        factor = getattr(config, self.field) * (len(cut.kept) / cut.depth) ** 0.5
+        return {self.field: float(f"{factor:.12g}")}
 
 
 @dataclass(frozen=True, slots=True)
