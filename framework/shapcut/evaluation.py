@@ -58,7 +58,7 @@ class Placement:
 
     Attributes:
         memory_budget: bytes that states may take; decides how many coalitions go together.
-        fuse: whether steps and readout run as fused kernels where the stack's steps allow it.
+        fuse: whether the readout runs as fused kernels, and steps where they are short and regular enough.
         sequences_per_step: most sequences that go through a layer at once; None decides by their length.
     """
 

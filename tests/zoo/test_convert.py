@@ -13,6 +13,7 @@ from torch import Tensor
 
 from shapcut.errors import InputError
 from shapcut.silence import quiet_libraries
+from shapcut_adapters.mamba_ssm.checkpoint import load_model
 
 COMMON = {"vocab_size": 48, "hidden_size": 32, "num_hidden_layers": 3}
 TINY: dict[str, dict[str, Any]] = {
@@ -38,6 +39,7 @@ TINY: dict[str, dict[str, Any]] = {
 }
 PACKAGE_SCRIPT = """
 import os, sys
+from shapcut_adapters.mamba_ssm.checkpoint import load_model
 os.environ["RWKV_V7_ON"] = sys.argv[3]
 import torch
 from rwkv.model import RWKV
@@ -88,10 +90,9 @@ def test_the_rwkv_package_computes_the_same(name: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["mamba", "mamba2"])
 def test_mamba_ssm_computes_the_same(name: str, tmp_path: Path) -> None:
-    formats = pytest.importorskip("shapcut_adapters.mamba_ssm.checkpoint")
     model, tokens = stored(name, tmp_path / "model"), some_tokens()
     convert(tmp_path / "model", tmp_path / "converted")
-    other = formats.load_model(tmp_path / "converted", device=torch.device("cpu"), dtype=None)
+    other = load_model(tmp_path / "converted", device=torch.device("cpu"), dtype=None)
     with torch.no_grad():
         found = other(tokens).logits
     expected = logits_of(model, tokens)
