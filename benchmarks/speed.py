@@ -9,7 +9,6 @@ with the settings of the C library's allocator that it would have by itself.
 
 import argparse
 import copy
-import ctypes
 import json
 import os
 import platform
@@ -30,11 +29,9 @@ from scipy.stats import spearmanr
 from reference_way import ReferenceWay, surrogate_calls, surrogate_network
 from shapcut import builtin
 from shapcut.arithmetic import has_fast_bfloat16, keep_freed_memory
-from shapcut.calibration import load_calibration, load_held_out
-from shapcut.coalitions import CoalitionMatrix
-from shapcut.evaluation import BypassEvaluator, CoalitionEvaluator, Placement
-from shapcut.host import build_host, select_adapter
-from shapcut.loading import load
+from shapcut.calibration import load_held_out
+from shapcut.evaluation import BypassEvaluator
+from shapcut.host import build_host
 from shapcut.measure import perplexity
 from shapcut.modelgame import ModelGame
 from shapcut.paper import PaperEstimator
@@ -46,73 +43,13 @@ from shapcut.sampling import StratifiedSampler
 from shapcut.selection import RankingSelector
 from shapcut.session import prepare
 from shapcut.utilities import PerplexityRatio
+from speed_bench import LENGTH, MODEL, SAMPLES, SEED, Bench, default_allocator, seconds
 
-MODEL = "demo:smollm2-135m"
 RESULT = Path(__file__).parent / "results" / "speed.json"
-SAMPLES, LENGTH, COALITIONS, TURNS, SEED = 10, 128, 200, 4, 0
+COALITIONS, TURNS = 200, 4
 REFERENCE_MASKS, REFERENCE_SURROGATE_MASKS = 8_000, 80_000
-MEMORY = 2 * 2**30
 OFFLOAD_LIMIT, EXECUTOR_COALITIONS = 512 * 2**20, 60
 N_REMOVE, BUDGET, MASKS_RUN, HELD_OUT_WINDOWS = 6, 300, 1_000, 240
-
-
-class Bench:
-    """The model in both number formats, its adapter and the text."""
-
-    def __init__(self, text: str) -> None:
-        self.text = text
-        host = build_host(core=[builtin])
-        loaded = load(MODEL, device="cpu")
-        self.tokenizer = loaded.tokenizer
-        self.model = loaded.model
-        self.half = copy.deepcopy(loaded.model).to(torch.bfloat16)
-        self.adapter = select_adapter(host, loaded.model)
-        self.players = self.adapter.players(self.model)
-        self.ids = self.windows(SAMPLES)
-
-    def windows(self, samples: int) -> torch.Tensor:
-        """Calibration windows of the text, shape (samples, LENGTH)."""
-        found = load_calibration(
-            self.text, self.tokenizer, samples=samples, sequence_length=LENGTH, seed=SEED
-        )
-        return found.input_ids
-
-    def coalitions(self, count: int, generations: int) -> CoalitionMatrix:
-        """At the reference's strata, in the order in which a store asks for them."""
-        sampler = StratifiedSampler(generations=generations)
-        drawn = sampler.sample(self.players, count, np.random.default_rng(SEED))
-        return drawn[np.lexsort(drawn.T[::-1])]
-
-    def ours(
-        self, *, fuse: bool, model: Any = None, ids: torch.Tensor | None = None, layers: int | None = None
-    ) -> CoalitionEvaluator:
-        """Our evaluation; its construction runs the whole model once and compiles, if it does."""
-        stack = self.adapter.stack(self.half if model is None else model)
-        if stack is None:
-            raise RuntimeError("this model has no fast path")
-        keep_freed_memory()
-        ids = self.ids if ids is None else ids
-        return CoalitionEvaluator(stack, layers or len(self.players), ids, "nll", Placement(MEMORY, fuse))
-
-    def reference(self, model: torch.nn.Module, *, at_once: bool = True) -> ReferenceWay:
-        """The reference's way on the same windows."""
-        blocks = model.get_submodule(self.players[0].name.rpartition(".")[0])
-        if not isinstance(blocks, torch.nn.ModuleList):
-            raise TypeError("the blocks are not in a ModuleList")
-        return ReferenceWay(model, blocks, self.ids, at_once=at_once)
-
-
-def default_allocator() -> None:
-    """Give freed buffers back to the system, as a process does that has asked for nothing else."""
-    mallopt = ctypes.CDLL(None).mallopt
-    for parameter, value in ((-4, 65_536), (-1, 128 * 1024), (-2, 0)):
-        mallopt(parameter, value)
-
-
-def seconds(function: Callable[[], Any]) -> tuple[float, Any]:
-    begin = time.perf_counter()
-    result = function()
-    return time.perf_counter() - begin, result
 
 
 def peak_memory() -> float:

@@ -64,10 +64,12 @@ def load(
     chosen_device, chosen_dtype = choose_device(device), choose_dtype(dtype)
     location = locate(source, formats)
     if offload != "off":
+        if location.format is not None or location.gguf_file is not None:
+            raise InputError(
+                f"--offload {offload} needs a safetensors checkpoint of transformers, not {source}"
+            )
         return_freed_memory()
     tokenizer: Any
-    if offload != "off" and (location.format is not None or location.gguf_file is not None):
-        raise InputError(f"--offload {offload} needs a safetensors checkpoint of transformers, not {source}")
     if location.format is not None:
         model, tokenizer = _load_foreign(location.format, location, chosen_device, chosen_dtype)
     else:

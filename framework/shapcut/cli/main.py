@@ -28,9 +28,8 @@ def run(arguments: Sequence[str] | None = None) -> int:
         )
     except typer.Exit as ending:
         return ending.exit_code
-    except (
-        BrokenPipeError
-    ):  # whoever read the output has gone; the interpreter's last flush must not complain
+    except BrokenPipeError:
+        # Whoever read the output has gone; the interpreter's last flush must not complain.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return FAILED
     except (KeyboardInterrupt, typer.Abort):
