@@ -181,10 +181,10 @@ def held_out_windows(recipe: Recipe, tokenizer: Any) -> Calibration:
 
 
 def _final_games(recipe: Recipe, tokenizer: Any, game: ModelGame) -> tuple[ModelGame, ...]:
-    """Windows to compare finalists on, in the model's own number format as these values decide.
+    """Windows to compare finalists on, in up to 8 equal parts; what the division leaves over goes unused.
 
-    They come in up to 8 equal parts; what is left over by the division goes unused. A text too short for the
-    default number of windows goes without.
+    The second half of the parts, which few sets reach, is measured in the model's own number format: these
+    values decide. A text too short for the default number of windows goes without.
     """
     if recipe.finalist_samples == 0:
         return ()
@@ -196,4 +196,8 @@ def _final_games(recipe: Recipe, tokenizer: Any, game: ModelGame) -> tuple[Model
         return ()
     size = max(1, recipe.finalist_samples // _FINAL_PARTS)
     parts = [part for part in windows.input_ids.split(size) if len(part) == size][:_FINAL_PARTS]
-    return tuple(game.on(part, dtype=game.own_dtype, fuse=False) for part in parts)
+    first, second = parts[: len(parts) // 2], parts[len(parts) // 2 :]
+    return tuple(
+        [game.on(part) for part in first]
+        + [game.on(part, dtype=game.own_dtype, fuse=False) for part in second]
+    )
