@@ -11,13 +11,14 @@ from shapcut import builtin
 from shapcut.coalitions import Player
 from shapcut.contributions import Contributions
 from shapcut.errors import InputError
-from shapcut.game import Game
+from shapcut.game import BudgetedGame, Game
 from shapcut.host import build_host, select_adapter
 from shapcut.pipeline import PruneResult
 from shapcut.pipeline import prune as run_pipeline
 from shapcut.plan import RemovalPlan
 from shapcut.progress import ConsoleReporter
 from shapcut.recipe import make_recipe
+from shapcut.robustness import examined
 
 
 def estimate(
@@ -41,8 +42,10 @@ def estimate(
         InputError: on an unknown estimator or a budget that it cannot work with.
     """
     chosen = build_host(core=[builtin]).estimators.create(estimator)
-    contributions: Contributions = chosen.estimate(game, budget, np.random.default_rng(seed), n_remove=remove)
-    return contributions
+    counted = BudgetedGame(game, budget)
+    found: Contributions = chosen.estimate(counted, budget, np.random.default_rng(seed), n_remove=remove)
+    measurements = counted.measurements(found.coalitions)
+    return examined(found, measurements, np.random.default_rng([seed, 1]))
 
 
 def select(

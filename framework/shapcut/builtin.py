@@ -4,9 +4,11 @@ from shapcut.estimators import ExactEstimator, SurrogateEstimator
 from shapcut.executor import LocalExecutor
 from shapcut.hookspecs import Register, hookimpl
 from shapcut.paper import PaperEstimator
+from shapcut.permutation import PermutationEstimator
 from shapcut.sampling import ShapleySampler, StratifiedSampler
 from shapcut.search import SearchSelector
 from shapcut.selection import RankingSelector
+from shapcut.stratified import StratifiedEstimator
 from shapcut.utilities import KullbackLeibler, LogLikelihood, PerplexityRatio
 
 
@@ -26,8 +28,9 @@ def shapcut_register_samplers(register: Register) -> None:
 
 @hookimpl
 def shapcut_register_estimators(register: Register) -> None:
-    """Exact enumeration, the paper's estimator and our default."""
-    for estimator in (ExactEstimator, PaperEstimator, SurrogateEstimator):
+    """Exact enumeration, sampled marginals, the paper's estimator and our default."""
+    sampled = (PermutationEstimator, StratifiedEstimator)
+    for estimator in (ExactEstimator, PaperEstimator, SurrogateEstimator, *sampled):
         register(estimator.name, estimator)
 
 

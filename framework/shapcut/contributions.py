@@ -1,5 +1,6 @@
 """What an estimator found out about each player, with error bars and the evidence."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -8,6 +9,11 @@ from numpy.typing import NDArray
 
 from shapcut.coalitions import CoalitionMatrix, Values
 from shapcut.surrogates import Surrogate
+
+Refit = Callable[[Values, np.random.Generator | None], NDArray[np.float64] | None]
+"""Contributions (n_players,) that the same coalitions would have given with other values (n_coalitions,).
+
+With a generator, from a resample of the coalitions; None where that makes no sense."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +55,41 @@ def _rank_correlation(left: Values, right: Values) -> float | None:
     return float(spearmanr(*columns).statistic)
 
 
+@dataclass(frozen=True, slots=True)
+class Robustness:
+    """How much contributions depend on which coalitions were drawn and on the calibration text.
+
+    Attributes:
+        resamples: how often the coalitions were drawn anew from those measured.
+        bootstrap_errors: standard deviation of each contribution over resamples, (n_players,), if known.
+        rank_stability: mean Kendall's tau between a resample's ranking and that of all; None if unknown.
+        halves_kendall: Kendall's tau between contributions from two disjoint halves of the text, if known.
+        halves_spearman: their rank correlation, if known.
+        halves_coalitions: how many coalitions have finite values on both halves.
+    """
+
+    resamples: int
+    bootstrap_errors: NDArray[np.float64] | None
+    rank_stability: float | None
+    halves_kendall: float | None
+    halves_spearman: float | None
+    halves_coalitions: int
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain data."""
+        errors = self.bootstrap_errors
+        return {
+            "resamples": self.resamples,
+            "rank_stability_kendall": self.rank_stability,
+            "bootstrap_standard_errors": None if errors is None else [_plain(e) for e in errors.tolist()],
+            "calibration_halves": {
+                "kendall": self.halves_kendall,
+                "spearman": self.halves_spearman,
+                "coalitions": self.halves_coalitions,
+            },
+        }
+
+
 @dataclass(frozen=True)
 class Contributions:
     """Each player's contribution to the value.
@@ -64,6 +105,8 @@ class Contributions:
         fidelity: of the surrogate on held-out coalitions, if there is a surrogate.
         interactions: pairwise effect on the value of two players' being absent together, (n, n), if known.
         surrogate: the fitted surrogate, for selectors that search it.
+        refit: what other values of the same coalitions would have given, if the estimator tells.
+        robustness: see `Robustness`; None if it was not examined.
     """
 
     values: NDArray[np.float64]
@@ -76,6 +119,8 @@ class Contributions:
     fidelity: Fidelity | None = None
     interactions: NDArray[np.float64] | None = None
     surrogate: Surrogate | None = field(default=None, compare=False)
+    refit: Refit | None = field(default=None, compare=False)
+    robustness: Robustness | None = field(default=None, compare=False)
 
     @property
     def evaluations(self) -> int:
@@ -110,6 +155,7 @@ class Contributions:
                 "spearman_better_half": self.fidelity.spearman_good,
                 "coalitions": self.fidelity.coalitions,
             },
+            "robustness": None if self.robustness is None else self.robustness.to_json(),
             "interactions": None if self.interactions is None else np.round(self.interactions, 6).tolist(),
         }
 

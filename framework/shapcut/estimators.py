@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from shapcut.coalitions import CoalitionMatrix, Values, all_coalitions, keys, without
-from shapcut.contributions import Contributions, Fidelity
+from shapcut.contributions import Contributions, Fidelity, Refit
 from shapcut.errors import InputError, ShapcutError
 from shapcut.game import BudgetedGame, Game
 from shapcut.sampling import GuidedSampler, Sampler, not_among, removable
@@ -102,7 +102,16 @@ class ExactEstimator(Estimator):
             full_value=float(values[-1]),
             coalitions=coalitions,
             measured=values,
+            refit=lambda others, rng: None if rng else self._refit(inner, others, contributions, candidates),
         )
+
+    @staticmethod
+    def _refit(
+        inner: CoalitionMatrix, values: Values, like: NDArray[np.float64], candidates: NDArray[np.int64]
+    ) -> NDArray[np.float64]:
+        refitted = np.full_like(like, np.nan)
+        refitted[candidates] = exact_shapley_values(inner, values)
+        return refitted
 
 
 def exact_shapley_values(coalitions: CoalitionMatrix, values: Values) -> NDArray[np.float64]:
@@ -210,4 +219,28 @@ class SurrogateEstimator(Estimator):
             fidelity=held_out_fidelity(lambda: QuadraticSurrogate(self.focus), usable, values, rng),
             interactions=surrogate.coefficients()[1],
             surrogate=surrogate,
+            refit=refit_quadratic(
+                surrogate,
+                coalitions,
+                lambda fitted: fitted.contributions(
+                    0.5 if self.weighting == "shapley" else absence, removable(game.players)
+                )[0],
+            ),
         )
+
+
+def refit_quadratic(
+    surrogate: QuadraticSurrogate,
+    coalitions: CoalitionMatrix,
+    contributions: Callable[[QuadraticSurrogate], NDArray[np.float64]],
+) -> Refit:
+    """Contributions of a surrogate with the same prior, fitted to other values of these coalitions."""
+
+    def refit(values: Values, rng: np.random.Generator | None) -> NDArray[np.float64] | None:
+        rows = np.arange(len(values)) if rng is None else rng.integers(len(values), size=len(values))
+        usable, known = finite(coalitions[rows], values[rows])
+        if not len(known):
+            return None
+        return contributions(QuadraticSurrogate(surrogate.focus).fit(usable, known, surrogate.scales))
+
+    return refit

@@ -6,10 +6,10 @@ is never forgotten. Several states go through a layer at once only where a trial
 as it does alone, bit for bit; so a coalition's value does not depend on the company it is asked in.
 """
 
+from abc import ABC, abstractmethod
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
 import numpy as np
 import torch
@@ -20,7 +20,8 @@ from shapcut.adapter import Adapter, Granularity, LayerStack, State
 from shapcut.coalitions import CoalitionMatrix
 from shapcut.errors import InputError
 from shapcut.fusion import Fused
-from shapcut.readout import Readout, make_readout, token_quantity
+from shapcut.game import Measurements
+from shapcut.readout import Readout, make_readout, mean_and_halves, token_quantity
 from shapcut.regularity import divided, examine, joined, shares_exactly
 from shapcut.utilities import Measure
 
@@ -42,14 +43,25 @@ class Work:
     coalitions: int = 0
 
 
-class Evaluator(Protocol):
+class Evaluator(ABC):
     """Measures coalitions of one model on one calibration batch."""
 
     work: Work
-    full_mean: float
+    full: NDArray[np.float64]
+    """Of all players: the measure's means over all tokens and over two halves of them, shape (3,)."""
+
+    @abstractmethod
+    def measurements(self, coalitions: CoalitionMatrix) -> Measurements:
+        """The measure's means over all tokens and two halves of them for each row; may be non-finite."""
+
+    @property
+    def full_mean(self) -> float:
+        """The measure's mean over tokens with all players."""
+        return float(self.full[0])
 
     def means(self, coalitions: CoalitionMatrix) -> NDArray[np.float64]:
         """The measure's mean over tokens for each row, shape (n_coalitions,); may be non-finite."""
+        return self.measurements(coalitions)[:, 0]
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +112,7 @@ class StateMemory:
             self._recent.popitem(last=False)
 
 
-class CoalitionEvaluator:
+class CoalitionEvaluator(Evaluator):
     """Means of a per-token measure for coalitions of one model on one calibration batch.
 
     Args:
@@ -135,7 +147,7 @@ class CoalitionEvaluator:
             self.fused = placement.fuse and regularity.fusible and stack.fuse(Fused)
             final = self._walk_trunk(entering, placement.memory_budget)
             self._readout: Readout = make_readout(measure, stack, input_ids, final, fuse=placement.fuse)
-            self.full_mean = float(self._readout.means([final])[0])
+            self.full = self._readout.means([final])[0].cpu().numpy()
             if regularity.kinds is not None and stack.batch_size is None:
                 self.states_per_step = self._shareable(regularity.kinds, most // batch)
 
@@ -166,17 +178,17 @@ class CoalitionEvaluator:
             count //= 2
         return max(1, count)
 
-    def means(self, coalitions: CoalitionMatrix) -> NDArray[np.float64]:
-        """The measure's mean over tokens for each row, shape (n_coalitions,); may be non-finite."""
+    def measurements(self, coalitions: CoalitionMatrix) -> Measurements:
+        """See `Evaluator.measurements`."""
         order = np.lexsort(coalitions.T[::-1])
-        means = np.empty(len(coalitions), dtype=np.float64)
+        means = np.empty((len(coalitions), 3), dtype=np.float64)
         for start in range(0, len(order), self.chunk_size):
             rows = order[start : start + self.chunk_size]
             means[rows] = self._chunk(coalitions[rows])
         self.work.coalitions += len(coalitions)
         return means
 
-    def _chunk(self, coalitions: CoalitionMatrix) -> NDArray[np.float64]:
+    def _chunk(self, coalitions: CoalitionMatrix) -> Measurements:
         """Breadth first through the layers; ``paths[r]`` is the set of layers that row r has run so far."""
         with torch.inference_mode():
             paths, states = [0] * len(coalitions), self._remembered([0])
@@ -223,7 +235,7 @@ class CoalitionEvaluator:
         return joined([self.stack.step(layer, part) for part in parts])
 
 
-class BypassEvaluator:
+class BypassEvaluator(Evaluator):
     """The reference semantics: a forward pass for each coalition with the absent players bypassed.
 
     Slow and universal; what the fast path is tested against, and what serves models that have none. Takes
@@ -245,19 +257,19 @@ class BypassEvaluator:
         self._measure: Measure = measure
         self._granularity: Granularity = granularity
         n_players = len(adapter.players(model, granularity))
-        self.full_mean = self._mean(np.ones(n_players, dtype=np.bool_))
+        self.full = self._measured(np.ones(n_players, dtype=np.bool_))
 
-    def means(self, coalitions: CoalitionMatrix) -> NDArray[np.float64]:
-        """The measure's mean over tokens for each row, shape (n_coalitions,); may be non-finite."""
+    def measurements(self, coalitions: CoalitionMatrix) -> Measurements:
+        """See `Evaluator.measurements`."""
         self.work.coalitions += len(coalitions)
         self.work.block_runs += int(coalitions.sum())
-        return np.array([self._mean(row) for row in coalitions], dtype=np.float64)
+        return np.array([self._measured(row) for row in coalitions], dtype=np.float64).reshape(-1, 3)
 
-    def _mean(self, coalition: NDArray[np.bool_]) -> float:
+    def _measured(self, coalition: NDArray[np.bool_]) -> NDArray[np.float64]:
         present = np.flatnonzero(coalition).tolist()
-        return float(
-            torch.cat([self._tokens(row, present) for row in self._input_ids[:, None]]).double().mean()
-        )
+        tokens = torch.cat([self._tokens(row, present) for row in self._input_ids[:, None]])
+        found: NDArray[np.float64] = mean_and_halves(tokens, len(self._input_ids)).cpu().numpy()
+        return found
 
     def _tokens(self, row: Tensor, present: Sequence[int]) -> Tensor:
         full = self._adapter.logits(self._model, row) if self._measure == "kl" else None

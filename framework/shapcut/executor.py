@@ -6,10 +6,18 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import ClassVar
 
 from shapcut.coalitions import CoalitionMatrix, Player
-from shapcut.game import Game, Parts, PiecewiseGame
+from shapcut.game import Game, Measurements, Parts, PiecewiseGame
 from shapcut.gamerecipe import GameRecipe
 
-__all__ = ["DistributedGame", "Executor", "GameRecipe", "LocalExecutor", "Parts", "PortableGame"]
+__all__ = [
+    "DistributedGame",
+    "Executor",
+    "GameRecipe",
+    "LocalExecutor",
+    "Measurements",
+    "Parts",
+    "PortableGame",
+]
 
 
 class PortableGame(Game):

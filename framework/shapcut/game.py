@@ -9,8 +9,21 @@ from numpy.typing import NDArray
 from shapcut.coalitions import CoalitionMatrix, Player, Values, keys
 from shapcut.errors import BudgetExceededError
 
-Parts = Iterator[tuple[NDArray[np.intp], Values]]
-"""Row numbers of a coalition matrix and the values of these rows, until every row has come up once."""
+Measurements = NDArray[np.float64]
+"""Shape (n_coalitions, 3): the value on all calibration text, then on each of two disjoint halves of it.
+
+The halves are NaN where they are not known; they tell how much the choice of text matters."""
+
+Parts = Iterator[tuple[NDArray[np.intp], NDArray[np.float64]]]
+"""Row numbers of a coalition matrix and the values or measurements of these rows, until every row has come up
+once."""
+
+
+def as_measurements(found: NDArray[np.float64]) -> Measurements:
+    """Measurements as they are, values with unknown halves."""
+    if found.ndim == 2:  # noqa: PLR2004 - a table already
+        return found
+    return np.column_stack([found, np.full((len(found), 2), np.nan)])
 
 
 class Game(ABC):
@@ -27,6 +40,10 @@ class Game(ABC):
     @abstractmethod
     def values(self, coalitions: CoalitionMatrix) -> Values:
         """The value of each row of a (n_coalitions, n_players) matrix; higher is better."""
+
+    def measurements(self, coalitions: CoalitionMatrix) -> Measurements:
+        """As `values`, with the values on two halves of the text where the game knows them."""
+        return as_measurements(self.values(coalitions))
 
     def permits(self, absent: Sequence[int]) -> bool:
         """Whether a result without these players can be built at all."""
@@ -47,10 +64,14 @@ class PiecewiseGame(Game):
 
     def values(self, coalitions: CoalitionMatrix) -> Values:
         """All parts put together."""
-        values = np.empty(len(coalitions), dtype=np.float64)
+        return self.measurements(coalitions)[:, 0]
+
+    def measurements(self, coalitions: CoalitionMatrix) -> Measurements:
+        """All parts put together."""
+        found = np.empty((len(coalitions), 3), dtype=np.float64)
         for rows, known in self.parts(coalitions):
-            values[rows] = known
-        return values
+            found[rows] = as_measurements(known)
+        return found
 
 
 class FunctionGame(Game):
@@ -80,7 +101,7 @@ class BudgetedGame(Game):
     def __init__(self, game: Game, budget: int) -> None:
         self.game = game
         self.budget = budget
-        self._seen: dict[bytes, float] = {}
+        self._seen: dict[bytes, list[float]] = {}
 
     @property
     def players(self) -> tuple[Player, ...]:
@@ -111,6 +132,14 @@ class BudgetedGame(Game):
         Raises:
             BudgetExceededError: before anything is evaluated, if the new rows exceed the budget.
         """
+        return self.measurements(coalitions)[:, 0]
+
+    def measurements(self, coalitions: CoalitionMatrix) -> Measurements:
+        """Measurements of the wrapped game.
+
+        Raises:
+            BudgetExceededError: as `values`.
+        """
         names = keys(coalitions)
         new = {name: row for row, name in enumerate(names) if name not in self._seen}
         if len(new) > self.remaining:
@@ -119,11 +148,11 @@ class BudgetedGame(Game):
             )
         if new:
             rows = list(new.values())
-            self._seen.update(zip(new, self.game.values(coalitions[rows]).tolist(), strict=True))
-        return np.array([self._seen[name] for name in names], dtype=np.float64)
+            self._seen.update(zip(new, self.game.measurements(coalitions[rows]).tolist(), strict=True))
+        return np.array([self._seen[name] for name in names], dtype=np.float64).reshape(-1, 3)
 
     def evaluated(self) -> tuple[CoalitionMatrix, Values]:
         """Everything asked for so far, in order: coalitions and their values."""
         packed = np.frombuffer(b"".join(self._seen), dtype=np.uint8).reshape(-1, -(-self.n_players // 8))
         bits = np.unpackbits(packed, axis=1, count=self.n_players, bitorder="little")
-        return bits.astype(np.bool_), np.array(list(self._seen.values()), dtype=np.float64)
+        return bits.astype(np.bool_), np.array([found[0] for found in self._seen.values()], dtype=np.float64)

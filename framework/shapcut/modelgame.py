@@ -20,6 +20,7 @@ from shapcut.coalitions import CoalitionMatrix, Player, Values
 from shapcut.errors import InputError
 from shapcut.evaluation import BypassEvaluator, CoalitionEvaluator, Evaluator, Placement, Work
 from shapcut.executor import PortableGame
+from shapcut.game import Measurements, as_measurements
 from shapcut.gamerecipe import GameOrigin, GameRecipe
 from shapcut.host import build_host, checkpoint_formats, select_adapter
 from shapcut.loading import is_offloaded, load
@@ -241,11 +242,22 @@ class ModelGame(PortableGame):
 
     def values(self, coalitions: CoalitionMatrix) -> Values:
         """The utility of each coalition."""
-        if isinstance(self.utility, ModelUtility):
+        return self.measurements(coalitions)[:, 0]
+
+    def measurements(self, coalitions: CoalitionMatrix) -> Measurements:
+        """The utility of each coalition on all windows, on every second window and on the others.
+
+        A utility that is a function of the model has no halves.
+        """
+        utility = self.utility
+        if isinstance(utility, ModelUtility):
             if not np.isfinite(self._full_model_value):
-                raise InputError(f"the whole model's {self.utility.name} is {self._full_model_value}")
-            return np.array([self._model_value(row, self.utility) for row in coalitions], dtype=np.float64)
-        return self.utility.value(self.evaluator.means(coalitions), self.evaluator.full_mean)
+                raise InputError(f"the whole model's {utility.name} is {self._full_model_value}")
+            return as_measurements(
+                np.array([self._model_value(row, utility) for row in coalitions], np.float64)
+            )
+        means, full = self.evaluator.measurements(coalitions), self.evaluator.full.tolist()
+        return np.column_stack([utility.value(means[:, part], full[part]) for part in range(3)])
 
     @cached_property
     def _full_model_value(self) -> float:

@@ -2,8 +2,9 @@
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
-from shapcut.coalitions import CoalitionMatrix
+from shapcut.coalitions import CoalitionMatrix, Values
 from shapcut.contributions import Contributions
 from shapcut.errors import InputError
 from shapcut.estimators import Estimator, finite, held_out_fidelity
@@ -62,6 +63,14 @@ class PaperEstimator(Estimator):
             again = NetworkSurrogate(generator).fit(coalitions[rows], usable[rows])
             resampled.append(again.mean_marginals(averaged[: max(1, len(averaged) // 10)]))
         errors = np.std(resampled, axis=0, ddof=1) if self.bootstraps > 1 else np.full(game.n_players, np.nan)
+
+        def refit(others: Values, again: np.random.Generator | None) -> NDArray[np.float64] | None:
+            if again is not None:
+                return None  # the standard errors come from resamples already
+            inner, known = finite(masks, others[1:])
+            network = NetworkSurrogate(torch.Generator().manual_seed(0)).fit(inner, known)
+            return defined * network.mean_marginals(averaged[: max(1, len(averaged) // 10)])
+
         defined = np.where([player.removable for player in game.players], 1.0, np.nan)
         evaluated, measured = counted.evaluated()
         return Contributions(
@@ -74,6 +83,7 @@ class PaperEstimator(Estimator):
             measured=measured,
             fidelity=held_out_fidelity(lambda: NetworkSurrogate(generator), coalitions, usable, rng),
             surrogate=network,
+            refit=refit,
         )
 
     def _averaging_masks(self, game: Game, rng: np.random.Generator) -> CoalitionMatrix:

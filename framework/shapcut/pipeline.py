@@ -27,6 +27,7 @@ from shapcut.plan import RemovalPlan
 from shapcut.postprocess import StepContext
 from shapcut.progress import Counter, Reporter, Silent
 from shapcut.recipe import Recipe
+from shapcut.robustness import examined
 from shapcut.run import Run, open_run
 from shapcut.session import Session, prepare
 from shapcut.sources import checkpoint_path
@@ -225,6 +226,9 @@ class Scoring:
             contributions = parts.estimator.estimate(
                 self._game, recipe.budget, self._rng, n_remove=self.session.n_remove
             )
+        again = np.random.default_rng([recipe.seed, 1])  # what follows draws as if nothing was examined
+        measurements = self._game.measurements(contributions.coalitions)
+        contributions = examined(contributions, measurements, again)
         write_json_atomically(self.run.contributions, contributions.to_json())
         self._note("estimate", begin)
         return contributions

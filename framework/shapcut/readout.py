@@ -5,7 +5,7 @@ folded into a running log-sum-exp; elsewhere one sequence (or the stack's fixed 
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -22,6 +22,24 @@ VOCABULARY_BLOCK = 4096
 def predicting(features: Tensor) -> Tensor:
     """The positions that predict a next token: (batch, length, width) -> (batch * (length - 1), width)."""
     return features[:, :-1].flatten(0, 1)
+
+
+def mean_and_halves(tokens: Tensor, windows: int) -> Tensor:
+    """Means over all predictions, over those in every second window, and over those in the other windows.
+
+    Args:
+        tokens: a quantity per prediction, shape (windows * predictions,).
+        windows: how many there are; of a single one there are no halves, and theirs are NaN.
+
+    Returns:
+        Shape (3,), float64.
+    """
+    exact = tokens.double()
+    each = exact.view(windows, -1)
+    halves = (
+        [each[::2].mean(), each[1::2].mean()] if windows > 1 else 2 * [torch.full_like(exact[0], torch.nan)]
+    )
+    return torch.stack([exact.mean(), *halves])
 
 
 def token_quantity(logits: Tensor, input_ids: Tensor, full_logits: Tensor | None = None) -> Tensor:
@@ -100,11 +118,16 @@ class Readout(ABC):
         self.linear = stack.unembedding()
 
     def means(self, states: Sequence[State]) -> list[Tensor]:
-        """For each state the mean over its (batch * (length - 1)) predictions, a float64 scalar tensor."""
+        """For each state the mean over its (batch * (length - 1)) predictions and over two halves of them.
+
+        See `mean_and_halves`.
+        """
         if self.linear is not None:
             features = [predicting(self.stack.features(state)) for state in states]
-            return [tokens.double().mean() for tokens in self._blockwise(features, self.linear)]
-        return [self._plain(state).double().mean() for state in states]
+            quantities: Iterable[Tensor] = self._blockwise(features, self.linear)
+        else:
+            quantities = map(self._plain, states)
+        return [mean_and_halves(tokens, len(self.input_ids)) for tokens in quantities]
 
     def _kernel(self, function: Kernel) -> Kernel:
         return Fused(function) if self._fuse else function

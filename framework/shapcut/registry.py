@@ -2,7 +2,7 @@
 
 import difflib
 import inspect
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar, cast
 
@@ -65,16 +65,18 @@ class Registry(Generic[T]):
     def create(self, spec: str, **objects: Any) -> T:
         """Make the thing that ``NAME`` or ``NAME:key=value,key=value`` describes.
 
-        Values are converted to the types that the factory's parameters declare; ``objects`` are options
-        that are not text.
+        A first part that is no ``key=value`` is the value of the first option, if that has no default:
+        ``shapiq:KernelSHAP``. Values are converted to the types that the factory's parameters declare;
+        ``objects`` are options that are not text.
 
         Raises:
             InputError: if the name or a key is unknown, or a value does not fit.
         """
         name, _, text = spec.partition(":")
         entry = self.entry(name)
-        options = parse_options(text, spec) | objects
-        known = list(inspect.signature(entry.factory).parameters)
+        parameters = inspect.signature(entry.factory).parameters
+        options = parse_options(text, spec, required_first(parameters)) | objects
+        known = list(parameters)
         for key in options:
             if key not in known:
                 raise InputError(f"{self.kind} {name!r} has no option {key!r}: {did_you_mean(key, known)}")
@@ -83,6 +85,8 @@ class Registry(Generic[T]):
         except ValidationError as error:
             first = error.errors()[0]
             option = ".".join(str(part) for part in first["loc"])
+            if first["type"].startswith("missing"):
+                raise InputError(f"{self.kind} {name!r} needs the option {option}: {name}:VALUE") from error
             raise InputError(
                 f"{self.kind} {name!r}: option {option}={first['input']!r}: {first['msg']}"
             ) from error
@@ -90,15 +94,25 @@ class Registry(Generic[T]):
             raise InputError(f"{self.kind} {name!r}: {error}") from error
 
 
-def parse_options(text: str, spec: str) -> dict[str, str]:
-    """The ``key=value`` pairs of an option text.
+def required_first(parameters: Mapping[str, inspect.Parameter]) -> str | None:
+    """The name of the first parameter if it must be given, which then may be given without its name."""
+    first = next(iter(parameters.values()), None)
+    named = first is not None and first.kind is inspect.Parameter.POSITIONAL_OR_KEYWORD
+    return first.name if named and first and first.default is inspect.Parameter.empty else None
+
+
+def parse_options(text: str, spec: str, unnamed: str | None = None) -> dict[str, str]:
+    """The ``key=value`` pairs of an option text; a first part without a key belongs to ``unnamed``.
 
     Raises:
         InputError: if a part is not of the form ``key=value``.
     """
     options: dict[str, str] = {}
-    for part in filter(None, text.split(",")):
+    for number, part in enumerate(filter(None, text.split(","))):
         key, equals, value = part.partition("=")
+        if number == 0 and unnamed and not equals:
+            options[unnamed] = part.strip()
+            continue
         if not equals or not key.strip():
             raise InputError(f"{spec!r}: {part!r} is not of the form key=value")
         options[key.strip()] = value.strip()

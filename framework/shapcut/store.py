@@ -11,7 +11,7 @@ import numpy as np
 
 from shapcut.coalitions import CoalitionMatrix, Player, Values, keys
 from shapcut.errors import InputError, StoreMismatchError
-from shapcut.game import Game, Parts, PiecewiseGame
+from shapcut.game import Game, Measurements, Parts, PiecewiseGame, as_measurements
 
 Fingerprint = Mapping[str, str]
 
@@ -24,8 +24,15 @@ CREATE TABLE IF NOT EXISTS evaluations (
     game TEXT NOT NULL REFERENCES games (name),
     coalition BLOB NOT NULL,
     value REAL,  -- NULL: not a number
+    first_half REAL,  -- on halves of the text; NULL: not a number, or not known
+    second_half REAL,
     PRIMARY KEY (game, coalition)
 ) STRICT, WITHOUT ROWID;
+"""
+
+
+_INSERT = """
+INSERT OR REPLACE INTO evaluations (game, coalition, value, first_half, second_half) VALUES (?, ?, ?, ?, ?)
 """
 
 
@@ -48,9 +55,17 @@ class EvaluationStore:
                 self._connection.execute("PRAGMA journal_mode=WAL")
                 self._connection.execute("PRAGMA synchronous=FULL")
                 self._connection.executescript(_SCHEMA)
+                self._add_halves()
         except InputError:
             self.close()
             raise
+
+    def _add_halves(self) -> None:
+        """Give a file of an earlier version its columns for halves of the text."""
+        columns = self._connection.execute("SELECT name FROM pragma_table_info('evaluations')").fetchall()
+        if ("first_half",) not in columns:
+            for half in ("first_half", "second_half"):
+                self._connection.execute(f"ALTER TABLE evaluations ADD COLUMN {half} REAL")
 
     @contextmanager
     def _named_errors(self) -> Iterator[None]:
@@ -83,24 +98,26 @@ class EvaluationStore:
                 f"{self.path} belongs to another run: stored {was}, wanted {now}; name another run directory"
             )
 
-    def lookup(self, name: str, coalitions: CoalitionMatrix) -> dict[bytes, float]:
-        """The stored values among the given rows, by packed coalition."""
-        query = "SELECT value FROM evaluations WHERE game = ? AND coalition = ?"
+    def lookup(self, name: str, coalitions: CoalitionMatrix) -> dict[bytes, list[float]]:
+        """The stored measurements among the given rows, by packed coalition."""
+        query = "SELECT value, first_half, second_half FROM evaluations WHERE game = ? AND coalition = ?"
         with self._named_errors():
             rows = {key: self._connection.execute(query, (name, key)).fetchone() for key in keys(coalitions)}
         return {
-            key: np.nan if row[0] is None else float(row[0]) for key, row in rows.items() if row is not None
+            key: [np.nan if number is None else float(number) for number in row]
+            for key, row in rows.items()
+            if row is not None
         }
 
-    def add(self, name: str, coalitions: CoalitionMatrix, values: Values) -> None:
-        """Store one chunk, all of it or nothing; NaN and infinity are stored as such."""
+    def add(self, name: str, coalitions: CoalitionMatrix, found: Values | Measurements) -> None:
+        """Store a chunk of values or measurements, all or nothing; NaN and infinity are kept as such."""
         rows = [
-            (name, key, None if np.isnan(value) else float(value))
-            for key, value in zip(keys(coalitions), values, strict=True)
+            (name, key, *(None if np.isnan(number) else number for number in numbers))
+            for key, numbers in zip(keys(coalitions), as_measurements(found).tolist(), strict=True)
         ]
         with self._named_errors(), self._connection:
             self._connection.execute("BEGIN IMMEDIATE")
-            self._connection.executemany("INSERT OR REPLACE INTO evaluations VALUES (?, ?, ?)", rows)
+            self._connection.executemany(_INSERT, rows)
 
     def count(self, name: str) -> int:
         """How many evaluations of a game are stored."""
@@ -148,19 +165,23 @@ class StoredGame(Game):
 
     def values(self, coalitions: CoalitionMatrix) -> Values:
         """Stored values where there are any; the rest is measured and stored part by part."""
+        return self.measurements(coalitions)[:, 0]
+
+    def measurements(self, coalitions: CoalitionMatrix) -> Measurements:
+        """As `values`, with the halves."""
         known = self.store.lookup(self.name, coalitions)
         names = keys(coalitions)
         missing = {name: row for row, name in enumerate(names) if name not in known}
         rows = sorted(missing.values(), key=lambda row: coalitions[row].tobytes())
         wanted = coalitions[rows]
-        for part, values in self._parts(wanted):
-            chunk = wanted[part]
-            self.store.add(self.name, chunk, values)
+        for part, values_or_more in self._parts(wanted):
+            chunk, found = wanted[part], as_measurements(values_or_more)
+            self.store.add(self.name, chunk, found)
             self.measured += len(chunk)
-            known.update(zip(keys(chunk), values.tolist(), strict=True))
+            known.update(zip(keys(chunk), found.tolist(), strict=True))
             if self._observe is not None:
-                self._observe(chunk, values, self.store.count(self.name))
-        return np.array([known[name] for name in names], dtype=np.float64)
+                self._observe(chunk, found[:, 0], self.store.count(self.name))
+        return np.array([known[name] for name in names], dtype=np.float64).reshape(-1, 3)
 
     def _parts(self, coalitions: CoalitionMatrix) -> Parts:
         """Parts that the game makes, or else chunks whose size follows from the clock."""
@@ -173,11 +194,11 @@ class StoredGame(Game):
             yield rows, self._timed(coalitions[rows])
             start += len(rows)
 
-    def _timed(self, chunk: CoalitionMatrix) -> Values:
-        """Values of a chunk; the next one's size follows from the time that this one took."""
+    def _timed(self, chunk: CoalitionMatrix) -> Measurements:
+        """Measurements of a chunk; the next one's size follows from the time that this one took."""
         begin = time.monotonic()
-        values = self.game.values(chunk)
+        found = self.game.measurements(chunk)
         seconds = max(time.monotonic() - begin, 1e-6)
         fitting = round(len(chunk) * _SECONDS_BETWEEN_COMMITS / seconds)
         self._chunk = min(max(1, fitting), 4 * self._chunk, _MOST_BETWEEN_COMMITS)
-        return values
+        return found

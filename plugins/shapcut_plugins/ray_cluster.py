@@ -10,9 +10,9 @@ from typing import Any
 
 import torch
 
-from shapcut.coalitions import CoalitionMatrix, Values
+from shapcut.coalitions import CoalitionMatrix
 from shapcut.errors import InputError, ShapcutError
-from shapcut.executor import GameRecipe
+from shapcut.executor import GameRecipe, Measurements
 from shapcut_plugins.worker_pool import WorkerDiedError
 
 _OBJECT_STORE_BYTES = 100 * 2**20
@@ -76,10 +76,10 @@ class Measurer:
         torch.set_num_threads(self._threads)
         self._game(0)
 
-    def measure(self, game: int, coalitions: CoalitionMatrix) -> Values:
-        """Values of coalitions in the game of that number."""
-        values: Values = self._game(game).values(coalitions)
-        return values
+    def measure(self, game: int, coalitions: CoalitionMatrix) -> Measurements:
+        """Measurements of coalitions in the game of that number."""
+        found: Measurements = self._game(game).measurements(coalitions)
+        return found
 
     def _game(self, number: int) -> Any:
         if number not in self._games:
@@ -169,7 +169,7 @@ class RayCluster:
         done, _ = self._ray.wait(list(tasks), num_returns=1)
         return done[0]
 
-    def result(self, task: Any) -> Values | None:
+    def result(self, task: Any) -> Measurements | None:
         """What it gave.
 
         Raises:
@@ -178,7 +178,7 @@ class RayCluster:
         """
         errors = self._ray.exceptions
         try:
-            values: Values | None = self._ray.get(task)
+            values: Measurements | None = self._ray.get(task)
         except errors.RayTaskError as error:
             if isinstance(error.cause, ShapcutError):
                 raise error.cause from None

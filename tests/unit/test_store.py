@@ -3,6 +3,7 @@
 import sqlite3
 import subprocess
 import sys
+from contextlib import closing
 
 import numpy as np
 import pytest
@@ -67,7 +68,35 @@ def test_values_come_back_bit_for_bit_after_reopening(path):
     found = second.lookup("calibration", ROWS)
     second.close()
     assert list(found) == keys(ROWS[:6])
-    assert np.array(list(found.values())).tobytes() == values.tobytes()
+    assert np.array([numbers[0] for numbers in found.values()]).tobytes() == values.tobytes()
+    assert np.isnan([numbers[1:] for numbers in found.values()]).all()
+
+
+def test_halves_of_the_text_are_kept_beside_the_value(store):
+    store.open_game("calibration", FINGERPRINT)
+    found = np.array([[1.0, 0.5, 1.5], [np.nan, np.inf, 2.0]])
+    store.add("calibration", ROWS[:2], found)
+    np.testing.assert_array_equal(list(store.lookup("calibration", ROWS).values()), found)
+
+
+def test_a_store_of_an_earlier_version_keeps_its_values_and_takes_halves(path):
+    with closing(sqlite3.connect(path)) as connection:
+        connection.executescript(
+            "CREATE TABLE games (name TEXT PRIMARY KEY, fingerprint TEXT NOT NULL) STRICT;"
+            "CREATE TABLE evaluations (game TEXT NOT NULL REFERENCES games (name), coalition BLOB NOT NULL, "
+            "value REAL, PRIMARY KEY (game, coalition)) STRICT, WITHOUT ROWID;"
+            "INSERT INTO games VALUES ('calibration', '{}');"
+        )
+        with connection:
+            connection.execute("INSERT INTO evaluations VALUES ('calibration', ?, 2.5)", (keys(ROWS[:1])[0],))
+    store = EvaluationStore(path)
+    store.open_game("calibration", {})
+    store.add("calibration", ROWS[1:2], np.array([[1.0, 0.5, 1.5]]))
+    old, new = store.lookup("calibration", ROWS[:2]).values()
+    store.close()
+    assert old[0] == 2.5
+    assert np.isnan(old[1:]).all()
+    assert new == [1.0, 0.5, 1.5]
 
 
 def test_another_fingerprint_is_refused_naming_what_differs(store):
@@ -83,8 +112,8 @@ def test_two_games_in_one_file(store):
     store.open_game("finals", {"model": "abc", "data": "more"})
     store.add("calibration", ROWS[:3], np.array([1.0, 2.0, 3.0]))
     store.add("finals", ROWS[2:4], np.array([30.0, 40.0]))
-    assert list(store.lookup("calibration", ROWS).values()) == [1.0, 2.0, 3.0]
-    assert list(store.lookup("finals", ROWS).values()) == [30.0, 40.0]
+    assert [numbers[0] for numbers in store.lookup("calibration", ROWS).values()] == [1.0, 2.0, 3.0]
+    assert [numbers[0] for numbers in store.lookup("finals", ROWS).values()] == [30.0, 40.0]
     assert (store.count("calibration"), store.count("finals"), store.count("none")) == (3, 2, 0)
 
 
