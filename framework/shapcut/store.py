@@ -3,15 +3,16 @@
 import json
 import sqlite3
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from shapcut.coalitions import CoalitionMatrix, Player, Values, keys
+from shapcut.coalitions import CoalitionMatrix, Values, keys
 from shapcut.errors import InputError, StoreMismatchError
-from shapcut.game import Game, Parts, PiecewiseGame
+from shapcut.game import Game, Parts, PiecewiseGame, WrappedGame
 
 Fingerprint = Mapping[str, str]
 
@@ -26,6 +27,11 @@ CREATE TABLE IF NOT EXISTS evaluations (
     value REAL,  -- NULL: not a number
     PRIMARY KEY (game, coalition)
 ) STRICT, WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS durations (
+    game TEXT PRIMARY KEY REFERENCES games (name),
+    evaluations INTEGER NOT NULL,
+    seconds REAL NOT NULL
+) STRICT;
 """
 
 
@@ -92,8 +98,15 @@ class EvaluationStore:
             key: np.nan if row[0] is None else float(row[0]) for key, row in rows.items() if row is not None
         }
 
-    def add(self, name: str, coalitions: CoalitionMatrix, values: Values) -> None:
-        """Store one chunk, all of it or nothing; NaN and infinity are stored as such."""
+    def add(self, name: str, coalitions: CoalitionMatrix, values: Values, seconds: float = 0.0) -> None:
+        """Store one chunk, all of it or nothing; NaN and infinity are stored as such.
+
+        Args:
+            name: the game's.
+            coalitions: the chunk.
+            values: its values.
+            seconds: what measuring it took.
+        """
         rows = [
             (name, key, None if np.isnan(value) else float(value))
             for key, value in zip(keys(coalitions), values, strict=True)
@@ -101,6 +114,18 @@ class EvaluationStore:
         with self._named_errors(), self._connection:
             self._connection.execute("BEGIN IMMEDIATE")
             self._connection.executemany("INSERT OR REPLACE INTO evaluations VALUES (?, ?, ?)", rows)
+            self._connection.execute(
+                "INSERT INTO durations VALUES (?, ?, ?) ON CONFLICT (game) DO UPDATE SET "
+                "evaluations = evaluations + excluded.evaluations, seconds = seconds + excluded.seconds",
+                (name, len(rows), seconds),
+            )
+
+    def seconds_per_evaluation(self, name: str) -> float:
+        """What measuring one coalition of a game has taken on average; 0 if nothing was measured."""
+        query = "SELECT seconds / evaluations FROM durations WHERE game = ? AND evaluations > 0"
+        with self._named_errors():
+            row = self._connection.execute(query, (name,)).fetchone()
+        return 0.0 if row is None else float(row[0])
 
     def count(self, name: str) -> int:
         """How many evaluations of a game are stored."""
@@ -109,7 +134,20 @@ class EvaluationStore:
             return int(found.fetchone()[0])
 
 
-class StoredGame(Game):
+@dataclass(slots=True)
+class Reuse:
+    """What a store spared whoever asked.
+
+    Attributes:
+        evaluations: coalitions that were found in it.
+        seconds: what measuring them would have taken, at their game's average.
+    """
+
+    evaluations: int = 0
+    seconds: float = 0.0
+
+
+class StoredGame(WrappedGame):
     """A game whose every value is looked up in a store first and written to it after.
 
     Args:
@@ -129,37 +167,52 @@ class StoredGame(Game):
         fingerprint: Fingerprint,
         observe: Callable[[CoalitionMatrix, Values, int], None] | None = None,
     ) -> None:
+        super().__init__(game)
         store.open_game(name, fingerprint)
-        self.game = game
         self.store = store
         self.name = name
-        self._chunk = 1
+        self.fingerprint = fingerprint
         self.measured = 0
+        self.reuse = Reuse()
+        self._chunk = 1
         self._observe = observe
+        self._narrowed: dict[int, StoredGame] = {}
 
-    @property
-    def players(self) -> tuple[Player, ...]:
-        """The wrapped game's players."""
-        return self.game.players
-
-    def permits(self, absent: Sequence[int]) -> bool:
-        """The wrapped game's answer."""
-        return self.game.permits(absent)
+    def narrowed(self, tokens: int) -> Game:
+        """The narrower game, kept in the same store under a name of its own."""
+        narrower = self.game.narrowed(tokens)
+        if narrower is self.game:
+            return self
+        if narrower.tokens not in self._narrowed:
+            stored = StoredGame(
+                narrower,
+                self.store,
+                name=f"{self.name}, first {narrower.tokens} tokens",
+                fingerprint={**self.fingerprint, "first_tokens": str(narrower.tokens)},
+                observe=self._observe,
+            )
+            stored.reuse = self.reuse
+            self._narrowed[narrower.tokens] = stored
+        return self._narrowed[narrower.tokens]
 
     def values(self, coalitions: CoalitionMatrix) -> Values:
         """Stored values where there are any; the rest is measured and stored part by part."""
         known = self.store.lookup(self.name, coalitions)
+        self.reuse.evaluations += len(known)
+        self.reuse.seconds += len(known) * self.store.seconds_per_evaluation(self.name)
         names = keys(coalitions)
         missing = {name: row for row, name in enumerate(names) if name not in known}
         rows = sorted(missing.values(), key=lambda row: coalitions[row].tobytes())
         wanted = coalitions[rows]
+        begin = time.monotonic()
         for part, values in self._parts(wanted):
             chunk = wanted[part]
-            self.store.add(self.name, chunk, values)
+            self.store.add(self.name, chunk, values, time.monotonic() - begin)
             self.measured += len(chunk)
             known.update(zip(keys(chunk), values.tolist(), strict=True))
             if self._observe is not None:
                 self._observe(chunk, values, self.store.count(self.name))
+            begin = time.monotonic()
         return np.array([known[name] for name in names], dtype=np.float64)
 
     def _parts(self, coalitions: CoalitionMatrix) -> Parts:
