@@ -56,7 +56,7 @@ class Game(ABC):
         return 0
 
     def narrowed(self, tokens: int) -> "Game":  # noqa: ARG002 - for games that have tokens
-        """The same game on the first of its calibration windows: about ``tokens`` tokens, at least one window.
+        """The same game on the first of its windows: at most ``tokens`` tokens, but at least one window.
 
         The game itself if it has no more tokens than that.
         """

@@ -188,10 +188,10 @@ class ModelGame(PortableGame):
             fuse: whether blocks run as fused kernels, if that is to differ.
         """
         other = copy.copy(self)
-        if utility is not None:
-            other.utility, other._origin = utility, None
-        other._narrowed = {}
         vars(other).pop("evaluator", None)
+        vars(other).update(_narrowed={})
+        if utility is not None:
+            vars(other).update(utility=utility, _origin=None)
         other.input_ids = input_ids.to(self._device)
         other.dtype = dtype or self.dtype
         other.fuse = self.fuse if fuse is None else fuse

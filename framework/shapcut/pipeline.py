@@ -17,7 +17,7 @@ from shapcut.contributions import Contributions
 from shapcut.demo_models import origin
 from shapcut.errors import InputError, ShapcutError
 from shapcut.files import require_new_directory, write_json_atomically
-from shapcut.game import BudgetedGame, Game
+from shapcut.game import BudgetedGame, Game, MeteredGame
 from shapcut.host import Host, checkpoint_formats
 from shapcut.manifest import Manifest
 from shapcut.measure import ModelMeasurement, measure
@@ -237,7 +237,10 @@ class Scoring:
         """
         session = self.session
         begin = time.monotonic()
-        finals = session.finals and self._keep(session.finals, self._measured[1], _FINALS)
+        finals: Game | None = None
+        if session.finals is not None:
+            stored = self._keep(session.finals, self._measured[1], _FINALS)
+            finals = MeteredGame(stored, cost=self._game.cost)
         with self.reporter.counting("searching for the best set", self._game.budget) as count:
             self._count = count
             chosen = session.parts.selector.select(
@@ -286,6 +289,7 @@ class Scoring:
             seconds=round(time.monotonic() - begin, 3),
             evaluations_asked=self._game.spent,
             evaluations_measured={stored.name: stored.measured for stored in self._stored},
+            cost=self._game.cost.to_json(),
             block_runs=work.block_runs if self._measured[0] is self.session.game else None,
         )
 
