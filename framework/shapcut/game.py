@@ -152,7 +152,7 @@ class MeteredGame(WrappedGame):
         return None if access is None else access.charged_to(self.cost)
 
     def narrowed(self, tokens: int) -> Game:
-        """The narrower game on the same account; its coalitions count as the share of the tokens they take."""
+        """The narrower game on the same account; its coalitions count by their share of the tokens."""
         narrower = self.game.narrowed(tokens)
         if narrower is self.game:
             return self

@@ -42,6 +42,16 @@ class Run:
         return self.directory / "plan.json"
 
     @property
+    def comparison(self) -> Path:
+        """What each method of a comparison removed, and what it cost."""
+        return self.directory / "comparison.json"
+
+    @property
+    def comparison_page(self) -> Path:
+        """The comparison for people, one self-contained HTML file."""
+        return self.directory / "comparison.html"
+
+    @property
     def report(self) -> Path:
         """The report, one self-contained HTML file."""
         return self.directory / "report.html"

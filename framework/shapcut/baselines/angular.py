@@ -33,7 +33,7 @@ class AngularSelector(Selector):
 
     name = "angular"
 
-    def __init__(self, keep_last: bool = True, tokens: Literal["last", "all"] = "last") -> None:  # noqa: FBT001, FBT002 - an option
+    def __init__(self, keep_last: bool = True, tokens: Literal["last", "all"] = "last") -> None:
         self.keep_last = keep_last
         self.tokens = tokens
 

@@ -98,7 +98,7 @@ class EvolutionarySelector(Selector):
             population = evolution.begin(n_remove, self.initial, self.survivors[-1])
         except BudgetExceededError as error:
             raise InputError(
-                f"selector {self.name!r}: the first {self.initial} sets do not fit into the budget ({error}); "
+                f"selector {self.name!r}: the first {self.initial} sets exceed the budget ({error}); "
                 "raise --budget or lower its option initial"
             ) from error
         done = 0
