@@ -17,7 +17,7 @@ from shapcut.manifest import Manifest
 from shapcut.methods import Contestant
 from shapcut.progress import Reporter, Silent
 from shapcut.recipe import Recipe
-from shapcut.result_row import ResultRow, read_rows
+from shapcut.result_row import ResultRow, read_rows, write_rows
 from shapcut.run import Run, open_run
 from shapcut.session import Session, check_target, prepare
 from shapcut.store import EvaluationStore
@@ -87,10 +87,10 @@ def compare(
     recipe: Recipe,
     methods: Sequence[Contestant],
     targets: Sequence[Recipe],
+    *,
     seeds: Sequence[int],
     run_directory: Path,
     host: Host,
-    *,
     held_out: HeldOutText | None = None,
     reporter: Reporter | None = None,
 ) -> Comparison:
@@ -127,36 +127,34 @@ def compare(
     with open_run(run_directory) as run, closing(EvaluationStore(run.evaluations)) as store:
         manifest = Manifest.start(run, session)
         host.manager.hook.shapcut_run_started(run=run)
-        comparison = _played(session, methods, sizes, seeds, run, store, reporter or Silent())
+        judge = HeldOutGame(session, store)
+        comparison = Comparison(_facts(session, judge), ())
+        for seed in seeds:
+            contest = Contest(session, seed, store, reporter or Silent())
+            entries = [(contestant, size) for size in sizes for contestant in methods]
+            comparison = _continued(comparison, contest, entries, judge, run)
         manifest.finish()
         host.manager.hook.shapcut_comparison_finished(run=run)
     return comparison
 
 
-def _played(
-    session: Session,
-    methods: Sequence[Contestant],
-    sizes: Sequence[int],
-    seeds: Sequence[int],
+def _continued(
+    comparison: Comparison,
+    contest: Contest,
+    entries: Sequence[tuple[Contestant, int]],
+    judge: HeldOutGame,
     run: Run,
-    store: EvaluationStore,
-    reporter: Reporter,
 ) -> Comparison:
-    """All rows, each written when it is known."""
-    judge = HeldOutGame(session, store)
-    facts = _facts(session, judge)
-    earlier = read_rows(run.comparison)
-    rows: list[ResultRow] = []
-    for seed in seeds:
-        contest = Contest(session, seed, store, reporter)
-        for size in sizes:
-            for contestant in methods:
-                key = _key(contest.identity(contestant, size), facts)
-                row = earlier.get(key) or judge.judged(contest.row(contestant, size, key))
-                rows.append(row)
-                write_json_atomically(run.comparison, Comparison(facts, tuple(rows)).to_json())
-                earlier[key] = row
-    return Comparison(facts, tuple(rows))
+    """The comparison with the rows of one seed, each written when it is known."""
+    finished = read_rows(run.rows)
+    for contestant, size in entries:
+        key = _key(contest.identity(contestant, size), comparison.facts)
+        if key not in finished:
+            finished[key] = judge.judged(contest.row(contestant, size, key))
+            write_rows(run.rows, finished.values())
+        comparison = replace(comparison, rows=(*comparison.rows, finished[key]))
+        write_json_atomically(run.comparison, comparison.to_json())
+    return comparison
 
 
 def _key(identity: dict[str, Any], facts: dict[str, Any]) -> str:

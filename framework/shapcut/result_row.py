@@ -1,10 +1,12 @@
 """One line of a comparison: what a method removed, what that is worth, and what finding it cost."""
 
+from collections.abc import Iterable
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
 from shapcut.errors import InputError
+from shapcut.files import write_json_atomically
 
 
 class ResultRow(BaseModel):
@@ -55,14 +57,11 @@ class ResultRow(BaseModel):
     failure: str = ""
 
 
-class _Rows(BaseModel):
-    """Of an earlier comparison only the rows are wanted."""
-
-    rows: tuple[ResultRow, ...]
+_ROWS = TypeAdapter(tuple[ResultRow, ...])
 
 
 def read_rows(path: Path) -> dict[str, ResultRow]:
-    """The rows of an earlier comparison by their keys, without the failures; empty if there is none.
+    """Finished rows by their keys, without the failures; empty if there are none.
 
     Raises:
         InputError: if the file cannot be read.
@@ -70,7 +69,12 @@ def read_rows(path: Path) -> dict[str, ResultRow]:
     if not path.exists():
         return {}
     try:
-        rows = TypeAdapter(_Rows).validate_json(path.read_bytes()).rows
+        rows = _ROWS.validate_json(path.read_bytes())
     except (OSError, ValidationError) as error:
-        raise InputError(f"{path} is no comparison that can be continued; name another --run") from error
+        raise InputError(f"{path} cannot be continued: it is damaged; name another --run") from error
     return {row.key: row for row in rows if not row.failure}
+
+
+def write_rows(path: Path, rows: Iterable[ResultRow]) -> None:
+    """Write finished rows, atomically."""
+    write_json_atomically(path, [row.model_dump(mode="json") for row in rows])

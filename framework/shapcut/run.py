@@ -47,6 +47,11 @@ class Run:
         return self.directory / "comparison.json"
 
     @property
+    def rows(self) -> Path:
+        """Every row that a comparison in this directory has finished, whoever asked for it."""
+        return self.directory / "rows.json"
+
+    @property
     def comparison_page(self) -> Path:
         """The comparison for people, one self-contained HTML file."""
         return self.directory / "comparison.html"

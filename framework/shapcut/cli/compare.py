@@ -17,7 +17,7 @@ from shapcut.progress import ConsoleReporter
 from shapcut.recipe import Recipe, make_recipe
 from shapcut.result_row import ResultRow
 
-_CHOSEN_BY_METHODS = {
+_NOT_SHARED = {
     "remove",
     "ratio",
     "preset",
@@ -28,7 +28,7 @@ _CHOSEN_BY_METHODS = {
     "seed",
     "executor",
 }
-_OPTIONS = {name: kind for name, kind in RECIPE_OPTIONS.items() if name not in _CHOSEN_BY_METHODS}
+_OPTIONS = {name: kind for name, kind in RECIPE_OPTIONS.items() if name not in _NOT_SHARED}
 
 NumberT = TypeVar("NumberT", int, float)
 
@@ -73,9 +73,9 @@ def compare_methods(
         recipe,
         contestants,
         targets,
-        chosen_seeds,
-        directory,
-        host,
+        seeds=chosen_seeds,
+        run_directory=directory,
+        host=host,
         held_out=text,
         reporter=ConsoleReporter(),
     )
@@ -107,31 +107,20 @@ def _show(comparison: Comparison, directory: Path, as_json: bool) -> None:
         return
     dense = comparison.facts["dense_held_out_perplexity"]
     tables.show(
-        f"{comparison.facts['model']['source']}: the whole model's held-out perplexity is {_number(dense)}",
-        (
-            "removed",
-            "seed",
-            "method",
-            "players",
-            "calibration nats",
-            "held-out perplexity",
-            "coalitions",
-            "tokens",
-            "seconds",
-        ),
+        f"{comparison.facts['model']['source']}: held-out perplexity of the whole model {_number(dense)}",
+        ("method", "seed", "removed", "perplexity", "sets", "tokens", "s"),
         [_cells(row) for row in comparison.rows],
     )
     tables.say(f"kept in {directory}")
 
 
 def _cells(row: ResultRow) -> list[str]:
-    head = [str(row.n_remove), str(row.seed), row.method]
     if row.failure:
-        return [*head, row.failure, *[""] * 5]
+        return [row.method, str(row.seed), row.failure, *[""] * 4]
     return [
-        *head,
+        row.method,
+        str(row.seed),
         " ".join(map(str, row.removed)),
-        _number(row.calibration_nats, "{:.4f}"),
         _number(row.held_out_perplexity),
         f"{row.evaluations:,}",
         f"{row.tokens:,}",
@@ -139,5 +128,5 @@ def _cells(row: ResultRow) -> list[str]:
     ]
 
 
-def _number(value: float | None, form: str = "{:.2f}") -> str:
-    return "not finite" if value is None else form.format(value)
+def _number(value: float | None) -> str:
+    return "not finite" if value is None else f"{value:.2f}"
