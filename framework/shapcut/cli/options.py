@@ -38,7 +38,7 @@ RECIPE_OPTIONS: dict[str, Any] = {
     "ratio": Annotated[
         str | None, typer.Option(metavar="R", help="share of the players to remove, between 0 and 1")
     ],
-    "preset": Annotated[str | None, typer.Option(help="paper: the paper's method")],
+    "preset": Annotated[str | None, typer.Option(help="a named method: paper, greedy, taylor, ...")],
     "granularity": Granularity,
     "estimator": Annotated[str | None, typer.Option(help="NAME[:key=value,...] [default: surrogate]")],
     "selector": Annotated[str | None, typer.Option(help="NAME[:key=value,...] [default: search]")],
