@@ -219,6 +219,48 @@ def speed_places(content: dict[str, Any]) -> str:
     )
 
 
+def selection(content: dict[str, Any]) -> str:
+    """Every method on every model, averaged over seeds."""
+    lines: list[str] = []
+    for model in content["models"]:
+        text, facts = model["text"], model["model"]
+        windows = " x ".join(map(str, text["held_out_windows"]))
+        lines += [
+            f"**{facts['source']}**, {facts['players']} blocks, coalitions in {facts['dtype']}; calibration "
+            f"{' x '.join(map(str, text['calibration_windows']))} tokens of {text['calibration']}, judged on {windows} "
+            f"tokens of {text['held_out']}, {'BOS first' if text['adds_bos'] else 'no BOS'}. "
+            f"Dense: {_perplexity(model['dense_held_out_perplexity'])}.",
+            "",
+            "| removed | method | held-out perplexity | lowest, highest | coalitions | tokens processed | seconds "
+            "| blocks removed, seed by seed |",
+            "|---|---|---|---|---|---|---|---|",
+        ]
+        for row in averages(model):
+            sets = list(dict.fromkeys(", ".join(map(str, removed)) for removed in row["removed"]))
+            spread = (
+                "" if row["seeds"] == 1 else f"{_perplexity(row['lowest'])}, {_perplexity(row['highest'])}"
+            )
+            cells = [
+                str(row["n_remove"]),
+                row["method"],
+                _perplexity(row["perplexity"]),
+                spread,
+                f"{row['evaluations']:,.0f}",
+                f"{row['tokens']:,.0f}",
+                f"{row['seconds']:,.1f}",
+                "; ".join(sets),
+            ]
+            lines.append(f"| {' | '.join(cells)} |")
+        failures = {f"{row['method']}: {row['failure']}" for row in model["rows"] if row["failure"]}
+        lines += ["", *(f"{failure}" for failure in sorted(failures)), ""]
+    lines.append(f"`{content['command']}`, {content['hardware']}, torch {content['torch']}.")
+    return "\n".join(lines)
+
+
+def _perplexity(value: float | None) -> str:
+    return "not finite" if value is None else f"{value:.1f}"
+
+
 def zoo(content: dict[str, Any]) -> str:
     """The models of the zoo: how they were trained and what came out."""
     lines = [
@@ -292,10 +334,11 @@ TABLES: dict[str, Callable[[dict[str, Any]], str]] = {
     "speed_plan": speed_plan,
     "speed_growth": speed_growth,
     "speed_places": speed_places,
+    "selection": selection,
     "zoo": zoo,
     "zoo_prune": zoo_prune,
 }
-PAGES = ("README.md", "docs/families.md", "docs/speed.md", "benchmarks/zoo/README.md")
+PAGES = ("README.md", "docs/families.md", "docs/selection.md", "docs/speed.md", "benchmarks/zoo/README.md")
 
 
 def filled(text: str) -> str:

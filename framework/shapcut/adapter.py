@@ -70,6 +70,10 @@ class LayerStack(ABC):
     def readout(self, state: State) -> Tensor:
         """Logits of shape (batch, length, vocabulary) for the state after the last layer."""
 
+    def stream(self, state: State) -> Tensor:
+        """The residual stream of a state, shape (batch, length, width): what an absent layer carries over."""
+        return state[0]
+
     def resident(self, index: int) -> AbstractContextManager[None]:  # noqa: ARG002 - for stacks that load weights
         """Keep the weights of layer ``index`` where its steps need them while the context is open.
 
@@ -218,10 +222,14 @@ class Adapter(ABC):
         """Where token ids go: by default to where the model's first parameter is."""
         return next(model.parameters()).device
 
+    def forward(self, model: nn.Module, input_ids: Tensor) -> Tensor:
+        """As `logits`, in the caller's gradient mode."""
+        return model(input_ids=input_ids, use_cache=False).logits  # type: ignore[no-any-return]
+
     def logits(self, model: nn.Module, input_ids: Tensor) -> Tensor:
         """Next-token logits of shape (batch, length, vocabulary), without a cache."""
         with torch.inference_mode():
-            return model(input_ids=input_ids, use_cache=False).logits  # type: ignore[no-any-return]
+            return self.forward(model, input_ids)
 
     def generate(self, model: nn.Module, input_ids: Tensor, new_tokens: int, *, use_cache: bool) -> Tensor:
         """Greedy continuation, shape (batch, length + new_tokens), never stopped by an end token."""

@@ -1,5 +1,12 @@
 """What the core itself offers, registered through the same hooks as everybody else's."""
 
+from shapcut.baselines.angular import AngularSelector
+from shapcut.baselines.blind import LastEstimator, NoEstimator, RandomEstimator
+from shapcut.baselines.block_influence import BlockInfluenceEstimator
+from shapcut.baselines.evolutionary import EvolutionarySelector
+from shapcut.baselines.greedy import GreedySelector
+from shapcut.baselines.leave_one_out import LeaveOneOutEstimator
+from shapcut.baselines.taylor import TaylorEstimator
 from shapcut.estimators import ExactEstimator, SurrogateEstimator
 from shapcut.executor import LocalExecutor
 from shapcut.hookspecs import Register, hookimpl
@@ -28,16 +35,27 @@ def shapcut_register_samplers(register: Register) -> None:
 
 @hookimpl
 def shapcut_register_estimators(register: Register) -> None:
-    """Exact enumeration, sampled marginals, the paper's estimator and our default."""
-    sampled = (PermutationEstimator, StratifiedEstimator)
-    for estimator in (ExactEstimator, PaperEstimator, SurrogateEstimator, *sampled):
+    """Exact enumeration, sampled marginals, the paper's estimator, our default, and the baselines."""
+    for estimator in (
+        ExactEstimator,
+        PaperEstimator,
+        SurrogateEstimator,
+        PermutationEstimator,
+        StratifiedEstimator,
+        LeaveOneOutEstimator,
+        BlockInfluenceEstimator,
+        TaylorEstimator,
+        RandomEstimator,
+        LastEstimator,
+        NoEstimator,
+    ):
         register(estimator.name, estimator)
 
 
 @hookimpl
 def shapcut_register_selectors(register: Register) -> None:
-    """The paper's ranking and our default."""
-    for selector in (RankingSelector, SearchSelector):
+    """The paper's ranking, our default, and the baselines."""
+    for selector in (RankingSelector, SearchSelector, GreedySelector, EvolutionarySelector, AngularSelector):
         register(selector.name, selector)
 
 

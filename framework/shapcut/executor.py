@@ -5,8 +5,8 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import ClassVar
 
-from shapcut.coalitions import CoalitionMatrix, Player
-from shapcut.game import Game, Measurements, Parts, PiecewiseGame
+from shapcut.coalitions import CoalitionMatrix
+from shapcut.game import Game, Measurements, Parts, PiecewiseGame, WrappedGame
 from shapcut.gamerecipe import GameRecipe
 
 __all__ = [
@@ -32,26 +32,22 @@ class PortableGame(Game):
         """
 
 
-class DistributedGame(PiecewiseGame):
+class DistributedGame(WrappedGame, PiecewiseGame):
     """The players of a game, whose values somebody else measures.
 
     Args:
-        game: the game; it is asked for everything but values.
+        game: the game; it is asked for everything but values, and its narrower forms are measured here.
         measure: tells the values of coalitions in parts, in any order.
     """
 
     def __init__(self, game: Game, measure: Callable[[CoalitionMatrix], Parts]) -> None:
-        self.game = game
+        super().__init__(game)
         self._measure = measure
 
-    @property
-    def players(self) -> tuple[Player, ...]:
-        """The game's players."""
-        return self.game.players
-
-    def permits(self, absent: Sequence[int]) -> bool:
-        """The game's answer."""
-        return self.game.permits(absent)
+    def narrowed(self, tokens: int) -> Game:
+        """The game's own narrower form."""
+        narrower = self.game.narrowed(tokens)
+        return self if narrower is self.game else narrower
 
     def parts(self, coalitions: CoalitionMatrix) -> Parts:
         """What is measured elsewhere, as it arrives."""

@@ -2,12 +2,18 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
+from math import floor
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from shapcut.coalitions import CoalitionMatrix, Player, Values, keys
+from shapcut.cost import Cost
 from shapcut.errors import BudgetExceededError
+
+if TYPE_CHECKING:
+    from shapcut.access import ModelAccess
 
 Measurements = NDArray[np.float64]
 """Shape (n_coalitions, 3): the value on all calibration text, then on each of two disjoint halves of it.
@@ -24,6 +30,9 @@ def as_measurements(found: NDArray[np.float64]) -> Measurements:
     if found.ndim == 2:  # noqa: PLR2004 - a table already
         return found
     return np.column_stack([found, np.full((len(found), 2), np.nan)])
+
+
+_ROUNDING = 1e-6
 
 
 class Game(ABC):
@@ -53,6 +62,49 @@ class Game(ABC):
     def n_players(self) -> int:
         """Number of players."""
         return len(self.players)
+
+    @property
+    def access(self) -> "ModelAccess | None":
+        """The model behind the game, for methods that look inside it; None if there is none."""
+        return None
+
+    @property
+    def tokens(self) -> int:
+        """Tokens that one coalition is valued on; 0 if values do not come from tokens."""
+        return 0
+
+    def narrowed(self, tokens: int) -> "Game":  # noqa: ARG002 - for games that have tokens
+        """The same game on the first of its windows: at most ``tokens`` tokens, but at least one window.
+
+        The game itself if it has no more tokens than that.
+        """
+        return self
+
+
+class WrappedGame(Game):
+    """A game that answers as another does; what is different is up to its subclasses."""
+
+    def __init__(self, game: Game) -> None:
+        self.game = game
+
+    @property
+    def players(self) -> tuple[Player, ...]:
+        """The wrapped game's players."""
+        return self.game.players
+
+    def permits(self, absent: Sequence[int]) -> bool:
+        """The wrapped game's answer."""
+        return self.game.permits(absent)
+
+    @property
+    def access(self) -> "ModelAccess | None":
+        """The wrapped game's model."""
+        return self.game.access
+
+    @property
+    def tokens(self) -> int:
+        """The wrapped game's tokens."""
+        return self.game.tokens
 
 
 class PiecewiseGame(Game):
@@ -91,22 +143,24 @@ class FunctionGame(Game):
         return np.asarray(self._function(coalitions), dtype=np.float64)
 
 
-class BudgetedGame(Game):
-    """Counts the distinct coalitions that have been asked for and refuses more than the budget.
+class MeteredGame(WrappedGame):
+    """Counts the distinct coalitions that have been asked for and what they, and passes, have cost.
 
     A value that an evaluation store already had counts too, so a resumed run walks the same way as an
     undisturbed one.
+
+    Args:
+        game: the game to ask.
+        cost: the account; None opens one.
+        whole: the metered game that this one is a narrower form of.
     """
 
-    def __init__(self, game: Game, budget: int) -> None:
-        self.game = game
-        self.budget = budget
+    def __init__(self, game: Game, *, cost: Cost | None = None, whole: "MeteredGame | None" = None) -> None:
+        super().__init__(game)
+        self.cost = Cost() if cost is None else cost
+        self._whole = whole
+        self._narrowed: dict[int, MeteredGame] = {}
         self._seen: dict[bytes, list[float]] = {}
-
-    @property
-    def players(self) -> tuple[Player, ...]:
-        """The wrapped game's players."""
-        return self.game.players
 
     @property
     def spent(self) -> int:
@@ -114,13 +168,19 @@ class BudgetedGame(Game):
         return len(self._seen)
 
     @property
-    def remaining(self) -> int:
-        """Distinct coalitions that may still be asked for."""
-        return self.budget - self.spent
+    def access(self) -> "ModelAccess | None":
+        """The wrapped game's model; passes through it are charged to this account too."""
+        access = self.game.access
+        return None if access is None else access.charged_to(self.cost)
 
-    def permits(self, absent: Sequence[int]) -> bool:
-        """The wrapped game's answer."""
-        return self.game.permits(absent)
+    def narrowed(self, tokens: int) -> Game:
+        """The narrower game on the same account; its coalitions count by their share of the tokens."""
+        narrower = self.game.narrowed(tokens)
+        if narrower is self.game:
+            return self
+        return self._narrowed.setdefault(
+            narrower.tokens, MeteredGame(narrower, cost=self.cost, whole=self._whole or self)
+        )
 
     def is_known(self, coalitions: CoalitionMatrix) -> list[bool]:
         """For each row, whether it was asked for before (asking again is free)."""
@@ -142,17 +202,50 @@ class BudgetedGame(Game):
         """
         names = keys(coalitions)
         new = {name: row for row, name in enumerate(names) if name not in self._seen}
-        if len(new) > self.remaining:
-            raise BudgetExceededError(
-                f"{len(new)} new coalitions asked for, {self.remaining} of a budget of {self.budget} are left"
-            )
         if new:
-            rows = list(new.values())
-            self._seen.update(zip(new, self.game.measurements(coalitions[rows]).tolist(), strict=True))
+            self.spend(len(new))
+            asked = coalitions[list(new.values())]
+            self._seen.update(zip(new, self.game.measurements(asked).tolist(), strict=True))
+            self.cost.add_evaluations(len(new), int(asked.sum()), self.tokens)
         return np.array([self._seen[name] for name in names], dtype=np.float64).reshape(-1, 3)
+
+    def spend(self, evaluations: float) -> None:
+        """Called before so many evaluations are made; a narrower game's are fractions of the whole one's."""
+        if self._whole is not None:
+            self._whole.spend(evaluations * self.tokens / self._whole.tokens)
 
     def evaluated(self) -> tuple[CoalitionMatrix, Values]:
         """Everything asked for so far, in order: coalitions and their values."""
         packed = np.frombuffer(b"".join(self._seen), dtype=np.uint8).reshape(-1, -(-self.n_players // 8))
         bits = np.unpackbits(packed, axis=1, count=self.n_players, bitorder="little")
         return bits.astype(np.bool_), np.array([found[0] for found in self._seen.values()], dtype=np.float64)
+
+
+class BudgetedGame(MeteredGame):
+    """A metered game that refuses more than its budget of distinct coalitions.
+
+    Coalitions of its `narrowed` games take fractions of the budget.
+    """
+
+    def __init__(self, game: Game, budget: int, *, cost: Cost | None = None) -> None:
+        super().__init__(game, cost=cost)
+        self.budget = budget
+        self._used = 0.0
+
+    @property
+    def remaining(self) -> int:
+        """Distinct coalitions that may still be asked for."""
+        return floor(self.budget - self._used + _ROUNDING)
+
+    def spend(self, evaluations: float) -> None:
+        """Take from the budget.
+
+        Raises:
+            BudgetExceededError: if there is not enough left.
+        """
+        left = self.budget - self._used
+        if evaluations > left + _ROUNDING:
+            raise BudgetExceededError(
+                f"{evaluations:g} new coalitions asked for, {left:g} of a budget of {self.budget} are left"
+            )
+        self._used += evaluations

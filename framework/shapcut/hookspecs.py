@@ -116,5 +116,10 @@ def shapcut_run_finished(run: "Run", hook: pluggy.HookRelay) -> None:
 
 
 @hookspec
+def shapcut_comparison_finished(run: "Run") -> None:
+    """Called when ``shapcut compare`` has written its ``comparison.json``."""
+
+
+@hookspec
 def shapcut_report_sections(run: "Run") -> Sequence[tuple[str, str]]:  # type: ignore[empty-body]
     """Called when a report is written: return (heading, HTML body) pairs to append."""

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from shapcut import builtin
+from shapcut.access import ModelAccess
 from shapcut.adapter import Adapter, Granularity
 from shapcut.arithmetic import default_memory_budget, evaluation_dtype, keep_freed_memory
 from shapcut.calibration import load_calibration
@@ -120,6 +121,7 @@ class ModelGame(PortableGame):
         self._origin = origin
         self._permitted: dict[frozenset[int], bool] = {}
         self._converted: list[nn.Module] = []
+        self._narrowed: dict[int, ModelGame] = {}
 
     @classmethod
     def from_pretrained(
@@ -171,17 +173,26 @@ class ModelGame(PortableGame):
         )
 
     def on(
-        self, input_ids: Tensor, *, dtype: torch.dtype | None = None, fuse: bool | None = None
+        self,
+        input_ids: Tensor,
+        *,
+        utility: Utility | None = None,
+        dtype: torch.dtype | None = None,
+        fuse: bool | None = None,
     ) -> "ModelGame":
         """The same game on other tokens; a converted model is shared by both.
 
         Args:
             input_ids: the tokens, shape (samples, length).
+            utility: another one of tokens; such a game cannot be built by other processes.
             dtype: another number format of the evaluation.
             fuse: whether blocks run as fused kernels, if that is to differ.
         """
         other = copy.copy(self)
         vars(other).pop("evaluator", None)
+        vars(other).update(_narrowed={})
+        if utility is not None:
+            vars(other).update(utility=utility, _origin=None)
         other.input_ids = input_ids.to(self._device)
         other.dtype = dtype or self.dtype
         other.fuse = self.fuse if fuse is None else fuse
@@ -198,6 +209,25 @@ class ModelGame(PortableGame):
         if key not in self._permitted:
             self._permitted[key] = self.adapter.can_remove(self.model, absent, self.granularity) is None
         return self._permitted[key]
+
+    @property
+    def access(self) -> ModelAccess:
+        """The model in its own number format."""
+        return ModelAccess(self.model, self.adapter, self.input_ids, self.granularity)
+
+    @property
+    def tokens(self) -> int:
+        """Tokens of all calibration windows."""
+        return self.input_ids.numel()
+
+    def narrowed(self, tokens: int) -> "ModelGame":
+        """The game on the first windows; a utility that is a function of the model knows none."""
+        windows = max(1, tokens // self.input_ids.shape[1])
+        if windows >= len(self.input_ids) or isinstance(self.utility, ModelUtility):
+            return self
+        if windows not in self._narrowed:
+            self._narrowed[windows] = self.on(self.input_ids[:windows])
+        return self._narrowed[windows]
 
     @property
     def _evaluated_model(self) -> nn.Module:

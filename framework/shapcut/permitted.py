@@ -85,16 +85,16 @@ def _grown(
         if len(current) == n_remove:
             yield current
             continue
-        steps = _steps([player for player in players if player not in current], n_remove - len(current))
-        for index in rng.permutation(len(steps)).tolist():
-            larger = tuple(sorted((*current, *steps[index])))
+        further = steps([player for player in players if player not in current], n_remove - len(current))
+        for index in rng.permutation(len(further)).tolist():
+            larger = tuple(sorted((*current, *further[index])))
             if larger not in asked:
                 asked.add(larger)
                 if permits(larger):
                     waiting.append(larger)
 
 
-def _steps(present: Sequence[int], most: int) -> list[tuple[int, ...]]:
+def steps(present: Sequence[int], most: int) -> list[tuple[int, ...]]:
     """Single players, pairs, and runs of players that are neighbours among those present."""
     runs = [
         tuple(present[start : start + length])

@@ -17,7 +17,7 @@ from shapcut.contributions import Contributions
 from shapcut.demo_models import origin
 from shapcut.errors import InputError, ShapcutError
 from shapcut.files import require_new_directory, write_json_atomically
-from shapcut.game import BudgetedGame, Game
+from shapcut.game import BudgetedGame, Game, MeteredGame
 from shapcut.host import Host, checkpoint_formats
 from shapcut.manifest import Manifest
 from shapcut.measure import ModelMeasurement, measure
@@ -242,7 +242,7 @@ class Scoring:
         session = self.session
         begin = time.monotonic()
         finals = [
-            self._keep(game, measured, f"{_FINALS}-{part}")
+            MeteredGame(self._keep(game, measured, f"{_FINALS}-{part}"), cost=self._game.cost)
             for part, (game, measured) in enumerate(zip(session.finals, self._measured[1:], strict=True))
         ]
         with self.reporter.counting("searching for the best set", self._game.budget) as count:
@@ -293,6 +293,7 @@ class Scoring:
             seconds=round(time.monotonic() - begin, 3),
             evaluations_asked=self._game.spent,
             evaluations_measured={stored.name: stored.measured for stored in self._stored},
+            cost=self._game.cost.to_json(),
             block_runs=work.block_runs if self._measured[0] is self.session.game else None,
         )
 

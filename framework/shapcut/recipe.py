@@ -7,17 +7,12 @@ import yaml
 from pydantic import BaseModel, ByteSize, ConfigDict, Field, ValidationError, model_validator
 
 from shapcut.errors import InputError
+from shapcut.methods import METHODS
 from shapcut.registry import did_you_mean
 from shapcut.sources import Offload
 
-PAPER_PRESET: dict[str, Any] = {
-    "estimator": "paper",
-    "selector": "ranking",
-    "utility": "perplexity-ratio",
-    "samples": 10,
-    "sequence_length": 128,
-}
-"""The paper's choices (arXiv 2602.07804); an option given explicitly wins over the preset."""
+_PAPER_TEXT = {"samples": 10, "sequence_length": 128}
+"""The paper's calibration text (arXiv 2602.07804)."""
 
 _TARGETS = frozenset({"remove", "ratio"})
 
@@ -33,7 +28,7 @@ class Recipe(BaseModel):
     model: str
     remove: int | None = None
     ratio: float | None = None
-    preset: Literal["paper"] | None = None
+    preset: str | None = None
     granularity: Literal["block", "sublayer"] = "block"
     estimator: str = "surrogate"
     selector: str = "search"
@@ -109,12 +104,25 @@ def make_recipe(options: dict[str, Any], file: Path | None = None) -> Recipe:
     if not _TARGETS.isdisjoint(given):
         content = {key: value for key, value in content.items() if key not in _TARGETS}
     content |= given
-    if content.get("preset") == "paper":
-        content = {**PAPER_PRESET, **content}
+    if (preset := content.get("preset")) is not None:
+        content = {**preset_options(str(preset)), **content}
     try:
         return Recipe.model_validate(content)
     except ValidationError as error:
         raise InputError(_explain(error, file)) from error
+
+
+def preset_options(name: str) -> dict[str, Any]:
+    """What a method's name stands for; an option given explicitly wins over it.
+
+    Raises:
+        InputError: if there is no method of that name.
+    """
+    if name not in METHODS:
+        raise InputError(f"unknown preset {name!r}: {did_you_mean(name, METHODS)}")
+    method = METHODS[name]
+    options = {"estimator": method.estimator, "selector": method.selector, "utility": method.utility}
+    return options | (_PAPER_TEXT if name == "paper" else {})
 
 
 def _read(file: Path) -> dict[str, Any]:

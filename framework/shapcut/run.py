@@ -42,6 +42,21 @@ class Run:
         return self.directory / "plan.json"
 
     @property
+    def comparison(self) -> Path:
+        """What each method of a comparison removed, and what it cost."""
+        return self.directory / "comparison.json"
+
+    @property
+    def rows(self) -> Path:
+        """Every row that a comparison in this directory has finished, whoever asked for it."""
+        return self.directory / "rows.json"
+
+    @property
+    def comparison_page(self) -> Path:
+        """The comparison for people, one self-contained HTML file."""
+        return self.directory / "comparison.html"
+
+    @property
     def report(self) -> Path:
         """The report, one self-contained HTML file."""
         return self.directory / "report.html"

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from shapcut.coalitions import CoalitionMatrix, Player, without
+from shapcut.coalitions import Player, without
 from shapcut.contributions import Contributions
 from shapcut.errors import InputError
 from shapcut.game import Game
@@ -90,6 +90,11 @@ class RankingSelector(Selector):
         The set's value is what the estimator measured, or measured now if the budget allows it.
         """
         require_removable(players, n_remove)
+        if np.isnan(contributions.values).all():
+            raise InputError(
+                f"selector {self.name!r} has nothing to rank: estimator {contributions.estimator!r} "
+                "says nothing of any player"
+            )
         order = np.argsort(np.nan_to_num(contributions.values, nan=np.inf), kind="stable")
         chosen = [player for player in order.tolist() if players[player].removable][:n_remove]
         permits, reason = permission(players, game), "the {} lowest contributions ({})"
@@ -99,7 +104,7 @@ class RankingSelector(Selector):
         return RemovalPlan.removing(
             chosen,
             len(players),
-            measured_value=_value_of(without(len(players), [chosen]), contributions, game, budget),
+            measured_value=known_value(chosen, contributions, game, budget),
             full_value=contributions.full_value,
             method=f"{contributions.estimator} + {self.name}",
             reason=reason.format(n_remove, contributions.weighting),
@@ -133,11 +138,15 @@ def _lowest_permitted(
         best = min(better, key=lambda chosen: (float(cost[list(chosen)].sum()), chosen))
 
 
-def _value_of(
-    chosen: CoalitionMatrix, contributions: Contributions, game: Game | None, budget: int
+def known_value(
+    chosen: Sequence[int], contributions: Contributions, game: Game | None, budget: int
 ) -> float | None:
-    """The value of the one row of ``chosen``, or None if it is not known, not to be had or not finite."""
-    measured = contributions.measured[(contributions.coalitions == chosen).all(axis=1)]
+    """The value without ``chosen`` as the estimator measured it, or measured now if the budget allows it.
+
+    None if it is neither known nor to be had, or is not finite.
+    """
+    row = without(contributions.coalitions.shape[1], [chosen])
+    measured = contributions.measured[(contributions.coalitions == row).all(axis=1)]
     if not len(measured) and game is not None and budget > 0:
-        measured = game.values(chosen)
+        measured = game.values(row)
     return float(measured[0]) if len(measured) and np.isfinite(measured[0]) else None

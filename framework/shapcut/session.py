@@ -13,6 +13,7 @@ from shapcut.calibration import Calibration, check_size, check_source, load_cali
 from shapcut.errors import InputError
 from shapcut.estimators import Estimator
 from shapcut.executor import Executor
+from shapcut.game import Game
 from shapcut.gamerecipe import GameOrigin
 from shapcut.host import Host, checkpoint_formats, select_adapter
 from shapcut.loading import LoadedModel, inspect_source, load
@@ -135,9 +136,7 @@ def prepare(recipe: Recipe, host: Host, *, target: bool) -> Session:
     )
     n_remove = recipe.n_remove(game.n_players) if target else None
     if n_remove is not None:
-        require_removable(game.players, n_remove)
-        rng = np.random.default_rng(recipe.seed)
-        require_permitted(removable(game.players).tolist(), n_remove, game.permits, rng)
+        check_target(game, n_remove, recipe.seed)
     for _, step in parts.steps:
         step.check(game.model)
     return Session(
@@ -148,10 +147,21 @@ def prepare(recipe: Recipe, host: Host, *, target: bool) -> Session:
         calibration=calibration,
         held_out=held_out_windows(recipe, loaded.tokenizer),
         game=game,
-        finals=_final_games(recipe, loaded.tokenizer, game),
+        finals=final_games(recipe, loaded.tokenizer, game),
         n_remove=n_remove,
         parts=parts,
     )
+
+
+def check_target(game: Game, n_remove: int, seed: int) -> None:
+    """Check that a game can lose so many players.
+
+    Raises:
+        InputError: otherwise.
+    """
+    require_removable(game.players, n_remove)
+    rng = np.random.default_rng(seed)
+    require_permitted(removable(game.players).tolist(), n_remove, game.permits, rng)
 
 
 def fuses(recipe: Recipe, adapter: Adapter, model: nn.Module, calibration: Calibration) -> bool:
@@ -180,7 +190,7 @@ def held_out_windows(recipe: Recipe, tokenizer: Any) -> Calibration:
     )
 
 
-def _final_games(recipe: Recipe, tokenizer: Any, game: ModelGame) -> tuple[ModelGame, ...]:
+def final_games(recipe: Recipe, tokenizer: Any, game: ModelGame) -> tuple[ModelGame, ...]:
     """Windows to compare finalists on, in up to 8 equal parts; what the division leaves over goes unused.
 
     The second half of the parts, which few sets reach, is measured in the model's own number format: these

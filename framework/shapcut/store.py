@@ -3,15 +3,16 @@
 import json
 import sqlite3
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from shapcut.coalitions import CoalitionMatrix, Player, Values, keys
+from shapcut.coalitions import CoalitionMatrix, Values, keys
 from shapcut.errors import InputError, StoreMismatchError
-from shapcut.game import Game, Measurements, Parts, PiecewiseGame, as_measurements
+from shapcut.game import Game, Measurements, Parts, PiecewiseGame, WrappedGame, as_measurements
 
 Fingerprint = Mapping[str, str]
 
@@ -28,6 +29,11 @@ CREATE TABLE IF NOT EXISTS evaluations (
     second_half REAL,
     PRIMARY KEY (game, coalition)
 ) STRICT, WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS durations (
+    game TEXT PRIMARY KEY REFERENCES games (name),
+    evaluations INTEGER NOT NULL,
+    seconds REAL NOT NULL
+) STRICT;
 """
 
 
@@ -109,8 +115,17 @@ class EvaluationStore:
             if row is not None
         }
 
-    def add(self, name: str, coalitions: CoalitionMatrix, found: Values | Measurements) -> None:
-        """Store a chunk of values or measurements, all or nothing; NaN and infinity are kept as such."""
+    def add(
+        self, name: str, coalitions: CoalitionMatrix, found: Values | Measurements, seconds: float = 0.0
+    ) -> None:
+        """Store a chunk, all of it or nothing; NaN and infinity are stored as such.
+
+        Args:
+            name: the game's.
+            coalitions: the chunk.
+            found: its values or measurements.
+            seconds: what measuring it took.
+        """
         rows = [
             (name, key, *(None if np.isnan(number) else number for number in numbers))
             for key, numbers in zip(keys(coalitions), as_measurements(found).tolist(), strict=True)
@@ -118,6 +133,18 @@ class EvaluationStore:
         with self._named_errors(), self._connection:
             self._connection.execute("BEGIN IMMEDIATE")
             self._connection.executemany(_INSERT, rows)
+            self._connection.execute(
+                "INSERT INTO durations VALUES (?, ?, ?) ON CONFLICT (game) DO UPDATE SET "
+                "evaluations = evaluations + excluded.evaluations, seconds = seconds + excluded.seconds",
+                (name, len(rows), seconds),
+            )
+
+    def seconds_per_evaluation(self, name: str) -> float:
+        """What measuring one coalition of a game has taken on average; 0 if nothing was measured."""
+        query = "SELECT seconds / evaluations FROM durations WHERE game = ? AND evaluations > 0"
+        with self._named_errors():
+            row = self._connection.execute(query, (name,)).fetchone()
+        return 0.0 if row is None else float(row[0])
 
     def count(self, name: str) -> int:
         """How many evaluations of a game are stored."""
@@ -126,7 +153,20 @@ class EvaluationStore:
             return int(found.fetchone()[0])
 
 
-class StoredGame(Game):
+@dataclass(slots=True)
+class Reuse:
+    """What a store spared whoever asked.
+
+    Attributes:
+        evaluations: coalitions that were found in it.
+        seconds: what measuring them would have taken, at their game's average.
+    """
+
+    evaluations: int = 0
+    seconds: float = 0.0
+
+
+class StoredGame(WrappedGame):
     """A game whose every value is looked up in a store first and written to it after.
 
     Args:
@@ -146,22 +186,33 @@ class StoredGame(Game):
         fingerprint: Fingerprint,
         observe: Callable[[CoalitionMatrix, Values, int], None] | None = None,
     ) -> None:
+        super().__init__(game)
         store.open_game(name, fingerprint)
-        self.game = game
         self.store = store
         self.name = name
-        self._chunk = 1
+        self.fingerprint = fingerprint
         self.measured = 0
+        self.reuse = Reuse()
+        self._chunk = 1
         self._observe = observe
+        self._narrowed: dict[int, StoredGame] = {}
 
-    @property
-    def players(self) -> tuple[Player, ...]:
-        """The wrapped game's players."""
-        return self.game.players
-
-    def permits(self, absent: Sequence[int]) -> bool:
-        """The wrapped game's answer."""
-        return self.game.permits(absent)
+    def narrowed(self, tokens: int) -> Game:
+        """The narrower game, kept in the same store under a name of its own."""
+        narrower = self.game.narrowed(tokens)
+        if narrower is self.game:
+            return self
+        if narrower.tokens not in self._narrowed:
+            stored = StoredGame(
+                narrower,
+                self.store,
+                name=f"{self.name}, first {narrower.tokens} tokens",
+                fingerprint={**self.fingerprint, "first_tokens": str(narrower.tokens)},
+                observe=self._observe,
+            )
+            stored.reuse = self.reuse
+            self._narrowed[narrower.tokens] = stored
+        return self._narrowed[narrower.tokens]
 
     def values(self, coalitions: CoalitionMatrix) -> Values:
         """Stored values where there are any; the rest is measured and stored part by part."""
@@ -170,17 +221,21 @@ class StoredGame(Game):
     def measurements(self, coalitions: CoalitionMatrix) -> Measurements:
         """As `values`, with the halves."""
         known = self.store.lookup(self.name, coalitions)
+        self.reuse.evaluations += len(known)
+        self.reuse.seconds += len(known) * self.store.seconds_per_evaluation(self.name)
         names = keys(coalitions)
         missing = {name: row for row, name in enumerate(names) if name not in known}
         rows = sorted(missing.values(), key=lambda row: coalitions[row].tobytes())
         wanted = coalitions[rows]
+        begin = time.monotonic()
         for part, values_or_more in self._parts(wanted):
             chunk, found = wanted[part], as_measurements(values_or_more)
-            self.store.add(self.name, chunk, found)
+            self.store.add(self.name, chunk, found, time.monotonic() - begin)
             self.measured += len(chunk)
             known.update(zip(keys(chunk), found.tolist(), strict=True))
             if self._observe is not None:
                 self._observe(chunk, found[:, 0], self.store.count(self.name))
+            begin = time.monotonic()
         return np.array([known[name] for name in names], dtype=np.float64).reshape(-1, 3)
 
     def _parts(self, coalitions: CoalitionMatrix) -> Parts:

@@ -6,6 +6,7 @@ import typer
 from shapcut.hookspecs import Register, hookimpl
 from shapcut.run import Run
 from shapcut_plugins.cast import Cast
+from shapcut_plugins.comparison_page import write_comparison
 from shapcut_plugins.ray_executor import RayExecutor
 from shapcut_plugins.report import report_command, write_report
 
@@ -32,3 +33,9 @@ def shapcut_register_commands(cli: typer.Typer, hook: pluggy.HookRelay) -> None:
 def shapcut_run_finished(run: Run, hook: pluggy.HookRelay) -> None:
     """Write the report, with the sections that other plugins add."""
     write_report(run, hook.shapcut_report_sections(run=run))
+
+
+@hookimpl
+def shapcut_comparison_finished(run: Run) -> None:
+    """Write the comparison's page."""
+    write_comparison(run)

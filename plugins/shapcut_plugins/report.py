@@ -3,17 +3,17 @@
 import json
 import math
 from collections.abc import Callable, Iterable, Sequence
-from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any
 
 import pluggy
 import typer
-from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
 from shapcut.files import write_text_atomically
 from shapcut.run import Run
+from shapcut_plugins.comparison_page import write_comparison
+from shapcut_plugins.page import environment, figure
 from shapcut_plugins.report_chart import contribution_chart
 from shapcut_plugins.report_data import Measurement, Result, RunFacts, read_run
 
@@ -32,8 +32,15 @@ def report_command(hook: pluggy.HookRelay) -> Callable[[Path], None]:
     def report(
         directory: Annotated[Path, typer.Argument(metavar="DIR", help="the directory of a run, see --run")],
     ) -> None:
-        """Write DIR/report.html, for people: what was removed and why, what it did, what it cost."""
+        """Write DIR/report.html, for people: what was removed and why, what it did, what it cost.
+
+        For the directory of a comparison, DIR/comparison.html.
+        """
         run = Run(directory)
+        if run.comparison.is_file():
+            write_comparison(run)
+            typer.echo(str(run.comparison_page))
+            return
         read_run(run)  # refuses what is no run before any plugin sees it
         write_report(run, hook.shapcut_report_sections(run=run))
         typer.echo(str(run.report))
@@ -59,20 +66,21 @@ def render_report(facts: RunFacts, sections: Sequence[Section] = ()) -> str:
     """The report as HTML text; everything but the bodies of ``sections`` is escaped."""
     plan, scored, manifest = facts.plan, facts.contributions, facts.manifest
     removed = plan.removed if plan else ()
-    template = _environment().from_string(
-        resources.files(__package__).joinpath(TEMPLATE).read_text(encoding="utf-8")
-    )
-    return template.render(
-        manifest=manifest,
-        plan=plan,
-        scored=scored,
-        removed=removed,
-        result=manifest.result,
-        comparison=comparison(manifest.result) if manifest.result else [],
-        chart=contribution_chart(scored.players, removed) if scored and scored.players else None,
-        recipe={key: plain(value) for key, value in manifest.recipe.items() if value not in (None, [])},
-        seconds=sum(phase.seconds for phase in manifest.phases.values()),
-        sections=[(heading, Markup(body)) for heading, body in sections],  # noqa: S704 - a plugin's own HTML
+    return (
+        environment()
+        .get_template(TEMPLATE)
+        .render(
+            manifest=manifest,
+            plan=plan,
+            scored=scored,
+            removed=removed,
+            result=manifest.result,
+            comparison=comparison(manifest.result) if manifest.result else [],
+            chart=contribution_chart(scored.players, removed) if scored and scored.players else None,
+            recipe={key: plain(value) for key, value in manifest.recipe.items() if value not in (None, [])},
+            seconds=sum(phase.seconds for phase in manifest.phases.values()),
+            sections=[(heading, Markup(body)) for heading, body in sections],  # noqa: S704 - a plugin's own HTML
+        )
     )
 
 
@@ -100,19 +108,6 @@ def comparison(result: Result) -> list[Row]:
 def plain(value: Any) -> str:
     """A value of a recipe as a person would write it."""
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-
-
-def figure(number: float | None, form: str = "{:.4g}") -> str:
-    """A number in words: a dash where there is none."""
-    return "–" if number is None else form.format(number)  # noqa: RUF001 - a dash in a table
-
-
-def _environment() -> Environment:
-    environment = Environment(
-        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    environment.filters["figure"] = figure
-    return environment
 
 
 def _row(name: str, before: float | None, after: float | None, form: str) -> Row:

@@ -3,7 +3,8 @@
 import pytest
 
 from shapcut.errors import InputError
-from shapcut.recipe import PAPER_PRESET, Recipe, make_recipe
+from shapcut.methods import METHODS
+from shapcut.recipe import Recipe, make_recipe
 
 
 @pytest.fixture
@@ -55,9 +56,21 @@ def test_explicit_wins_over_file_wins_over_preset_wins_over_default(recipe_file)
 
 def test_paper_preset():
     recipe = make_recipe({"model": "m", "preset": "paper"})
-    assert {key: getattr(recipe, key) for key in PAPER_PRESET} == PAPER_PRESET
+    assert (recipe.estimator, recipe.selector, recipe.utility) == ("paper", "ranking", "perplexity-ratio")
+    assert (recipe.samples, recipe.sequence_length) == (10, 128)
     assert make_recipe({"model": "m"}).estimator == "surrogate"
     assert make_recipe({"model": "m", "preset": "paper", "estimator": "exact"}).estimator == "exact"
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_every_method_is_a_preset(name):
+    recipe = make_recipe({"model": "m", "preset": name})
+    method = METHODS[name]
+    assert (recipe.estimator, recipe.selector, recipe.utility) == (
+        method.estimator,
+        method.selector,
+        method.utility,
+    )
 
 
 def test_yaml_round_trip(recipe_file):
@@ -79,7 +92,7 @@ def test_yaml_round_trip(recipe_file):
         ({"samples": 0}, r"^samples 0: Input should be greater"),
         ({"sequence_length": 1}, r"^sequence-length 1: "),
         ({"budget": "many"}, r"^budget '?many'?: "),
-        ({"preset": "papers"}, r"^preset '?papers'?: Input should be 'paper'"),
+        ({"preset": "papers"}, r"^unknown preset 'papers': did you mean 'paper'"),
         ({"granularity": "head"}, r"^granularity '?head'?: "),
         ({"dtype": "int8"}, r"^dtype '?int8'?: "),
         ({"then": "gptq"}, r"^then '?gptq'?: "),

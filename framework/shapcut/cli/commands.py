@@ -2,7 +2,6 @@
 
 import inspect
 import json
-import sys
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -10,6 +9,7 @@ import typer
 
 from shapcut.calibration import check_source, load_held_out
 from shapcut.cli import tables
+from shapcut.cli.compare import compare_methods
 from shapcut.cli.options import (
     AsJson,
     Calibration,
@@ -26,6 +26,7 @@ from shapcut.cli.options import (
     Trust,
     takes_recipe,
 )
+from shapcut.cli.output import print_json
 from shapcut.errors import ShapcutError
 from shapcut.files import require_new_directory
 from shapcut.host import Host, checkpoint_formats, select_adapter
@@ -64,7 +65,7 @@ def inspect_model(
     total = sum(parameter.numel() for parameter in loaded.model.parameters())
     fast = adapter.stack(loaded.model, recipe.granularity) is not None
     if as_json:
-        _print_json(
+        print_json(
             {
                 "model": loaded.source,
                 "class": type(loaded.model).__name__,
@@ -107,7 +108,7 @@ def score_model(
     directory = run or Path(f"{Path(model.replace(':', '-')).name}.run")
     contributions = score(made, directory, host, ConsoleReporter())
     if as_json:
-        _print_json(contributions.to_json())
+        print_json(contributions.to_json())
         return
     tables.show(
         f"contributions ({contributions.weighting})",
@@ -210,7 +211,7 @@ def evaluate_model(
     files = checkpoint_path(model, checkpoint_formats(host))
     result = measure(adapter, adapter.canonicalise(loaded.model), held_out, files=files, seed=recipe.seed)
     if as_json:
-        _print_json(json.loads(result.model_dump_json()))
+        print_json(json.loads(result.model_dump_json()))
         return
     tables.show(loaded.name, ("figure", "value"), tables.measurement_rows(result))
 
@@ -219,7 +220,7 @@ def list_adapters(host: Host, as_json: AsJson = False) -> None:
     """The installed adapters, and the distribution of each."""
     rows = [[entry.name, entry.distribution] for entry in host.adapters]
     if as_json:
-        _print_json([{"adapter": name, "distribution": distribution} for name, distribution in rows])
+        print_json([{"adapter": name, "distribution": distribution} for name, distribution in rows])
         return
     tables.show("adapters", ("adapter", "distribution"), rows)
 
@@ -229,7 +230,7 @@ def list_plugins(host: Host, as_json: AsJson = False) -> None:
     if as_json:
         plugins = [{name: getattr(plugin, name) for name in plugin.__slots__} for plugin in host.plugins]
         broken = [{name: getattr(plugin, name) for name in plugin.__slots__} for plugin in host.broken]
-        _print_json({"plugins": plugins, "broken": broken})
+        print_json({"plugins": plugins, "broken": broken})
         return
     tables.show(
         "plugins",
@@ -259,7 +260,7 @@ def check_one_adapter(
     failed = [result for result in results if not result.passed]
     if as_json:
         fields = ("example", "check", "passed", "detail")
-        _print_json([{field: getattr(result, field) for field in fields} for result in results])
+        print_json([{field: getattr(result, field) for field in fields} for result in results])
     else:
         tables.show(
             f"conformance of {name}", ("example", "passed", "failed"), tables.conformance_rows(results)
@@ -301,7 +302,7 @@ def _loaded(host: Host, model: str, device: str | None, trust_remote_code: bool 
 
 def _show_result(result: PruneResult, out: Path, as_json: bool) -> None:
     if as_json:
-        _print_json(result.to_json())
+        print_json(result.to_json())
         return
     removed, kept = result.plan.removed, result.plan.kept
     indices = ", ".join(str(player) for player in removed)
@@ -319,14 +320,9 @@ def _show_result(result: PruneResult, out: Path, as_json: bool) -> None:
 
 def _show_cost(cost: dict[str, Any], as_json: bool) -> None:
     if as_json:
-        _print_json(cost)
+        print_json(cost)
         return
     tables.show("what would be done", ("", ""), [[key, str(value)] for key, value in cost.items()])
-
-
-def _print_json(content: Any) -> None:
-    json.dump(content, sys.stdout, indent=2)
-    sys.stdout.write("\n")
 
 
 COMMANDS = {
@@ -335,6 +331,7 @@ COMMANDS = {
     "prune": prune_model,
     "apply": apply_model,
     "evaluate": evaluate_model,
+    "compare": compare_methods,
     "adapters": list_adapters,
     "plugins": list_plugins,
     "check-adapter": check_one_adapter,

@@ -5,7 +5,7 @@ They are taken as text: `shapcut.recipe` is the one place that says what a value
 
 import functools
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -38,7 +38,7 @@ RECIPE_OPTIONS: dict[str, Any] = {
     "ratio": Annotated[
         str | None, typer.Option(metavar="R", help="share of the players to remove, between 0 and 1")
     ],
-    "preset": Annotated[str | None, typer.Option(help="paper: the paper's method")],
+    "preset": Annotated[str | None, typer.Option(help="a named method: paper, greedy, taylor, ...")],
     "granularity": Granularity,
     "estimator": Annotated[str | None, typer.Option(help="NAME[:key=value,...] [default: surrogate]")],
     "selector": Annotated[str | None, typer.Option(help="NAME[:key=value,...] [default: search]")],
@@ -93,19 +93,28 @@ RECIPE_OPTIONS: dict[str, Any] = {
 """Fields of `shapcut.recipe.Recipe`, each an option of the same name."""
 
 
-def takes_recipe(command: Callable[..., None]) -> Callable[..., None]:
-    """Give a command every recipe option; it receives those given in its parameter ``options``."""
-    own = [p for p in inspect.signature(command).parameters.values() if p.name != "options"]
-    extra = [
-        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=kind)
-        for name, kind in RECIPE_OPTIONS.items()
-    ]
+def takes_options(available: Mapping[str, Any]) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Give a command these recipe options; it receives those given in its parameter ``options``."""
 
-    @functools.wraps(command)
-    def wrapper(**given: Any) -> None:
-        options = {name: given.pop(name) for name in RECIPE_OPTIONS}
-        command(**given, options={name: value for name, value in options.items() if value not in (None, [])})
+    def decorate(command: Callable[..., None]) -> Callable[..., None]:
+        own = [p for p in inspect.signature(command).parameters.values() if p.name != "options"]
+        extra = [
+            inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=kind)
+            for name, kind in available.items()
+        ]
 
-    wrapper.__signature__ = inspect.Signature([*own, *extra])  # type: ignore[attr-defined]
-    wrapper.__annotations__ = {p.name: p.annotation for p in [*own, *extra]}
-    return wrapper
+        @functools.wraps(command)
+        def wrapper(**given: Any) -> None:
+            options = {name: given.pop(name) for name in available}
+            chosen = {name: value for name, value in options.items() if value not in (None, [])}
+            command(**given, options=chosen)
+
+        wrapper.__signature__ = inspect.Signature([*own, *extra])  # type: ignore[attr-defined]
+        wrapper.__annotations__ = {p.name: p.annotation for p in [*own, *extra]}
+        return wrapper
+
+    return decorate
+
+
+takes_recipe = takes_options(RECIPE_OPTIONS)
+"""Give a command every recipe option."""

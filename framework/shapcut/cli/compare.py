@@ -1,0 +1,132 @@
+"""The command that lets several methods compete."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
+
+import typer
+
+from shapcut.cli import tables
+from shapcut.cli.options import RECIPE_OPTIONS, AsJson, ModelArgument, RunDirectory, takes_options
+from shapcut.cli.output import print_json
+from shapcut.comparison import Comparison, HeldOutText, compare
+from shapcut.errors import InputError
+from shapcut.host import Host
+from shapcut.methods import METHODS, parse_methods
+from shapcut.progress import ConsoleReporter
+from shapcut.recipe import Recipe, make_recipe
+from shapcut.result_row import ResultRow
+
+_NOT_SHARED = {
+    "remove",
+    "ratio",
+    "preset",
+    "estimator",
+    "selector",
+    "sampler",
+    "then",
+    "seed",
+    "executor",
+}
+_OPTIONS = {name: kind for name, kind in RECIPE_OPTIONS.items() if name not in _NOT_SHARED}
+
+NumberT = TypeVar("NumberT", int, float)
+
+
+@takes_options(_OPTIONS)
+def compare_methods(
+    host: Host,
+    *,
+    model: ModelArgument,
+    options: dict[str, Any],
+    methods: Annotated[
+        str, typer.Option(help="NAME or ESTIMATOR+SELECTOR, each with @BUDGET if wanted, with commas between")
+    ] = ",".join(METHODS),
+    ratios: Annotated[str | None, typer.Option(help="shares of the players to remove: 0.1,0.2")] = None,
+    remove: Annotated[str | None, typer.Option(help="numbers of players to remove: 3,6,10")] = None,
+    seeds: Annotated[str, typer.Option(help="of calibration windows and of all randomness")] = "0",
+    held_out: Annotated[
+        str | None,
+        typer.Option(metavar="FILE", help="text to judge on [default: last quarter of the calibration text]"),
+    ] = None,
+    held_out_length: Annotated[
+        str | None, typer.Option(metavar="N", help="tokens a window of --held-out [default: 128]")
+    ] = None,
+    run: RunDirectory = None,
+    as_json: AsJson = False,
+) -> None:
+    """Several methods at one budget: what they remove, how good it is on held-out text, what it cost."""
+    recipe = make_recipe({"model": model, **options})
+    contestants = parse_methods(methods)
+    targets = _targets(recipe, remove, ratios)
+    chosen_seeds = _numbers("--seeds", seeds, int)
+    if wrong := [seed for seed in chosen_seeds if seed < 0]:
+        raise InputError(f"--seeds {wrong[0]}: a seed is not negative")
+    if held_out_length is not None and held_out is None:
+        raise InputError("--held-out-length is for the text of --held-out: name one")
+    text = None
+    if held_out is not None:
+        length = _numbers("--held-out-length", held_out_length or str(recipe.sequence_length), int)[0]
+        text = HeldOutText(held_out, recipe.held_out_samples, length)
+    directory = run or Path(f"{Path(model.replace(':', '-')).name}.compare")
+    comparison = compare(
+        recipe,
+        contestants,
+        targets,
+        seeds=chosen_seeds,
+        run_directory=directory,
+        host=host,
+        held_out=text,
+        reporter=ConsoleReporter(),
+    )
+    _show(comparison, directory, as_json)
+
+
+def _targets(recipe: Recipe, remove: str | None, ratios: str | None) -> list[Recipe]:
+    """A recipe for each amount to remove."""
+    if (remove is None) == (ratios is None):
+        raise InputError("give either --remove 3,6 or --ratios 0.1,0.2")
+    values: Sequence[float] = (
+        _numbers("--remove", remove, int) if remove is not None else _numbers("--ratios", ratios or "", float)
+    )
+    name = "remove" if remove is not None else "ratio"
+    return [make_recipe({**recipe.model_dump(exclude_unset=True), name: value}) for value in values]
+
+
+def _numbers(option: str, text: str, kind: Callable[[str], NumberT]) -> list[NumberT]:
+    """Numbers with commas between."""
+    try:
+        return [kind(part) for part in text.split(",")]
+    except ValueError as error:
+        raise InputError(f"{option} {text}: numbers with commas between are wanted") from error
+
+
+def _show(comparison: Comparison, directory: Path, as_json: bool) -> None:
+    if as_json:
+        print_json(comparison.to_json())
+        return
+    dense = comparison.facts["dense_held_out_perplexity"]
+    tables.show(
+        f"{comparison.facts['model']['source']}: held-out perplexity of the whole model {_number(dense)}",
+        ("method", "seed", "removed", "perplexity", "sets", "tokens", "s"),
+        [_cells(row) for row in comparison.rows],
+    )
+    tables.say(f"kept in {directory}")
+
+
+def _cells(row: ResultRow) -> list[str]:
+    if row.failure:
+        return [row.method, str(row.seed), row.failure, *[""] * 4]
+    return [
+        row.method,
+        str(row.seed),
+        " ".join(map(str, row.removed)),
+        _number(row.held_out_perplexity),
+        f"{row.evaluations:,}",
+        f"{row.tokens:,}",
+        f"{row.seconds:,.1f}",
+    ]
+
+
+def _number(value: float | None) -> str:
+    return "not finite" if value is None else f"{value:.2f}"
