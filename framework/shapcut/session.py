@@ -205,7 +205,7 @@ def final_games(recipe: Recipe, tokenizer: Any, game: ModelGame) -> tuple[ModelG
             raise
         return ()
     size = max(1, recipe.finalist_samples // _FINAL_PARTS)
-    parts = [part for part in windows.input_ids.split(size) if len(part) == size][:_FINAL_PARTS]
+    parts = [part for part in torch.split(windows.input_ids, size) if len(part) == size][:_FINAL_PARTS]
     first, second = parts[: len(parts) // 2], parts[len(parts) // 2 :]
     return tuple(
         [game.on(part) for part in first]
