@@ -5,6 +5,7 @@ from itertools import pairwise
 from typing import Any, get_args
 
 import numpy as np
+import torch
 from torch import nn
 
 from shapcut.adapter import Adapter
