@@ -195,7 +195,7 @@ def final_games(recipe: Recipe, tokenizer: Any, game: ModelGame) -> tuple[ModelG
     """Windows to compare finalists on, in up to 8 equal parts; what the division leaves over goes unused.
 
     The second half of the parts, which few sets reach, is measured in the model's own number format: these
-    values decide. A text too short for the default number of windows goes without.
+    values decide. None is worth compiling kernels for. A text too short for the default number of windows goes without.
     """
     if recipe.finalist_samples == 0:
         return ()
@@ -209,6 +209,6 @@ def final_games(recipe: Recipe, tokenizer: Any, game: ModelGame) -> tuple[ModelG
     parts = [part for part in torch.split(windows.input_ids, size) if len(part) == size][:_FINAL_PARTS]
     first, second = parts[: len(parts) // 2], parts[len(parts) // 2 :]
     return tuple(
-        [game.on(part) for part in first]
+        [game.on(part, fuse=False) for part in first]
         + [game.on(part, dtype=game.own_dtype, fuse=False) for part in second]
     )
