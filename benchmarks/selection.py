@@ -109,7 +109,8 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", help="instead of 0 1 2")
     given = parser.parse_args()
     results = [run_task(task, given) for task in tasks() if given.models is None or task.name in given.models]
-    words = [_short(word) for word in sys.argv[1:]]
+    places = {"--runs", str(given.runs), "--out", str(given.out)}  # where, not what
+    words = [_short(word) for word in sys.argv[1:] if word not in places]
     content = {
         "command": f"python benchmarks/selection.py {shlex.join(words)}",
         "hardware": f"{torch.get_num_threads()} threads, {platform.machine()}",
