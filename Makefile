@@ -3,7 +3,7 @@ SHELL := bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup demo test lint unit families bench-speed format clean
+.PHONY: help setup demo test lint unit families bench-speed bench-selection format clean
 
 PYTHON ?= python3
 TORCH ?= $(shell grep '^torch==' constraints.txt)
@@ -58,6 +58,12 @@ bench-speed: $(STAMP) ## measure evaluation against the reference's way (some 45
 	$(PIP) install --editable '.[bench]' -c $(VENV)/constraints.txt
 	$(BIN)/python benchmarks/speed.py --text '$(TEXT)'
 	$(BIN)/python benchmarks/speed_figure.py
+	$(BIN)/python benchmarks/tables.py
+
+bench-selection: $(STAMP) ## compare selection methods (hours); TEXT=file, HELD_OUT=another file
+	$(PIP) install --editable '.[bench]' -c $(VENV)/constraints.txt
+	$(BIN)/python benchmarks/selection.py --text '$(TEXT)' --held-out '$(HELD_OUT)'
+	$(BIN)/python benchmarks/selection_figure.py
 	$(BIN)/python benchmarks/tables.py
 
 format: $(STAMP) ## put the code into shape

@@ -2,9 +2,9 @@
 
     python benchmarks/selection.py --text wikitext2/valid.txt --held-out wikitext2/test.txt
 
-SmolLM2-135M chooses on windows of ``--text`` and is judged on the first 80 windows of 256 tokens of ``--held-out``,
-in float32 and without BOS; the models of the zoo choose on and are judged on the two parts of the built-in text.
-Started again it goes on where it stopped: evaluations and rows are kept in ``--runs``.
+SmolLM2-135M chooses on windows of ``--text`` and is judged on the first 80 windows of 256 tokens of
+``--held-out``, in float32 and without BOS; the models of the zoo choose on and are judged on the two parts of
+the built-in text. Started again it goes on where it stopped: evaluations and rows are kept in ``--runs``.
 """
 
 import argparse
@@ -97,12 +97,9 @@ def _short(value: Any) -> Any:
 
 def main() -> None:
     """Run, and write the result after every model."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument(
-        "--text", required=True, help="calibration text for SmolLM2; its last quarter is not used"
-    )
+    layout = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=layout)
+    parser.add_argument("--text", required=True, help="calibration text for SmolLM2, but its last quarter")
     parser.add_argument("--held-out", help="text that SmolLM2 is judged on [default: last quarter of --text]")
     parser.add_argument("--runs", type=Path, default=Path("selection-runs"))
     parser.add_argument("--out", type=Path, default=RESULT)
@@ -112,7 +109,8 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", help="instead of 0 1 2")
     given = parser.parse_args()
     results = [run_task(task, given) for task in tasks() if given.models is None or task.name in given.models]
-    words = [_short(word) for word in sys.argv[1:]]
+    places = {"--runs", str(given.runs), "--out", str(given.out)}  # where, not what
+    words = [_short(word) for word in sys.argv[1:] if word not in places]
     content = {
         "command": f"python benchmarks/selection.py {shlex.join(words)}",
         "hardware": f"{torch.get_num_threads()} threads, {platform.machine()}",

@@ -9,7 +9,7 @@ import matplotlib as mpl
 mpl.use("svg")
 from matplotlib import pyplot as plt
 
-from selection_rows import averages
+from tables import averages
 
 ROOT = Path(__file__).parents[1]
 
@@ -21,15 +21,14 @@ def draw(model: dict[str, Any]) -> Any:
     figure, panels = plt.subplots(
         1, len(sizes), figsize=(4 * len(sizes), 3.6), layout="constrained", squeeze=False
     )
-    for panel, size in zip(panels[0], sizes, strict=True):
-        for row in (row for row in rows if row["n_remove"] == size and row["perplexity"]):
+    for panel, number in zip(panels[0], sizes, strict=True):
+        for row in (row for row in rows if row["n_remove"] == number and row["perplexity"]):
             tokens = max(row["tokens"], 1)
             low, high = row["perplexity"] - row["lowest"], row["highest"] - row["perplexity"]
             panel.errorbar(tokens, row["perplexity"], [[low], [high]], fmt="o", markersize=4)
-            panel.annotate(
-                row["method"], (tokens, row["perplexity"]), (4, 3), textcoords="offset points", fontsize=7
-            )
-        panel.set(title=f"{size} removed", xlabel="tokens processed", yscale="log")
+            place = (tokens, row["perplexity"])
+            panel.annotate(row["method"], place, (4, 3), textcoords="offset points", fontsize=7)
+        panel.set(title=f"{number} removed", xlabel="tokens processed", yscale="log")
         panel.set_xscale("symlog", linthresh=1000)
     panels[0][0].set_ylabel("held-out perplexity")
     return figure

@@ -11,7 +11,7 @@ from shapcut.baselines.blind import LastEstimator, NoEstimator, RandomEstimator
 from shapcut.baselines.evolutionary import EvolutionarySelector
 from shapcut.baselines.greedy import GreedySelector, greedy_evaluations
 from shapcut.baselines.leave_one_out import LeaveOneOutEstimator
-from shapcut.baselines.permutation import PermutationEstimator
+from shapcut.permutation import PermutationEstimator
 from shapcut.coalitions import without
 from shapcut.errors import InputError, ShapcutError
 from shapcut.estimators import ExactEstimator
