@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from itertools import pairwise
+from pathlib import Path
 from typing import Any, get_args
 
 import numpy as np
@@ -9,6 +10,7 @@ from torch import nn
 
 from shapcut.adapter import Adapter
 from shapcut.arithmetic import fusing_pays
+from shapcut.block_latency import BlockLatencies, block_latencies
 from shapcut.calibration import Calibration, check_size, check_source, load_calibration, load_held_out
 from shapcut.errors import InputError
 from shapcut.estimators import Estimator
@@ -16,12 +18,15 @@ from shapcut.executor import Executor
 from shapcut.gamerecipe import GameOrigin
 from shapcut.host import Host, checkpoint_formats, select_adapter
 from shapcut.loading import LoadedModel, inspect_source, load
-from shapcut.modelgame import ModelGame
+from shapcut.modelgame import ModelGame, model_fingerprint
 from shapcut.permitted import require_permitted
 from shapcut.postprocess import PostProcessor, Stage
 from shapcut.recipe import Recipe
+from shapcut.run import Run
 from shapcut.sampling import removable
 from shapcut.selection import Selector, require_removable
+from shapcut.target import Target
+from shapcut.targets import make_targets
 from shapcut.utilities import Utility
 
 
@@ -49,8 +54,10 @@ class Session:
         held_out: text that no choice sees.
         game: the game on ``calibration``.
         finals: the game on more windows of the calibration text, to compare finalists; None if not wanted.
-        n_remove: how many players are to be removed, or None if only contributions are wanted.
+        n_remove: about how many players are to be removed, at most; None if only contributions are wanted.
         parts: estimator, selector, executor and post-pruning steps.
+        targets: how much is to be removed, each a cut of its own.
+        latencies: of the players, if a target needed them.
     """
 
     recipe: Recipe
@@ -63,6 +70,8 @@ class Session:
     finals: ModelGame | None
     n_remove: int | None
     parts: Parts
+    targets: tuple[Target, ...] = ()
+    latencies: BlockLatencies | None = None
 
 
 def make_parts(recipe: Recipe, host: Host) -> Parts:
@@ -89,13 +98,14 @@ def make_parts(recipe: Recipe, host: Host) -> Parts:
     )
 
 
-def prepare(recipe: Recipe, host: Host, *, target: bool) -> Session:
+def prepare(recipe: Recipe, host: Host, *, target: bool, run_directory: Path | None = None) -> Session:
     """Load the model and the text, and check that everything asked for can be done.
 
     Args:
         recipe: what is asked for.
         host: the plugins.
         target: whether the recipe must say how much to remove; if it does without a must, that is a hint.
+        run_directory: where an earlier start may have left what it measured of the players' latency.
 
     Raises:
         InputError: with the first thing that is wrong; cheap checks come before loading weights.
@@ -108,7 +118,7 @@ def prepare(recipe: Recipe, host: Host, *, target: bool) -> Session:
     facts = inspect_source(recipe.model, recipe.trust_remote_code, formats=formats)
     check_size(recipe.samples, recipe.sequence_length, facts.max_length)
     if target and facts.depth and recipe.granularity == "block":
-        recipe.n_remove(facts.depth)
+        recipe.require_target(facts.depth)
     loaded = load(
         recipe.model,
         device=recipe.device,
@@ -131,11 +141,8 @@ def prepare(recipe: Recipe, host: Host, *, target: bool) -> Session:
         sequences_per_step=recipe.batch_size,
         origin=GameOrigin(recipe.model, recipe.utility, recipe.trust_remote_code, recipe.offload),
     )
-    n_remove = recipe.n_remove(game.n_players) if target else None
-    if n_remove is not None:
-        require_removable(game.players, n_remove)
-        rng = np.random.default_rng(recipe.seed)
-        require_permitted(removable(game.players).tolist(), n_remove, game.permits, rng)
+    watch = Stopwatch(adapter, game, recipe.seed, run_directory)
+    targets = prepare_targets(recipe, game, watch) if target else ()
     for _, step in parts.steps:
         step.check(game.model)
     return Session(
@@ -147,9 +154,61 @@ def prepare(recipe: Recipe, host: Host, *, target: bool) -> Session:
         held_out=held_out_windows(recipe, loaded.tokenizer),
         game=game,
         finals=_final_game(recipe, loaded.tokenizer, game),
-        n_remove=n_remove,
+        n_remove=max((each.typical_size() for each in targets), default=None),
         parts=parts,
+        targets=targets,
+        latencies=watch.found,
     )
+
+
+@dataclass(slots=True)
+class Stopwatch:
+    """Measures the players' latency when it is first asked, if no earlier start of the run has.
+
+    Attributes:
+        adapter: the model's adapter.
+        game: whose model and players are timed.
+        seed: of the prompt.
+        run_directory: of the run, or None.
+        found: what was measured, or None if nobody has asked.
+    """
+
+    adapter: Adapter
+    game: ModelGame
+    seed: int
+    run_directory: Path | None
+    found: BlockLatencies | None = None
+
+    def measure(self) -> BlockLatencies:
+        """The latencies, those of an earlier start if there are any."""
+        model, granularity = self.game.model, self.game.granularity
+        fingerprint = model_fingerprint(model)
+        if self.found is None and self.run_directory is not None:
+            self.found = BlockLatencies.read(Run(self.run_directory).latencies, fingerprint, granularity)
+        if self.found is None:
+            found = block_latencies(self.adapter, model, self.game.players, granularity, seed=self.seed)
+            self.found = found.model_copy(update={"model_fingerprint": fingerprint})
+        return self.found
+
+
+def prepare_targets(recipe: Recipe, game: ModelGame, watch: Stopwatch) -> tuple[Target, ...]:
+    """The recipe's targets; for each a set that may be removed was found.
+
+    Raises:
+        InputError: if one cannot be reached.
+    """
+    recipe.require_target(game.n_players)
+    rng = np.random.default_rng(recipe.seed)
+    targets = make_targets(recipe, game.players, game.model, watch.measure)
+    for target in targets:
+        if target.is_count:
+            number = round(target.needed)
+            if target.text == f"{number} players":
+                require_removable(game.players, number)
+                require_permitted(removable(game.players).tolist(), number, game.permits, rng)
+                continue
+        target.require_permitted(game.permits, rng)
+    return targets
 
 
 def fuses(recipe: Recipe, adapter: Adapter, model: nn.Module, calibration: Calibration) -> bool:
