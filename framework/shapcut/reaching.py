@@ -26,9 +26,9 @@ def select_for(
 ) -> RemovalPlan:
     """What a selector removes to reach a target.
 
-    Where all candidates cost the same, it is asked once. Else it is asked for each of up to three sizes that a
-    set may have, in a game that permits only sets that reach the target; the best measured one wins, without
-    players that turn out superfluous. A ranking is followed until the target is reached.
+    Where all candidates cost the same, it is asked once. Else it is asked for each of up to three sizes that
+    a set may have, in a game that permits only sets that reach the target; the best measured one wins,
+    without players that turn out superfluous. A ranking is followed until the target is reached.
 
     Args:
         selector: the selector.
@@ -50,9 +50,8 @@ def select_for(
         chosen = players if whole else restricted(players, target)
         return selector.select(contributions, chosen, size, game=inner, budget=budget, finals=finals, rng=rng)
     order = cheapest_first(contributions, target)
-    if isinstance(selector, RankingSelector) and game.permits(
-        followed := target.complete(_ranking(contributions))
-    ):
+    followed = target.complete(_ranking(contributions))
+    if isinstance(selector, RankingSelector) and game.permits(followed):
         reason = f"the lowest contributions until {target.text} is reached ({contributions.weighting})"
         method = f"{contributions.estimator} + {selector.name}"
         plan = RemovalPlan.removing(followed, len(players), method=method, reason=reason)

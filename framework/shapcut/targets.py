@@ -36,12 +36,12 @@ def make_targets(
             target = Target.count(players, recipe.number(kind, amount, len(players)), label)
         elif kind == "parameters":
             costs = [float(player.parameters) for player in players]
-            target = _at_most(costs, players, total, int(amount), label, f"at most {amount:,} parameters")
+            target = _at_most(costs, players, (total, int(amount)), label, f"at most {amount:,} parameters")
         elif kind == "memory":
             size = checkpoint_size(model)
             costs = [player.parameters * bytes_per_parameter(model, player) for player in players]
             target = _at_most(
-                costs, players, size, int(amount), label, f"at most {amount:,} bytes of weights"
+                costs, players, (size, int(amount)), label, f"at most {amount:,} bytes of weights"
             )
         else:
             shares = latencies().shares()
@@ -70,8 +70,10 @@ def bytes_per_parameter(model: nn.Module, player: Player) -> float:
 
 
 def _at_most(
-    costs: Sequence[float], players: Sequence[Player], total: int, limit: int, label: str, text: str
+    costs: Sequence[float], players: Sequence[Player], sizes: tuple[int, int], label: str, text: str
 ) -> Target:
+    """``sizes`` are what there is and what may stay."""
+    total, limit = sizes
     if limit >= total:
         raise InputError(f"--{label.partition('-')[0]}: the model has {total:,}, which is {text} already")
     target = _target(costs, players, float(total - limit), label, text)

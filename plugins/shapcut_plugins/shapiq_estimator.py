@@ -39,7 +39,8 @@ class ShapiqEstimator(Estimator):
         known = approximators()
         if approximator not in known:
             raise InputError(
-                f"estimator 'shapiq' knows no approximator {approximator!r}; there are {', '.join(sorted(known))}"
+                f"estimator 'shapiq' knows no approximator {approximator!r}; "
+                f"there are {', '.join(sorted(known))}"
             )
         self.approximator = approximator
         self._make = known[approximator]
