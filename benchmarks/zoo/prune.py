@@ -41,7 +41,7 @@ def shapcut(*arguments: object) -> Any:
         SystemExit: with what the command said, if it fails.
     """
     command = [sys.executable, "-m", "shapcut", *map(str, arguments), "--json"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603 - our own program
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         sys.exit(f"{shlex.join(command)}: {done.stderr}")
     return json.loads(done.stdout)
@@ -89,7 +89,7 @@ def main() -> None:
     names = parser.parse_args().names or list(ARCHITECTURES)
     content = json.loads(RESULT.read_text(encoding="utf-8")) if RESULT.is_file() else {"models": {}}
     for name in names:
-        print(name, flush=True)  # noqa: T201 - progress
+        print(name, flush=True)
         content["models"] |= rows(name)
         content |= {
             "command": "python benchmarks/zoo/prune.py",

@@ -19,6 +19,7 @@ from shapcut.plan import RemovalPlan
 from shapcut.progress import ConsoleReporter
 from shapcut.recipe import make_recipe
 from shapcut.robustness import examined
+from shapcut.series import SeriesResult, prune_series
 
 
 def estimate(
@@ -96,8 +97,10 @@ def apply(plan: RemovalPlan, model: nn.Module) -> nn.Module:
 
 def prune(
     model: str, *, out: str | Path, run: str | Path | None = None, progress: bool = False, **options: Any
-) -> PruneResult:
+) -> PruneResult | SeriesResult:
     """The whole pipeline in one call: score, select, remove, post-process, verify, write.
+
+    Several amounts, for example ``ratio=(0.1, 0.2)``, give several cuts in ``out/ratio-0.1`` and so on.
 
     Args:
         model: a local directory, hub id, ``.gguf`` file or ``demo:NAME``.
@@ -110,7 +113,8 @@ def prune(
         InputError: if something asked for is wrong; found before any evaluation.
     """
     recipe = make_recipe({"model": model, **options})
-    return run_pipeline(
+    run_all = prune_series if len(recipe.target_labels()) > 1 else run_pipeline
+    return run_all(
         recipe,
         Path(out),
         build_host(core=[builtin]),

@@ -137,13 +137,13 @@ def latency(
         repeats: number of measurements, after one that is thrown away.
         seed: of the prompt.
     """
-    prompt = _random_prompt(adapter, model, prompt_tokens, seed)
+    prompt = random_prompt(adapter, model, prompt_tokens, seed)
     short, long = [], []
     with quiet_libraries():
-        _seconds(adapter, model, prompt, 2)
+        generation_seconds(adapter, model, prompt, 2)
         for _ in range(repeats):
-            short.append(_seconds(adapter, model, prompt, 1))
-            long.append(_seconds(adapter, model, prompt, new_tokens + 1))
+            short.append(generation_seconds(adapter, model, prompt, 1))
+            long.append(generation_seconds(adapter, model, prompt, new_tokens + 1))
     return LatencyResult(
         prefill_seconds=min(short),
         decode_seconds=max(min(long) - min(short), 0.0) / new_tokens,
@@ -178,14 +178,16 @@ def peak_memory_bytes() -> int:
     return peak if sys.platform == "darwin" else peak * 1024
 
 
-def _random_prompt(adapter: Adapter, model: nn.Module, length: int, seed: int) -> Tensor:
+def random_prompt(adapter: Adapter, model: nn.Module, length: int, seed: int) -> Tensor:
+    """One sequence of random tokens, shape (1, length)."""
     device = adapter.input_device(model)
     vocabulary = adapter.logits(model, torch.zeros(1, 1, dtype=torch.int64, device=device)).shape[-1]
     generator = torch.Generator().manual_seed(seed)
     return torch.randint(vocabulary, (1, length), generator=generator).to(device)
 
 
-def _seconds(adapter: Adapter, model: nn.Module, prompt: Tensor, new_tokens: int) -> float:
+def generation_seconds(adapter: Adapter, model: nn.Module, prompt: Tensor, new_tokens: int) -> float:
+    """Wall-clock seconds of reading a prompt and making so many tokens."""
     begin = time.perf_counter()
     adapter.generate(model, prompt, new_tokens, use_cache=True)
     if prompt.is_cuda:

@@ -16,7 +16,7 @@ from shapcut.coalitions import CoalitionMatrix, Values
 from shapcut.contributions import Contributions
 from shapcut.demo_models import origin
 from shapcut.errors import InputError, ShapcutError
-from shapcut.files import require_new_directory, write_json_atomically
+from shapcut.files import require_new_directory, write_json_atomically, write_text_atomically
 from shapcut.game import BudgetedGame, Game, MeteredGame
 from shapcut.host import Host, checkpoint_formats
 from shapcut.manifest import Manifest
@@ -26,12 +26,14 @@ from shapcut.modelgame import ModelGame, model_fingerprint
 from shapcut.plan import RemovalPlan
 from shapcut.postprocess import StepContext
 from shapcut.progress import Counter, Reporter, Silent
+from shapcut.reaching import select_for
 from shapcut.recipe import Recipe
 from shapcut.robustness import examined
 from shapcut.run import Run, open_run
 from shapcut.session import Session, prepare
 from shapcut.sources import checkpoint_path
 from shapcut.store import EvaluationStore, StoredGame
+from shapcut.target import Target
 
 _BUDGETED, _FINALS = "calibration", "finals"
 """Names of the games in a run's store; the budget counts the first."""
@@ -105,11 +107,10 @@ def prune(
     """
     require_new_directory(out)
     reporter = reporter or Silent()
-    session = prepare(recipe, host, target=True)
-    with (
-        open_run(run_directory or default_run_directory(out)) as run,
-        Scoring(session, run, reporter) as scoring,
-    ):
+    require_one_target(recipe)
+    directory = run_directory or default_run_directory(out)
+    session = prepare(recipe, host, target=True, run_directory=directory)
+    with open_run(directory) as run, Scoring(session, run, reporter) as scoring:
         plan = scoring.choose(scoring.estimate())
         result = carry_out(session, plan, out, run, reporter, command=scoring.manifest.command)
         scoring.manifest.finish(result=result.to_json())
@@ -172,11 +173,13 @@ def estimate_cost(recipe: Recipe, host: Host, *, target: bool) -> dict[str, Any]
     begin = time.monotonic()
     session.adapter.logits(session.game.model, ids)
     seconds = (time.monotonic() - begin) * session.calibration.samples
+    cuts = [f"{cut.text} ({', '.join(map(str, cut.sizes()))} players)" for cut in session.targets]
     return {
         "model": session.loaded.source,
         "adapter": session.adapter.name,
         "players": session.game.n_players,
         "players to remove": session.n_remove,
+        "targets": "; ".join(cuts) or None,
         "coalitions at most": recipe.budget,
         "tokens a coalition": session.calibration.n_tokens,
         "tokens at most": recipe.budget * session.calibration.n_tokens,
@@ -206,6 +209,8 @@ class Scoring:
             self._resources = resources.pop_all()
         self._game = BudgetedGame(stored, session.recipe.budget)
         self._rng = np.random.default_rng(session.recipe.seed)
+        if session.latencies is not None:
+            write_text_atomically(run.latencies, session.latencies.model_dump_json(indent=2) + "\n")
         session.host.manager.hook.shapcut_run_started(run=run)
 
     def __enter__(self) -> "Scoring":
@@ -233,13 +238,21 @@ class Scoring:
         self._note("estimate", begin)
         return contributions
 
-    def choose(self, contributions: Contributions) -> RemovalPlan:
+    def choose(
+        self, contributions: Contributions, target: Target | None = None, *, share: float = 1.0
+    ) -> RemovalPlan:
         """The removal plan, written to the run directory.
+
+        Args:
+            contributions: what the estimator found.
+            target: what is to be reached; default the recipe's first target.
+            share: part of what is left of the budget that may be spent.
 
         Raises:
             ShapcutError: if a plugin vetoes it.
         """
         session = self.session
+        target = target or session.targets[0]
         begin = time.monotonic()
         finals = [
             MeteredGame(self._keep(game, measured, f"{_FINALS}-{part}"), cost=self._game.cost)
@@ -247,12 +260,13 @@ class Scoring:
         ]
         with self.reporter.counting("searching for the best set", self._game.budget) as count:
             self._count = count
-            chosen = session.parts.selector.select(
+            chosen = select_for(
+                session.parts.selector,
                 contributions,
                 session.game.players,
-                session.n_remove or 0,
+                target,
                 game=self._game,
-                budget=self._game.remaining,
+                budget=round(share * self._game.remaining),
                 finals=finals,
                 rng=self._rng,
             )
@@ -265,7 +279,10 @@ class Scoring:
         )
         refuse_vetoed(session.host, plan)
         plan.write(self.run.plan)
-        self._note("select", begin)
+        if len(session.targets) > 1:
+            self.run.plan_of(target.label).parent.mkdir(exist_ok=True)
+            plan.write(self.run.plan_of(target.label))
+        self._note("select" if len(session.targets) == 1 else f"select {target.label}", begin)
         return plan
 
     def _keep(self, game: ModelGame, measured: Game, name: str) -> StoredGame:
@@ -298,6 +315,16 @@ class Scoring:
         )
 
 
+def require_one_target(recipe: Recipe) -> None:
+    """Refuse several cuts where one result is wanted.
+
+    Raises:
+        InputError: with what to use.
+    """
+    if len(recipe.target_labels()) > 1:
+        raise InputError(f"several targets ({', '.join(recipe.target_labels())}) where one is wanted")
+
+
 def refuse_vetoed(host: Host, plan: RemovalPlan) -> None:
     """Ask the plugins about a plan.
 
@@ -310,9 +337,16 @@ def refuse_vetoed(host: Host, plan: RemovalPlan) -> None:
 
 
 def carry_out(
-    session: Session, plan: RemovalPlan, out: Path, run: Run, reporter: Reporter, *, command: str
+    session: Session,
+    plan: RemovalPlan,
+    out: Path,
+    run: Run,
+    reporter: Reporter,
+    *,
+    command: str,
+    before: ModelMeasurement | None = None,
 ) -> PruneResult:
-    """Remove, post-process, verify and write.
+    """Remove, post-process, verify and write; ``before`` is the original's measurement if it is known.
 
     Raises:
         InputError: if the adapter cannot remove this set.
@@ -321,9 +355,7 @@ def carry_out(
     adapter, model, recipe = session.adapter, session.game.model, session.recipe
     if objection := adapter.can_remove(model, plan.removed, plan.granularity):
         raise InputError(f"cannot remove {list(plan.removed)}: {objection}")
-    reporter.say("measuring the original")
-    files = checkpoint_path(recipe.model, checkpoint_formats(session.host))
-    before = measure(adapter, model, session.held_out, files=files, seed=recipe.seed)
+    before = before or measure_original(session, reporter)
     ids = session.held_out.input_ids[:_VERIFIED_WINDOWS].to(adapter.input_device(model))
     with adapter.bypass(model, plan.kept, plan.granularity):
         expected = adapter.logits(model, ids).cpu()
@@ -362,6 +394,14 @@ def carry_out(
     )
     after = after.model_copy(update={"checkpoint_bytes": written.weight_bytes})
     return PruneResult(plan, before, after, written)
+
+
+def measure_original(session: Session, reporter: Reporter) -> ModelMeasurement:
+    """The figures of the whole model."""
+    reporter.say("measuring the original")
+    recipe = session.recipe
+    files = checkpoint_path(recipe.model, checkpoint_formats(session.host))
+    return measure(session.adapter, session.game.model, session.held_out, files=files, seed=recipe.seed)
 
 
 def _post_process(

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 import yaml
-from pydantic import BaseModel, ByteSize, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, BeforeValidator, ByteSize, ConfigDict, Field, ValidationError, model_validator
 
 from shapcut.errors import InputError
 from shapcut.methods import METHODS
@@ -14,20 +14,49 @@ from shapcut.sources import Offload
 _PAPER_TEXT = {"samples": 10, "sequence_length": 128}
 """The paper's calibration text (arXiv 2602.07804)."""
 
-_TARGETS = frozenset({"remove", "ratio"})
+_TARGETS = ("remove", "ratio", "parameters", "memory", "speedup")
+_UNITS = ((10**9, "B"), (10**6, "M"), (10**3, "k"))
+_BINARY = ((2**30, "GiB"), (2**20, "MiB"), (2**10, "KiB"))
+_COUNTS = {"k": 10**3, "M": 10**6, "B": 10**9, "G": 10**9}
+
+
+def _several(given: Any) -> Any:
+    """``a,b,c`` as a list."""
+    return given.split(",") if isinstance(given, str) and "," in given else given
+
+
+def _number_with_unit(given: Any) -> Any:
+    """``100M`` as a number."""
+    text = given.strip() if isinstance(given, str) else ""
+    if text[-1:] not in _COUNTS:
+        return given
+    try:
+        return round(float(text[:-1]) * _COUNTS[text[-1]])
+    except ValueError:
+        return given
+
+
+_Number = Annotated[int, BeforeValidator(_number_with_unit)]
 
 
 class Recipe(BaseModel):
     """The options of ``score`` and ``prune``; see the command-line reference for each.
 
-    Exactly one target is needed to prune: ``remove`` (a number of players) or ``ratio`` (a share of them).
+    Exactly one target is needed to prune: ``remove`` (a number of players), ``ratio`` (a share of them),
+    ``parameters`` or ``memory`` (what may stay at most, of the model and of its checkpoint's weights) or
+    ``speedup`` (how many times faster than the whole model). Several amounts of it are several cuts of one
+    run; ``nested`` makes each a part of the next larger one.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     model: str
-    remove: int | None = None
-    ratio: float | None = None
+    remove: Annotated[int | tuple[int, ...] | None, BeforeValidator(_several)] = None
+    ratio: Annotated[float | tuple[float, ...] | None, BeforeValidator(_several)] = None
+    parameters: Annotated[_Number | tuple[_Number, ...] | None, BeforeValidator(_several)] = None
+    memory: Annotated[ByteSize | tuple[ByteSize, ...] | None, BeforeValidator(_several)] = None
+    speedup: Annotated[float | tuple[float, ...] | None, BeforeValidator(_several)] = None
+    nested: bool = False
     preset: str | None = None
     granularity: Literal["block", "sublayer"] = "block"
     estimator: str = "surrogate"
@@ -53,32 +82,76 @@ class Recipe(BaseModel):
 
     @model_validator(mode="after")
     def _one_target_at_most(self) -> Self:
-        if self.remove is not None and self.ratio is not None:
-            raise ValueError(f"two targets at once: remove {self.remove} and ratio {self.ratio}; give one")
-        if self.remove is not None and self.remove < 1:
-            raise ValueError(f"remove {self.remove}: at least one player must go")
-        if self.ratio is not None and not 0.0 < self.ratio < 1.0:
-            raise ValueError(f"ratio {self.ratio} is not between 0 and 1")
+        given = [f"{name} {getattr(self, name)}" for name in _TARGETS if getattr(self, name) is not None]
+        if len(given) > 1:
+            raise ValueError(f"two targets at once: {given[0]} and {given[1]}; give one")
+        kind, amounts = self.target_amounts()
+        if len(set(amounts)) < len(amounts) or (given and not amounts):
+            raise ValueError(f"{given[0]}: name different amounts")
+        for amount in amounts:
+            if kind == "remove" and amount < 1:
+                raise ValueError(f"remove {amount}: at least one player must go")
+            if kind == "ratio" and not 0.0 < amount < 1.0:
+                raise ValueError(f"ratio {amount} is not between 0 and 1")
+            if kind in {"parameters", "memory"} and amount < 1:
+                raise ValueError(f"{kind} {amount} is not positive")
+            if kind == "speedup" and not 1.0 < amount < float("inf"):
+                raise ValueError(f"speedup {amount} is not more than 1")
         return self
+
+    def target_amounts(self) -> tuple[str, tuple[Any, ...]]:
+        """Which target is given, and its amounts; no amounts if there is none."""
+        for kind in _TARGETS:
+            amounts = getattr(self, kind)
+            if amounts is not None:
+                return kind, amounts if isinstance(amounts, tuple) else (amounts,)
+        return "", ()
+
+    def target_labels(self) -> list[str]:
+        """The targets as parts of file names, such as ``ratio-0.1``."""
+        kind, amounts = self.target_amounts()
+        return [amount_label(kind, amount) for amount in amounts]
 
     @property
     def has_target(self) -> bool:
         """Whether it says how much to remove."""
-        return self.remove is not None or self.ratio is not None
+        return bool(self.target_amounts()[1])
 
     def n_remove(self, n_players: int) -> int:
-        """How many of ``n_players`` players are to be removed.
+        """How many of ``n_players`` players a number or share removes, the largest if there are several.
 
         Raises:
             InputError: if there is no target, or it leaves nothing to remove or nothing to keep.
         """
-        if not self.has_target:
-            raise InputError("no target: give --remove N or --ratio R")
-        number = self.remove if self.remove is not None else round((self.ratio or 0.0) * n_players)
+        self.require_target(n_players)
+        kind, amounts = self.target_amounts()
+        return max(self.number(kind, amount, n_players) for amount in amounts)
+
+    def require_target(self, n_players: int) -> None:
+        """Check that there is a target, and that a number or share of so many players makes sense.
+
+        Raises:
+            InputError: otherwise.
+        """
+        kind, amounts = self.target_amounts()
+        if not amounts:
+            options = "--remove N, --ratio R, --parameters N, --memory SIZE or --speedup S"
+            raise InputError(f"no target: give {options}")
+        if kind in {"remove", "ratio"}:
+            for amount in amounts:
+                self.number(kind, amount, n_players)
+
+    @staticmethod
+    def number(kind: str, amount: float, n_players: int) -> int:
+        """How many of ``n_players`` players a number (``remove``) or a share (``ratio``) stands for.
+
+        Raises:
+            InputError: if it leaves nothing to remove or nothing to keep.
+        """
+        number = int(amount) if kind == "remove" else round(amount * n_players)
         if not 1 <= number < n_players:
-            asked = f"--remove {self.remove}" if self.remove is not None else f"--ratio {self.ratio}"
             raise InputError(
-                f"{asked}: of the model's {n_players} players 1 to {n_players - 1} can be removed"
+                f"--{kind} {amount}: of the model's {n_players} players 1 to {n_players - 1} can be removed"
             )
         return number
 
@@ -101,7 +174,7 @@ def make_recipe(options: dict[str, Any], file: Path | None = None) -> Recipe:
     """
     given = {key: value for key, value in options.items() if value is not None}
     content = _read(file) if file is not None else {}
-    if not _TARGETS.isdisjoint(given):
+    if not given.keys().isdisjoint(_TARGETS):
         content = {key: value for key, value in content.items() if key not in _TARGETS}
     content |= given
     if (preset := content.get("preset")) is not None:
@@ -139,7 +212,8 @@ def _read(file: Path) -> dict[str, Any]:
 
 def _explain(error: ValidationError, file: Path | None) -> str:
     first = error.errors()[0]
-    key = ".".join(str(part) for part in first["loc"])
+    path = first["loc"][:1] if first["loc"][:1] and first["loc"][0] in _TARGETS else first["loc"]
+    key = ".".join(str(part) for part in path)
     where = f"recipe {file}: " if file is not None else ""
     if first["type"] == "extra_forbidden":
         return f"{where}unknown key {key!r}: {did_you_mean(key, Recipe.model_fields)}"
@@ -148,3 +222,12 @@ def _explain(error: ValidationError, file: Path | None) -> str:
     if first["type"] == "value_error":
         return where + first["msg"].removeprefix("Value error, ")
     return f"{where}{key.replace('_', '-')} {first['input']}: {first['msg']}"
+
+
+def amount_label(kind: str, amount: float) -> str:
+    """A target as part of a file name: ``ratio-0.1``, ``parameters-100M``, ``memory-250MiB``."""
+    units = {"parameters": _UNITS, "memory": _BINARY}.get(kind, ())
+    for size, unit in units:
+        if amount >= size and amount * 1000 % size == 0:
+            return f"{kind}-{amount / size:g}{unit}"
+    return f"{kind}-{amount:g}" if kind in {"ratio", "speedup"} else f"{kind}-{amount:.0f}"

@@ -57,6 +57,19 @@ class Run:
         return self.directory / "comparison.html"
 
     @property
+    def latencies(self) -> Path:
+        """How long each player takes, if a target asked for it."""
+        return self.directory / "latencies.json"
+
+    def plan_of(self, label: str) -> Path:
+        """The plan of one of several cuts."""
+        return self.directory / "plans" / f"{label}.json"
+
+    def result_of(self, label: str) -> Path:
+        """What one of several cuts led to, written when it is done."""
+        return self.directory / "results" / f"{label}.json"
+
+    @property
     def report(self) -> Path:
         """The report, one self-contained HTML file."""
         return self.directory / "report.html"

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from itertools import pairwise
+from pathlib import Path
 from typing import Any, get_args
 
 import numpy as np
@@ -10,6 +11,7 @@ from torch import nn
 
 from shapcut.adapter import Adapter
 from shapcut.arithmetic import fusing_pays
+from shapcut.block_latency import BlockLatencies, block_latencies
 from shapcut.calibration import Calibration, check_size, check_source, load_calibration, load_held_out
 from shapcut.errors import InputError
 from shapcut.estimators import Estimator
@@ -18,12 +20,15 @@ from shapcut.game import Game
 from shapcut.gamerecipe import GameOrigin
 from shapcut.host import Host, checkpoint_formats, select_adapter
 from shapcut.loading import LoadedModel, inspect_source, load
-from shapcut.modelgame import ModelGame
+from shapcut.modelgame import ModelGame, model_fingerprint
 from shapcut.permitted import require_permitted
 from shapcut.postprocess import PostProcessor, Stage
 from shapcut.recipe import Recipe
+from shapcut.run import Run
 from shapcut.sampling import removable
 from shapcut.selection import Selector, require_removable
+from shapcut.target import Target
+from shapcut.targets import make_targets
 from shapcut.utilities import Utility
 
 _FINAL_PARTS = 8
@@ -53,8 +58,10 @@ class Session:
         held_out: text that no choice sees.
         game: the game on ``calibration``.
         finals: the game on further windows of the calibration text, in equal parts, to compare finalists.
-        n_remove: how many players are to be removed, or None if only contributions are wanted.
+        n_remove: about how many players are to be removed, at most; None if only contributions are wanted.
         parts: estimator, selector, executor and post-pruning steps.
+        targets: how much is to be removed, each a cut of its own.
+        latencies: of the players, if a target needed them.
     """
 
     recipe: Recipe
@@ -67,6 +74,8 @@ class Session:
     finals: tuple[ModelGame, ...]
     n_remove: int | None
     parts: Parts
+    targets: tuple[Target, ...] = ()
+    latencies: BlockLatencies | None = None
 
 
 def make_parts(recipe: Recipe, host: Host) -> Parts:
@@ -93,13 +102,14 @@ def make_parts(recipe: Recipe, host: Host) -> Parts:
     )
 
 
-def prepare(recipe: Recipe, host: Host, *, target: bool) -> Session:
+def prepare(recipe: Recipe, host: Host, *, target: bool, run_directory: Path | None = None) -> Session:
     """Load the model and the text, and check that everything asked for can be done.
 
     Args:
         recipe: what is asked for.
         host: the plugins.
         target: whether the recipe must say how much to remove; if it does without a must, that is a hint.
+        run_directory: where an earlier start may have left what it measured of the players' latency.
 
     Raises:
         InputError: with the first thing that is wrong; cheap checks come before loading weights.
@@ -112,7 +122,7 @@ def prepare(recipe: Recipe, host: Host, *, target: bool) -> Session:
     facts = inspect_source(recipe.model, recipe.trust_remote_code, formats=formats)
     check_size(recipe.samples, recipe.sequence_length, facts.max_length)
     if target and facts.depth and recipe.granularity == "block":
-        recipe.n_remove(facts.depth)
+        recipe.require_target(facts.depth)
     loaded = load(
         recipe.model,
         device=recipe.device,
@@ -135,9 +145,8 @@ def prepare(recipe: Recipe, host: Host, *, target: bool) -> Session:
         sequences_per_step=recipe.batch_size,
         origin=GameOrigin(recipe.model, recipe.utility, recipe.trust_remote_code, recipe.offload),
     )
-    n_remove = recipe.n_remove(game.n_players) if target else None
-    if n_remove is not None:
-        check_target(game, n_remove, recipe.seed)
+    watch = Stopwatch(adapter, game, recipe.seed, run_directory)
+    targets = prepare_targets(recipe, game, watch) if target else ()
     for _, step in parts.steps:
         step.check(game.model)
     return Session(
@@ -149,8 +158,10 @@ def prepare(recipe: Recipe, host: Host, *, target: bool) -> Session:
         held_out=held_out_windows(recipe, loaded.tokenizer),
         game=game,
         finals=final_games(recipe, loaded.tokenizer, game),
-        n_remove=n_remove,
+        n_remove=max((each.typical_size() for each in targets), default=None),
         parts=parts,
+        targets=targets,
+        latencies=watch.found,
     )
 
 
@@ -163,6 +174,55 @@ def check_target(game: Game, n_remove: int, seed: int) -> None:
     require_removable(game.players, n_remove)
     rng = np.random.default_rng(seed)
     require_permitted(removable(game.players).tolist(), n_remove, game.permits, rng)
+
+
+@dataclass(slots=True)
+class Stopwatch:
+    """Measures the players' latency when it is first asked, if no earlier start of the run has.
+
+    Attributes:
+        adapter: the model's adapter.
+        game: whose model and players are timed.
+        seed: of the prompt.
+        run_directory: of the run, or None.
+        found: what was measured, or None if nobody has asked.
+    """
+
+    adapter: Adapter
+    game: ModelGame
+    seed: int
+    run_directory: Path | None
+    found: BlockLatencies | None = None
+
+    def measure(self) -> BlockLatencies:
+        """The latencies, those of an earlier start if there are any."""
+        model, granularity = self.game.model, self.game.granularity
+        fingerprint = model_fingerprint(model)
+        if self.found is None and self.run_directory is not None:
+            self.found = BlockLatencies.read(Run(self.run_directory).latencies, fingerprint, granularity)
+        if self.found is None:
+            found = block_latencies(self.adapter, model, self.game.players, granularity, seed=self.seed)
+            self.found = found.model_copy(update={"model_fingerprint": fingerprint})
+        return self.found
+
+
+def prepare_targets(recipe: Recipe, game: ModelGame, watch: Stopwatch) -> tuple[Target, ...]:
+    """The recipe's targets; for each a set that may be removed was found.
+
+    Raises:
+        InputError: if one cannot be reached.
+    """
+    recipe.require_target(game.n_players)
+    rng = np.random.default_rng(recipe.seed)
+    targets = make_targets(recipe, game.players, game.model, watch.measure)
+    for target in targets:
+        if target.is_count:
+            number = round(target.needed)
+            if target.text == f"{number} players":
+                check_target(game, number, recipe.seed)
+                continue
+        target.require_permitted(game.permits, rng)
+    return targets
 
 
 def fuses(recipe: Recipe, adapter: Adapter, model: nn.Module, calibration: Calibration) -> bool:
@@ -195,7 +255,8 @@ def final_games(recipe: Recipe, tokenizer: Any, game: ModelGame) -> tuple[ModelG
     """Windows to compare finalists on, in up to 8 equal parts; what the division leaves over goes unused.
 
     The second half of the parts, which few sets reach, is measured in the model's own number format: these
-    values decide. None is worth compiling kernels for. A text too short for the default number of windows goes without.
+    values decide. None is worth compiling kernels for. A text too short for the default number of windows
+    goes without.
     """
     if recipe.finalist_samples == 0:
         return ()

@@ -9,12 +9,19 @@ from shapcut_plugins.cast import Cast
 from shapcut_plugins.comparison_page import write_comparison
 from shapcut_plugins.ray_executor import RayExecutor
 from shapcut_plugins.report import report_command, write_report
+from shapcut_plugins.shapiq_estimator import ShapiqEstimator
 
 
 @hookimpl
 def shapcut_register_postprocessors(register: Register) -> None:
     """Offer the first-party steps."""
     register("cast", Cast)
+
+
+@hookimpl
+def shapcut_register_estimators(register: Register) -> None:
+    """Offer shapiq's approximators; the package is imported when one is asked for."""
+    register(ShapiqEstimator.name, ShapiqEstimator)
 
 
 @hookimpl

@@ -14,7 +14,7 @@ from shapcut.files import write_text_atomically
 from shapcut.run import Run
 from shapcut_plugins.comparison_page import write_comparison
 from shapcut_plugins.page import environment, figure
-from shapcut_plugins.report_chart import contribution_chart
+from shapcut_plugins.report_chart import contribution_chart, removal_curve
 from shapcut_plugins.report_data import Measurement, Result, RunFacts, read_run
 
 TEMPLATE = "report.html.jinja"
@@ -66,6 +66,8 @@ def render_report(facts: RunFacts, sections: Sequence[Section] = ()) -> str:
     """The report as HTML text; everything but the bodies of ``sections`` is escaped."""
     plan, scored, manifest = facts.plan, facts.contributions, facts.manifest
     removed = plan.removed if plan else ()
+    points = manifest.series.curve if manifest.series else ()
+    cuts = [(point.removed, point.held_out_perplexity) for point in points]
     return (
         environment()
         .get_template(TEMPLATE)
@@ -77,6 +79,7 @@ def render_report(facts: RunFacts, sections: Sequence[Section] = ()) -> str:
             result=manifest.result,
             comparison=comparison(manifest.result) if manifest.result else [],
             chart=contribution_chart(scored.players, removed) if scored and scored.players else None,
+            curve=removal_curve(cuts),
             recipe={key: plain(value) for key, value in manifest.recipe.items() if value not in (None, [])},
             seconds=sum(phase.seconds for phase in manifest.phases.values()),
             sections=[(heading, Markup(body)) for heading, body in sections],  # noqa: S704 - a plugin's own HTML

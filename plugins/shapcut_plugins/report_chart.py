@@ -103,6 +103,47 @@ def axis_ticks(low: float, high: float) -> list[float]:
 
 
 @dataclass(frozen=True, slots=True)
+class Curve:
+    """Figures of several cuts against how many players each removes.
+
+    Attributes:
+        width: of the whole drawing.
+        height: of the whole drawing.
+        ticks: (y, label) of the grid lines.
+        dots: (x, y, label below, words) of each cut.
+        path: the line through them.
+    """
+
+    width: float
+    height: float
+    ticks: tuple[tuple[float, str], ...]
+    dots: tuple[tuple[float, float, str, str], ...]
+    path: str
+
+
+def removal_curve(points: Sequence[tuple[int, float]]) -> Curve | None:
+    """Lay out (players removed, perplexity); None without two finite points."""
+    known = [(removed, figure) for removed, figure in points if math.isfinite(figure)]
+    if len(known) < 2:  # noqa: PLR2004 - a line needs two
+        return None
+    ticks = axis_ticks(min(figure for _, figure in known), max(figure for _, figure in known))
+    scale, most = _Scale(ticks[0], ticks[-1]), max(removed for removed, _ in known) or 1
+    across = _MIN_WIDTH - LEFT - 3 * RIGHT
+    dots = tuple(
+        (
+            round(LEFT + RIGHT + across * removed / most, 1),
+            scale.y(figure),
+            str(removed),
+            f"{removed} removed: {figure:.2f}",
+        )
+        for removed, figure in known
+    )
+    path = " ".join(f"{'L' if place else 'M'}{dot[0]} {dot[1]}" for place, dot in enumerate(dots))
+    marks = tuple((scale.y(tick), f"{tick:g}") for tick in ticks)
+    return Curve(_MIN_WIDTH, TOP + PLOT_HEIGHT + 2.0 * RIGHT, marks, dots, path)
+
+
+@dataclass(frozen=True, slots=True)
 class _Scale:
     low: float
     high: float

@@ -87,6 +87,22 @@ class Result(Part):
     checkpoint: CheckpointFacts
 
 
+class Point(Part):
+    """One of several cuts."""
+
+    target: str
+    removed: int
+    value: float | None
+    held_out_perplexity: float
+    parameters: int
+
+
+class Series(Part):
+    """Several cuts of one run, the whole model first."""
+
+    curve: tuple[Point, ...]
+
+
 class ManifestFacts(Part):
     """The manifest; ``result`` is None as long as nothing was removed."""
 
@@ -103,6 +119,7 @@ class ManifestFacts(Part):
     machine: dict[str, Any]
     phases: dict[str, Phase]
     result: Result | None = None
+    series: Series | None = None
 
 
 class PlayerFacts(Part):
@@ -122,6 +139,23 @@ class FidelityFacts(Part):
     coalitions: int
 
 
+class HalvesFacts(Part):
+    """How well contributions from two halves of the calibration text agree."""
+
+    kendall: float | None
+    spearman: float | None
+    coalitions: int
+
+
+class RobustnessFacts(Part):
+    """How much contributions depend on the drawn coalitions and on the text."""
+
+    resamples: int
+    rank_stability_kendall: float | None
+    bootstrap_standard_errors: tuple[float | None, ...] | None = None
+    calibration_halves: HalvesFacts
+
+
 class ContributionFacts(Part):
     """The contributions of all players."""
 
@@ -133,6 +167,7 @@ class ContributionFacts(Part):
     excluded_non_finite: int
     players: tuple[PlayerFacts, ...]
     fidelity_held_out: FidelityFacts | None = None
+    robustness: RobustnessFacts | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,11 +11,11 @@ from shapcut.baselines.blind import LastEstimator, NoEstimator, RandomEstimator
 from shapcut.baselines.evolutionary import EvolutionarySelector
 from shapcut.baselines.greedy import GreedySelector, greedy_evaluations
 from shapcut.baselines.leave_one_out import LeaveOneOutEstimator
-from shapcut.permutation import PermutationEstimator
 from shapcut.coalitions import without
 from shapcut.errors import InputError, ShapcutError
 from shapcut.estimators import ExactEstimator
 from shapcut.game import BudgetedGame, FunctionGame, Game, MeteredGame
+from shapcut.permutation import PermutationEstimator
 from shapcut.selection import RankingSelector
 
 N = 9

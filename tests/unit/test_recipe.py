@@ -147,7 +147,7 @@ def test_number_to_remove(target, n_players, expected):
 @pytest.mark.parametrize(
     ("target", "message"),
     [
-        ({}, "no target: give --remove N or --ratio R"),
+        ({}, "no target: give --remove N, --ratio R, --parameters N, --memory SIZE or --speedup S"),
         ({"remove": 10}, "--remove 10: of the model's 10 players 1 to 9 can be removed"),
         ({"ratio": 0.01}, "--ratio 0.01: of the model's 10 players 1 to 9 can be removed"),
         ({"ratio": 0.99}, "--ratio 0.99: "),

@@ -36,6 +36,7 @@ from shapcut.pipeline import PruneResult, apply_plan, estimate_cost, prune, scor
 from shapcut.plan import RemovalPlan
 from shapcut.progress import ConsoleReporter
 from shapcut.recipe import make_recipe
+from shapcut.series import SeriesResult, prune_series
 from shapcut.silence import quiet_libraries
 from shapcut.sources import checkpoint_path
 from shapcut.testing import check_adapter
@@ -133,9 +134,14 @@ def prune_model(
 ) -> None:
     """Score, select, remove, post-process, verify and write a checkpoint."""
     made = make_recipe({"model": model, **options}, recipe)
-    require_new_directory(out)
+    if len(made.target_labels()) < 2:  # noqa: PLR2004 - several cuts go into directories inside it
+        require_new_directory(out)
     if dry_run:
         _show_cost(estimate_cost(made, host, target=True), as_json)
+        return
+    if len(made.target_labels()) > 1:
+        series = prune_series(made, out, host, run_directory=run, reporter=ConsoleReporter())
+        _show_series(series, out, as_json)
         return
     result = prune(made, out, host, run_directory=run, reporter=ConsoleReporter())
     _show_result(result, out, as_json)
@@ -316,6 +322,16 @@ def _show_result(result: PruneResult, out: Path, as_json: bool) -> None:
         f"reloaded with {result.checkpoint.library}, its logits are within "
         f"{result.checkpoint.max_difference:.1e} of the expected ones; written to {out}"
     )
+
+
+def _show_series(series: SeriesResult, out: Path, as_json: bool) -> None:
+    if as_json:
+        print_json(series.to_json())
+        return
+    headings = ("target", "removed", "value", "held-out perplexity", "parameters")
+    tables.show(f"cuts in {out}", headings, tables.curve_rows(series))
+    for label, result in series.results.items():
+        tables.say(f"{label}: removed {', '.join(map(str, result['plan']['removed']))}")
 
 
 def _show_cost(cost: dict[str, Any], as_json: bool) -> None:

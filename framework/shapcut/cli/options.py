@@ -38,6 +38,22 @@ RECIPE_OPTIONS: dict[str, Any] = {
     "ratio": Annotated[
         str | None, typer.Option(metavar="R", help="share of the players to remove, between 0 and 1")
     ],
+    "parameters": Annotated[
+        str | None, typer.Option(metavar="N", help="parameters that may stay, such as 100M")
+    ],
+    "memory": Annotated[
+        str | None, typer.Option(metavar="SIZE", help="weights that the checkpoint may have, such as 250MiB")
+    ],
+    "speedup": Annotated[
+        str | None,
+        typer.Option(metavar="S", help="how many times faster, by the measured time of each player"),
+    ],
+    "nested": Annotated[
+        bool | None,
+        typer.Option(
+            "--nested", help="of several targets (a,b,c), the smaller cut is part of the larger one"
+        ),
+    ],
     "preset": Annotated[str | None, typer.Option(help="a named method: paper, greedy, taylor, ...")],
     "granularity": Granularity,
     "estimator": Annotated[str | None, typer.Option(help="NAME[:key=value,...] [default: surrogate]")],

@@ -9,6 +9,7 @@ from shapcut.coalitions import Player
 from shapcut.contributions import Contributions
 from shapcut.measure import ModelMeasurement
 from shapcut.pipeline import PruneResult
+from shapcut.series import SeriesResult
 from shapcut.testing import CheckResult
 
 
@@ -113,6 +114,20 @@ def fidelity_line(contributions: Contributions) -> str:
         if value is not None
     ]
     return f"{spent}; surrogate on held-out coalitions: {', '.join(figures)}"
+
+
+def curve_rows(series: SeriesResult) -> list[list[str]]:
+    """One row a cut, the whole model first."""
+    return [
+        [
+            point["target"],
+            str(point["removed"]),
+            "" if point["value"] is None else f"{point['value']:.4f}",
+            f"{float(point['held_out_perplexity']):.2f}",
+            f"{point['parameters']:,}",
+        ]
+        for point in series.curve()
+    ]
 
 
 def measurement_rows(result: ModelMeasurement) -> list[list[str]]:
