@@ -10,6 +10,7 @@ from abc import ABC, abstractmethod
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
+from zlib import crc32
 
 import numpy as np
 import torch
@@ -17,7 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from shapcut.adapter import Adapter, Granularity, LayerStack, State
-from shapcut.coalitions import CoalitionMatrix
+from shapcut.coalitions import CoalitionMatrix, keys
 from shapcut.errors import InputError
 from shapcut.fusion import Fused
 from shapcut.game import Measurements
@@ -233,6 +234,44 @@ class CoalitionEvaluator(Evaluator):
             return self.stack.step(layer, state)
         parts = [tuple(tensor[start : start + rows] for tensor in state) for start in range(0, batch, rows)]
         return joined([self.stack.step(layer, part) for part in parts])
+
+
+class SharesEvaluator(Evaluator):
+    """Measures each coalition on one of several shares of the text: much text for all, little for each.
+
+    Which share it is follows from the coalition alone. Means are corrected by the difference of the whole
+    model's means on that share and on all text, so that shares of easy and of hard text are comparable. The
+    halves are the odd and the even shares: each coalition is known on one of them.
+
+    Args:
+        shares: an evaluator for each share; all shares are equally long.
+    """
+
+    def __init__(self, shares: Sequence[Evaluator]) -> None:
+        self._shares = shares
+        full = float(np.mean([share.full_mean for share in shares]))
+        self.full = np.full(3, full)
+
+    @property
+    def work(self) -> Work:  # type: ignore[override]
+        """Of all shares together."""
+        return Work(
+            block_runs=sum(share.work.block_runs for share in self._shares),
+            coalitions=sum(share.work.coalitions for share in self._shares),
+        )
+
+    def measurements(self, coalitions: CoalitionMatrix) -> Measurements:
+        """See `Evaluator.measurements`; of the two halves one is NaN."""
+        found = np.full((len(coalitions), 3), np.nan)
+        whole = coalitions.all(axis=1)
+        found[whole] = self.full
+        chosen = np.array([crc32(key) % len(self._shares) for key in keys(coalitions)], dtype=np.int64)
+        for number, share in enumerate(self._shares):
+            rows = np.flatnonzero((chosen == number) & ~whole)
+            if len(rows):
+                means = share.means(coalitions[rows]) - share.full_mean + self.full_mean
+                found[rows, 0] = found[rows, 1 + number % 2] = means
+        return found
 
 
 class BypassEvaluator(Evaluator):
