@@ -22,6 +22,8 @@ class Estimator(ABC):
     """Estimates contributions; its options are its constructor's keyword arguments."""
 
     name: str
+    spread: int = 1
+    """Over how many times as much text its coalitions are spread, each on so much less of it."""
 
     @abstractmethod
     def estimate(
@@ -146,6 +148,9 @@ class SurrogateEstimator(Estimator):
         share: part of the budget to spend; the rest is left to a selector that measures candidates.
         focus: see `QuadraticSurrogate`.
         sampler: where to look after the single absences; None looks near the target.
+        spread: with 16 calibration windows, 4 means that coalitions are measured on 4 windows each, chosen
+            by the coalition from 64: what is learnt from all together holds for more text, at a quarter of
+            the cost of each. 1 measures every coalition on all windows.
     """
 
     name = "surrogate"
@@ -156,7 +161,10 @@ class SurrogateEstimator(Estimator):
         share: float = 0.5,
         focus: float | None = None,
         sampler: Sampler | None = None,
+        spread: int = 4,
     ) -> None:
+        if spread < 1:
+            raise ValueError(f"spread={spread} is not positive")
         if not 0.0 < share <= 1.0:
             raise ValueError(f"share={share} is not in (0, 1]")
         QuadraticSurrogate(focus)  # refuses a wrong focus before any work
@@ -164,6 +172,7 @@ class SurrogateEstimator(Estimator):
         self.share = share
         self.focus = focus
         self.sampler = sampler
+        self.spread = spread
 
     def estimate(
         self, game: Game, budget: int, rng: np.random.Generator, *, n_remove: int | None = None

@@ -19,7 +19,14 @@ from shapcut.arithmetic import default_memory_budget, evaluation_dtype, keep_fre
 from shapcut.calibration import load_calibration
 from shapcut.coalitions import CoalitionMatrix, Player, Values
 from shapcut.errors import InputError
-from shapcut.evaluation import BypassEvaluator, CoalitionEvaluator, Evaluator, Placement, SharesEvaluator, Work
+from shapcut.evaluation import (
+    BypassEvaluator,
+    CoalitionEvaluator,
+    Evaluator,
+    Placement,
+    SharesEvaluator,
+    Work,
+)
 from shapcut.executor import PortableGame
 from shapcut.game import Measurements, as_measurements
 from shapcut.gamerecipe import GameOrigin, GameRecipe
@@ -226,6 +233,11 @@ class ModelGame(PortableGame):
     def tokens(self) -> int:
         """Tokens that each coalition is measured on."""
         return (self.windows_each or len(self.input_ids)) * self.input_ids.shape[1]
+
+    @property
+    def sampled(self) -> bool:
+        """Whether each coalition is measured on a share of the windows."""
+        return self.windows_each is not None and self.windows_each < len(self.input_ids)
 
     def narrowed(self, tokens: int) -> "ModelGame":
         """The game on the first windows; a utility that is a function of the model knows none."""

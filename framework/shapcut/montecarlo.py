@@ -37,7 +37,8 @@ class Marginals:
     def of(self, values: Values) -> Values:
         """Each sample's marginal contribution, shape (n_samples,); NaN where a value is not finite."""
         usable = np.where(np.isfinite(values), values, np.nan)
-        return usable[self.joined] - usable[self.without]
+        marginals: Values = usable[self.joined] - usable[self.without]
+        return marginals
 
 
 class MonteCarloEstimator(Estimator):

@@ -21,7 +21,7 @@ def select_for(
     *,
     game: Game,
     budget: int,
-    finals: Game | None = None,
+    finals: Sequence[Game] = (),
     rng: np.random.Generator,
 ) -> RemovalPlan:
     """What a selector removes to reach a target.
@@ -37,7 +37,7 @@ def select_for(
         target: what is to be reached.
         game: where candidates can be measured.
         budget: how many further coalitions may be evaluated.
-        finals: the same game measured with more care.
+        finals: the same game on further pieces of text.
         rng: source of all randomness.
 
     Raises:
@@ -57,7 +57,8 @@ def select_for(
         plan = RemovalPlan.removing(followed, len(players), method=method, reason=reason)
         return _measured(plan, contributions, BudgetedGame(game, budget))
     inner, chosen = RestrictedGame(game, target), restricted(players, target)
-    plans, problem = [], InputError(f"{target.text}: no permitted set was found")
+    plans: list[RemovalPlan] = []
+    problem = InputError(f"{target.text}: no permitted set was found")
     counted = BudgetedGame(inner, budget)
     sizes = target.sizes_around(order)
     sizes += [other for other in target.sizes() if other not in sizes]
@@ -90,7 +91,8 @@ def cheapest_first(contributions: Contributions, target: Target) -> list[int]:
 
 def _ranking(contributions: Contributions) -> list[int]:
     """Players by contribution, lowest first."""
-    return np.argsort(np.nan_to_num(contributions.values, nan=np.inf), kind="stable").tolist()
+    order = np.argsort(np.nan_to_num(contributions.values, nan=np.inf), kind="stable")
+    return [int(player) for player in order]
 
 
 def _worth(plan: RemovalPlan, *, final: bool) -> float:

@@ -1,5 +1,6 @@
 """Selection by search: a ranking ignores that layers stand in for each other; sets are what is removed."""
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -16,7 +17,10 @@ from shapcut.permitted import Permits, permitted_sets
 from shapcut.plan import RemovalPlan
 from shapcut.sampling import removable
 from shapcut.selection import Selector, permission, require_removable
-from shapcut.surrogates import QuadraticSurrogate, Surrogate
+from shapcut.surrogates import Predictor, QuadraticSurrogate
+
+_DRAWS = 64
+"""Polynomials that vote for the sets of the race."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,14 +50,17 @@ class Evidence:
 class SearchSelector(Selector):
     """Searches a surrogate for the best sets, measures them, refits, and again; the best measured set wins.
 
-    Without a game to measure in, the set wins whose measured or else predicted value is best.
+    Where coalitions are measured on different shares of the text, the best measured one is partly luck: there
+    the surrogate decides which set leads. Without a game to measure in, the set wins whose measured or else
+    predicted value is best.
 
     Args:
-        batch: candidates measured in each round.
+        batch: candidates measured in each round: half of them optima of polynomials drawn from the
+            surrogate's posterior (Thompson sampling), half the most promising ones by mean and deviation.
         exploration: how many posterior standard deviations a candidate is credited with.
-        patience: rounds without a better measured set after which the search stops.
+        patience: rounds in which no other set takes the lead after which the search stops.
         starts: random sets, besides the best known ones, from which each local search starts.
-        finalists: how many of the best measured sets are compared on more text, where there is some.
+        finalists: how many of the best sets race over more text, where there is some.
     """
 
     name = "search"
@@ -64,7 +71,7 @@ class SearchSelector(Selector):
         exploration: float = 0.5,
         patience: int = 4,
         starts: int = 8,
-        finalists: int = 4,
+        finalists: int = 16,
     ) -> None:
         self.batch = batch
         self.exploration = exploration
@@ -89,7 +96,8 @@ class SearchSelector(Selector):
             InputError: if no permitted set of that size is found, or nothing measured has a finite value.
         """
         require_removable(players, n_remove)
-        search = _Search(self, removable(players), n_remove, permission(players, game), rng)
+        sampled = game is not None and game.sampled
+        search = _Search(self, removable(players), n_remove, permission(players, game), rng, sampled)
         evidence = Evidence(*finite(contributions.coalitions, contributions.measured))
         if not len(evidence.values):
             raise InputError(f"none of {contributions.evaluations} measured coalitions has a finite value")
@@ -97,15 +105,11 @@ class SearchSelector(Selector):
             seen = set(keys(contributions.coalitions))
             evidence = search.measure(evidence, BudgetedGame(game, budget), seen)
         surrogate = QuadraticSurrogate().fit(evidence.coalitions, evidence.values)
-        leaders = evidence.best(n_remove, search.permits, max(1, self.finalists))
-        if game is None or not len(leaders):
-            leaders = permitted(
-                search.most_valuable(surrogate, evidence), search.permits, max(1, self.finalists)
-            )
+        leaders = search.leaders(surrogate, evidence, measured=game is not None)
         if not len(leaders):
             raise InputError(f"no permitted set of {n_remove} players was found")
         winner, final_value = race(leaders, finals if len(leaders) > 1 else ())
-        measured = evidence.value_of(leaders[winner])
+        measured = None if sampled else evidence.value_of(leaders[winner])
         return RemovalPlan.removing(
             absent_players(leaders[winner]),
             len(players),
@@ -127,31 +131,71 @@ class _Search:
     n_remove: int
     permits: Permits
     rng: np.random.Generator
+    sampled: bool
 
     def measure(self, evidence: Evidence, game: BudgetedGame, seen: set[bytes]) -> Evidence:
         """Rounds of fitting, proposing and measuring what is not ``seen``; returns all the evidence."""
-        known = [evidence.value_of(row) for row in evidence.best(self.n_remove, self.permits, 1)]
-        best, stale = max((value for value in known if value is not None), default=-np.inf), 0
-        while stale < self.options.patience and game.remaining > 0:
+        leader, stale = b"", 0
+        while game.remaining > 0:
             surrogate = QuadraticSurrogate().fit(evidence.coalitions, evidence.values)
+            leading = b"".join(keys(self._best(surrogate, evidence, 1)))
+            stale = stale + 1 if leading == leader else 0
+            if stale >= self.options.patience:
+                break
+            leader = leading
             proposals = self.propose(surrogate, evidence)
             fresh = proposals[[key not in seen for key in keys(proposals)]]
             fresh = permitted(fresh, self.permits, min(self.options.batch, game.remaining))
             if not len(fresh):
                 break
             seen.update(keys(fresh))
-            values = game.values(fresh)
-            evidence = evidence.with_measured(fresh, values)
-            reached = float(np.nan_to_num(values, nan=-np.inf).max())
-            stale = 0 if reached > best else stale + 1
-            best = max(best, reached)
+            evidence = evidence.with_measured(fresh, game.values(fresh))
         return evidence
 
     def propose(self, surrogate: QuadraticSurrogate, evidence: Evidence) -> CoalitionMatrix:
-        """Sets of the right size around the surrogate's local optima, most promising first."""
+        """Sets of the right size, the ones to measure first: optima of draws, then the most promising."""
         pool = self._pool(surrogate, evidence)
         promise = surrogate.predict(pool) + self.options.exploration * surrogate.deviation(pool)
-        return pool[np.argsort(-promise, kind="stable")]
+        drawn = self._optima_of_draws(surrogate, evidence, self.options.batch // 2)
+        return distinct(np.vstack([drawn, pool[np.argsort(-promise, kind="stable")]]))
+
+    def leaders(
+        self, surrogate: QuadraticSurrogate, evidence: Evidence, *, measured: bool
+    ) -> CoalitionMatrix:
+        """The sets that go into the race, best guess first.
+
+        Where measured values are luck, half are the surrogate's best sets and half those that are most
+        often the best of polynomials drawn from its posterior.
+        """
+        count = max(1, self.options.finalists)
+        if not self.sampled:
+            leaders = self._best(surrogate, evidence, count) if measured else evidence.coalitions[:0]
+            valuable = self.most_valuable(surrogate, evidence)
+            return leaders if len(leaders) else permitted(valuable, self.permits, count)
+        best = self._best(surrogate, evidence, count)
+        drawn = self._optima_of_draws(surrogate, evidence, _DRAWS)
+        frequency = Counter(keys(drawn))
+        often = sorted(distinct(drawn), key=lambda row: -frequency[keys(row[None])[0]])
+        return permitted(distinct(np.vstack([best[: -(-count // 2)], *often, best])), self.permits, count)
+
+    def _best(self, surrogate: QuadraticSurrogate, evidence: Evidence, at_most: int) -> CoalitionMatrix:
+        """The best measured permitted sets; by the surrogate, and not only measured ones, if that is luck."""
+        if not self.sampled:
+            return evidence.best(self.n_remove, self.permits, at_most)
+        right = evidence.coalitions[(~evidence.coalitions).sum(axis=1) == self.n_remove]
+        pool = distinct(np.vstack([right, self._pool(surrogate, evidence)]))
+        return permitted(pool[np.argsort(-surrogate.predict(pool), kind="stable")], self.permits, at_most)
+
+    def _optima_of_draws(
+        self, surrogate: QuadraticSurrogate, evidence: Evidence, count: int
+    ) -> CoalitionMatrix:
+        """Local optima of polynomials drawn from the posterior; repeats are possible."""
+        starts = self._starts(evidence)
+        found = [evidence.coalitions[:0]]
+        for _ in range(count):
+            start = starts[self.rng.integers(len(starts))]
+            found.append(climb(surrogate.draw(self.rng), start, self.candidates)[:1])
+        return np.vstack(found)
 
     def most_valuable(self, surrogate: QuadraticSurrogate, evidence: Evidence) -> CoalitionMatrix:
         """As `propose`, best value first: measured values where there are any, else predicted ones."""
@@ -163,7 +207,7 @@ class _Search:
         values = np.array([known.get(key, value) for key, value in predicted], dtype=np.float64)
         return pool[np.argsort(-values, kind="stable")]
 
-    def _pool(self, surrogate: Surrogate, evidence: Evidence) -> CoalitionMatrix:
+    def _pool(self, surrogate: Predictor, evidence: Evidence) -> CoalitionMatrix:
         """Sets of the right size: where the local searches start and end, and all around there."""
         starts = self._starts(evidence)
         around = [climb(surrogate, start, self.candidates) for start in starts]
@@ -213,7 +257,7 @@ def permitted(coalitions: CoalitionMatrix, permits: Permits, at_most: int) -> Co
     return coalitions[list(islice(rows, at_most))]
 
 
-def climb(surrogate: Surrogate, start: NDArray[np.bool_], candidates: NDArray[np.int64]) -> CoalitionMatrix:
+def climb(surrogate: Predictor, start: NDArray[np.bool_], candidates: NDArray[np.int64]) -> CoalitionMatrix:
     """Steepest ascent by swapping one absent player for a present one.
 
     Returns:
@@ -244,7 +288,8 @@ def swaps(coalition: NDArray[np.bool_], candidates: NDArray[np.int64]) -> Coalit
 
 
 def _reason(measured: float | None, evaluations: int, finalists: int) -> str:
+    if finalists:
+        return f"the winner of {finalists} finalists on further text, after {evaluations} measured coalitions"
     if measured is None:
         return "the surrogate's best set; not measured"
-    found = f"the best set of this size among {evaluations} measured coalitions"
-    return f"{found}, chosen from {finalists} finalists on more text" if finalists else found
+    return f"the best set of this size among {evaluations} measured coalitions"

@@ -1,5 +1,6 @@
 """A recipe made ready: whatever can be refused is refused here, before the first evaluation."""
 
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -29,7 +30,7 @@ from shapcut.sampling import removable
 from shapcut.selection import Selector, require_removable
 from shapcut.target import Target
 from shapcut.targets import make_targets
-from shapcut.utilities import Utility
+from shapcut.utilities import TokenUtility, Utility
 
 _FINAL_PARTS = 8
 
@@ -131,7 +132,7 @@ def prepare(recipe: Recipe, host: Host, *, target: bool, run_directory: Path | N
         formats=formats,
     )
     adapter = select_adapter(host, loaded.model)
-    calibration = load_windows(recipe, loaded.tokenizer, recipe.samples, recipe.seed)
+    calibration, windows_each = spread_windows(recipe, loaded.tokenizer, parts)
     model = adapter.canonicalise(loaded.model)
     game = ModelGame(
         model,
@@ -141,9 +142,10 @@ def prepare(recipe: Recipe, host: Host, *, target: bool, run_directory: Path | N
         granularity=recipe.granularity,
         dtype=recipe.dtype,
         memory_budget=recipe.memory_budget,
-        fuse=fuses(recipe, adapter, model, calibration),
+        fuse=fuses(recipe, adapter, model, calibration, windows_each),
         sequences_per_step=recipe.batch_size,
         origin=GameOrigin(recipe.model, recipe.utility, recipe.trust_remote_code, recipe.offload),
+        windows_each=windows_each,
     )
     watch = Stopwatch(adapter, game, recipe.seed, run_directory)
     targets = prepare_targets(recipe, game, watch) if target else ()
@@ -225,10 +227,17 @@ def prepare_targets(recipe: Recipe, game: ModelGame, watch: Stopwatch) -> tuple[
     return targets
 
 
-def fuses(recipe: Recipe, adapter: Adapter, model: nn.Module, calibration: Calibration) -> bool:
-    """Whether the evaluation of a recipe runs as fused kernels: a matter of the recipe, not of the clock."""
+def fuses(
+    recipe: Recipe, adapter: Adapter, model: nn.Module, calibration: Calibration, windows_each: int | None
+) -> bool:
+    """Whether the evaluation of a recipe runs as fused kernels: a matter of the recipe, not of the clock.
+
+    Evaluations on shares of the text are too many small ones for compiling to pay.
+    """
     if recipe.compile != "auto":
         return recipe.compile == "on"
+    if windows_each is not None:
+        return False
     parameters = sum(player.parameters for player in adapter.players(model, recipe.granularity))
     operations = 2.0 * parameters * calibration.n_tokens * recipe.budget
     return fusing_pays(adapter.input_device(model), operations)
@@ -239,6 +248,22 @@ def load_windows(recipe: Recipe, tokenizer: Any, samples: int, seed: int) -> Cal
     return load_calibration(
         recipe.calibration, tokenizer, samples=samples, sequence_length=recipe.sequence_length, seed=seed
     )
+
+
+def spread_windows(
+    recipe: Recipe, tokenizer: Any, parts: Parts, seed: int | None = None
+) -> tuple[Calibration, int | None]:
+    """The calibration windows that an estimator wants, and how many of them each coalition is measured on.
+
+    A text too short for an estimator that spreads gives it what it would have without.
+    """
+    seed = recipe.seed if seed is None else seed
+    spread = min(parts.estimator.spread, recipe.samples)
+    if spread > 1 and isinstance(parts.utility, TokenUtility):
+        with suppress(InputError):
+            windows = load_windows(recipe, tokenizer, spread * recipe.samples, seed)
+            return windows, max(1, recipe.samples // spread)
+    return load_windows(recipe, tokenizer, recipe.samples, seed), None
 
 
 def held_out_windows(recipe: Recipe, tokenizer: Any) -> Calibration:

@@ -96,9 +96,9 @@ def _rotations(n: int, rng: np.random.Generator) -> Iterator[Orders]:
 def _deviations(summary: StrataSummary, walker: Walker) -> NDArray[np.float64]:
     """Standard deviation of each stratum, flat; strata of a single coalition cannot vary."""
     _, values = walker.game.evaluated()
-    variances = summary.strata(summary.marginals.of(values))[1].reshape(walker.n, walker.n)
-    known = variances[np.isfinite(variances)]
-    variances = np.where(np.isfinite(variances), variances, known.mean() if len(known) else 1.0)
+    found = summary.strata(summary.marginals.of(values))[1].reshape(walker.n, walker.n)
+    known = found[np.isfinite(found)]
+    variances = np.where(np.isfinite(found), found, known.mean() if len(known) else 1.0)
     variances[:, [0, -1]] = 0.0
     return np.sqrt(variances).ravel()
 

@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,6 +12,13 @@ from scipy.optimize import minimize
 from shapcut.coalitions import CoalitionMatrix, Values
 
 FloatArray = NDArray[np.float64]
+
+
+class Predictor(Protocol):
+    """Something that says what coalitions are worth."""
+
+    def predict(self, coalitions: CoalitionMatrix) -> Values:
+        """The value of each row."""
 
 
 class Surrogate(ABC):
@@ -48,6 +55,25 @@ class Scales:
 _START = np.log([0.1, 0.01, 0.1, 0.01, 0.01])
 _BOUNDS = [(-14.0, 5.0)] * 5
 _INTERCEPT_VARIANCE = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class Polynomial:
+    """A polynomial of degree two in who is absent: ``linear @ x + 1/2 x @ pairs @ x``, up to a constant.
+
+    Attributes:
+        linear: shape (n,).
+        pairs: symmetric with a diagonal of 0, shape (n, n).
+    """
+
+    linear: FloatArray
+    pairs: FloatArray
+
+    def predict(self, coalitions: CoalitionMatrix) -> Values:
+        """The value of each row."""
+        absent = (~coalitions).astype(np.float64)
+        values: Values = absent @ self.linear + 0.5 * ((absent @ self.pairs) * absent).sum(axis=1)
+        return values
 
 
 class QuadraticSurrogate(Surrogate):
@@ -110,13 +136,35 @@ class QuadraticSurrogate(Surrogate):
 
     def coefficients(self) -> tuple[FloatArray, FloatArray]:
         """Posterior means of ``a`` (n,) and of the symmetric ``b`` (n, n), whose diagonal is 0."""
-        scales, absent, weights = self._fitted_scales, self._absent, self._weights
+        linear, pairs = self._coefficients(self._weights)
+        return self._unit * linear, self._unit * pairs
+
+    def draw(self, rng: np.random.Generator) -> Polynomial:
+        """A polynomial drawn from the posterior, for Thompson sampling.
+
+        A draw from the prior is corrected by what it gets wrong about the data (Matheron's rule; Wilson et
+        al., *Pathwise Conditioning of Gaussian Processes*, JMLR 2021).
+        """
+        scales, n = self._fitted_scales, self._absent.shape[1]
+        linear = rng.normal(size=n) * scales.player**0.5 + rng.normal() * scales.common_player**0.5
+        pairs = np.triu(rng.normal(size=(n, n)) * scales.pair**0.5, 1)
+        pairs = pairs + pairs.T + rng.normal() * scales.common_pair**0.5
+        np.fill_diagonal(pairs, 0.0)
+        prior = Polynomial(linear, pairs).predict(self._absent == 0.0)
+        prior += rng.normal() * _INTERCEPT_VARIANCE**0.5
+        noise = rng.normal(size=len(prior)) * np.sqrt(scales.noise * self._noise)
+        correction = self._coefficients(cho_solve(self._factor, self._residual - prior - noise))
+        return Polynomial(self._unit * (linear + correction[0]), self._unit * (pairs + correction[1]))
+
+    def _coefficients(self, weights: FloatArray) -> tuple[FloatArray, FloatArray]:
+        """Those of the combination of kernels at the data with these weights."""
+        scales, absent = self._fitted_scales, self._absent
         size = absent.sum(axis=1)
         linear = scales.player * (absent.T @ weights) + scales.common_player * (size @ weights)
         pairs = scales.pair * (absent.T * weights) @ absent
         pairs += scales.common_pair * ((size * (size - 1) / 2) @ weights)
         np.fill_diagonal(pairs, 0.0)
-        return self._unit * linear, self._unit * pairs
+        return linear, pairs
 
     def shapley(self) -> tuple[FloatArray, FloatArray]:
         """Shapley values of ``f`` in closed form and their posterior standard deviations, each (n,).

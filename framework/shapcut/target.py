@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from shapcut.coalitions import Player
 from shapcut.errors import InputError
-from shapcut.game import Game
+from shapcut.game import Game, WrappedGame
 from shapcut.permitted import Permits, permitted_sets
 
 _ROUNDING = 1e-9
@@ -131,7 +131,7 @@ class Target:
         )
 
 
-class RestrictedGame(Game):
+class RestrictedGame(WrappedGame):
     """A game of which fewer sets may be removed: those that reach a target, or lie within a larger cut.
 
     Args:
@@ -140,7 +140,7 @@ class RestrictedGame(Game):
     """
 
     def __init__(self, game: Game, target: Target) -> None:
-        self.game = game
+        super().__init__(game)
         self.target = target
         self._players = restricted(game.players, target)
 
