@@ -48,6 +48,27 @@ class Unembedding:
     bias: Tensor | None
 
 
+@dataclass(frozen=True, slots=True)
+class OutputProjection:
+    """A module whose output, times a factor, a player adds to the residual stream.
+
+    Attributes:
+        module: its dotted path in the model.
+        role: whether it ends a mixer of tokens (attention, a state space) or the MLP after it.
+        factor: what its output is multiplied by before it is added.
+        linear: whether the module is one linear map with a ``weight`` and perhaps a ``bias`` of its own, into
+            which another linear map can be folded. Others (a mixture of experts, a gated network) are
+            declared so that all of a player's projections together are what it adds.
+        transposed: whether the weight is of shape (inputs, outputs).
+    """
+
+    module: str
+    role: Literal["mixer", "mlp"]
+    factor: float = 1.0
+    linear: bool = True
+    transposed: bool = False
+
+
 class LayerStack(ABC):
     """A model taken apart into prelude, layers and readout: the fast path of coalition evaluation.
 
@@ -69,6 +90,10 @@ class LayerStack(ABC):
     @abstractmethod
     def readout(self, state: State) -> Tensor:
         """Logits of shape (batch, length, vocabulary) for the state after the last layer."""
+
+    def stream(self, state: State) -> Tensor:
+        """The residual stream of a state, shape (batch, length, width): what layers add to."""
+        return state[0]
 
     def resident(self, index: int) -> AbstractContextManager[None]:  # noqa: ARG002 - for stacks that load weights
         """Keep the weights of layer ``index`` where its steps need them while the context is open.
@@ -197,6 +222,14 @@ class Adapter(ABC):
             for parameter in module.parameters(recurse=False)
         }
         return [p for p in model.get_submodule(player.name).parameters() if id(p) not in shared]
+
+    def output_projections(self, model: nn.Module, player: Player) -> tuple[OutputProjection, ...]:  # noqa: ARG002
+        """The modules whose outputs add up to what a player adds to the stream, in the order in which they run.
+
+        Empty if what the player adds is not such a sum, or if that is not known: then nothing can be folded
+        into it. The modules are called, once each, by the player's step in `stack`.
+        """
+        return ()
 
     def cache_differs(self, model: nn.Module) -> str:  # noqa: ARG002
         """Why the whole model decodes other tokens with a cache than without one, empty if it does not.

@@ -33,6 +33,11 @@ class MambaStack(LayerStack):
         hidden, residual = self._blocks[index](*state)
         return (hidden, residual)
 
+    def stream(self, state: State) -> Tensor:
+        """The sum of both."""
+        hidden, residual = state
+        return hidden + residual
+
     def readout(self, state: State) -> Tensor:
         """Logits by the last norm and the output embedding."""
         logits: Tensor = self._model.lm_head(self.features(state))
