@@ -371,6 +371,9 @@ def _post_process(
             tokenizer=session.loaded.tokenizer,
             directory=directory,
             seed=session.recipe.seed,
+            original=session.original,
+            windows=session.windows,
+            reporter=reporter,
         )
         model = step.run(model, context)
         session.host.manager.hook.shapcut_step_finished(name=spec, model=model)

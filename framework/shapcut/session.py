@@ -5,11 +5,18 @@ from itertools import pairwise
 from typing import Any, get_args
 
 import numpy as np
-from torch import nn
+from torch import Tensor, nn
 
 from shapcut.adapter import Adapter
 from shapcut.arithmetic import fusing_pays
-from shapcut.calibration import Calibration, check_size, check_source, load_calibration, load_held_out
+from shapcut.calibration import (
+    Calibration,
+    all_windows,
+    check_size,
+    check_source,
+    load_calibration,
+    load_held_out,
+)
 from shapcut.errors import InputError
 from shapcut.estimators import Estimator
 from shapcut.executor import Executor
@@ -64,6 +71,14 @@ class Session:
     n_remove: int | None
     parts: Parts
 
+    def original(self) -> nn.Module:
+        """The whole model, loaded and canonicalised anew."""
+        return self.adapter.canonicalise(_load(self.recipe, self.host).model)
+
+    def windows(self, length: int) -> Tensor:
+        """All windows of that many tokens of the calibration text, shape (windows, length)."""
+        return all_windows(self.recipe.calibration, self.loaded.tokenizer, length)
+
 
 def make_parts(recipe: Recipe, host: Host) -> Parts:
     """Look up and make what the recipe names.
@@ -109,13 +124,7 @@ def prepare(recipe: Recipe, host: Host, *, target: bool) -> Session:
     check_size(recipe.samples, recipe.sequence_length, facts.max_length)
     if target and facts.depth and recipe.granularity == "block":
         recipe.n_remove(facts.depth)
-    loaded = load(
-        recipe.model,
-        device=recipe.device,
-        trust_remote_code=recipe.trust_remote_code,
-        offload=recipe.offload,
-        formats=formats,
-    )
+    loaded = _load(recipe, host)
     adapter = select_adapter(host, loaded.model)
     calibration = load_windows(recipe, loaded.tokenizer, recipe.samples, recipe.seed)
     model = adapter.canonicalise(loaded.model)
@@ -137,7 +146,7 @@ def prepare(recipe: Recipe, host: Host, *, target: bool) -> Session:
         rng = np.random.default_rng(recipe.seed)
         require_permitted(removable(game.players).tolist(), n_remove, game.permits, rng)
     for _, step in parts.steps:
-        step.check(game.model)
+        step.check_on(game.model, adapter)
     return Session(
         recipe=recipe,
         host=host,
@@ -149,6 +158,16 @@ def prepare(recipe: Recipe, host: Host, *, target: bool) -> Session:
         finals=_final_game(recipe, loaded.tokenizer, game),
         n_remove=n_remove,
         parts=parts,
+    )
+
+
+def _load(recipe: Recipe, host: Host) -> LoadedModel:
+    return load(
+        recipe.model,
+        device=recipe.device,
+        trust_remote_code=recipe.trust_remote_code,
+        offload=recipe.offload,
+        formats=checkpoint_formats(host),
     )
 
 

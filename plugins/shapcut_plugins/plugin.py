@@ -6,6 +6,7 @@ import typer
 from shapcut.hookspecs import Register, hookimpl
 from shapcut.run import Run
 from shapcut_plugins.cast import Cast
+from shapcut_plugins.compensate import Compensate
 from shapcut_plugins.ray_executor import RayExecutor
 from shapcut_plugins.report import report_command, write_report
 
@@ -14,6 +15,7 @@ from shapcut_plugins.report import report_command, write_report
 def shapcut_register_postprocessors(register: Register) -> None:
     """Offer the first-party steps."""
     register("cast", Cast)
+    register("compensate", Compensate)
 
 
 @hookimpl
