@@ -133,12 +133,11 @@ class Rwkv7HfAdapter(Adapter):
         perturb(model, generator)
         return model.eval(), torch.randint(3, 96, (3, 8), generator=generator)
 
-    def logits(self, model: nn.Module, input_ids: Tensor) -> Tensor:
+    def differentiable_logits(self, model: nn.Module, input_ids: Tensor) -> Tensor:
         """Next-token logits; asked for in the one way that transformers does not warn about."""
-        with torch.inference_mode():
-            return model(  # type: ignore[no-any-return]
-                input_ids=input_ids, use_cache=False, return_dict=True
-            ).logits
+        return model(  # type: ignore[no-any-return]
+            input_ids=input_ids, use_cache=False, return_dict=True
+        ).logits
 
     def output_projections(self, model: nn.Module, player: Player) -> tuple[OutputProjection, ...]:
         """As `Adapter.output_projections`: found by taking a step of the block apart."""

@@ -254,7 +254,15 @@ class Adapter(ABC):
     def logits(self, model: nn.Module, input_ids: Tensor) -> Tensor:
         """Next-token logits of shape (batch, length, vocabulary), without a cache."""
         with torch.inference_mode():
-            return model(input_ids=input_ids, use_cache=False).logits  # type: ignore[no-any-return]
+            return self.differentiable_logits(model, input_ids)
+
+    def differentiable_logits(self, model: nn.Module, input_ids: Tensor) -> Tensor:
+        """As `logits`, in the caller's gradient mode: what training goes through.
+
+        Raises:
+            UnsupportedModelError: if the architecture's library gives no gradients.
+        """
+        return model(input_ids=input_ids, use_cache=False).logits  # type: ignore[no-any-return]
 
     def generate(self, model: nn.Module, input_ids: Tensor, new_tokens: int, *, use_cache: bool) -> Tensor:
         """Greedy continuation, shape (batch, length + new_tokens), never stopped by an end token."""

@@ -84,7 +84,12 @@ class Compensate(PostProcessor):
         content = {
             "tokens": windows.numel(),
             "projections": [
-                {"block": plan.kept[each.block], "module": each.module, "ridge": each.ridge, "error": each.error}
+                {
+                    "block": plan.kept[each.block],
+                    "module": each.module,
+                    "ridge": each.ridge,
+                    "error": each.error,
+                }
                 for each in mended
             ],
         }

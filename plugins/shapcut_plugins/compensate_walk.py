@@ -61,7 +61,9 @@ class Walk:
         self._pruned_streams = self._streams
         self._stacks[1].prelude(batches[0])
 
-    def mend(self, kept: Sequence[int], depth: int, choose: Choice, said: Callable[[int], None]) -> list[Mended]:
+    def mend(
+        self, kept: Sequence[int], depth: int, choose: Choice, said: Callable[[int], None]
+    ) -> list[Mended]:
         """Go through both models, mending blocks of the pruned one.
 
         After its block j the stream should be what the original has before the block that is its block j + 1:
@@ -109,7 +111,9 @@ class Walk:
 
     def _moments(self, index: int, projection: OutputProjection, module: Any) -> tuple[Moments, Moments]:
         """Of the batches that are fitted, and of those that choose the ridge."""
-        inputs = module.weight.numel() // (outputs := _outputs(module, projection)) + (module.bias is not None)
+        inputs = module.weight.numel() // (outputs := _outputs(module, projection)) + (
+            module.bias is not None
+        )
         sums = tuple(Moments(inputs, outputs, module.weight.device) for _ in range(2))
         batches = list(zip(self._pruned_streams, self._streams, strict=True))
         for number, (state, target) in enumerate(batches):
@@ -157,6 +161,7 @@ def _inputs_of(module: nn.Module) -> Iterator[list[Tensor]]:
 def _stack(adapter: Adapter, model: nn.Module) -> LayerStack:
     stack = adapter.stack(model)
     if stack is None:
-        raise InputError(f"compensate: {type(model).__name__} cannot be run block by block; leave out this step")
+        raise InputError(
+            f"compensate: {type(model).__name__} cannot be run block by block; leave out this step"
+        )
     return stack
-

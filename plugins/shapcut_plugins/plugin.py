@@ -7,6 +7,7 @@ from shapcut.hookspecs import Register, hookimpl
 from shapcut.run import Run
 from shapcut_plugins.cast import Cast
 from shapcut_plugins.compensate import Compensate
+from shapcut_plugins.heal import Heal
 from shapcut_plugins.ray_executor import RayExecutor
 from shapcut_plugins.report import report_command, write_report
 
@@ -16,6 +17,7 @@ def shapcut_register_postprocessors(register: Register) -> None:
     """Offer the first-party steps."""
     register("cast", Cast)
     register("compensate", Compensate)
+    register("heal", Heal)
 
 
 @hookimpl

@@ -85,10 +85,9 @@ class MambaSSMAdapter(Adapter):
         remove_blocks(model, frozenset(absent))
         return model
 
-    def logits(self, model: nn.Module, input_ids: Tensor) -> Tensor:
+    def differentiable_logits(self, model: nn.Module, input_ids: Tensor) -> Tensor:
         """Logits of shape (batch, length, vocabulary as padded by the model)."""
-        with torch.inference_mode():
-            return model(input_ids).logits  # type: ignore[no-any-return]
+        return model(input_ids).logits  # type: ignore[no-any-return]
 
     def generate(self, model: nn.Module, input_ids: Tensor, new_tokens: int, *, use_cache: bool) -> Tensor:
         """Greedy continuation, on any device; attention recomputes the sequence at each step."""
