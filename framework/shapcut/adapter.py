@@ -224,7 +224,7 @@ class Adapter(ABC):
         return [p for p in model.get_submodule(player.name).parameters() if id(p) not in shared]
 
     def output_projections(self, model: nn.Module, player: Player) -> tuple[OutputProjection, ...]:  # noqa: ARG002
-        """The modules whose outputs add up to what a player adds to the stream, in the order in which they run.
+        """The modules whose outputs add up to what a player adds to the stream, in their order of running.
 
         Empty if what the player adds is not such a sum, or if that is not known: then nothing can be folded
         into it. The modules are called, once each, by the player's step in `stack`.

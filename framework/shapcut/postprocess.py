@@ -35,10 +35,10 @@ class StepContext:
         tokenizer: the model's tokenizer, or None.
         directory: a directory of the step's own inside the run directory, for work files.
         seed: source of all the step's randomness.
-        original: gives the whole model, loaded anew in the form in which it was pruned; the step lets go of it
-            when it is done. `Adapter.remove` works in place, so nobody else has it.
-        windows: gives all windows of that many tokens of the calibration text, shape (windows, length), in its
-            order; none of them is held-out text.
+        original: gives the whole model, loaded anew in the form in which it was pruned; the step lets go of
+            it when it is done. `Adapter.remove` works in place, so nobody else has it.
+        windows: gives all windows of that many tokens of the calibration text, shape (windows, length), in
+            its order; none of them is held-out text.
         reporter: where the step says how far it is.
     """
 

@@ -43,11 +43,11 @@ class Compensate(PostProcessor):
     ) -> None:
         if samples < 2:  # noqa: PLR2004 - one to fit, one to choose the ridge
             raise ValueError(f"samples={samples}: at least 2 windows are needed")
-        self.into = into
-        self.places = places
-        self.samples = samples
-        self.sequence_length = sequence_length
-        self.weight_power = weight_power
+        self._into = into
+        self._places = places
+        self._samples = samples
+        self._sequence_length = sequence_length
+        self._weight_power = weight_power
 
     def check_on(self, model: nn.Module, adapter: Adapter) -> None:
         """Refuse models into which nothing can be folded.
@@ -74,12 +74,12 @@ class Compensate(PostProcessor):
         players = adapter.players(model)
         depth = len(plan.kept) + len(plan.removed)
 
-        def choose(index: int, cut: bool) -> Sequence[OutputProjection]:  # noqa: FBT001 - a `Choice`
-            return self._chosen(adapter, model, players[index]) if cut or self.places == "all" else ()
+        def choose(index: int, cut: bool) -> Sequence[OutputProjection]:
+            return self._chosen(adapter, model, players[index]) if cut or self._places == "all" else ()
 
         with torch.no_grad(), context.reporter.counting("compensating, blocks", depth) as count:
             original = context.original()
-            walk = Walk(adapter, original, model, windows, self.weight_power)
+            walk = Walk(adapter, original, model, windows, self._weight_power)
             mended = walk.mend(plan.kept, depth, choose, count)
         content = {
             "tokens": windows.numel(),
@@ -99,16 +99,16 @@ class Compensate(PostProcessor):
     def _chosen(self, adapter: Adapter, model: nn.Module, player: Player) -> tuple[OutputProjection, ...]:
         """The projections of a block that are fitted, in the order in which they run."""
         linear = tuple(each for each in adapter.output_projections(model, player) if each.linear)
-        if self.into == "both" or not linear:
+        if self._into == "both" or not linear:
             return linear
-        role = "mlp" if self.into == "mlp" else "mixer"
+        role = "mlp" if self._into == "mlp" else "mixer"
         return tuple(each for each in linear if each.role == role)[-1:] or linear[-1:]
 
     def _windows(self, context: StepContext) -> Tensor:
         """Evenly spread windows of the calibration text."""
-        found = context.windows(self.sequence_length or context.calibration.shape[1])
+        found = context.windows(self._sequence_length or context.calibration.shape[1])
         if len(found) < 2:  # noqa: PLR2004 - as above
             raise InputError(f"compensate: the calibration text has {len(found)} windows, 2 are needed")
-        count = min(self.samples, len(found))
+        count = min(self._samples, len(found))
         generator = torch.Generator().manual_seed(context.seed)
         return found[torch.randperm(len(found), generator=generator)[:count]]

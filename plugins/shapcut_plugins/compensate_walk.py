@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from shapcut.adapter import Adapter, LayerStack, OutputProjection, State
+from shapcut.arithmetic import fast_matrix_products
 from shapcut.errors import InputError
 from shapcut_plugins.compensate_regression import Fit, Moments, fit
 
@@ -89,12 +90,18 @@ class Walk:
             same = False
             mended += [self._mend(index, projection) for projection in choose(index, cut)]
             if index < len(kept) - 1:
-                self._pruned_streams = [self._stacks[1].step(index, state) for state in self._pruned_streams]
+                self._pruned_streams = [
+                    self._step(self._stacks[1], index, state) for state in self._pruned_streams
+                ]
         return mended
+
+    def _step(self, stack: LayerStack, index: int, state: State) -> State:
+        with fast_matrix_products(stack.stream(state).device):
+            return stack.step(index, state)
 
     def _advance_original(self, blocks: Iterable[int], said: Callable[[int], None]) -> None:
         for index in blocks:
-            self._streams = [self._stacks[0].step(index, state) for state in self._streams]
+            self._streams = [self._step(self._stacks[0], index, state) for state in self._streams]
             said(index + 1)
 
     def _mend(self, index: int, projection: OutputProjection) -> Mended:
@@ -118,7 +125,7 @@ class Walk:
         batches = list(zip(self._pruned_streams, self._streams, strict=True))
         for number, (state, target) in enumerate(batches):
             with _inputs_of(module) as given:
-                after = self._stacks[1].stream(self._stacks[1].step(index, state))
+                after = self._stacks[1].stream(self._step(self._stacks[1], index, state))
             wanted = self._stacks[0].stream(target).flatten(0, -2).float()
             errors = (wanted - after.flatten(0, -2).float()) / projection.factor
             activations = given[0].reshape(len(errors), -1).float()

@@ -3,7 +3,6 @@
 import math
 import shutil
 from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from shapcut.adapter import Adapter
-from shapcut.arithmetic import has_fast_bfloat16
+from shapcut.arithmetic import fast_matrix_products
 from shapcut.files import new_directory, write_json_atomically
 from shapcut.progress import Reporter
 
@@ -53,7 +52,7 @@ def text_loss(logits: Tensor, ids: Tensor) -> Tensor:
 
 
 def distillation_loss(logits: Tensor, wanted: Tensor, temperature: float) -> Tensor:
-    """Mean divergence of two distributions over the next token, KL(wanted | found), nats times temperature^2."""
+    """Mean KL(wanted | found) over the next token, nats, times the squared temperature."""
     found = functional.log_softmax(logits.flatten(0, 1).float() / temperature, dim=-1)
     target = functional.log_softmax(wanted.flatten(0, 1).float() / temperature, dim=-1)
     return functional.kl_div(found, target, reduction="batchmean", log_target=True) * temperature**2
@@ -125,17 +124,13 @@ class Training:
     def _step(self, ids: Tensor, rate: float) -> None:
         for group in self._optimizer.param_groups:
             group["lr"] = rate
-        with torch.enable_grad(), self._arithmetic():
+        with torch.enable_grad(), fast_matrix_products(self._device):
             loss = self._loss(self._adapter.differentiable_logits(self._model, ids), ids)
         self._optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         nn.utils.clip_grad_norm_(self._trained.values(), _LARGEST_GRADIENT)
         self._optimizer.step()
         self._curve.append({"step": len(self._curve) + 1, "loss": float(loss), "learning_rate": rate})
-
-    def _arithmetic(self) -> AbstractContextManager[None]:
-        fast = has_fast_bfloat16(self._device)
-        return torch.autocast(self._device.type, torch.bfloat16, enabled=fast)
 
     def _keep(self, checkpoints: Path, step: int, identity: Mapping[str, Any]) -> None:
         """A checkpoint that is there whole or not at all; older ones go."""

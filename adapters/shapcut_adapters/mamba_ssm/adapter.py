@@ -6,7 +6,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
-import torch
 from torch import Tensor, nn
 
 from shapcut.adapter import Adapter, Granularity, LayerStack, OutputProjection
