@@ -18,7 +18,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
 
@@ -192,28 +192,36 @@ def plan(bench: Bench) -> dict[str, Any]:
         "ours seconds, from loading to the plan": ours,
         "times faster": reference_seconds / ours,
         "ours removed": list(chosen.removed),
+        "ours perplexity": held_out_perplexity(bench, chosen.removed),
+        "dense perplexity": held_out_perplexity(bench, ()),
     }
 
 
 def paper(bench: Bench) -> dict[str, Any]:
-    """The paper's method with many masks, and held-out perplexities of its plan and of the one of `plan`."""
+    """The paper's method with many masks, and the held-out perplexity of its plan."""
     game = ModelGame(bench.model, bench.adapter, bench.ids, utility=PerplexityRatio(), fuse=True)
     took, contributions = seconds(
         lambda: PaperEstimator(bootstraps=2).estimate(game, MASKS_RUN + 1, np.random.default_rng(SEED))
     )
-    chosen = {
-        "dense": (),
-        "paper": RankingSelector().select(contributions, game.players, N_REMOVE).removed,
-        "ours": tuple(json.loads(RESULT.read_text())["plan"]["ours removed"]),
+    chosen = (
+        RankingSelector()
+        .select(contributions, game.players, N_REMOVE, rng=np.random.default_rng(SEED))
+        .removed
+    )
+    return {
+        "masks": MASKS_RUN,
+        "seconds by our evaluation": took,
+        "removed": list(chosen),
+        "perplexity": held_out_perplexity(bench, chosen),
     }
-    held_out = load_held_out(bench.text, bench.tokenizer, samples=HELD_OUT_WINDOWS, sequence_length=LENGTH)
-    found: dict[str, Any] = {"masks": MASKS_RUN, "seconds by our evaluation": took}
-    for name, removed in chosen.items():
-        kept = [player for player in range(len(game.players)) if player not in removed]
-        with bench.adapter.bypass(bench.model, kept):
-            value = perplexity(bench.adapter, bench.model, held_out.input_ids).perplexity
-        found[name] = {"removed": list(removed), "perplexity": value}
-    return found
+
+
+def held_out_perplexity(bench: Bench, removed: Collection[int]) -> float:
+    """Perplexity without these players, in float32."""
+    windows = load_held_out(bench.text, bench.tokenizer, samples=HELD_OUT_WINDOWS, sequence_length=LENGTH)
+    kept = [player for player in range(len(bench.players)) if player not in removed]
+    with bench.adapter.bypass(bench.model, kept):
+        return perplexity(bench.adapter, bench.model, windows.input_ids).perplexity
 
 
 def growth(bench: Bench) -> dict[str, Any]:

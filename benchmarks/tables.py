@@ -157,25 +157,28 @@ def speed_plan(content: dict[str, Any]) -> str:
     """The whole way to a plan."""
     part, quality = content["plan"], content["paper"]
     rows = [
-        ("dense", "", "dense"),
+        ("dense", "", "", f"{part['dense perplexity']:.2f}"),
         (
             "the reference's pipeline: 8,000 masks, 80,000 surrogate masks",
             f"{part['reference seconds in all, multiplied']:,.0f} (multiplied)",
-            None,
+            "",
+            "",
         ),
-        (f"the paper's method, {quality['masks']:,} masks run", "", "paper"),
+        (
+            f"the paper's method, {quality['masks']:,} masks run",
+            "",
+            str(quality["removed"]),
+            f"{quality['perplexity']:.2f}",
+        ),
         (
             "shapcut, from loading to the plan",
             f"{part['ours seconds, from loading to the plan']:,.0f}",
-            "ours",
+            str(part["ours removed"]),
+            f"{part['ours perplexity']:.2f}",
         ),
     ]
     lines = ["| way | seconds | removed | held-out perplexity |", "|---|---|---|---|"]
-    for name, took, key in rows:
-        result = (
-            ["", ""] if key is None else [str(quality[key]["removed"]), f"{quality[key]['perplexity']:.2f}"]
-        )
-        lines.append(f"| {' | '.join([name, took, *result])} |")
+    lines += [f"| {' | '.join(row)} |" for row in rows]
     lines += [
         "",
         f"Ratio of times: {part['times faster']:.0f}. The reference's cost is "
@@ -243,6 +246,29 @@ def zoo(content: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def zoo_prune(content: dict[str, Any]) -> str:
+    """Every model of the zoo before and after three cuts."""
+    counts = list(next(iter(content["models"].values()))["cuts"])
+    lines = [
+        f"| model | adapter | dense | {' | '.join(f'{count} removed' for count in counts)} |",
+        f"|---|---|---|{'---|' * len(counts)}",
+    ]
+    for name, row in content["models"].items():
+        cuts = (
+            f"{cut['perplexity of what was written']:.2f} ({', '.join(map(str, cut['removed']))})"
+            for cut in row["cuts"].values()
+        )
+        lines.append(f"| {name} | {row['adapter']} | {row['dense']:.2f} | {' | '.join(cuts)} |")
+    return "\n".join(
+        [
+            *lines,
+            "",
+            f"Held-out perplexity of what `shapcut prune` wrote, as `shapcut evaluate` reads it, and the removed blocks; "
+            f"{content['budget']} coalitions, {content['text']}, torch {content['torch']}. `{content['command']}`.",
+        ]
+    )
+
+
 def read_result(name: str) -> dict[str, Any]:
     """What a table is made of."""
     if name != "zoo":
@@ -267,6 +293,7 @@ TABLES: dict[str, Callable[[dict[str, Any]], str]] = {
     "speed_growth": speed_growth,
     "speed_places": speed_places,
     "zoo": zoo,
+    "zoo_prune": zoo_prune,
 }
 PAGES = ("README.md", "docs/families.md", "docs/speed.md", "benchmarks/zoo/README.md")
 

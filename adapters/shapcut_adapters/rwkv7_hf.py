@@ -17,7 +17,7 @@ from shapcut_adapters.interception import replaced_forward
 from shapcut_adapters.output_projections import found_projections
 from shapcut_adapters.rwkv7_hf_format import read_rwkv7, register_rwkv7
 from shapcut_adapters.rwkv7_hf_stack import Rwkv7Stack, as_first
-from shapcut_adapters.tiny_models import perturb
+from shapcut_adapters.tiny_models import perturb, seeded
 
 _CLASS, _PACKAGE = "RWKV7ForCausalLM", "rwkv7_hf"
 _USAGE = """\
@@ -128,7 +128,7 @@ class Rwkv7HfAdapter(Adapter):
             v_low_rank_dim=4,
         )
         generator = torch.Generator().manual_seed(seed)
-        with torch.random.fork_rng(devices=[]):
+        with seeded(seed):
             model: nn.Module = model_class(config)
         perturb(model, generator)
         return model.eval(), torch.randint(3, 96, (3, 8), generator=generator)

@@ -1,5 +1,7 @@
 """Tiny random models of each family, offline, in which nothing is accidentally zero or the identity."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -29,11 +31,19 @@ def tiny_model(family: Family, seed: int) -> tuple[nn.Module, Tensor]:
     generator = torch.Generator().manual_seed(seed)
     config = AutoConfig.for_model(family.model_type, **{**_SIZE, family.depth_field: _DEPTH, **family.tiny})
     builder: Any = AutoModelForCausalLM
-    with torch.random.fork_rng(devices=[]):
+    with seeded(seed):
         model = builder.from_config(config)
     perturb(model, generator)
     tokens = torch.randint(3, VOCABULARY, _SHAPE, generator=generator)
     return model.eval(), tokens
+
+
+@contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """What draws from torch's global generator draws from ``seed``; afterwards the generator is as before."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        yield
 
 
 def perturb(model: nn.Module, generator: torch.Generator) -> None:

@@ -49,7 +49,7 @@ class Manifest:
             "text": {
                 "source": session.calibration.source,
                 "calibration": list(session.calibration.input_ids.shape),
-                "finals": None if session.finals is None else list(session.finals.input_ids.shape),
+                "finals": [list(part.input_ids.shape) for part in session.finals],
                 "held_out": list(session.held_out.input_ids.shape),
                 "adds_bos": session.calibration.adds_bos,
             },

@@ -197,7 +197,7 @@ class Scoring:
         self.manifest = Manifest.start(run, session)
         self._stored: list[StoredGame] = []
         self._count: Counter | None = None
-        games = [session.game] if session.finals is None else [session.game, session.finals]
+        games = [session.game, *session.finals]
         with ExitStack() as resources:
             self._store = resources.enter_context(closing(EvaluationStore(run.evaluations)))
             self._measured = resources.enter_context(session.parts.executor.distribute(games))
@@ -237,7 +237,10 @@ class Scoring:
         """
         session = self.session
         begin = time.monotonic()
-        finals = session.finals and self._keep(session.finals, self._measured[1], _FINALS)
+        finals = [
+            self._keep(game, measured, f"{_FINALS}-{part}")
+            for part, (game, measured) in enumerate(zip(session.finals, self._measured[1:], strict=True))
+        ]
         with self.reporter.counting("searching for the best set", self._game.budget) as count:
             self._count = count
             chosen = session.parts.selector.select(

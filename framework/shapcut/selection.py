@@ -30,7 +30,7 @@ class Selector(ABC):
         *,
         game: Game | None = None,
         budget: int = 0,
-        finals: Game | None = None,
+        finals: Sequence[Game] = (),
         rng: np.random.Generator,
     ) -> RemovalPlan:
         """Choose ``n_remove`` players.
@@ -41,7 +41,7 @@ class Selector(ABC):
             n_remove: how many to remove.
             game: where candidates can be measured; without it the choice rests on the surrogate.
             budget: how many further coalitions may be evaluated.
-            finals: the same game measured with more care, for the few best sets.
+            finals: the same game on further pieces of text, equally long, to compare the few best sets on.
             rng: source of all randomness.
 
         Raises:
@@ -80,7 +80,7 @@ class RankingSelector(Selector):
         *,
         game: Game | None = None,
         budget: int = 0,
-        finals: Game | None = None,  # noqa: ARG002 - and compares nothing
+        finals: Sequence[Game] = (),  # noqa: ARG002 - and compares nothing
         rng: np.random.Generator,
     ) -> RemovalPlan:
         """Lowest first, equals by index; players that are not removable are passed over.

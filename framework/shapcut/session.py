@@ -31,6 +31,8 @@ from shapcut.sampling import removable
 from shapcut.selection import Selector, require_removable
 from shapcut.utilities import Utility
 
+_FINAL_PARTS = 8
+
 
 @dataclass(frozen=True, slots=True)
 class Parts:
@@ -55,7 +57,7 @@ class Session:
         calibration: what coalitions are measured on.
         held_out: text that no choice sees.
         game: the game on ``calibration``.
-        finals: the game on more windows of the calibration text, to compare finalists; None if not wanted.
+        finals: the game on further windows of the calibration text, in equal parts, to compare finalists.
         n_remove: how many players are to be removed, or None if only contributions are wanted.
         parts: estimator, selector, executor and post-pruning steps.
     """
@@ -67,7 +69,7 @@ class Session:
     calibration: Calibration
     held_out: Calibration
     game: ModelGame
-    finals: ModelGame | None
+    finals: tuple[ModelGame, ...]
     n_remove: int | None
     parts: Parts
 
@@ -155,7 +157,7 @@ def prepare(recipe: Recipe, host: Host, *, target: bool) -> Session:
         calibration=calibration,
         held_out=held_out_windows(recipe, loaded.tokenizer),
         game=game,
-        finals=_final_game(recipe, loaded.tokenizer, game),
+        finals=_final_games(recipe, loaded.tokenizer, game),
         n_remove=n_remove,
         parts=parts,
     )
@@ -197,17 +199,20 @@ def held_out_windows(recipe: Recipe, tokenizer: Any) -> Calibration:
     )
 
 
-def _final_game(recipe: Recipe, tokenizer: Any, game: ModelGame) -> ModelGame | None:
-    """More windows to compare finalists on, in the model's own number format as these values decide.
+def _final_games(recipe: Recipe, tokenizer: Any, game: ModelGame) -> tuple[ModelGame, ...]:
+    """Windows to compare finalists on, in the model's own number format as these values decide.
 
-    A text too short for the default number of windows goes without.
+    They come in up to 8 equal parts; what is left over by the division goes unused. A text too short for the
+    default number of windows goes without.
     """
     if recipe.finalist_samples == 0:
-        return None
+        return ()
     try:
         windows = load_windows(recipe, tokenizer, recipe.finalist_samples, recipe.seed + 1)
     except InputError:
         if "finalist_samples" in recipe.model_fields_set:
             raise
-        return None
-    return game.on(windows.input_ids, dtype=game.own_dtype, fuse=False)
+        return ()
+    size = max(1, recipe.finalist_samples // _FINAL_PARTS)
+    parts = [part for part in windows.input_ids.split(size) if len(part) == size][:_FINAL_PARTS]
+    return tuple(game.on(part, dtype=game.own_dtype, fuse=False) for part in parts)

@@ -27,11 +27,11 @@ class ModelFacts(Part):
 
 
 class TextFacts(Part):
-    """Which text was used; shapes are (windows, tokens a window)."""
+    """Which text was used; shapes are (windows, tokens a window), finals in equal parts."""
 
     source: str
     calibration: tuple[int, int]
-    finals: tuple[int, int] | None = None
+    finals: tuple[tuple[int, int], ...] = ()
     held_out: tuple[int, int]
     adds_bos: bool
 

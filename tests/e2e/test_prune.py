@@ -283,7 +283,7 @@ def test_a_short_text_goes_without_finals_unless_they_are_asked_for(
     command = ["prune", str(ten_layers), "--remove", "2", "--calibration", str(text), "--budget", "20"]
     sizes = ["--samples", "4", "--sequence-length", "64", "--held-out-samples", "2"]
     assert run([*command, *sizes, "--out", str(tmp_path / "one")]) == 0
-    assert read(tmp_path / "one.run" / "manifest.json")["text"]["finals"] is None
+    assert read(tmp_path / "one.run" / "manifest.json")["text"]["finals"] == []
     capsys.readouterr()
     assert run([*command, *sizes, "--out", str(tmp_path / "two"), "--finalist-samples", "64"]) == 2
     assert "64 samples of 64 tokens" in capsys.readouterr().err

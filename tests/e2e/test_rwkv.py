@@ -16,7 +16,7 @@ from shapcut.silence import quiet_libraries
 from shapcut_adapters.rwkv7_hf_format import register_rwkv7
 from shapcut_adapters.rwkv_examples import tiny_rwkv
 from shapcut_adapters.rwkv_weights import read_weights, write_weights
-from shapcut_adapters.tiny_models import perturb
+from shapcut_adapters.tiny_models import perturb, seeded
 
 VOCABULARY = 300
 OPTIONS = ["--samples", "2", "--sequence-length", "12", "--finalist-samples", "0", "--held-out-samples", "2"]
@@ -54,7 +54,7 @@ def hf_directory(tmp_path_factory: pytest.TempPathFactory, tokenizer: Any) -> Pa
         a_low_rank_dim=4,
         v_low_rank_dim=4,
     )
-    with torch.random.fork_rng():
+    with seeded(0):
         model = model_class(config)
     perturb(model, torch.Generator().manual_seed(0))
     with quiet_libraries():

@@ -133,7 +133,7 @@ def test_what_no_language_model_asks_for_is_refused():
     x = torch.ones(1, 2, 8)
     with pytest.raises(ValueError, match="x1"):
         norms.layer_norm_fn(x, torch.ones(8), None, x1=x)
-    scans = import_module("mamba_ssm.ops.triton.ssd_combined")
+    scans = import_module("mamba_ssm.modules.mamba2")
     heads = torch.ones(1, 2, 1, 8)
     with pytest.raises(ValueError, match="seq_idx"):
         scans.mamba_chunk_scan_combined(
@@ -169,3 +169,23 @@ def test_a_package_that_is_laid_out_otherwise_is_refused_in_one_line(monkeypatch
     monkeypatch.delattr(norms, "LayerNormFn")
     with pytest.raises(InputError, match=r"mamba-ssm \d.* cannot be used here.*LayerNormFn"):
         package.import_mamba_ssm()
+
+
+MAMBA_OF_TRANSFORMERS = """
+import torch
+from shapcut_adapters.hf_decoder import HFDecoderAdapter
+from shapcut_adapters.mamba_ssm.package import import_mamba_ssm
+import_mamba_ssm()
+for family in ("mamba", "zamba2"):
+    adapter = HFDecoderAdapter()
+    model, tokens = adapter.examples()[family](0)
+    cached, uncached = (adapter.generate(model, tokens, 6, use_cache=use) for use in (True, False))
+    assert torch.equal(cached, uncached), family
+    model.train()(input_ids=tokens, labels=tokens).loss.backward()
+"""
+
+
+@pytest.mark.skipif(absent_triton.has_kernels(), reason="with kernels they are transformers' own choice")
+def test_mamba_models_of_transformers_that_are_imported_later_decode_and_train():
+    result = run_python(MAMBA_OF_TRANSFORMERS)
+    assert result.returncode == 0, result.stderr

@@ -17,6 +17,28 @@ from shapcut_adapters.mamba_ssm.norms import add_and_normalise, gated_rms_norm
 from shapcut_adapters.mamba_ssm.rotary import RotaryEmbedding
 from shapcut_adapters.mamba_ssm.selective_scan import selective_scan
 
+_SOUGHT_BY_TRANSFORMERS = {
+    "mamba_inner_fn": "ops.selective_scan_interface",
+    "selective_scan_fn": "ops.selective_scan_interface",
+    "selective_state_update": "ops.triton.selective_state_update",
+    "mamba_chunk_scan_combined": "ops.triton.ssd_combined",
+    "mamba_split_conv1d_scan_combined": "ops.triton.ssd_combined",
+}
+"""Functions that transformers' Mamba models take from this package if it can be imported, and where from."""
+
+
+def withhold_from_transformers() -> None:
+    """Let transformers' own Mamba models run in plain PyTorch although the package can be imported.
+
+    They decide for the package's functions when their modules are imported, and without kernels those
+    functions cannot run. The package's own layers have these functions by then and keep them.
+    """
+    package = import_module("mamba_ssm")
+    for name, place in _SOUGHT_BY_TRANSFORMERS.items():
+        for module in (package, _package(place)):
+            if hasattr(module, name):
+                setattr(module, name, None)
+
 
 def install_cpu_paths() -> None:
     """Let the package's layers run on tensors that are not on a CUDA device; harmless if done twice.

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from shapcut_adapters.mamba_ssm.package import import_mamba_ssm
-from shapcut_adapters.tiny_models import perturb
+from shapcut_adapters.tiny_models import perturb, seeded
 
 VOCABULARY = 96
 _SHAPE = (3, 12)
@@ -41,7 +41,7 @@ def tiny_model(changes: Mapping[str, Any], seed: int) -> tuple[nn.Module, Tensor
     package = import_mamba_ssm()
     config_module: Any = import_module("mamba_ssm.models.config_mamba")
     generator = torch.Generator().manual_seed(seed)
-    with torch.random.fork_rng(devices=[]):
+    with seeded(seed):
         model: nn.Module = package.MambaLMHeadModel(config_module.MambaConfig(**{**_SIZE, **changes}))
     perturb(model, generator)
     tokens = torch.randint(3, VOCABULARY, _SHAPE, generator=generator)

@@ -12,7 +12,7 @@ from torch import nn
 
 from shapcut.errors import InputError
 from shapcut_adapters.mamba_ssm.absent_triton import has_kernels, stand_ins
-from shapcut_adapters.mamba_ssm.cpu_kernels import install_cpu_paths
+from shapcut_adapters.mamba_ssm.cpu_kernels import install_cpu_paths, withhold_from_transformers
 
 DISTRIBUTION = "mamba-ssm"
 MODULE = "mamba_ssm"
@@ -68,6 +68,8 @@ def import_mamba_ssm() -> Any:
         with stand_ins():
             package = import_module(MODULE)
         install_cpu_paths()
+        if not has_kernels():
+            withhold_from_transformers()
     except (ImportError, AttributeError) as error:
         raise InputError(f"{DISTRIBUTION} {version(DISTRIBUTION)} cannot be used here: {error}") from error
     return package
