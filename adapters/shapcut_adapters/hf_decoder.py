@@ -172,7 +172,9 @@ class HFDecoderAdapter(Adapter):
             return ()
         before = [index for index in needed_blocks(decoder) if index < player.index]
         block = decoder.blocks[player.index]
-        found = found_projections(stack, player.index, block, player.name, input_device(model), before)
+        found = found_projections(
+            stack, player.index, block, player.name, device=input_device(model), before=before
+        )
         own = {id(parameter) for parameter in decoder.own_parameters()[player.index]}
         return tuple(_unless_shared(model, projection, own) for projection in found)
 

@@ -48,6 +48,7 @@ def found_projections(
     index: int,
     block: nn.Module,
     name: str,
+    *,
     device: torch.device,
     before: Collection[int] = (),
 ) -> tuple[OutputProjection, ...]:

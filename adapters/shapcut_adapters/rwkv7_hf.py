@@ -142,8 +142,8 @@ class Rwkv7HfAdapter(Adapter):
     def output_projections(self, model: nn.Module, player: Player) -> tuple[OutputProjection, ...]:
         """As `Adapter.output_projections`: found by taking a step of the block apart."""
         block = model.get_submodule(player.name)
-        device = self.input_device(model)
-        return found_projections(self.stack(model), player.index, block, player.name, device)
+        stack, device = self.stack(model), self.input_device(model)
+        return found_projections(stack, player.index, block, player.name, device=device)
 
     def usage(self, model: nn.Module) -> str:  # noqa: ARG002 - the same for all
         """How the package loads it."""

@@ -21,6 +21,7 @@ from shapcut.game import BudgetedGame, Game
 from shapcut.host import Host, checkpoint_formats
 from shapcut.manifest import Manifest
 from shapcut.measure import ModelMeasurement, measure
+from shapcut.mended import MendedGame
 from shapcut.model_card import render_card
 from shapcut.modelgame import ModelGame, model_fingerprint
 from shapcut.plan import RemovalPlan
@@ -241,6 +242,8 @@ class Scoring:
             self._keep(game, measured, f"{_FINALS}-{part}")
             for part, (game, measured) in enumerate(zip(session.finals, self._measured[1:], strict=True))
         ]
+        if session.mended is not None:
+            finals.append(self._keep(session.mended, session.mended, f"{_FINALS}-mended"))
         with self.reporter.counting("searching for the best set", self._game.budget) as count:
             self._count = count
             chosen = session.parts.selector.select(
@@ -264,7 +267,7 @@ class Scoring:
         self._note("select", begin)
         return plan
 
-    def _keep(self, game: ModelGame, measured: Game, name: str) -> StoredGame:
+    def _keep(self, game: ModelGame | MendedGame, measured: Game, name: str) -> StoredGame:
         stored = StoredGame(
             measured,
             self._store,

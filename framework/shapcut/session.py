@@ -1,6 +1,7 @@
 """A recipe made ready: whatever can be refused is refused here, before the first evaluation."""
 
 from dataclasses import dataclass
+from functools import partial
 from itertools import pairwise
 from typing import Any, get_args
 
@@ -23,6 +24,7 @@ from shapcut.executor import Executor
 from shapcut.gamerecipe import GameOrigin
 from shapcut.host import Host, checkpoint_formats, select_adapter
 from shapcut.loading import LoadedModel, inspect_source, load
+from shapcut.mended import MendedGame
 from shapcut.modelgame import ModelGame
 from shapcut.permitted import require_permitted
 from shapcut.postprocess import PostProcessor, Stage
@@ -58,6 +60,7 @@ class Session:
         held_out: text that no choice sees.
         game: the game on ``calibration``.
         finals: the game on further windows of the calibration text, in equal parts, to compare finalists.
+        mended: the game of mended models on all those windows, if finalists are to be compared so.
         n_remove: how many players are to be removed, or None if only contributions are wanted.
         parts: estimator, selector, executor and post-pruning steps.
     """
@@ -70,6 +73,7 @@ class Session:
     held_out: Calibration
     game: ModelGame
     finals: tuple[ModelGame, ...]
+    mended: MendedGame | None
     n_remove: int | None
     parts: Parts
 
@@ -97,6 +101,12 @@ def make_parts(recipe: Recipe, host: Host) -> Parts:
                 f"step {later!r} ({second.stage}) cannot follow {earlier!r} ({first.stage}): "
                 f"the order is {', '.join(stages)}"
             )
+    if recipe.mend_finalists and (
+        recipe.finalist_samples == 0 or "compensate" not in {s.stage for _, s in steps}
+    ):
+        raise InputError(
+            "--mend-finalists needs finalist samples and a step that compensates, such as --then compensate"
+        )
     return Parts(
         estimator=host.estimators.create(recipe.estimator, **options),
         selector=host.selectors.create(recipe.selector),
@@ -157,7 +167,8 @@ def prepare(recipe: Recipe, host: Host, *, target: bool) -> Session:
         calibration=calibration,
         held_out=held_out_windows(recipe, loaded.tokenizer),
         game=game,
-        finals=_final_games(recipe, loaded.tokenizer, game),
+        finals=() if recipe.mend_finalists else _final_games(recipe, loaded.tokenizer, game),
+        mended=_mended_game(recipe, parts, loaded.tokenizer, game) if recipe.mend_finalists else None,
         n_remove=n_remove,
         parts=parts,
     )
@@ -216,3 +227,14 @@ def _final_games(recipe: Recipe, tokenizer: Any, game: ModelGame) -> tuple[Model
     size = max(1, recipe.finalist_samples // _FINAL_PARTS)
     parts = [part for part in windows.input_ids.split(size) if len(part) == size][:_FINAL_PARTS]
     return tuple(game.on(part, dtype=game.own_dtype, fuse=False) for part in parts)
+
+
+def _mended_game(recipe: Recipe, parts: Parts, tokenizer: Any, game: ModelGame) -> MendedGame:
+    """The game of models that are mended by the recipe's steps of the first stage, in their own format."""
+    windows = load_windows(recipe, tokenizer, recipe.finalist_samples, recipe.seed + 1)
+    return MendedGame(
+        game.on(windows.input_ids, dtype=game.own_dtype, fuse=False),
+        [(spec, step) for spec, step in parts.steps if step.stage == "compensate"],
+        partial(all_windows, recipe.calibration, tokenizer),
+        recipe.seed,
+    )

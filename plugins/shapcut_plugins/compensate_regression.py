@@ -87,7 +87,7 @@ def regress(moments: Moments, ridge: float, penalised: Tensor) -> Tensor:
 
 
 def fit(fitted: Moments, checked: Moments, penalised: Tensor, ridges: Sequence[float] = RIDGES) -> Fit:
-    """The change fitted on all tokens with the ridge that does best on ``checked`` if the others are fitted."""
+    """The change by all tokens, with the ridge that does best on ``checked`` if the others are fitted."""
     found = [(checked.error_after(regress(fitted, ridge, penalised)), ridge) for ridge in ridges]
     error, ridge = min([*found, (checked.error, float("inf"))])
     share = error / checked.error if checked.error > 0 else 1.0

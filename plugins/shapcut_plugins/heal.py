@@ -37,13 +37,13 @@ class Heal(PostProcessor):
 
     def __init__(
         self,
+        *,
         loss: Literal["distill", "text"] = "distill",
         steps: int = 200,
         lr: float = 0.0,
         rank: int = 16,
         batch: int = 8,
         sequence_length: int = 0,
-        *,
         full: bool = False,
         temperature: float = 1.0,
         warmup: float = 0.1,
