@@ -1,6 +1,7 @@
 """Low-rank additions to the weights of a model's blocks, by peft."""
 
 import importlib.util
+import warnings
 from collections.abc import Iterator
 from typing import Any
 
@@ -40,7 +41,8 @@ def add_low_rank(model: nn.Module, adapter: Adapter, rank: int, seed: int) -> An
         raise InputError(f"heal: the blocks of {type(model).__name__} have no linear maps; use full=true")
     config = peft.LoraConfig(r=rank, lora_alpha=2 * rank, lora_dropout=0.0, target_modules=targets)
     try:
-        with torch.random.fork_rng(devices=[]):
+        with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "`is_gradient_checkpointing`", FutureWarning)  # peft asks for it
             torch.manual_seed(seed)
             wrapped = peft.get_peft_model(model, config)  # type: ignore[arg-type]
     except (ValueError, AttributeError) as error:
