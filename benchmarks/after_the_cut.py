@@ -21,9 +21,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from main_job import greedy
 from torch import Tensor, nn
 
+from main_job import greedy
 from shapcut import builtin
 from shapcut.arithmetic import has_fast_bfloat16
 from shapcut.calibration import all_windows, load_calibration, load_held_out

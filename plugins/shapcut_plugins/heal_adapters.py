@@ -42,7 +42,9 @@ def add_low_rank(model: nn.Module, adapter: Adapter, rank: int, seed: int) -> An
     config = peft.LoraConfig(r=rank, lora_alpha=2 * rank, lora_dropout=0.0, target_modules=targets)
     try:
         with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "`is_gradient_checkpointing`", FutureWarning)  # peft asks for it
+            warnings.filterwarnings(
+                "ignore", "`is_gradient_checkpointing`", FutureWarning
+            )  # peft asks for it
             torch.manual_seed(seed)
             wrapped = peft.get_peft_model(model, config)  # type: ignore[arg-type]
     except (ValueError, AttributeError) as error:

@@ -130,7 +130,9 @@ class Training:
         loss.backward()  # type: ignore[no-untyped-call]
         nn.utils.clip_grad_norm_(self._trained.values(), _LARGEST_GRADIENT)
         self._optimizer.step()
-        self._curve.append({"step": len(self._curve) + 1, "loss": float(loss.detach()), "learning_rate": rate})
+        self._curve.append(
+            {"step": len(self._curve) + 1, "loss": float(loss.detach()), "learning_rate": rate}
+        )
 
     def _keep(self, checkpoints: Path, step: int, identity: Mapping[str, Any]) -> None:
         """A checkpoint that is there whole or not at all; older ones go."""
