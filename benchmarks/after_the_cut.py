@@ -3,8 +3,8 @@
     python benchmarks/after_the_cut.py --text wikitext2/valid.txt
     python benchmarks/after_the_cut.py --models llama mamba
 
-Steps are fitted on the first three quarters of a text; perplexities are of windows of the last quarter, in the
-model's own number format. Rows that a result file has already are not measured again.
+Steps are fitted on the first three quarters of a text; perplexities are of windows of the last quarter, in
+the model's own number format. Rows that a result file has already are not measured again.
 """
 
 import argparse
@@ -58,6 +58,7 @@ class Subject:
     tokenizer: Any
 
     def windows(self, length: int) -> Tensor:
+        """All windows of the part of the text that is fitted on."""
         return all_windows(self.text, self.tokenizer, length)
 
 

@@ -16,7 +16,7 @@ from shapcut.modelgame import ModelGame
 from shapcut.plan import RemovalPlan
 from shapcut.postprocess import PostProcessor, StepContext
 from shapcut.readout import token_quantity
-from shapcut.utilities import ModelUtility
+from shapcut.utilities import Measure, ModelUtility
 
 
 class MendedGame(Game):
@@ -62,7 +62,9 @@ class MendedGame(Game):
         utility = self._game.utility
         if isinstance(utility, ModelUtility):
             return np.array([float(utility.function(self._mended(row))) for row in coalitions])
-        means = np.array([self._mean(self._mended(row)) for row in coalitions], dtype=np.float64)
+        means = np.array(
+            [self._mean(self._mended(row), utility.measure) for row in coalitions], dtype=np.float64
+        )
         return utility.value(means, self._game.evaluator.full_mean)
 
     def _mended(self, coalition: NDArray[np.bool_]) -> nn.Module:
@@ -86,11 +88,12 @@ class MendedGame(Game):
                 model = step.run(model, context)
         return model
 
-    def _mean(self, model: nn.Module) -> float:
-        return float(torch.cat([self._tokens(model, row) for row in self._game.input_ids[:, None]]).mean())
+    def _mean(self, model: nn.Module, measure: Measure) -> float:
+        windows = self._game.input_ids[:, None]
+        return float(torch.cat([self._tokens(model, ids, measure) for ids in windows]).mean())
 
-    def _tokens(self, model: nn.Module, ids: Tensor) -> Tensor:
+    def _tokens(self, model: nn.Module, ids: Tensor, measure: Measure) -> Tensor:
         """The measure of each token of one window, float64."""
-        game = self._game
-        full = game.adapter.logits(game.model, ids) if game.utility.measure == "kl" else None
-        return token_quantity(game.adapter.logits(model, ids), ids, full).double()
+        adapter = self._game.adapter
+        full = adapter.logits(self._game.model, ids) if measure == "kl" else None
+        return token_quantity(adapter.logits(model, ids), ids, full).double()

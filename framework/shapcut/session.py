@@ -6,6 +6,7 @@ from itertools import pairwise
 from typing import Any, get_args
 
 import numpy as np
+import torch
 from torch import Tensor, nn
 
 from shapcut.adapter import Adapter
@@ -225,7 +226,7 @@ def _final_games(recipe: Recipe, tokenizer: Any, game: ModelGame) -> tuple[Model
             raise
         return ()
     size = max(1, recipe.finalist_samples // _FINAL_PARTS)
-    parts = [part for part in windows.input_ids.split(size) if len(part) == size][:_FINAL_PARTS]
+    parts = [part for part in torch.split(windows.input_ids, size) if len(part) == size][:_FINAL_PARTS]
     return tuple(game.on(part, dtype=game.own_dtype, fuse=False) for part in parts)
 
 

@@ -38,7 +38,8 @@ class Moments:
         self.tokens += len(given)
 
     def __add__(self, other: "Moments") -> "Moments":
-        both = Moments(*self.cross.shape, self.cross.device)
+        inputs, outputs = self.cross.shape
+        both = Moments(inputs, outputs, self.cross.device)
         both.second = self.second + other.second
         both.cross = self.cross + other.cross
         both.error = self.error + other.error

@@ -57,7 +57,7 @@ class Walk:
         self._weight_power = weight_power
         self._stacks = (_stack(adapter, original), _stack(adapter, pruned))
         rows = self._stacks[0].batch_size or max(1, TOKENS_PER_STEP // windows.shape[1])
-        batches = windows.to(adapter.input_device(pruned)).split(rows)
+        batches = torch.split(windows.to(adapter.input_device(pruned)), rows)
         self._streams = [stack.prelude(batch) for stack in self._stacks[:1] for batch in batches]
         self._pruned_streams = self._streams
         self._stacks[1].prelude(batches[0])

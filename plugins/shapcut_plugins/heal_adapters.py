@@ -46,7 +46,7 @@ def add_low_rank(model: nn.Module, adapter: Adapter, rank: int, seed: int) -> An
                 "ignore", "`is_gradient_checkpointing`", FutureWarning
             )  # peft asks for it
             torch.manual_seed(seed)
-            wrapped = peft.get_peft_model(model, config)  # type: ignore[arg-type]
+            wrapped = peft.get_peft_model(model, config)
     except (ValueError, AttributeError) as error:
         line = " ".join(str(error).split())
         raise InputError(f"heal: peft cannot wrap {type(model).__name__} ({line}); use full=true") from error

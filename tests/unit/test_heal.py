@@ -4,6 +4,7 @@ import copy
 import importlib.util
 import json
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,7 @@ def windows(length: int) -> Tensor:
 
 def pruned(name: str = "llama") -> tuple[Any, Any, RemovalPlan]:
     """The original, the pruned model, the plan."""
-    original = ADAPTER.examples()[name](0)[0].requires_grad_(requires_grad=False)
+    original = ADAPTER.canonicalise(ADAPTER.examples()[name](0)[0]).requires_grad_(requires_grad=False)
     plan = RemovalPlan.removing([2], len(ADAPTER.players(original)))
     return original, ADAPTER.remove(copy.deepcopy(original), [2]), plan
 
@@ -95,9 +96,10 @@ def test_a_killed_training_ends_with_the_same_weights(
         (tmp_path / place).mkdir()
         where = context(original, plan, tmp_path / place)
         if kills:
-            with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+            with monkeypatch.context() as patch:
                 patch.setattr(Schedule, "rate", _interrupted_at_the_fourth_step)
-                step.run(copy.deepcopy(model), where)
+                with pytest.raises(KeyboardInterrupt):
+                    step.run(copy.deepcopy(model), where)
             assert len(list((tmp_path / place / "checkpoints").iterdir())) == 1
         ends.append(step.run(model, where).state_dict())
     assert all(torch.equal(ends[1][name], value) for name, value in ends[0].items())
@@ -126,7 +128,7 @@ def test_a_checkpoint_of_another_plan_is_not_gone_on_from(tmp_path: Path) -> Non
 def test_the_learning_rate_rises_and_falls() -> None:
     rates = [Schedule(10, 1.0, 0.2).rate(step) for step in range(10)]
     assert rates[0] < rates[1] < rates[2] == 1.0
-    assert all(later < earlier for earlier, later in zip(rates[2:], rates[3:], strict=False))
+    assert all(later < earlier for earlier, later in pairwise(rates[2:]))
     assert rates[-1] > 0
 
 
@@ -154,5 +156,5 @@ def test_without_peft_the_user_is_told_what_to_install(monkeypatch: pytest.Monke
 def test_a_model_without_gradients_is_refused() -> None:
     adapter = RwkvPackageAdapter()
     model, _ = adapter.example(0)
-    with pytest.raises(InputError, match="gives? no gradients"):
+    with pytest.raises(InputError, match="give no gradients"):
         Heal(full=True).check_on(model, adapter)
