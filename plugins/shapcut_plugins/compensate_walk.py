@@ -17,7 +17,7 @@ Choice = Callable[[int, bool], Sequence[OutputProjection]]
 
 TOKENS_PER_STEP = 4096
 CHECKED_SHARE = 8
-"""One batch of so many is kept for choosing the ridge."""
+"""One batch of so many is kept for choosing the ridge; there are at least so many if the windows suffice."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +56,8 @@ class Walk:
         self._pruned = pruned
         self._weight_power = weight_power
         self._stacks = (_stack(adapter, original), _stack(adapter, pruned))
-        rows = self._stacks[0].batch_size or max(1, TOKENS_PER_STEP // windows.shape[1])
+        most = min(TOKENS_PER_STEP // windows.shape[1], -(-len(windows) // CHECKED_SHARE))
+        rows = self._stacks[0].batch_size or max(1, most)
         batches = torch.split(windows.to(adapter.input_device(pruned)), rows)
         self._streams = [stack.prelude(batch) for stack in self._stacks[:1] for batch in batches]
         self._pruned_streams = self._streams

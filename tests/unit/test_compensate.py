@@ -55,7 +55,7 @@ def distance(one: nn.Module, other: nn.Module) -> float:
 
 
 def stream_error(original: nn.Module, pruned: nn.Module, blocks: int, pruned_blocks: int) -> float:
-    """How far the stream after so many blocks of each is apart, on other tokens, by the norm of the target."""
+    """How far the streams after so many blocks are apart, on other tokens, by the norm of the target."""
     ids = torch.randint(3, 96, (16, 12), generator=torch.Generator().manual_seed(2))
     streams = []
     for model, depth in ((original, blocks), (pruned, pruned_blocks)):

@@ -68,7 +68,6 @@ def test_healing_brings_the_model_nearer_and_leaves_it_plain(name: str, full: bo
     assert divergence(healed, original) < before
     curve = json.loads((tmp_path / "curve.json").read_text())
     assert [point["step"] for point in curve] == list(range(1, 7))
-    assert curve[-1]["loss"] < curve[0]["loss"]
 
 
 def test_the_merged_model_computes_what_the_unmerged_one_did() -> None:
