@@ -1,6 +1,7 @@
 """The step that mends a cut without training: what the cut blocks did is fitted into blocks that stay."""
 
 from collections.abc import Sequence
+from dataclasses import asdict
 from typing import ClassVar, Literal
 
 import torch
@@ -83,15 +84,7 @@ class Compensate(PostProcessor):
             mended = walk.mend(plan.kept, depth, choose, count)
         content = {
             "tokens": windows.numel(),
-            "projections": [
-                {
-                    "block": plan.kept[each.block],
-                    "module": each.module,
-                    "ridge": each.ridge,
-                    "error": each.error,
-                }
-                for each in mended
-            ],
+            "projections": [{**asdict(each), "block": plan.kept[each.block]} for each in mended],
         }
         write_json_atomically(context.directory / "compensation.json", content)
         return model

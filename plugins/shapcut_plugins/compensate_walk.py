@@ -11,13 +11,17 @@ from torch import Tensor, nn
 from shapcut.adapter import Adapter, LayerStack, OutputProjection, State
 from shapcut.arithmetic import fast_matrix_products
 from shapcut.errors import InputError
-from shapcut_plugins.compensate_regression import Fit, Moments, fit
+from shapcut_plugins.compensate_regression import Moments, fit
 
 Choice = Callable[[int, bool], Sequence[OutputProjection]]
 
 TOKENS_PER_STEP = 4096
 CHECKED_SHARE = 8
 """One batch of so many is kept for choosing the ridge; there are at least so many if the windows suffice."""
+
+
+SHARES = (1.0, 0.5, 0.25)
+"""Of the change that are tried: what follows in the block answers to a change of its mixer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,13 +31,15 @@ class Mended:
     Attributes:
         block: of the pruned model.
         module: the projection.
-        ridge: see `Fit`.
+        ridge: see `Fit`; None if nothing was changed.
+        share: of the change that was made: less than 1 where the rest of the block would undo it.
         error: what is left of the stream's weighted squared error on tokens that were not fitted.
     """
 
     block: int
     module: str
-    ridge: float
+    ridge: float | None
+    share: float
     error: float
 
 
@@ -114,8 +120,38 @@ class Walk:
         if module.bias is not None:
             penalised[-1] = 0.0
         found = fit(fitted, checked, penalised)
-        _fold(module, found, transposed=projection.transposed)
-        return Mended(index, projection.module, found.ridge, found.after)
+        before, weight = checked.error, module.weight.clone()
+        bias = None if module.bias is None else module.bias.clone()
+        for share in SHARES:
+            _fold(module, share * found.change, transposed=projection.transposed)
+            error = self._checked_error(index, projection)
+            if error < before:
+                return Mended(index, projection.module, found.ridge, share, error / before)
+            module.weight.copy_(weight)
+            if bias is not None:
+                module.bias.copy_(bias)
+        return Mended(index, projection.module, None, 0.0, 1.0)
+
+    def _checked_error(self, index: int, projection: OutputProjection) -> float:
+        """The weighted squared error on the batches that choose the ridge, as the block is now."""
+        total = 0.0
+        for number, (state, target) in enumerate(self._pairs()):
+            if _is_checked(number, len(self._streams)):
+                after = self._step(self._stacks[1], index, state)
+                errors, weights = self._errors(projection, after, target)
+                total += float((errors.double().square().sum(1) * weights).sum())
+        return total
+
+    def _pairs(self) -> list[tuple[State, State]]:
+        """For each batch what the pruned model has, and what it should have after its next block."""
+        return list(zip(self._pruned_streams, self._streams, strict=True))
+
+    def _errors(self, projection: OutputProjection, after: State, target: State) -> tuple[Tensor, Tensor]:
+        """What an output lacks, shape (tokens, width), and the tokens' weights, shape (tokens,)."""
+        wanted = self._stacks[0].stream(target).flatten(0, -2).float()
+        errors = (wanted - self._stacks[1].stream(after).flatten(0, -2).float()) / projection.factor
+        smallest = torch.finfo(torch.float32).tiny
+        return errors, wanted.norm(dim=1).clamp_min(smallest) ** -self._weight_power
 
     def _moments(self, index: int, projection: OutputProjection, module: Any) -> tuple[Moments, Moments]:
         """Of the batches that are fitted, and of those that choose the ridge."""
@@ -123,17 +159,14 @@ class Walk:
             module.bias is not None
         )
         sums = tuple(Moments(inputs, outputs, module.weight.device) for _ in range(2))
-        batches = list(zip(self._pruned_streams, self._streams, strict=True))
-        for number, (state, target) in enumerate(batches):
+        for number, (state, target) in enumerate(self._pairs()):
             with _inputs_of(module) as given:
-                after = self._stacks[1].stream(self._step(self._stacks[1], index, state))
-            wanted = self._stacks[0].stream(target).flatten(0, -2).float()
-            errors = (wanted - after.flatten(0, -2).float()) / projection.factor
+                after = self._step(self._stacks[1], index, state)
+            errors, weights = self._errors(projection, after, target)
             activations = given[0].reshape(len(errors), -1).float()
             if module.bias is not None:
                 activations = torch.cat([activations, torch.ones_like(activations[:, :1])], dim=1)
-            weights = wanted.norm(dim=1).clamp_min(torch.finfo(torch.float32).tiny) ** -self._weight_power
-            sums[_is_checked(number, len(batches))].add(activations, errors, weights)
+            sums[_is_checked(number, len(self._streams))].add(activations, errors, weights)
         return sums[0], sums[1]
 
 
@@ -146,13 +179,13 @@ def _outputs(module: Any, projection: OutputProjection) -> int:
     return int(module.weight.shape[1 if projection.transposed else 0])
 
 
-def _fold(module: Any, found: Fit, *, transposed: bool) -> None:
+def _fold(module: Any, change: Tensor, *, transposed: bool) -> None:
     """Add a change to a module's weight and bias, in float64, and store it in their own format."""
-    inputs = len(found.change) - (module.bias is not None)
-    change = found.change[:inputs] if transposed else found.change[:inputs].t()
-    module.weight.copy_((module.weight.double() + change).to(module.weight.dtype))
+    inputs = len(change) - (module.bias is not None)
+    weight = change[:inputs] if transposed else change[:inputs].t()
+    module.weight.copy_((module.weight.double() + weight).to(module.weight.dtype))
     if module.bias is not None:
-        module.bias.copy_((module.bias.double() + found.change[-1]).to(module.bias.dtype))
+        module.bias.copy_((module.bias.double() + change[-1]).to(module.bias.dtype))
 
 
 @contextmanager

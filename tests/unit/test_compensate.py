@@ -137,7 +137,7 @@ def test_where_no_ridge_helps_nothing_changes() -> None:
 
 
 @pytest.mark.parametrize("into", ["mlp", "attention", "both"])
-@pytest.mark.parametrize("name", ["llama", "gpt2", "rwkv", "mamba", "granite"])
+@pytest.mark.parametrize("name", ["llama", "gpt2", "mamba", "granite"])
 def test_the_compensated_model_is_nearer_to_the_original(name: str, into: Any, tmp_path: Path) -> None:
     original, pruned, plan = cut(name, [2, 3])
     before = stream_error(original, pruned, 4, 2)
@@ -206,6 +206,24 @@ def test_a_model_with_norms_after_its_projections_is_refused() -> None:
     model, _ = ADAPTER.examples()["gemma2"](0)
     with pytest.raises(InputError, match="no block of Gemma2ForCausalLM ends in a linear map"):
         Compensate().check_on(model, ADAPTER)
+
+
+def test_what_does_not_help_is_left_as_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("shapcut_plugins.compensate_walk.SHARES", ())
+    original, pruned, plan = cut("gpt2", [2, 3])
+    weights = copy.deepcopy(pruned.state_dict())
+    Compensate(samples=64).run(pruned, context(ADAPTER, plan, original, tmp_path))
+    assert all(torch.equal(value, weights[name]) for name, value in pruned.state_dict().items())
+    (fitted,) = json.loads((tmp_path / "compensation.json").read_text())["projections"]
+    assert (fitted["ridge"], fitted["share"], fitted["error"]) == (None, 0.0, 1.0)
+
+
+def test_a_gated_network_is_left_alone_and_the_mixer_before_it_is_fitted(tmp_path: Path) -> None:
+    original, pruned, plan = cut("rwkv", [2, 3])
+    Compensate(samples=64).run(pruned, context(ADAPTER, plan, original, tmp_path))
+    (fitted,) = json.loads((tmp_path / "compensation.json").read_text())["projections"]
+    assert fitted["module"] == "rwkv.blocks.1.attention.output"
+    assert fitted["error"] <= 1
 
 
 def test_options_are_checked() -> None:

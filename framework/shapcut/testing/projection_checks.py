@@ -61,7 +61,8 @@ def _checked_step(
 
 def _record(made: list[tuple[Tensor, Tensor]]) -> Any:
     def record(_module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
-        made.append((args[0], output if isinstance(output, Tensor) else output[0]))
+        given = output if isinstance(output, Tensor) else output[0]
+        made.append((args[0], given.clone()))  # some blocks add to it in place
 
     return record
 
