@@ -23,7 +23,13 @@ def load_tables() -> Any:
 
 @pytest.mark.parametrize(
     "page",
-    ["README.md", "docs/after-the-cut.md", "docs/families.md", "docs/speed.md", "benchmarks/zoo/README.md"],
+    [
+        "README.md",
+        "docs/after-the-cut.md",
+        "docs/families.md",
+        "docs/speed.md",
+        "benchmarks/zoo/README.md",
+    ],
 )
 def test_tables_are_generated_from_results(page: str) -> None:
     tables = load_tables()
