@@ -37,7 +37,7 @@ def _checked_step(
     model: nn.Module, stack: LayerStack, index: int, state: State, projections: tuple[OutputProjection, ...]
 ) -> State:
     """The state after a step, if the projections are what the step adds."""
-    calls: dict[str, list[tuple[Tensor, Tensor]]] = {each.module: [] for each in projections}
+    calls: dict[str, list[tuple[Tensor | None, Tensor]]] = {each.module: [] for each in projections}
     with ExitStack() as hooks:
         for name, made in calls.items():
             handle = model.get_submodule(name).register_forward_hook(_record(made))
@@ -52,6 +52,8 @@ def _checked_step(
         given, output = calls[projection.module][0]
         total += projection.factor * output.reshape(added.shape)
         if projection.linear:
+            if given is None:
+                raise ConformanceError(f"{projection.module} is not given its input as its first argument")
             _require_linear(model, projection, given, output)
     share = float((total - added).abs().max() / stack.stream(following).abs().max())
     require(share <= TOLERANCE, f"player {index} adds something else: off by {share:.2g} of the stream")
@@ -59,10 +61,10 @@ def _checked_step(
     return following
 
 
-def _record(made: list[tuple[Tensor, Tensor]]) -> Any:
+def _record(made: list[tuple[Tensor | None, Tensor]]) -> Any:
     def record(_module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
         given = output if isinstance(output, Tensor) else output[0]
-        made.append((args[0], given.clone()))  # some blocks add to it in place
+        made.append((args[0] if args else None, given.clone()))  # some blocks add to it in place
 
     return record
 
