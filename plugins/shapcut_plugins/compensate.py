@@ -69,8 +69,14 @@ class Compensate(PostProcessor):
             )
 
     def run(self, model: nn.Module, context: StepContext) -> nn.Module:
-        """Fit in place; what was fitted is written to ``compensation.json``."""
+        """Fit in place; what was fitted is written to ``compensation.json``.
+
+        Raises:
+            InputError: if players are not whole blocks, or the text has less than two windows.
+        """
         adapter, plan = context.adapter, context.plan
+        if plan.granularity != "block":
+            raise InputError(f"compensate: works on whole blocks, not on players of kind {plan.granularity}")
         windows = self._windows(context)
         players = adapter.players(model)
         depth = len(plan.kept) + len(plan.removed)

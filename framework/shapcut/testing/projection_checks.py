@@ -16,6 +16,8 @@ _NONE = "no projections declared: nothing can be folded into them"
 
 def projections_are_added(case: Case) -> str:
     """What a player adds to the stream is the sum of its declared projections, and linear ones are linear."""
+    if case.granularity != "block":
+        return "projections are those of whole blocks"
     if next(case.model.parameters()).dtype != torch.float32:
         return "the example is not in fp32"
     model = case.fresh()
