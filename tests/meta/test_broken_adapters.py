@@ -180,6 +180,7 @@ def test_an_adapter_that_raises_fails_the_check_and_the_kit_goes_on(monkeypatch)
         "stack-equals-bypass",
         "stack-leaves-states",
         "unembedding-equals-readout",
+        "projections-are-added",
         "dtype-and-device-kept",
     }
     assert set(failed.values()) == {"ZeroDivisionError: unwell"}
