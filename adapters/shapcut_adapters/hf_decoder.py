@@ -2,6 +2,7 @@
 
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from functools import partial
 from typing import ClassVar
 from weakref import WeakKeyDictionary
@@ -9,7 +10,7 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor, nn
 
-from shapcut.adapter import Adapter, Example, Granularity, LayerStack
+from shapcut.adapter import Adapter, Example, Granularity, LayerStack, OutputProjection
 from shapcut.coalitions import Player
 from shapcut.errors import UnsupportedModelError
 from shapcut_adapters.decoder import (
@@ -29,6 +30,7 @@ from shapcut_adapters.interception import (
     skipped,
     without_cache,
 )
+from shapcut_adapters.output_projections import found_projections
 from shapcut_adapters.recorded_stack import RecordedStack
 from shapcut_adapters.removal import needed_blocks, pinned_blocks, removal_objection, remove_blocks
 from shapcut_adapters.replay_check import replays_exactly
@@ -159,6 +161,23 @@ class HFDecoderAdapter(Adapter):
         """A block's parameters that nothing outside it uses."""
         return find_decoder(model).own_parameters()[player.index]
 
+    def output_projections(self, model: nn.Module, player: Player) -> tuple[OutputProjection, ...]:
+        """As `Adapter.output_projections`: found by taking a step of the block apart.
+
+        Weights that other blocks use too, or that accelerate manages, are not to be folded into.
+        """
+        decoder = find_decoder(model)
+        stack = self.stack(model)
+        if stack is None:
+            return ()
+        before = [index for index in needed_blocks(decoder) if index < player.index]
+        block = decoder.blocks[player.index]
+        found = found_projections(
+            stack, player.index, block, player.name, device=input_device(model), before=before
+        )
+        own = {id(parameter) for parameter in decoder.own_parameters()[player.index]}
+        return tuple(_unless_shared(model, projection, own) for projection in found)
+
     def cache_differs(self, model: nn.Module) -> str:
         """What is known of the family's cache."""
         return find_decoder(model).family.cache_differs
@@ -191,6 +210,11 @@ class HFDecoderAdapter(Adapter):
                 if replays_exactly(stack, ids, expected):
                     return (batch_size,)
         return ()
+
+
+def _unless_shared(model: nn.Module, found: OutputProjection, own: Collection[int]) -> OutputProjection:
+    parameters = model.get_submodule(found.module).parameters()
+    return found if all(id(parameter) in own for parameter in parameters) else replace(found, linear=False)
 
 
 def _cut(decoder: Decoder, absent: Collection[int]) -> Cut:

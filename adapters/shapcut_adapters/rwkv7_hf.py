@@ -9,11 +9,12 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor, nn
 
-from shapcut.adapter import Adapter, Granularity, LayerStack
+from shapcut.adapter import Adapter, Granularity, LayerStack, OutputProjection
 from shapcut.coalitions import Player
 from shapcut.errors import UnsupportedModelError
 from shapcut_adapters.decoder import checked_indices
 from shapcut_adapters.interception import replaced_forward
+from shapcut_adapters.output_projections import found_projections
 from shapcut_adapters.rwkv7_hf_format import read_rwkv7, register_rwkv7
 from shapcut_adapters.rwkv7_hf_stack import Rwkv7Stack, as_first
 from shapcut_adapters.tiny_models import perturb, seeded
@@ -132,12 +133,17 @@ class Rwkv7HfAdapter(Adapter):
         perturb(model, generator)
         return model.eval(), torch.randint(3, 96, (3, 8), generator=generator)
 
-    def logits(self, model: nn.Module, input_ids: Tensor) -> Tensor:
+    def differentiable_logits(self, model: nn.Module, input_ids: Tensor) -> Tensor:
         """Next-token logits; asked for in the one way that transformers does not warn about."""
-        with torch.inference_mode():
-            return model(  # type: ignore[no-any-return]
-                input_ids=input_ids, use_cache=False, return_dict=True
-            ).logits
+        return model(  # type: ignore[no-any-return]
+            input_ids=input_ids, use_cache=False, return_dict=True
+        ).logits
+
+    def output_projections(self, model: nn.Module, player: Player) -> tuple[OutputProjection, ...]:
+        """As `Adapter.output_projections`: found by taking a step of the block apart."""
+        block = model.get_submodule(player.name)
+        stack, device = self.stack(model), self.input_device(model)
+        return found_projections(stack, player.index, block, player.name, device=device)
 
     def usage(self, model: nn.Module) -> str:  # noqa: ARG002 - the same for all
         """How the package loads it."""

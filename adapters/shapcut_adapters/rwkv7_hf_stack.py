@@ -52,6 +52,10 @@ class Rwkv7Stack(LayerStack):
                 hidden, *_, values = block(hidden, *states, values, mask)
         return hidden, values, torch.ones_like(begun)
 
+    def stream(self, state: State) -> Tensor:
+        """The hidden state; before a block has run, the normed embedding."""
+        return self._normed_embedding(state)
+
     def readout(self, state: State) -> Tensor:
         """The model's head on the normed hidden state."""
         return self._model.lm_head(self.features(state))  # type: ignore[no-any-return]

@@ -90,6 +90,10 @@ class RwkvPackageAdapter(Adapter):
         with torch.inference_mode():
             return model(input_ids)  # type: ignore[no-any-return]
 
+    def differentiable_logits(self, model: nn.Module, input_ids: Tensor) -> Tensor:  # noqa: ARG002
+        """There are none."""
+        raise UnsupportedModelError("the rwkv package's functions give no gradients")
+
     def generate(self, model: nn.Module, input_ids: Tensor, new_tokens: int, *, use_cache: bool) -> Tensor:
         """Greedy continuation; with a cache each step goes on from what the blocks remember."""
         rwkv = _rwkv(model)

@@ -48,6 +48,27 @@ class Unembedding:
     bias: Tensor | None
 
 
+@dataclass(frozen=True, slots=True)
+class OutputProjection:
+    """A module whose output, times a factor, a player adds to the residual stream.
+
+    Attributes:
+        module: its dotted path in the model.
+        role: whether it ends a mixer of tokens (attention, a state space) or the MLP after it.
+        factor: what its output is multiplied by before it is added.
+        linear: whether the module is one linear map with a ``weight`` and perhaps a ``bias`` of its own, into
+            which another linear map can be folded. Others (a mixture of experts, a gated network) are
+            declared so that all of a player's projections together are what it adds.
+        transposed: whether the weight is of shape (inputs, outputs).
+    """
+
+    module: str
+    role: Literal["mixer", "mlp"]
+    factor: float = 1.0
+    linear: bool = True
+    transposed: bool = False
+
+
 class LayerStack(ABC):
     """A model taken apart into prelude, layers and readout: the fast path of coalition evaluation.
 
@@ -71,7 +92,7 @@ class LayerStack(ABC):
         """Logits of shape (batch, length, vocabulary) for the state after the last layer."""
 
     def stream(self, state: State) -> Tensor:
-        """The residual stream of a state, shape (batch, length, width): what an absent layer carries over."""
+        """The residual stream of a state, shape (batch, length, width): what layers add to."""
         return state[0]
 
     def resident(self, index: int) -> AbstractContextManager[None]:  # noqa: ARG002 - for stacks that load weights
@@ -202,6 +223,14 @@ class Adapter(ABC):
         }
         return [p for p in model.get_submodule(player.name).parameters() if id(p) not in shared]
 
+    def output_projections(self, model: nn.Module, player: Player) -> tuple[OutputProjection, ...]:  # noqa: ARG002
+        """The modules whose outputs add up to what a player adds to the stream, in their order of running.
+
+        Empty if what the player adds is not such a sum, or if that is not known: then nothing can be folded
+        into it. The modules are called, once each, by the player's step in `stack`.
+        """
+        return ()
+
     def cache_differs(self, model: nn.Module) -> str:  # noqa: ARG002
         """Why the whole model decodes other tokens with a cache than without one, empty if it does not.
 
@@ -229,7 +258,15 @@ class Adapter(ABC):
     def logits(self, model: nn.Module, input_ids: Tensor) -> Tensor:
         """Next-token logits of shape (batch, length, vocabulary), without a cache."""
         with torch.inference_mode():
-            return self.forward(model, input_ids)
+            return self.differentiable_logits(model, input_ids)
+
+    def differentiable_logits(self, model: nn.Module, input_ids: Tensor) -> Tensor:
+        """As `logits`, in the caller's gradient mode: what training goes through.
+
+        Raises:
+            UnsupportedModelError: if the architecture's library gives no gradients.
+        """
+        return model(input_ids=input_ids, use_cache=False).logits  # type: ignore[no-any-return]
 
     def generate(self, model: nn.Module, input_ids: Tensor, new_tokens: int, *, use_cache: bool) -> Tensor:
         """Greedy continuation, shape (batch, length + new_tokens), never stopped by an end token."""

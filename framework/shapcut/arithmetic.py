@@ -2,6 +2,7 @@
 
 import ctypes
 import sys
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import psutil
@@ -23,6 +24,12 @@ def has_fast_bfloat16(device: torch.device) -> bool:
     except OSError:
         return False
     return "amx_bf16" in flags or "avx512_bf16" in flags
+
+
+def fast_matrix_products(device: torch.device) -> AbstractContextManager[None]:
+    """While the context is open, matrix products are in bf16 where that is in hardware; weights stay."""
+    enabled = has_fast_bfloat16(device)
+    return torch.autocast(device.type, torch.bfloat16, enabled=enabled, cache_enabled=False)
 
 
 def evaluation_dtype(requested: str, own: torch.dtype, device: torch.device) -> torch.dtype:

@@ -16,6 +16,7 @@ from shapcut.texts import check_source, read_source, split_text
 __all__ = [
     "Calibration",
     "adds_bos",
+    "all_windows",
     "check_size",
     "check_source",
     "held_out_tokens",
@@ -92,6 +93,21 @@ def load_calibration(
     name = f"the calibration part of {source}"
     input_ids = token_windows(tokenizer, text, samples, sequence_length, seed, name=name)
     return Calibration(input_ids, source, adds_bos(tokenizer))
+
+
+def all_windows(source: str, tokenizer: Any, sequence_length: int) -> Tensor:
+    """All windows of the calibration part of a source, in its order, of which `load_calibration` takes some.
+
+    Returns:
+        int64, shape (windows, sequence_length).
+
+    Raises:
+        InputError: if the source cannot be read or has not even one window.
+    """
+    check_size(1, sequence_length)
+    tokens, bos = _tokenize(tokenizer, split_text(read_source(source))[0]), _bos(tokenizer)
+    available = _available(tokens, 1, sequence_length, bos, f"the calibration part of {source}")
+    return _cut(tokens, np.arange(available), sequence_length, bos)
 
 
 def load_held_out(

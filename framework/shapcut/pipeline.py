@@ -21,6 +21,7 @@ from shapcut.game import BudgetedGame, Game, MeteredGame
 from shapcut.host import Host, checkpoint_formats
 from shapcut.manifest import Manifest
 from shapcut.measure import ModelMeasurement, measure
+from shapcut.mended import MendedGame
 from shapcut.model_card import render_card
 from shapcut.modelgame import ModelGame, model_fingerprint
 from shapcut.plan import RemovalPlan
@@ -254,10 +255,12 @@ class Scoring:
         session = self.session
         target = target or session.targets[0]
         begin = time.monotonic()
-        finals = [
+        finals: list[Game] = [
             MeteredGame(self._keep(game, measured, f"{_FINALS}-{part}"), cost=self._game.cost)
             for part, (game, measured) in enumerate(zip(session.finals, self._measured[1:], strict=True))
         ]
+        if session.mended is not None:
+            finals.append(self._keep(session.mended, session.mended, f"{_FINALS}-mended"))
         with self.reporter.counting("searching for the best set", self._game.budget) as count:
             self._count = count
             chosen = select_for(
@@ -285,7 +288,7 @@ class Scoring:
         self._note("select" if len(session.targets) == 1 else f"select {target.label}", begin)
         return plan
 
-    def _keep(self, game: ModelGame, measured: Game, name: str) -> StoredGame:
+    def _keep(self, game: ModelGame | MendedGame, measured: Game, name: str) -> StoredGame:
         stored = StoredGame(
             measured,
             self._store,
@@ -419,6 +422,9 @@ def _post_process(
             tokenizer=session.loaded.tokenizer,
             directory=directory,
             seed=session.recipe.seed,
+            original=session.original,
+            windows=session.windows,
+            reporter=reporter,
         )
         model = step.run(model, context)
         session.host.manager.hook.shapcut_step_finished(name=spec, model=model)

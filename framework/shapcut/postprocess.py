@@ -1,16 +1,27 @@
 """The contract of a post-pruning step: compensate, heal, quantize, export."""
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 from torch import Tensor, nn
 
 from shapcut.adapter import Adapter
+from shapcut.errors import InputError
 from shapcut.plan import RemovalPlan
+from shapcut.progress import Reporter, Silent
 
 Stage = Literal["compensate", "heal", "quantize", "export"]
+
+
+def _no_original() -> nn.Module:
+    raise InputError("this step needs the original model, and whoever runs it gives none")
+
+
+def _no_windows(length: int) -> Tensor:
+    raise InputError(f"this step needs windows of {length} tokens, and whoever runs it gives no text")
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +35,11 @@ class StepContext:
         tokenizer: the model's tokenizer, or None.
         directory: a directory of the step's own inside the run directory, for work files.
         seed: source of all the step's randomness.
+        original: gives the whole model, loaded anew in the form in which it was pruned; the step lets go of
+            it when it is done. `Adapter.remove` works in place, so nobody else has it.
+        windows: gives all windows of that many tokens of the calibration text, shape (windows, length), in
+            its order; none of them is held-out text.
+        reporter: where the step says how far it is.
     """
 
     adapter: Adapter
@@ -32,6 +48,9 @@ class StepContext:
     tokenizer: Any
     directory: Path
     seed: int
+    original: Callable[[], nn.Module] = _no_original
+    windows: Callable[[int], Tensor] = _no_windows
+    reporter: Reporter = field(default_factory=Silent)
 
 
 class PostProcessor(ABC):
@@ -46,6 +65,14 @@ class PostProcessor(ABC):
         Raises:
             InputError: with the reason and what to do.
         """
+
+    def check_on(self, model: nn.Module, adapter: Adapter) -> None:  # noqa: ARG002 - for steps that ask it
+        """As `check`, for a step that also has to ask the model's adapter; this is what a run calls.
+
+        Raises:
+            InputError: with the reason and what to do.
+        """
+        self.check(model)
 
     @abstractmethod
     def run(self, model: nn.Module, context: StepContext) -> nn.Module:

@@ -64,7 +64,7 @@ def _watched(access: ModelAccess, players: Sequence[Player], ids: Tensor) -> Ite
             hooks.callback(entered.remove)
         left = block.register_forward_hook(partial(_note_exit, seen, len(players)))
         hooks.callback(left.remove)
-        access.adapter.forward(access.model, ids)
+        access.adapter.logits(access.model, ids)
     yield from sorted(seen.items())
 
 

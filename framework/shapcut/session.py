@@ -2,18 +2,26 @@
 
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, get_args
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from shapcut.adapter import Adapter
 from shapcut.arithmetic import fusing_pays
 from shapcut.block_latency import BlockLatencies, block_latencies
-from shapcut.calibration import Calibration, check_size, check_source, load_calibration, load_held_out
+from shapcut.calibration import (
+    Calibration,
+    all_windows,
+    check_size,
+    check_source,
+    load_calibration,
+    load_held_out,
+)
 from shapcut.errors import InputError
 from shapcut.estimators import Estimator
 from shapcut.executor import Executor
@@ -21,6 +29,7 @@ from shapcut.game import Game
 from shapcut.gamerecipe import GameOrigin
 from shapcut.host import Host, checkpoint_formats, select_adapter
 from shapcut.loading import LoadedModel, inspect_source, load
+from shapcut.mended import MendedGame
 from shapcut.modelgame import ModelGame, model_fingerprint
 from shapcut.permitted import require_permitted
 from shapcut.postprocess import PostProcessor, Stage
@@ -59,6 +68,7 @@ class Session:
         held_out: text that no choice sees.
         game: the game on ``calibration``.
         finals: the game on further windows of the calibration text, in equal parts, to compare finalists.
+        mended: the game of mended models on all those windows, if finalists are to be compared so.
         n_remove: about how many players are to be removed, at most; None if only contributions are wanted.
         parts: estimator, selector, executor and post-pruning steps.
         targets: how much is to be removed, each a cut of its own.
@@ -73,10 +83,19 @@ class Session:
     held_out: Calibration
     game: ModelGame
     finals: tuple[ModelGame, ...]
+    mended: MendedGame | None
     n_remove: int | None
     parts: Parts
     targets: tuple[Target, ...] = ()
     latencies: BlockLatencies | None = None
+
+    def original(self) -> nn.Module:
+        """The whole model, loaded and canonicalised anew."""
+        return self.adapter.canonicalise(_load(self.recipe, self.host).model)
+
+    def windows(self, length: int) -> Tensor:
+        """All windows of that many tokens of the calibration text, shape (windows, length)."""
+        return all_windows(self.recipe.calibration, self.loaded.tokenizer, length)
 
 
 def make_parts(recipe: Recipe, host: Host) -> Parts:
@@ -94,6 +113,12 @@ def make_parts(recipe: Recipe, host: Host) -> Parts:
                 f"step {later!r} ({second.stage}) cannot follow {earlier!r} ({first.stage}): "
                 f"the order is {', '.join(stages)}"
             )
+    if recipe.mend_finalists and (
+        recipe.finalist_samples == 0 or "compensate" not in {s.stage for _, s in steps}
+    ):
+        raise InputError(
+            "--mend-finalists needs finalist samples and a step that compensates, such as --then compensate"
+        )
     return Parts(
         estimator=host.estimators.create(recipe.estimator, **options),
         selector=host.selectors.create(recipe.selector),
@@ -124,13 +149,7 @@ def prepare(recipe: Recipe, host: Host, *, target: bool, run_directory: Path | N
     check_size(recipe.samples, recipe.sequence_length, facts.max_length)
     if target and facts.depth and recipe.granularity == "block":
         recipe.require_target(facts.depth)
-    loaded = load(
-        recipe.model,
-        device=recipe.device,
-        trust_remote_code=recipe.trust_remote_code,
-        offload=recipe.offload,
-        formats=formats,
-    )
+    loaded = _load(recipe, host)
     adapter = select_adapter(host, loaded.model)
     calibration, windows_each = spread_windows(recipe, loaded.tokenizer, parts)
     model = adapter.canonicalise(loaded.model)
@@ -150,7 +169,7 @@ def prepare(recipe: Recipe, host: Host, *, target: bool, run_directory: Path | N
     watch = Stopwatch(adapter, game, recipe.seed, run_directory)
     targets = prepare_targets(recipe, game, watch) if target else ()
     for _, step in parts.steps:
-        step.check(game.model)
+        step.check_on(game.model, adapter)
     return Session(
         recipe=recipe,
         host=host,
@@ -159,11 +178,22 @@ def prepare(recipe: Recipe, host: Host, *, target: bool, run_directory: Path | N
         calibration=calibration,
         held_out=held_out_windows(recipe, loaded.tokenizer),
         game=game,
-        finals=final_games(recipe, loaded.tokenizer, game),
+        finals=() if recipe.mend_finalists else final_games(recipe, loaded.tokenizer, game),
+        mended=_mended_game(recipe, parts, loaded.tokenizer, game) if recipe.mend_finalists else None,
         n_remove=max((each.typical_size() for each in targets), default=None),
         parts=parts,
         targets=targets,
         latencies=watch.found,
+    )
+
+
+def _load(recipe: Recipe, host: Host) -> LoadedModel:
+    return load(
+        recipe.model,
+        device=recipe.device,
+        trust_remote_code=recipe.trust_remote_code,
+        offload=recipe.offload,
+        formats=checkpoint_formats(host),
     )
 
 
@@ -297,4 +327,15 @@ def final_games(recipe: Recipe, tokenizer: Any, game: ModelGame) -> tuple[ModelG
     return tuple(
         [game.on(part, fuse=False) for part in first]
         + [game.on(part, dtype=game.own_dtype, fuse=False) for part in second]
+    )
+
+
+def _mended_game(recipe: Recipe, parts: Parts, tokenizer: Any, game: ModelGame) -> MendedGame:
+    """The game of models that are mended by the recipe's steps of the first stage, in their own format."""
+    windows = load_windows(recipe, tokenizer, recipe.finalist_samples, recipe.seed + 1)
+    return MendedGame(
+        game.on(windows.input_ids, dtype=game.own_dtype, fuse=False),
+        [(spec, step) for spec, step in parts.steps if step.stage == "compensate"],
+        partial(all_windows, recipe.calibration, tokenizer),
+        recipe.seed,
     )

@@ -7,6 +7,8 @@ from shapcut.hookspecs import Register, hookimpl
 from shapcut.run import Run
 from shapcut_plugins.cast import Cast
 from shapcut_plugins.comparison_page import write_comparison
+from shapcut_plugins.compensate import Compensate
+from shapcut_plugins.heal import Heal
 from shapcut_plugins.ray_executor import RayExecutor
 from shapcut_plugins.report import report_command, write_report
 from shapcut_plugins.shapiq_estimator import ShapiqEstimator
@@ -16,6 +18,8 @@ from shapcut_plugins.shapiq_estimator import ShapiqEstimator
 def shapcut_register_postprocessors(register: Register) -> None:
     """Offer the first-party steps."""
     register("cast", Cast)
+    register("compensate", Compensate)
+    register("heal", Heal)
 
 
 @hookimpl

@@ -363,6 +363,11 @@ class NumbersPlayersFromOne(Sound):
         )
 
 
+class ForgetsAProjection(Sound):
+    def output_projections(self, model, player):
+        return super().output_projections(model, player)[:1]
+
+
 class CountsFromTheEnd(Sound):
     """Takes -1 for the last block, as a list does."""
 

@@ -29,6 +29,7 @@ EXPECTED = {
         "each-absence-matters",
         "first-forward-inside-bypass",
         "stack-equals-bypass",
+        "projections-are-added",
         "remove-equals-bypass",
         "reload-equals-removed",
         "cached-decoding",
@@ -38,6 +39,7 @@ EXPECTED = {
         "refusals-have-reasons",
         "dtype-and-device-kept",
     },
+    broken.ForgetsAProjection: {"projections-are-added"},
     broken.DisturbsPresentBlocks: {"identity-when-all-present"},
     broken.NeverRestores: {"bypass-restores", "first-forward-inside-bypass", "reindexed-players"},
     broken.RestoresUnlessRaised: {"bypass-restores"},
@@ -178,6 +180,7 @@ def test_an_adapter_that_raises_fails_the_check_and_the_kit_goes_on(monkeypatch)
         "stack-equals-bypass",
         "stack-leaves-states",
         "unembedding-equals-readout",
+        "projections-are-added",
         "dtype-and-device-kept",
     }
     assert set(failed.values()) == {"ZeroDivisionError: unwell"}

@@ -23,7 +23,7 @@ def load_tables() -> Any:
 
 @pytest.mark.parametrize(
     "page",
-    ["README.md", "docs/families.md", "docs/selection.md", "docs/speed.md", "benchmarks/zoo/README.md"],
+    load_tables().PAGES,
 )
 def test_tables_are_generated_from_results(page: str) -> None:
     tables = load_tables()

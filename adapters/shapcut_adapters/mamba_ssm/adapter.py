@@ -6,10 +6,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
-import torch
 from torch import Tensor, nn
 
-from shapcut.adapter import Adapter, Granularity, LayerStack
+from shapcut.adapter import Adapter, Granularity, LayerStack, OutputProjection
 from shapcut.coalitions import Player
 from shapcut.errors import UnsupportedModelError
 from shapcut_adapters.decoder import checked_indices
@@ -20,6 +19,7 @@ from shapcut_adapters.mamba_ssm.generation import generate_greedily
 from shapcut_adapters.mamba_ssm.package import DISTRIBUTION
 from shapcut_adapters.mamba_ssm.stack import MambaStack
 from shapcut_adapters.mamba_ssm.structure import STACK, blocks_of, has_known_structure, remove_blocks
+from shapcut_adapters.output_projections import found_projections
 
 _USAGE = """\
 from mamba_ssm import MambaLMHeadModel
@@ -84,14 +84,19 @@ class MambaSSMAdapter(Adapter):
         remove_blocks(model, frozenset(absent))
         return model
 
-    def logits(self, model: nn.Module, input_ids: Tensor) -> Tensor:
+    def differentiable_logits(self, model: nn.Module, input_ids: Tensor) -> Tensor:
         """Logits of shape (batch, length, vocabulary as padded by the model)."""
-        with torch.inference_mode():
-            return model(input_ids).logits  # type: ignore[no-any-return]
+        return model(input_ids).logits  # type: ignore[no-any-return]
 
     def generate(self, model: nn.Module, input_ids: Tensor, new_tokens: int, *, use_cache: bool) -> Tensor:
         """Greedy continuation, on any device; attention recomputes the sequence at each step."""
         return generate_greedily(model, input_ids, new_tokens, use_cache=use_cache)
+
+    def output_projections(self, model: nn.Module, player: Player) -> tuple[OutputProjection, ...]:
+        """As `Adapter.output_projections`: found by taking a step of the block apart."""
+        block = model.get_submodule(player.name)
+        stack, device = self.stack(model), self.input_device(model)
+        return found_projections(stack, player.index, block, player.name, device=device)
 
     def usage(self, model: nn.Module) -> str:  # noqa: ARG002 - all are loaded alike
         """How the package reads a checkpoint."""

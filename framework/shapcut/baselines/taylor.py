@@ -92,7 +92,7 @@ def _importance(weight: nn.Parameter) -> float:
 def _summed_loss(access: ModelAccess, stack: LayerStack | None, n_layers: int, ids: Tensor) -> Tensor:
     """Next-token loss summed over the predicted tokens, in nats, as something to differentiate."""
     if stack is None:
-        logits = access.adapter.forward(access.model, ids)
+        logits = access.adapter.differentiable_logits(access.model, ids)
     else:
         state = stack.prelude(ids)
         for layer in range(n_layers):

@@ -74,6 +74,10 @@ RECIPE_OPTIONS: dict[str, Any] = {
             metavar="N", help="windows that the best sets are compared on, 0 for none [default: 32]"
         ),
     ],
+    "mend_finalists": Annotated[
+        bool | None,
+        typer.Option("--mend-finalists", help="compare the best sets after the steps that compensate"),
+    ],
     "held_out_samples": HeldOutSamples,
     "then": Annotated[
         list[str] | None, typer.Option(help="post-pruning step STEP[:key=value,...], repeatable, in order")

@@ -5,7 +5,14 @@ from dataclasses import dataclass
 from types import MappingProxyType
 
 from shapcut.adapter import Adapter
-from shapcut.testing import bypass_checks, decoding_check, refusal_checks, removal_checks, stack_checks
+from shapcut.testing import (
+    bypass_checks,
+    decoding_check,
+    projection_checks,
+    refusal_checks,
+    removal_checks,
+    stack_checks,
+)
 from shapcut.testing.case import Case, cases
 from shapcut.testing.comparison import ConformanceError
 
@@ -24,6 +31,7 @@ CHECKS: Mapping[str, Check] = MappingProxyType(
         "stack-equals-bypass": stack_checks.stack_equals_bypass,
         "stack-leaves-states": stack_checks.stack_leaves_states,
         "unembedding-equals-readout": stack_checks.unembedding_equals_readout,
+        "projections-are-added": projection_checks.projections_are_added,
         "remove-equals-bypass": removal_checks.remove_equals_bypass,
         "reload-equals-removed": removal_checks.reload_equals_removed,
         "cached-decoding": decoding_check.cached_decoding,

@@ -1,0 +1,192 @@
+"""What compensation and healing give back after a cut, and what compensation inside the game adds.
+
+    python benchmarks/after_the_cut.py --text wikitext2/valid.txt
+    python benchmarks/after_the_cut.py --models llama mamba
+
+Steps are fitted on the first three quarters of a text; perplexities are of windows of the last quarter, in
+the model's own number format. Rows that a result file has already are not measured again.
+"""
+
+import argparse
+import copy
+import json
+import platform
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from main_job import greedy
+from shapcut import builtin
+from shapcut.arithmetic import has_fast_bfloat16
+from shapcut.calibration import all_windows, load_calibration, load_held_out
+from shapcut.coalitions import absent_players, without
+from shapcut.files import write_json_atomically
+from shapcut.host import build_host, checkpoint_formats, select_adapter
+from shapcut.loading import load
+from shapcut.mended import MendedGame
+from shapcut.modelgame import ModelGame
+from shapcut.perplexity import perplexity
+from shapcut.plan import RemovalPlan
+from shapcut.postprocess import StepContext
+
+HERE = Path(__file__).parent
+RESULT = HERE / "results" / "after_the_cut.json"
+ZOO = ("llama", "mamba", "mamba2", "rwkv4", "rwkv7")
+REAL = "smollm2-135m"
+REAL_SETS = ([4, 5, 13, 14, 17, 26], [4, 5, 12, 13, 14, 15, 16, 17, 18, 26])
+ZOO_REMOVED = (4, 6)
+TREATMENTS = ((), ("compensate",), ("heal",), ("compensate", "heal"))
+FINALISTS = 8
+
+
+@dataclass(frozen=True, eq=False)
+class Subject:
+    """A model and the texts that it is treated and measured with."""
+
+    name: str
+    game: ModelGame
+    held_out: Tensor
+    text: str
+    tokenizer: Any
+
+    def windows(self, length: int) -> Tensor:
+        """All windows of the part of the text that is fitted on."""
+        return all_windows(self.text, self.tokenizer, length)
+
+
+def subject(name: str, text: str) -> Subject:
+    host = build_host(core=[builtin])
+    source = f"demo:{name}" if name == REAL else str(HERE / "zoo" / "models" / name)
+    loaded = load(source, formats=checkpoint_formats(host))
+    adapter = select_adapter(host, loaded.model)
+    samples, length = (80, 256) if name == REAL else (100, 128)
+    game = ModelGame(
+        adapter.canonicalise(loaded.model),
+        adapter,
+        load_calibration(text, loaded.tokenizer, samples=16, sequence_length=128).input_ids,
+    )
+    held_out = load_held_out(text, loaded.tokenizer, samples=samples, sequence_length=length).input_ids
+    return Subject(name, game, held_out, text, loaded.tokenizer)
+
+
+def treated(who: Subject, removed: list[int], steps: tuple[str, ...], heal: str) -> tuple[nn.Module, float]:
+    """The model without blocks after steps, and the seconds that the steps took."""
+    host, game = build_host(core=[builtin]), who.game
+    plan = RemovalPlan.removing(removed, game.n_players)
+    model = game.adapter.remove(copy.deepcopy(game.model), plan.removed)
+    begin = time.monotonic()
+    with tempfile.TemporaryDirectory() as directory:
+        for step in steps:
+            context = StepContext(
+                adapter=game.adapter,
+                plan=plan,
+                calibration=game.input_ids,
+                tokenizer=who.tokenizer,
+                directory=Path(directory),
+                seed=0,
+                original=partial(lambda whole: whole, game.model),
+                windows=who.windows,
+            )
+            spec = f"{step}:{heal}" if step == "heal" and heal else step
+            model = host.postprocessors.create(spec).run(model, context)
+    return model, time.monotonic() - begin
+
+
+def measured(who: Subject, model: nn.Module) -> float:
+    return perplexity(who.game.adapter, model, who.held_out).perplexity
+
+
+def rows_of(
+    who: Subject, removed: list[int], heal: str, known: set[str], *, train: bool
+) -> Iterator[dict[str, Any]]:
+    """A row for each treatment that is not known yet."""
+    for steps in TREATMENTS if train else TREATMENTS[:2]:
+        named = " + ".join(steps) or "none"
+        key = {"model": who.name, "removed": removed, "after": named}
+        if json.dumps(key) in known:
+            continue
+        model, seconds = treated(who, removed, steps, heal)
+        yield {**key, "perplexity": measured(who, model), "seconds": round(seconds, 1)}
+
+
+def in_the_game(who: Subject, n_remove: int) -> dict[str, Any]:
+    """The best set by its own value against the best by its value after compensation, both compensated."""
+    game, host = who.game, build_host(core=[builtin])
+    seen: list[tuple[float, tuple[int, ...]]] = []
+    chosen, _ = greedy(game, n_remove)
+    around = [
+        sorted({*chosen} - {back} | {gone})
+        for back in chosen
+        for gone in range(game.n_players)
+        if gone not in chosen
+    ]
+    rows = without(game.n_players, [chosen, *around])
+    for value, row in zip(game.values(rows).tolist(), rows, strict=True):
+        seen.append((value, absent_players(row)))
+    finalists = [list(removed) for _, removed in sorted(seen, reverse=True)[:FINALISTS]]
+    mended = MendedGame(game, [("compensate", host.postprocessors.create("compensate"))], who.windows, 0)
+    values = mended.values(without(game.n_players, finalists))
+    best = finalists[int(np.argmax(values))]
+    after = {}
+    for name, removed in (("before", finalists[0]), ("after", best)):
+        after[name] = measured(who, treated(who, removed, ("compensate",), "")[0])
+    return {
+        "model": who.name,
+        "n_remove": n_remove,
+        "chosen_before_mending": finalists[0],
+        "chosen_after_mending": best,
+        "perplexity_before": after["before"],
+        "perplexity_after": after["after"],
+    }
+
+
+def dense(who: Subject) -> dict[str, Any]:
+    return {"model": who.name, "removed": [], "after": "none", "perplexity": measured(who, who.game.model)}
+
+
+def main() -> None:
+    """Measure what the result file lacks."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--text", help="for the real model; the zoo is measured on the built-in text")
+    parser.add_argument("--models", nargs="+", default=[REAL, *ZOO])
+    parser.add_argument("--heal", default="", help="options of the step heal")
+    parser.add_argument("--quick", action="store_true", help="no training, no game")
+    given = parser.parse_args()
+    content = json.loads(RESULT.read_text()) if RESULT.exists() else {"rows": [], "in_the_game": []}
+    fast = "yes" if has_fast_bfloat16(torch.device("cpu")) else "no"
+    content |= {
+        "hardware": f"{torch.get_num_threads()} threads, {platform.machine()}, bfloat16 in hardware: {fast}",
+        "torch": torch.__version__,
+        "heal": given.heal or "as it is by default",
+    }
+    for name in given.models:
+        if name == REAL and not given.text:
+            parser.error(f"--text is needed for {REAL}")
+        who = subject(name, given.text if name == REAL else "builtin")
+        known = {json.dumps({k: row[k] for k in ("model", "removed", "after")}) for row in content["rows"]}
+        if json.dumps({"model": name, "removed": [], "after": "none"}) not in known:
+            content["rows"].append(dense(who))
+        sets = REAL_SETS if name == REAL else [greedy(who.game, number)[0] for number in ZOO_REMOVED]
+        for removed in sets:
+            for row in rows_of(who, list(removed), given.heal, known, train=not given.quick):
+                print(row, flush=True)
+                content["rows"].append(row)
+                write_json_atomically(RESULT, content)
+        done = {(row["model"], row["n_remove"]) for row in content["in_the_game"]}
+        for number in () if name == REAL or given.quick else ZOO_REMOVED:
+            if (name, number) not in done:
+                content["in_the_game"].append(in_the_game(who, number))
+                print(content["in_the_game"][-1], flush=True)
+                write_json_atomically(RESULT, content)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,79 @@
+"""Checks of the projections by which players add to the residual stream."""
+
+from contextlib import ExitStack
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from shapcut.adapter import LayerStack, OutputProjection, State
+from shapcut.testing.case import Case
+from shapcut.testing.comparison import TOLERANCE, ConformanceError, require
+
+_NONE = "no projections declared: nothing can be folded into them"
+
+
+def projections_are_added(case: Case) -> str:
+    """What a player adds to the stream is the sum of its declared projections, and linear ones are linear."""
+    if case.granularity != "block":
+        return "projections are those of whole blocks"
+    if next(case.model.parameters()).dtype != torch.float32:
+        return "the example is not in fp32"
+    model = case.fresh()
+    declared = [case.adapter.output_projections(model, player) for player in case.players]
+    if not any(declared):
+        return _NONE
+    stack = case.stack(model)
+    if stack is None:
+        raise ConformanceError("projections are declared, but there is no stack whose steps call them")
+    with torch.inference_mode():
+        state: State = tuple(t[: stack.batch_size] for t in stack.prelude(case.input_ids))
+        for player, projections in zip(case.players, declared, strict=True):
+            state = _checked_step(model, stack, player.index, state, projections)
+    require(torch.equal(case.logits(model), case.full), "the model computes something else afterwards")
+    return f"{sum(map(len, declared))} projections of {len(case.players)} players"
+
+
+def _checked_step(
+    model: nn.Module, stack: LayerStack, index: int, state: State, projections: tuple[OutputProjection, ...]
+) -> State:
+    """The state after a step, if the projections are what the step adds."""
+    calls: dict[str, list[tuple[Tensor | None, Tensor]]] = {each.module: [] for each in projections}
+    with ExitStack() as hooks:
+        for name, made in calls.items():
+            handle = model.get_submodule(name).register_forward_hook(_record(made))
+            hooks.callback(handle.remove)
+        following = stack.step(index, state)
+    if not projections:
+        return following
+    added = stack.stream(following) - stack.stream(state)
+    total = torch.zeros_like(added)
+    for projection in projections:
+        require(len(calls[projection.module]) == 1, f"{projection.module} does not run once in a step")
+        given, output = calls[projection.module][0]
+        total += projection.factor * output.reshape(added.shape)
+        if projection.linear:
+            if given is None:
+                raise ConformanceError(f"{projection.module} is not given its input as its first argument")
+            _require_linear(model, projection, given, output)
+    share = float((total - added).abs().max() / stack.stream(following).abs().max())
+    require(share <= TOLERANCE, f"player {index} adds something else: off by {share:.2g} of the stream")
+    require(bool(added.abs().max() > 0), f"vacuous: player {index} adds nothing")
+    return following
+
+
+def _record(made: list[tuple[Tensor | None, Tensor]]) -> Any:
+    def record(_module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+        given = output if isinstance(output, Tensor) else output[0]
+        made.append((args[0] if args else None, given.clone()))  # some blocks add to it in place
+
+    return record
+
+
+def _require_linear(model: nn.Module, projection: OutputProjection, given: Tensor, output: Tensor) -> None:
+    module: Any = model.get_submodule(projection.module)
+    weight = module.weight.t() if projection.transposed else module.weight
+    expected = functional.linear(given, weight, module.bias)
+    share = float((expected - output).abs().max() / output.abs().max())
+    require(share <= TOLERANCE, f"{projection.module} is not the linear map of its weight and bias")

@@ -1,0 +1,98 @@
+"""The projections that adapters declare, over families of every kind, and declarations that are wrong."""
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from torch import nn
+
+from shapcut.adapter import Adapter, OutputProjection
+from shapcut.coalitions import Player
+from shapcut.testing import cases, run_check
+from shapcut_adapters.hf_decoder import HFDecoderAdapter
+from shapcut_adapters.mamba_ssm.adapter import MambaSSMAdapter
+from shapcut_adapters.rwkv7_hf import Rwkv7HfAdapter
+
+CHECK = "projections-are-added"
+
+FOLDABLE = {
+    "llama": ("self_attn.o_proj", "mlp.down_proj"),
+    "gpt2": ("attn.c_proj", "mlp.c_proj"),
+    "opt": ("self_attn.out_proj", "fc2"),
+    "falcon": ("self_attention.dense", "mlp.dense_4h_to_h"),
+    "bloom": ("self_attention.dense", "mlp.dense_4h_to_h"),
+    "granite": ("self_attn.o_proj", "mlp.down_proj"),
+    "mixtral": ("self_attn.o_proj",),
+    "rwkv": ("attention.output",),
+    "mamba2": ("mixer.out_proj",),
+    "falcon_h1": ("mamba.out_proj", "self_attn.o_proj", "feed_forward.down_proj"),
+    "gemma2": (),
+    "doge": (),
+}
+
+
+def first_block(adapter: Adapter, name: str) -> tuple[str, tuple[OutputProjection, ...]]:
+    model = adapter.canonicalise(adapter.examples()[name](0)[0])
+    player = adapter.players(model)[0]
+    return f"{player.name}.", adapter.output_projections(model, player)
+
+
+@pytest.mark.parametrize("name", FOLDABLE)
+def test_a_family_offers_its_linear_projections(name: str) -> None:
+    adapter = HFDecoderAdapter()
+    prefix, declared = first_block(adapter, name)
+    assert tuple(each.module.removeprefix(prefix) for each in declared if each.linear) == FOLDABLE[name]
+    (case,) = cases(adapter, only=[name])
+    result = run_check(case, CHECK)
+    assert result.passed, result.detail
+
+
+def test_other_libraries_offer_theirs() -> None:
+    assert [each.module for each in first_block(Rwkv7HfAdapter(), "rwkv7-hf")[1]] == [
+        "model.layers.0.attn.o_proj",
+        "model.layers.0.ffn.value",
+    ]
+    assert [each.module for each in first_block(MambaSSMAdapter(), "mamba")[1]] == [
+        "backbone.layers.0.mixer.out_proj"
+    ]
+    for adapter in (Rwkv7HfAdapter(), MambaSSMAdapter()):
+        for case in cases(adapter):
+            result = run_check(case, CHECK)
+            assert result.passed, result.detail
+
+
+def test_a_factor_and_a_transposed_weight_are_found() -> None:
+    _, granite = first_block(HFDecoderAdapter(), "granite")
+    assert [each.factor for each in granite] == pytest.approx([0.7, 0.7], rel=1e-4)
+    assert all(each.transposed for each in first_block(HFDecoderAdapter(), "gpt2")[1])
+
+
+class Wrong(HFDecoderAdapter):
+    """Declares something else."""
+
+    def __init__(self, change: Any) -> None:
+        super().__init__()
+        self._change = change
+
+    def output_projections(self, model: nn.Module, player: Player) -> tuple[OutputProjection, ...]:
+        found = super().output_projections(model, player)
+        return self._change(found)  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize(
+    ("change", "problem"),
+    [
+        (lambda found: found[:1], "adds something else"),
+        (lambda found: tuple(replace(each, factor=0.9) for each in found), "adds something else"),
+        (
+            lambda found: (*found, replace(found[0], module="model.layers.5.mlp.gate_proj")),
+            "does not run once",
+        ),
+        (lambda found: tuple(replace(e, module=e.module.replace(".down_proj", "")) for e in found), "weight"),
+    ],
+)
+def test_a_wrong_declaration_fails_the_check(change: Any, problem: str) -> None:
+    (case,) = cases(Wrong(change), only=["llama"])
+    result = run_check(case, CHECK)
+    assert not result.passed
+    assert problem in result.detail

@@ -1,0 +1,56 @@
+"""Compensation, healing and mended finalists by the command line."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from transformers import AutoModelForCausalLM
+
+from shapcut.cli.main import run
+from shapcut.silence import quiet_libraries
+
+SIZES = ["--samples", "4", "--sequence-length", "32", "--held-out-samples", "4", "--budget", "20"]
+ZOO = Path(__file__).parents[2] / "benchmarks" / "zoo" / "models"
+
+
+def read(path: Path) -> Any:
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+@pytest.mark.parametrize("name", ["llama", "rwkv4"])
+def test_a_zoo_model_is_cut_compensated_and_healed(name: str, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    steps = ["--then", "compensate:samples=32", "--then", "heal:steps=2,batch=2"]
+    command = ["prune", str(ZOO / name), "--remove", "3", *SIZES, *steps, "--out", str(out)]
+    assert run(command) == 0
+    plain = read(tmp_path / "out.run" / "plan.json")
+    assert len(plain["removed"]) == 3
+    with quiet_libraries():
+        model = AutoModelForCausalLM.from_pretrained(out)
+    assert model.config.num_hidden_layers == 9
+    assert not [key for key in model.state_dict() if "lora" in key]
+
+
+def test_compensation_lowers_the_perplexity(tmp_path: Path) -> None:
+    results = []
+    for name, steps in (("bare", []), ("mended", ["--then", "compensate:samples=48,into=both"])):
+        out = tmp_path / name
+        assert run(["prune", str(ZOO / "llama"), "--remove", "4", *SIZES, *steps, "--out", str(out)]) == 0
+        results.append(read(tmp_path / f"{name}.run" / "manifest.json")["result"])
+    bare, mended = results
+    assert bare["plan"]["removed"] == mended["plan"]["removed"]
+    lost = bare["pruned"]["perplexity"]["perplexity"]
+    assert mended["pruned"]["perplexity"]["perplexity"] < 0.97 * lost
+
+
+def test_finalists_are_compared_after_they_are_mended(
+    tiny_llama_directory: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["prune", str(tiny_llama_directory), "--remove", "2", *SIZES, "--mend-finalists"]
+    assert run([*command, "--out", str(tmp_path / "no")]) == 2
+    assert "--mend-finalists needs finalist samples and a step that compensates" in capsys.readouterr().err
+    more = ["--finalist-samples", "2", "--then", "compensate:samples=16"]
+    assert run([*command, *more, "--out", str(tmp_path / "out")]) == 0
+    measured = read(tmp_path / "out.run" / "manifest.json")["phases"]["select"]["evaluations_measured"]
+    assert measured["finals-mended"] >= 2

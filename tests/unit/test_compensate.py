@@ -1,0 +1,249 @@
+"""The step that mends a cut without training."""
+
+import copy
+import json
+from collections.abc import Collection
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from shapcut.adapter import Adapter
+from shapcut.coalitions import without
+from shapcut.errors import InputError
+from shapcut.host import build_host
+from shapcut.mended import MendedGame
+from shapcut.modelgame import ModelGame
+from shapcut.plan import RemovalPlan
+from shapcut.postprocess import StepContext
+from shapcut_adapters.hf_decoder import HFDecoderAdapter
+from shapcut_plugins.compensate import Compensate
+from shapcut_plugins.compensate_regression import Moments, fit, regress
+
+ADAPTER = HFDecoderAdapter()
+
+
+def windows(length: int) -> Tensor:
+    return torch.randint(3, 96, (64, length), generator=torch.Generator().manual_seed(1))
+
+
+def context(adapter: Adapter, plan: RemovalPlan, original: nn.Module, directory: Path) -> StepContext:
+    return StepContext(
+        adapter=adapter,
+        plan=plan,
+        calibration=windows(12)[:4],
+        tokenizer=None,
+        directory=directory,
+        seed=0,
+        original=lambda: original,
+        windows=windows,
+    )
+
+
+def cut(name: str, removed: Collection[int]) -> tuple[Any, Any, RemovalPlan]:
+    """The original, the pruned model, the plan."""
+    original = ADAPTER.canonicalise(ADAPTER.examples()[name](0)[0]).requires_grad_(requires_grad=False)
+    plan = RemovalPlan.removing(sorted(removed), len(ADAPTER.players(original)))
+    return original, ADAPTER.remove(copy.deepcopy(original), plan.removed), plan
+
+
+def distance(one: nn.Module, other: nn.Module) -> float:
+    ids = windows(12)[:8]
+    return float((ADAPTER.logits(one, ids) - ADAPTER.logits(other, ids)).square().mean())
+
+
+def stream_error(original: nn.Module, pruned: nn.Module, blocks: int, pruned_blocks: int) -> float:
+    """How far the streams after so many blocks are apart, on other tokens, by the norm of the target."""
+    ids = torch.randint(3, 96, (16, 12), generator=torch.Generator().manual_seed(2))
+    streams = []
+    for model, depth in ((original, blocks), (pruned, pruned_blocks)):
+        stack = ADAPTER.stack(model)
+        assert stack is not None
+        state = stack.prelude(ids)
+        for index in range(depth):
+            state = stack.step(index, state)
+        streams.append(stack.stream(state).flatten(0, 1).float())
+    return float(((streams[0] - streams[1]).norm(dim=1) / streams[0].norm(dim=1)).square().mean())
+
+
+@pytest.fixture(autouse=True)
+def exact_products(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same arithmetic on every machine."""
+    monkeypatch.setattr("shapcut.arithmetic.has_fast_bfloat16", lambda device: False)
+
+
+def some_moments(tokens: int = 200) -> tuple[Tensor, Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    given = torch.randn((tokens, 7), generator=generator)
+    errors = given @ torch.randn((7, 3), generator=generator) + 0.1 * torch.randn(
+        (tokens, 3), generator=generator
+    )
+    return given, errors, torch.rand(tokens, generator=generator) + 0.5
+
+
+def moments_of(*parts: tuple[Tensor, Tensor, Tensor]) -> Moments:
+    sums = Moments(7, 3, torch.device("cpu"))
+    for part in parts:
+        sums.add(*part)
+    return sums
+
+
+def test_moments_in_parts_are_moments_at_once() -> None:
+    given, errors, weights = some_moments()
+    whole = moments_of((given, errors, weights))
+    parts = moments_of(*zip(given.split(33), errors.split(33), weights.split(33), strict=True))
+    torch.testing.assert_close(parts.second, whole.second, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(parts.cross, whole.cross, rtol=1e-5, atol=1e-5)
+    assert parts.error == pytest.approx(whole.error)
+    assert parts.tokens == whole.tokens == 200
+
+
+def test_regression_is_the_weighted_least_squares_solution() -> None:
+    given, errors, weights = some_moments()
+    found = regress(moments_of((given, errors, weights)), 0.0, torch.ones(7, dtype=torch.float64))
+    roots = weights.sqrt()[:, None]
+    expected = torch.linalg.lstsq(given * roots, errors * roots).solution
+    torch.testing.assert_close(found.float(), expected, rtol=1e-4, atol=1e-4)
+
+
+def test_the_error_after_a_change_is_the_error_of_the_changed_map() -> None:
+    given, errors, weights = some_moments()
+    change = torch.randn((7, 3), generator=torch.Generator().manual_seed(5))
+    expected = ((errors - given @ change).square().sum(1) * weights).sum()
+    found = moments_of((given, errors, weights)).error_after(change.double())
+    assert found == pytest.approx(float(expected), rel=1e-4)
+
+
+def test_a_large_ridge_changes_nothing() -> None:
+    sums = moments_of(some_moments())
+    ones = torch.ones(7, dtype=torch.float64)
+    assert float(regress(sums, 1e12, ones).abs().max()) < 1e-9
+    assert not regress(sums, float("inf"), ones).any()
+
+
+def test_where_no_ridge_helps_nothing_changes() -> None:
+    given, errors, weights = some_moments()
+    found = fit(
+        moments_of((given, errors, weights)),
+        moments_of((given, -errors, weights)),
+        torch.ones(7, dtype=torch.float64),
+        ridges=(1e-3, 1.0),
+    )
+    assert found.ridge == float("inf")
+    assert found.after == 1.0
+    assert not found.change.any()
+
+
+@pytest.mark.parametrize("into", ["mlp", "attention", "both"])
+@pytest.mark.parametrize("name", ["llama", "gpt2", "mamba", "granite"])
+def test_the_compensated_model_is_nearer_to_the_original(name: str, into: Any, tmp_path: Path) -> None:
+    original, pruned, plan = cut(name, [2, 3])
+    before = stream_error(original, pruned, 4, 2)
+    names = set(pruned.state_dict())
+    step = Compensate(into, samples=64)
+    step.check_on(original, ADAPTER)
+    mended = step.run(pruned, context(ADAPTER, plan, original, tmp_path))
+    assert stream_error(original, mended, 4, 2) < before
+    assert set(mended.state_dict()) == names
+    fitted = json.loads((tmp_path / "compensation.json").read_text())["projections"]
+    assert {each["block"] for each in fitted} == {1}
+    assert all(each["error"] < 1 for each in fitted)
+
+
+def linear_block(model: Any, index: int) -> None:
+    """Let a block add nothing, so that cutting it and doubling another block's part can be undone exactly."""
+    for module in (model.model.layers[index].self_attn.o_proj, model.model.layers[index].mlp.down_proj):
+        nn.init.zeros_(module.weight)
+
+
+def test_what_is_linear_in_the_inner_activations_is_recovered_exactly(tmp_path: Path) -> None:
+    """The pruned model's weight is spoilt; the original's is the answer that the regression must find."""
+    original, _, plan = cut("llama", [2])
+    linear_block(original, 2)
+    pruned: Any = ADAPTER.remove(copy.deepcopy(original), plan.removed)
+    assert distance(pruned, original) < 1e-10
+    spoilt = pruned.model.layers[1].mlp.down_proj.weight
+    spoilt.mul_(0.3)
+    before = distance(pruned, original)
+    Compensate("mlp", samples=64).run(pruned, context(ADAPTER, plan, original, tmp_path))
+    assert distance(pruned, original) < 1e-4 * before
+
+
+def test_all_places_are_mended_from_the_first_cut_on(tmp_path: Path) -> None:
+    original, pruned, plan = cut("llama", [2])
+    untouched = copy.deepcopy(pruned.model.layers[0].state_dict())
+    Compensate("mlp", places="all", samples=64).run(pruned, context(ADAPTER, plan, original, tmp_path))
+    fitted = json.loads((tmp_path / "compensation.json").read_text())["projections"]
+    assert [each["block"] for each in fitted] == [1, 3, 4, 5]
+    assert all(
+        torch.equal(value, untouched[name]) for name, value in pruned.model.layers[0].state_dict().items()
+    )
+
+
+def test_a_cut_at_the_beginning_is_mended_in_the_first_block_that_stays(tmp_path: Path) -> None:
+    original, pruned, plan = cut("llama", [0, 1])
+    before = stream_error(original, pruned, 3, 1)
+    embedding = pruned.get_input_embeddings().weight.clone()
+    Compensate(samples=64).run(pruned, context(ADAPTER, plan, original, tmp_path))
+    assert json.loads((tmp_path / "compensation.json").read_text())["projections"][0]["block"] == 2
+    assert stream_error(original, pruned, 3, 1) < before
+    assert torch.equal(pruned.get_input_embeddings().weight, embedding)
+
+
+def test_the_number_format_stays(tmp_path: Path) -> None:
+    original, _, plan = cut("llama", [2, 3])
+    original = original.to(torch.bfloat16)
+    pruned = ADAPTER.remove(copy.deepcopy(original), plan.removed)
+    before = stream_error(original, pruned, 4, 2)
+    Compensate(samples=64).run(pruned, context(ADAPTER, plan, original, tmp_path))
+    assert {parameter.dtype for parameter in pruned.parameters()} == {torch.bfloat16}
+    assert stream_error(original, pruned, 4, 2) < before
+
+
+def test_a_model_with_norms_after_its_projections_is_refused() -> None:
+    model, _ = ADAPTER.examples()["gemma2"](0)
+    with pytest.raises(InputError, match="no block of Gemma2ForCausalLM ends in a linear map"):
+        Compensate().check_on(model, ADAPTER)
+
+
+def test_what_does_not_help_is_left_as_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("shapcut_plugins.compensate_walk.SHARES", ())
+    original, pruned, plan = cut("gpt2", [2, 3])
+    weights = copy.deepcopy(pruned.state_dict())
+    Compensate(samples=64).run(pruned, context(ADAPTER, plan, original, tmp_path))
+    assert all(torch.equal(value, weights[name]) for name, value in pruned.state_dict().items())
+    (fitted,) = json.loads((tmp_path / "compensation.json").read_text())["projections"]
+    assert (fitted["ridge"], fitted["share"], fitted["error"]) == (None, 0.0, 1.0)
+
+
+def test_a_gated_network_is_left_alone_and_the_mixer_before_it_is_fitted(tmp_path: Path) -> None:
+    original, pruned, plan = cut("rwkv", [2, 3])
+    Compensate(samples=64).run(pruned, context(ADAPTER, plan, original, tmp_path))
+    (fitted,) = json.loads((tmp_path / "compensation.json").read_text())["projections"]
+    assert fitted["module"] == "rwkv.blocks.1.attention.output"
+    assert fitted["error"] <= 1
+
+
+def test_options_are_checked() -> None:
+    postprocessors = build_host().postprocessors
+    assert isinstance(postprocessors.create("compensate:into=both,places=all,samples=32"), Compensate)
+    with pytest.raises(InputError, match="samples=1: at least 2"):
+        postprocessors.create("compensate:samples=1")
+    with pytest.raises(InputError, match="into='ffn'"):
+        postprocessors.create("compensate:into=ffn")
+
+
+def test_a_game_of_mended_models_values_what_the_step_leaves(tmp_path: Path) -> None:
+    original, pruned, plan = cut("llama", [2, 3])
+    game = ModelGame(original, ADAPTER, windows(12)[:6], dtype="float32")
+    mended = MendedGame(game, [("compensate", Compensate(samples=64))], windows, seed=0)
+    coalitions = without(6, [[2, 3], []])
+    values = mended.values(coalitions)
+    assert values[1] == pytest.approx(float(game.values(coalitions)[1]), abs=1e-5)
+    model = Compensate(samples=64).run(pruned, context(ADAPTER, plan, original, tmp_path))
+    expected = ModelGame(model, ADAPTER, windows(12)[:6], dtype="float32").values(without(4, [[]]))
+    assert values[0] == pytest.approx(float(expected[0]), abs=1e-5)
+    assert abs(values[0] - game.values(coalitions)[0]) > 1e-3
+    assert mended.fingerprint() != game.fingerprint()

@@ -1,0 +1,159 @@
+"""The step that trains a pruned model."""
+
+import copy
+import importlib.util
+import json
+from dataclasses import replace
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from shapcut.errors import InputError
+from shapcut.plan import RemovalPlan
+from shapcut.postprocess import StepContext
+from shapcut_adapters.hf_decoder import HFDecoderAdapter
+from shapcut_adapters.rwkv_package import RwkvPackageAdapter
+from shapcut_plugins import heal_training
+from shapcut_plugins.heal import Heal
+from shapcut_plugins.heal_adapters import add_low_rank, merge_low_rank
+from shapcut_plugins.heal_training import Schedule, distillation_loss
+
+ADAPTER = HFDecoderAdapter()
+
+
+def windows(length: int) -> Tensor:
+    return torch.randint(3, 96, (10, length), generator=torch.Generator().manual_seed(1))
+
+
+def pruned(name: str = "llama") -> tuple[Any, Any, RemovalPlan]:
+    """The original, the pruned model, the plan."""
+    original = ADAPTER.canonicalise(ADAPTER.examples()[name](0)[0]).requires_grad_(requires_grad=False)
+    plan = RemovalPlan.removing([2], len(ADAPTER.players(original)))
+    return original, ADAPTER.remove(copy.deepcopy(original), [2]), plan
+
+
+def context(original: Any, plan: RemovalPlan, directory: Path) -> StepContext:
+    return StepContext(
+        adapter=ADAPTER,
+        plan=plan,
+        calibration=windows(12),
+        tokenizer=None,
+        directory=directory,
+        seed=0,
+        original=lambda: original,
+        windows=windows,
+    )
+
+
+def divergence(model: Any, original: Any) -> float:
+    ids = windows(12)
+    return float(distillation_loss(ADAPTER.logits(model, ids), ADAPTER.logits(original, ids), 1.0))
+
+
+@pytest.mark.parametrize("name", ["llama", "mamba", "rwkv"])
+@pytest.mark.parametrize("full", [False, True])
+def test_healing_brings_the_model_nearer_and_leaves_it_plain(name: str, full: bool, tmp_path: Path) -> None:
+    original, model, plan = pruned(name)
+    names, before = list(model.state_dict()), divergence(model, original)
+    step = Heal(steps=6, lr=3e-3, batch=5, rank=4, full=full)
+    step.check_on(model, ADAPTER)
+    healed: Any = step.run(model, context(original, plan, tmp_path))
+    assert type(healed) is type(original)
+    assert list(healed.state_dict()) == names
+    assert not any(parameter.requires_grad for parameter in healed.parameters())
+    assert divergence(healed, original) < before
+    curve = json.loads((tmp_path / "curve.json").read_text())
+    assert [point["step"] for point in curve] == list(range(1, 7))
+
+
+def test_the_merged_model_computes_what_the_unmerged_one_did() -> None:
+    _, model, _ = pruned()
+    wrapped = add_low_rank(model, ADAPTER, 4, 0)
+    before = ADAPTER.logits(model, windows(12))
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "lora_B" in name:
+                parameter.normal_(std=0.1, generator=torch.Generator().manual_seed(3))
+    unmerged = ADAPTER.logits(model, windows(12))
+    assert float((unmerged - before).abs().max()) > 0.1
+    merged = merge_low_rank(wrapped)
+    torch.testing.assert_close(ADAPTER.logits(merged, windows(12)), unmerged, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("full", [False, True])
+def test_a_killed_training_ends_with_the_same_weights(
+    full: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    step = Heal(loss="text", steps=5, batch=4, rank=4, full=full, checkpoint_every=2)
+    ends = []
+    for place, kills in (("undisturbed", False), ("killed", True)):
+        original, model, plan = pruned()
+        (tmp_path / place).mkdir()
+        where = context(original, plan, tmp_path / place)
+        if kills:
+            with monkeypatch.context() as patch:
+                patch.setattr(Schedule, "rate", _interrupted_at_the_fourth_step)
+                with pytest.raises(KeyboardInterrupt):
+                    step.run(copy.deepcopy(model), where)
+            assert len(list((tmp_path / place / "checkpoints").iterdir())) == 1
+        ends.append(step.run(model, where).state_dict())
+    assert all(torch.equal(ends[1][name], value) for name, value in ends[0].items())
+    assert json.loads((tmp_path / "killed" / "curve.json").read_text()) == json.loads(
+        (tmp_path / "undisturbed" / "curve.json").read_text()
+    )
+
+
+_RATE = Schedule.rate
+
+
+def _interrupted_at_the_fourth_step(schedule: Schedule, step: int) -> float:
+    if step == 3:
+        raise KeyboardInterrupt
+    return _RATE(schedule, step)
+
+
+def test_a_checkpoint_of_another_plan_is_not_gone_on_from(tmp_path: Path) -> None:
+    original, model, plan = pruned()
+    Heal(loss="text", steps=2, batch=2).run(copy.deepcopy(model), context(original, plan, tmp_path))
+    other = replace(context(original, plan, tmp_path), seed=1)
+    Heal(loss="text", steps=1, batch=2).run(model, other)
+    assert len(json.loads((tmp_path / "curve.json").read_text())) == 1
+
+
+def test_the_learning_rate_rises_and_falls() -> None:
+    rates = [Schedule(10, 1.0, 0.2).rate(step) for step in range(10)]
+    assert rates[0] < rates[1] < rates[2] == 1.0
+    assert all(later < earlier for earlier, later in pairwise(rates[2:]))
+    assert rates[-1] > 0
+
+
+def test_distillation_is_zero_for_the_same_distribution() -> None:
+    logits = torch.randn((2, 3, 5), generator=torch.Generator().manual_seed(0))
+    assert float(distillation_loss(logits + 1.0, logits, 2.0)) == pytest.approx(0.0, abs=1e-6)
+    assert float(distillation_loss(logits.flip(-1), logits, 2.0)) > 0.1
+
+
+def test_every_window_is_used_once_an_epoch() -> None:
+    _, model, _ = pruned()
+    training = heal_training.Training(model, ADAPTER, {"x": next(model.parameters())}, windows(12), max)  # type: ignore[arg-type]
+    seen = torch.cat([training._batch(step, 5, 7) for step in range(2)])
+    assert sorted(map(tuple, seen.tolist())) == sorted(map(tuple, windows(12).tolist()))
+
+
+def test_without_peft_the_user_is_told_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(
+        InputError, match=r"pip install 'shapcut\[heal\]', or train all weights with full=true"
+    ):
+        Heal().check_on(pruned()[0], ADAPTER)
+
+
+def test_a_model_without_gradients_is_refused() -> None:
+    adapter = RwkvPackageAdapter()
+    model, _ = adapter.example(0)
+    with pytest.raises(InputError, match="give no gradients"):
+        Heal(full=True).check_on(model, adapter)
