@@ -30,6 +30,7 @@ from shapcut.recipe import Recipe
 from shapcut.run import Run, open_run
 from shapcut.session import Session, prepare
 from shapcut.sources import checkpoint_path
+from shapcut.steps import PostProcessed, StepResults, run_steps
 from shapcut.store import EvaluationStore, StoredGame
 
 _BUDGETED, _FINALS = "calibration", "finals"
@@ -319,11 +320,14 @@ def carry_out(
     ids = session.held_out.input_ids[:_VERIFIED_WINDOWS].to(adapter.input_device(model))
     with adapter.bypass(model, plan.kept, plan.granularity):
         expected = adapter.logits(model, ids).cpu()
+    steps = _step_results(session, plan, run)
     model = adapter.remove(model, plan.removed, plan.granularity)
     session.host.manager.hook.shapcut_model_pruned(model=model, plan=plan)
+    done: PostProcessed | None = None
     if session.parts.steps:
-        model = _post_process(session, model, plan, run, reporter)
-        expected = adapter.logits(model, ids).cpu()
+        done = _post_process(session, model, plan, steps, reporter)
+        model = done.model
+        expected = adapter.logits(model, ids.to(adapter.input_device(model))).cpu()
     reporter.say("measuring the pruned model")
     after = measure(adapter, model, session.held_out, seed=recipe.seed)
     card = render_card(
@@ -351,20 +355,33 @@ def carry_out(
         card=card,
         verify_ids=ids,
         expected_logits=expected,
+        stored=done and done.checkpoint,
+        tolerance=done and done.tolerance,
     )
+    steps.clear()
     after = after.model_copy(update={"checkpoint_bytes": written.weight_bytes})
     return PruneResult(plan, before, after, written)
 
 
+def _step_results(session: Session, plan: RemovalPlan, run: Run) -> StepResults:
+    """Where results of steps are kept; to be asked for before the model is changed."""
+    inputs = {
+        "removed": plan.removed,
+        "granularity": plan.granularity,
+        "model": model_fingerprint(session.game.model),
+        "text": session.calibration.fingerprint,
+        "seed": session.recipe.seed,
+    }
+    return StepResults(run.steps, session.recipe.then, inputs)
+
+
 def _post_process(
-    session: Session, model: nn.Module, plan: RemovalPlan, run: Run, reporter: Reporter
-) -> nn.Module:
-    """Run the recipe's steps in their order."""
-    for spec, step in session.parts.steps:
-        reporter.say(f"step {spec}")
-        directory = run.directory / "steps" / spec.partition(":")[0]
-        directory.mkdir(parents=True, exist_ok=True)
-        context = StepContext(
+    session: Session, model: nn.Module, plan: RemovalPlan, results: StepResults, reporter: Reporter
+) -> PostProcessed:
+    """Run the recipe's steps in their order, without those that an earlier start has finished."""
+
+    def context(directory: Path) -> StepContext:
+        return StepContext(
             adapter=session.adapter,
             plan=plan,
             calibration=session.calibration.input_ids,
@@ -372,6 +389,13 @@ def _post_process(
             directory=directory,
             seed=session.recipe.seed,
         )
-        model = step.run(model, context)
-        session.host.manager.hook.shapcut_step_finished(name=spec, model=model)
-    return model
+
+    return run_steps(
+        session.parts.steps,
+        model,
+        results,
+        adapter=session.adapter,
+        context=context,
+        finished=lambda spec, model: session.host.manager.hook.shapcut_step_finished(name=spec, model=model),
+        reporter=reporter,
+    )

@@ -1,8 +1,7 @@
 """A recipe made ready: whatever can be refused is refused here, before the first evaluation."""
 
 from dataclasses import dataclass
-from itertools import pairwise
-from typing import Any, get_args
+from typing import Any
 
 import numpy as np
 from torch import nn
@@ -18,10 +17,11 @@ from shapcut.host import Host, checkpoint_formats, select_adapter
 from shapcut.loading import LoadedModel, inspect_source, load
 from shapcut.modelgame import ModelGame
 from shapcut.permitted import require_permitted
-from shapcut.postprocess import PostProcessor, Stage
+from shapcut.postprocess import PostProcessor
 from shapcut.recipe import Recipe
 from shapcut.sampling import removable
 from shapcut.selection import Selector, require_removable
+from shapcut.steps import check_order
 from shapcut.utilities import Utility
 
 
@@ -73,13 +73,7 @@ def make_parts(recipe: Recipe, host: Host) -> Parts:
     """
     options = {} if recipe.sampler is None else {"sampler": host.samplers.create(recipe.sampler)}
     steps = tuple((spec, host.postprocessors.create(spec)) for spec in recipe.then)
-    stages: tuple[Stage, ...] = get_args(Stage)
-    for (earlier, first), (later, second) in pairwise(steps):
-        if stages.index(first.stage) > stages.index(second.stage):
-            raise InputError(
-                f"step {later!r} ({second.stage}) cannot follow {earlier!r} ({first.stage}): "
-                f"the order is {', '.join(stages)}"
-            )
+    check_order(steps)
     return Parts(
         estimator=host.estimators.create(recipe.estimator, **options),
         selector=host.selectors.create(recipe.selector),
