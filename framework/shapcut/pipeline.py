@@ -17,18 +17,19 @@ from shapcut.contributions import Contributions
 from shapcut.demo_models import origin
 from shapcut.errors import InputError, ShapcutError
 from shapcut.files import require_new_directory, write_json_atomically
+from shapcut.fingerprint import model_fingerprint
 from shapcut.game import BudgetedGame, Game
 from shapcut.host import Host, checkpoint_formats
 from shapcut.manifest import Manifest
 from shapcut.measure import ModelMeasurement, measure
 from shapcut.model_card import render_card
-from shapcut.modelgame import ModelGame, model_fingerprint
+from shapcut.modelgame import ModelGame
 from shapcut.plan import RemovalPlan
-from shapcut.postprocess import StepContext
+from shapcut.postprocess import PostProcessor, StepContext
 from shapcut.progress import Counter, Reporter, Silent
 from shapcut.recipe import Recipe
 from shapcut.run import Run, open_run
-from shapcut.session import Session, prepare
+from shapcut.session import Session, prepare, step_windows
 from shapcut.sources import checkpoint_path
 from shapcut.steps import PostProcessed, StepResults, run_steps
 from shapcut.store import EvaluationStore, StoredGame
@@ -380,11 +381,11 @@ def _post_process(
 ) -> PostProcessed:
     """Run the recipe's steps in their order, without those that an earlier start has finished."""
 
-    def context(directory: Path) -> StepContext:
+    def context(step: PostProcessor, directory: Path) -> StepContext:
         return StepContext(
             adapter=session.adapter,
             plan=plan,
-            calibration=session.calibration.input_ids,
+            calibration=step_windows(session.recipe, session.loaded.tokenizer, step).input_ids,
             tokenizer=session.loaded.tokenizer,
             directory=directory,
             seed=session.recipe.seed,
@@ -396,6 +397,6 @@ def _post_process(
         results,
         adapter=session.adapter,
         context=context,
-        finished=lambda spec, model: session.host.manager.hook.shapcut_step_finished(name=spec, model=model),
+        hook=session.host.manager.hook,
         reporter=reporter,
     )

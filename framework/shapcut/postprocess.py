@@ -20,7 +20,7 @@ class StepContext:
     Attributes:
         adapter: the model's adapter.
         plan: what was removed.
-        calibration: token ids, shape (samples, length).
+        calibration: token ids, shape (samples, length), as many samples as the step wants.
         tokenizer: the model's tokenizer, or None.
         directory: a directory of the step's own inside the run directory, for work files; it survives a
             killed run until the step is done.
@@ -55,6 +55,7 @@ class PostProcessor(ABC):
         stage: steps of an earlier stage cannot follow steps of a later one.
         takes_quantized: whether it can work on a model whose weights are quantized already.
         gives_quantized: whether the weights are quantized after it.
+        samples: calibration windows that it wants; None: as many as coalitions are measured on.
         tolerance: largest accepted difference between logits of its result in memory and of the checkpoint
             written from it; None if only the order of the arithmetic may differ.
     """
@@ -62,6 +63,7 @@ class PostProcessor(ABC):
     stage: ClassVar[Stage]
     takes_quantized: ClassVar[bool] = False
     gives_quantized: ClassVar[bool] = False
+    samples: int | None = None
     tolerance: float | None = None
 
     def check(self, model: nn.Module) -> None:  # noqa: B027 - most steps have nothing to refuse

@@ -18,6 +18,7 @@ from shapcut.loading import LoadedModel, inspect_source, load
 from shapcut.modelgame import ModelGame
 from shapcut.permitted import require_permitted
 from shapcut.postprocess import PostProcessor
+from shapcut.quantized import is_quantized
 from shapcut.recipe import Recipe
 from shapcut.sampling import removable
 from shapcut.selection import Selector, require_removable
@@ -100,6 +101,7 @@ def prepare(recipe: Recipe, host: Host, *, target: bool) -> Session:
     check_source(recipe.calibration)
     formats = checkpoint_formats(host)
     facts = inspect_source(recipe.model, recipe.trust_remote_code, formats=formats)
+    check_order(parts.steps, facts.quantization)
     check_size(recipe.samples, recipe.sequence_length, facts.max_length)
     if target and facts.depth and recipe.granularity == "block":
         recipe.n_remove(facts.depth)
@@ -132,6 +134,7 @@ def prepare(recipe: Recipe, host: Host, *, target: bool) -> Session:
         require_permitted(removable(game.players).tolist(), n_remove, game.permits, rng)
     for _, step in parts.steps:
         step.check(game.model)
+        step_windows(recipe, loaded.tokenizer, step)
     return Session(
         recipe=recipe,
         host=host,
@@ -150,6 +153,8 @@ def fuses(recipe: Recipe, adapter: Adapter, model: nn.Module, calibration: Calib
     """Whether the evaluation of a recipe runs as fused kernels: a matter of the recipe, not of the clock."""
     if recipe.compile != "auto":
         return recipe.compile == "on"
+    if is_quantized(model):
+        return False
     parameters = sum(player.parameters for player in adapter.players(model, recipe.granularity))
     operations = 2.0 * parameters * calibration.n_tokens * recipe.budget
     return fusing_pays(adapter.input_device(model), operations)
@@ -160,6 +165,11 @@ def load_windows(recipe: Recipe, tokenizer: Any, samples: int, seed: int) -> Cal
     return load_calibration(
         recipe.calibration, tokenizer, samples=samples, sequence_length=recipe.sequence_length, seed=seed
     )
+
+
+def step_windows(recipe: Recipe, tokenizer: Any, step: PostProcessor) -> Calibration:
+    """The calibration text as a step wants it."""
+    return load_windows(recipe, tokenizer, step.samples or recipe.samples, recipe.seed)
 
 
 def held_out_windows(recipe: Recipe, tokenizer: Any) -> Calibration:

@@ -9,6 +9,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any, get_args
 
+import pluggy
 from torch import nn
 
 from shapcut.adapter import Adapter
@@ -104,7 +105,7 @@ class StepResults:
         return work
 
     def finish(self, number: int, write: Callable[[Path], None]) -> None:
-        """Keep a step's result, which ``write`` puts into a directory, and delete what it makes superfluous."""
+        """Keep a step's result, which ``write`` puts into a directory; delete what it makes superfluous."""
         with new_directory(self.result(number)) as directory:
             write(directory)
         shutil.rmtree(self.result(number).with_name("work"))
@@ -122,8 +123,8 @@ def run_steps(
     results: StepResults,
     *,
     adapter: Adapter,
-    context: Callable[[Path], StepContext],
-    finished: Callable[[str, nn.Module], None],
+    context: Callable[[PostProcessor, Path], StepContext],
+    hook: pluggy.HookRelay,
     reporter: Reporter,
 ) -> PostProcessed:
     """Do the steps that are not finished yet, one after the other.
@@ -133,8 +134,8 @@ def run_steps(
         model: the pruned model.
         results: what is finished, and where results go.
         adapter: the model's adapter.
-        context: what a step may use, given its own directory.
-        finished: called after each step with its text and the model.
+        context: what a step may use, given the step and its own directory.
+        hook: calls ``shapcut_step_finished`` after each step.
         reporter: told what is done.
     """
     done = results.finished()
@@ -143,8 +144,8 @@ def run_steps(
         model = _loaded(adapter, results.result(done), model)
     for number, (spec, step) in enumerate(steps[done:], start=done + 1):
         reporter.say(f"step {spec}")
-        model = _done(step, model, context(results.begin(number)), results, number)
-        finished(spec, model)
+        model = _done(step, model, context(step, results.begin(number)), results, number)
+        hook.shapcut_step_finished(name=spec, model=model)
     tolerances = [step.tolerance for _, step in steps if step.tolerance is not None]
     return PostProcessed(model, results.result(len(steps)), max(tolerances, default=None))
 

@@ -5,15 +5,22 @@ import typer
 
 from shapcut.hookspecs import Register, hookimpl
 from shapcut.run import Run
+from shapcut_plugins.auto_gptq import AutoGptq
+from shapcut_plugins.bitsandbytes import BitsAndBytes
 from shapcut_plugins.cast import Cast
+from shapcut_plugins.compressed_tensors import CompressedTensors
+from shapcut_plugins.gptq import Gptq
 from shapcut_plugins.ray_executor import RayExecutor
 from shapcut_plugins.report import report_command, write_report
+from shapcut_plugins.torchao import TorchAO
 
 
 @hookimpl
 def shapcut_register_postprocessors(register: Register) -> None:
     """Offer the first-party steps."""
     register("cast", Cast)
+    for quantizer in (AutoGptq, BitsAndBytes, CompressedTensors, Gptq, TorchAO):
+        register(quantizer.name, quantizer)
 
 
 @hookimpl
