@@ -3,6 +3,7 @@
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from functools import partial
+from pathlib import Path
 from typing import ClassVar
 from weakref import WeakKeyDictionary
 
@@ -29,6 +30,7 @@ from shapcut_adapters.interception import (
     skipped,
     without_cache,
 )
+from shapcut_adapters.quantized import is_cut_as_files, save_cut
 from shapcut_adapters.recorded_stack import RecordedStack
 from shapcut_adapters.removal import needed_blocks, pinned_blocks, removal_objection, remove_blocks
 from shapcut_adapters.replay_check import replays_exactly
@@ -162,6 +164,13 @@ class HFDecoderAdapter(Adapter):
     def cache_differs(self, model: nn.Module) -> str:
         """What is known of the family's cache."""
         return find_decoder(model).family.cache_differs
+
+    def save(self, model: nn.Module, directory: Path) -> None:
+        """As `Adapter.save`; where memory holds other weights than the checkpoint, its files are cut."""
+        if is_cut_as_files(model):
+            save_cut(find_decoder(model), directory)
+        else:
+            super().save(model, directory)
 
     def example(self, seed: int) -> tuple[nn.Module, Tensor]:
         """A tiny Llama."""
