@@ -16,7 +16,7 @@ from shapcut_adapters.decoder import Decoder
 from shapcut_adapters.families.rules import Cut
 
 _REPACKED = ("gptq", "compressed-tensors")
-"""Methods whose weights transformers unpacks or reorders when it loads them, so that it cannot save them."""
+"""Methods whose models are always loaded from quantized checkpoints."""
 
 _STORED_AS = "shapcut_stored_as"
 """Attribute of a block: its number in the checkpoint that its model was loaded from."""
@@ -67,8 +67,16 @@ def renumber_quantization(decoder: Decoder, cut: Cut) -> None:
 
 
 def is_cut_as_files(model: nn.Module) -> bool:
-    """Whether a model must be saved by `save_cut`: memory holds other weights than its checkpoint."""
-    return quantization_of(model) in _REPACKED
+    """Whether a model must be saved by `save_cut`: it was loaded from a quantized checkpoint.
+
+    What transformers then has in memory is often repacked, and it cannot write it again.
+    """
+    if not (method := quantization_of(model)):
+        return False
+    if method in _REPACKED:
+        return True
+    file = Path(str(getattr(model, "name_or_path", ""))) / "config.json"
+    return not file.is_file() or "quantization_config" in json.loads(file.read_text(encoding="utf-8"))
 
 
 def save_cut(decoder: Decoder, directory: Path) -> None:
@@ -98,7 +106,7 @@ def _write_tensors(source: Path, directory: Path, stack: str, cut: Cut) -> None:
     places: dict[str, str] = {}
     for file in sorted(source.glob("*.safetensors")):
         with safe_open(file, "pt") as stored:
-            metadata = stored.metadata()
+            metadata = _followed_metadata(stored.metadata() or {}, stack, cut)
             names = {name: _renumbered(name, stack, cut) for name in stored.keys()}  # noqa: SIM118
             tensors = {new: stored.get_tensor(old) for old, new in names.items() if new is not None}
         if tensors:
@@ -107,6 +115,15 @@ def _write_tensors(source: Path, directory: Path, stack: str, cut: Cut) -> None:
     if len(set(places.values())) > 1:
         index = {"metadata": {}, "weight_map": places}
         write_json_atomically(directory / "model.safetensors.index.json", index)
+
+
+def _followed_metadata(metadata: Mapping[str, str], stack: str, cut: Cut) -> dict[str, str]:
+    """A file's own notes; torchao describes tensors there, under their names and in a list of all names."""
+    followed: dict[str, str] = _followed(metadata, stack, cut)
+    for key, text in followed.items():
+        if text.startswith("["):
+            followed[key] = json.dumps(_followed(json.loads(text), stack, cut))
+    return followed
 
 
 def _source(model: Any) -> Path:

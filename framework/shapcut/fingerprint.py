@@ -39,10 +39,11 @@ def _weights(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
     parameters = dict(model.named_parameters())
     for name, parameter in parameters.items():
         yield name, _weight(model, name, parameter)
-    known = {id(parameter) for parameter in parameters.values()}
-    for name, tensor in model.state_dict(keep_vars=True).items():
-        if isinstance(tensor, Tensor) and id(tensor) not in known and not tensor.is_meta:
-            yield name, tensor
+    for name, module in model.named_modules():
+        # Not by state_dict(), for which some libraries convert the weights.
+        for leaf, buffer in module._buffers.items():  # noqa: SLF001 - which are stored is said nowhere else
+            if buffer is not None and leaf not in module._non_persistent_buffers_set:  # noqa: SLF001
+                yield f"{name}.{leaf}", buffer
 
 
 def _plain_tensors(tensor: Tensor) -> Iterator[Tensor]:

@@ -92,6 +92,8 @@ class ModelGame(PortableGame):
         self._memory_budget = memory_budget
         self._sequences_per_step = sequences_per_step
         self._origin = origin
+        # Before the first forward pass, in which some libraries repack quantized weights.
+        self.model_fingerprint = model_fingerprint(model)
         self._permitted: dict[frozenset[int], bool] = {}
         self._converted: list[nn.Module] = []
 
@@ -236,7 +238,7 @@ class ModelGame(PortableGame):
     def fingerprint(self) -> dict[str, str]:
         """What the game's values belong to."""
         return {
-            "model": model_fingerprint(self.model),
+            "model": self.model_fingerprint,
             "data": hashlib.sha256(self.input_ids.cpu().numpy().tobytes()).hexdigest(),
             "tokens": "x".join(str(size) for size in self.input_ids.shape),
             "utility": self.utility.name,

@@ -17,7 +17,6 @@ from shapcut.contributions import Contributions
 from shapcut.demo_models import origin
 from shapcut.errors import InputError, ShapcutError
 from shapcut.files import require_new_directory, write_json_atomically
-from shapcut.fingerprint import model_fingerprint
 from shapcut.game import BudgetedGame, Game
 from shapcut.host import Host, checkpoint_formats
 from shapcut.manifest import Manifest
@@ -153,7 +152,7 @@ def _require_same_model(plan: RemovalPlan, session: Session) -> None:
             f"the plan was made for a model of {players} players, "
             f"{session.loaded.source} has {session.game.n_players}"
         )
-    found = model_fingerprint(session.game.model)
+    found = session.game.model_fingerprint
     if plan.model_fingerprint and plan.model_fingerprint != found:
         raise InputError(
             f"the plan was made for another model: fingerprint {plan.model_fingerprint[:12]}, "
@@ -253,7 +252,7 @@ class Scoring:
             )
         plan = chosen.model_copy(
             update={
-                "model_fingerprint": model_fingerprint(session.game.model),
+                "model_fingerprint": session.game.model_fingerprint,
                 "granularity": session.recipe.granularity,
                 "utility": session.parts.utility.name,
             }
@@ -369,7 +368,7 @@ def _step_results(session: Session, plan: RemovalPlan, run: Run) -> StepResults:
     inputs = {
         "removed": plan.removed,
         "granularity": plan.granularity,
-        "model": model_fingerprint(session.game.model),
+        "model": session.game.model_fingerprint,
         "text": session.calibration.fingerprint,
         "seed": session.recipe.seed,
     }
