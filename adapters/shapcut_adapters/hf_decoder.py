@@ -30,7 +30,7 @@ from shapcut_adapters.interception import (
     skipped,
     without_cache,
 )
-from shapcut_adapters.quantized import is_cut_as_files, save_cut
+from shapcut_adapters.quantized import is_cut_as_files, quantization_of, save_cut
 from shapcut_adapters.recorded_stack import RecordedStack
 from shapcut_adapters.removal import needed_blocks, pinned_blocks, removal_objection, remove_blocks
 from shapcut_adapters.replay_check import replays_exactly
@@ -164,6 +164,10 @@ class HFDecoderAdapter(Adapter):
     def cache_differs(self, model: nn.Module) -> str:
         """What is known of the family's cache."""
         return find_decoder(model).family.cache_differs
+
+    def has_plain_blocks(self, model: nn.Module) -> bool:
+        """What is known of the family; a quantized model is no original for other tools."""
+        return find_decoder(model).family.plain and not quantization_of(model)
 
     def save(self, model: nn.Module, directory: Path) -> None:
         """As `Adapter.save`; where memory holds other weights than the checkpoint, its files are cut."""

@@ -40,7 +40,7 @@ def quantization_objection(decoder: Decoder, cut: Cut) -> str:
     if decoder.family.rebuild is not None:
         return f"{type(decoder.model).__name__} is rebuilt without blocks, for which it must not be quantized"
     changed = {name for name in _block_names(decoder) if _renumbered(name, decoder.family.stack, cut) != name}
-    for text in _texts(_plain(decoder.model.config.quantization_config)):
+    for text in _texts(_plain(getattr(decoder.config, "quantization_config", {}))):
         if _REGULAR_EXPRESSION.search(text) and re.search(r"\d", text) and _selects(text, changed):
             return (
                 f"the {method} config selects layers by the pattern {text!r}, which cannot follow renumbering"
@@ -56,10 +56,11 @@ def note_stored_numbers(decoder: Decoder) -> None:
 
 def renumber_quantization(decoder: Decoder, cut: Cut) -> None:
     """Let the names of modules in the quantization's config follow the blocks that stay."""
-    config: Any = decoder.model.config.quantization_config
+    whole: Any = decoder.config
+    config = whole.quantization_config
     stack = decoder.family.stack
     if isinstance(config, dict):
-        decoder.model.config.quantization_config = _followed(config, stack, cut)
+        whole.quantization_config = _followed(config, stack, cut)
         return
     for name, value in list(vars(config).items()):
         if isinstance(value, (dict, list, tuple)):
@@ -131,7 +132,7 @@ def _source(model: Any) -> Path:
     from transformers.utils.hub import cached_file  # noqa: PLC0415 - slow to import
 
     try:
-        return Path(cached_file(model.name_or_path, "config.json", local_files_only=True)).parent
+        return Path(str(cached_file(model.name_or_path, "config.json", local_files_only=True))).parent
     except OSError as error:
         raise UnsupportedModelError(
             f"a {quantization_of(model)} model is saved from the files that it was loaded from, and "

@@ -16,6 +16,7 @@ from shapcut.coalitions import CoalitionMatrix, Values
 from shapcut.contributions import Contributions
 from shapcut.demo_models import origin
 from shapcut.errors import InputError, ShapcutError
+from shapcut.export_hints import export_hints
 from shapcut.files import require_new_directory, write_json_atomically
 from shapcut.game import BudgetedGame, Game
 from shapcut.host import Host, checkpoint_formats
@@ -320,7 +321,8 @@ def carry_out(
     ids = session.held_out.input_ids[:_VERIFIED_WINDOWS].to(adapter.input_device(model))
     with adapter.bypass(model, plan.kept, plan.granularity):
         expected = adapter.logits(model, ids).cpu()
-    steps = _step_results(session, plan, run)
+    hints = export_hints(adapter, model, plan, origin(session.loaded.source))
+    steps = StepResults(run.steps, recipe.then, session.step_inputs(plan))
     model = adapter.remove(model, plan.removed, plan.granularity)
     session.host.manager.hook.shapcut_model_pruned(model=model, plan=plan)
     done: PostProcessed | None = None
@@ -343,6 +345,7 @@ def carry_out(
         command=command,
         library=adapter.library,
         usage=adapter.usage(model),
+        hints=hints,
     )
     reporter.say("writing and verifying the checkpoint")
     written = write_checkpoint(
@@ -355,24 +358,12 @@ def carry_out(
         card=card,
         verify_ids=ids,
         expected_logits=expected,
-        stored=done and done.checkpoint,
-        tolerance=done and done.tolerance,
+        stored=done.checkpoint if done else None,
+        tolerance=done.tolerance if done else None,
     )
     steps.clear()
     after = after.model_copy(update={"checkpoint_bytes": written.weight_bytes})
     return PruneResult(plan, before, after, written)
-
-
-def _step_results(session: Session, plan: RemovalPlan, run: Run) -> StepResults:
-    """Where results of steps are kept; to be asked for before the model is changed."""
-    inputs = {
-        "removed": plan.removed,
-        "granularity": plan.granularity,
-        "model": session.game.model_fingerprint,
-        "text": session.calibration.fingerprint,
-        "seed": session.recipe.seed,
-    }
-    return StepResults(run.steps, session.recipe.then, inputs)
 
 
 def _post_process(

@@ -17,6 +17,7 @@ from shapcut.host import Host, checkpoint_formats, select_adapter
 from shapcut.loading import LoadedModel, inspect_source, load
 from shapcut.modelgame import ModelGame
 from shapcut.permitted import require_permitted
+from shapcut.plan import RemovalPlan
 from shapcut.postprocess import PostProcessor
 from shapcut.quantized import is_quantized
 from shapcut.recipe import Recipe
@@ -64,6 +65,16 @@ class Session:
     finals: ModelGame | None
     n_remove: int | None
     parts: Parts
+
+    def step_inputs(self, plan: RemovalPlan) -> dict[str, Any]:
+        """What decides the results of post-pruning steps beside the steps themselves, as plain data."""
+        return {
+            "removed": plan.removed,
+            "granularity": plan.granularity,
+            "model": self.game.model_fingerprint,
+            "text": self.calibration.fingerprint,
+            "seed": self.recipe.seed,
+        }
 
 
 def make_parts(recipe: Recipe, host: Host) -> Parts:

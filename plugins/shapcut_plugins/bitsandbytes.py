@@ -35,6 +35,8 @@ class BitsAndBytes(Quantizer):
         """Load the pruned model with quantized weights."""
         from transformers import BitsAndBytesConfig  # noqa: PLC0415 - seconds to import
 
+        config: Any = BitsAndBytesConfig
+
         options: dict[str, Any] = {"load_in_8bit": True}
         if self.kind != "int8":
             options = {
@@ -43,4 +45,4 @@ class BitsAndBytes(Quantizer):
                 "bnb_4bit_use_double_quant": self.double_quant,
                 "bnb_4bit_compute_dtype": compute_dtype(model),
             }
-        return loaded_quantized(model, BitsAndBytesConfig(**options), context)
+        return loaded_quantized(model, config(**options), context)

@@ -30,7 +30,7 @@ class BlockRunner:
         self._stack: LayerStack | None = adapter.stack(model)
         device = adapter.input_device(model)
         size = (self._stack and self._stack.batch_size) or _SEQUENCES
-        self._ids = [part.to(device) for part in input_ids.split(size)]
+        self._ids = [part.to(device) for part in torch.split(input_ids, size)]
         self._states: list[State] = []
         if self._stack is not None:
             with torch.no_grad():

@@ -100,5 +100,5 @@ def put_dense(model: nn.Module, directory: Path, bits: int) -> None:
             names = [name.removesuffix(".qweight") for name in stored.keys() if name.endswith(".qweight")]  # noqa: SIM118
             for name in names:
                 parts = {part: stored.get_tensor(f"{name}.{part}") for part in _PARTS}
-                weight = model.get_submodule(name).weight
+                weight = model.get_parameter(f"{name}.weight")
                 weight.data = GroupedWeight.unpacked(parts, bits).dense().to(weight)

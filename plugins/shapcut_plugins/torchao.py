@@ -49,8 +49,9 @@ class TorchAO(Quantizer):
         from torchao import quantization  # noqa: PLC0415 - seconds to import
 
         library: Any = quantization
+        int4: Any = getattr(torch, "int4")  # noqa: B009 - torch's type stubs lack it
         if self.kind == "int4":
-            return library.IntxWeightOnlyConfig(torch.int4, library.PerGroup(self._group_size))
+            return library.IntxWeightOnlyConfig(int4, library.PerGroup(self._group_size))
         if self.kind == "int8":
             return library.Int8WeightOnlyConfig()
         return library.Int8DynamicActivationInt8WeightConfig()
