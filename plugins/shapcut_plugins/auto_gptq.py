@@ -49,7 +49,7 @@ class AutoGptq(Quantizer):
     name: ClassVar[str] = "auto-gptq"
     packages: ClassVar[tuple[str, ...]] = ("auto_gptq", "gptqmodel", "optimum")
     install: ClassVar[str] = (
-        "pip install 'shapcut[gptq]' && pip install --no-deps auto-gptq -c constraints.txt"
+        "pip install 'shapcut[auto-gptq]' && pip install --no-deps auto-gptq -c constraints.txt"
     )
 
     def __init__(

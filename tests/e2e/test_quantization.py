@@ -104,18 +104,14 @@ def test_widths_that_groups_do_not_divide_are_refused(
 ) -> None:
     monkeypatch.setattr("shapcut_plugins.quantizer.require_packages", lambda *_: None)
     step: Any = build_host().postprocessors.create(name)
-    with pytest.raises(
-        InputError, match=r"group_size=64 does not divide the 32 inputs .*; use one of 16, 32"
-    ):
+    with pytest.raises(InputError, match=r"group_size=64 does not divide the 32 inputs .*; use one of 16"):
         step.check(tiny_llama_model)
 
 
 def test_a_missing_package_is_named(tiny_llama_model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda *_: None)
     step: Any = build_host().postprocessors.create("gptq")
-    with pytest.raises(
-        InputError, match=r"gptq needs the package gptqmodel, .*: pip install 'shapcut\[gptq\]'"
-    ):
+    with pytest.raises(InputError, match=r"gptq needs the package gptqmodel, .*shapcut\[gptq\]"):
         step.check(tiny_llama_model)
 
 
