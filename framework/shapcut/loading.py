@@ -1,5 +1,6 @@
 """From what a user names to a model and its tokenizer, ready to be measured."""
 
+import logging
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -79,6 +80,8 @@ def load(
             placed = device_map(config, chosen_device, offload, trust_remote_code)
             model = _load_model(location, config, chosen_dtype, trust_remote_code, placed)
             tokenizer = _load_tokenizer(location, trust_remote_code)
+    if is_quantized(model):
+        logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # else a line for each product
     model.requires_grad_(requires_grad=False)
     model = model.eval() if offload != "off" or is_quantized(model) else model.eval().to(chosen_device)
     return LoadedModel(model, tokenizer, source, _short_name(source))

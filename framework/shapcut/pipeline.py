@@ -21,7 +21,7 @@ from shapcut.files import require_new_directory, write_json_atomically
 from shapcut.game import BudgetedGame, Game
 from shapcut.host import Host, checkpoint_formats
 from shapcut.manifest import Manifest
-from shapcut.measure import ModelMeasurement, measure
+from shapcut.measure import ModelMeasurement, measure, parameter_count
 from shapcut.model_card import render_card
 from shapcut.modelgame import ModelGame
 from shapcut.plan import RemovalPlan
@@ -325,6 +325,7 @@ def carry_out(
     steps = StepResults(run.steps, recipe.then, session.step_inputs(plan))
     model = adapter.remove(model, plan.removed, plan.granularity)
     session.host.manager.hook.shapcut_model_pruned(model=model, plan=plan)
+    parameters = parameter_count(model)
     done: PostProcessed | None = None
     if session.parts.steps:
         done = _post_process(session, model, plan, steps, reporter)
@@ -332,6 +333,8 @@ def carry_out(
         expected = adapter.logits(model, ids.to(adapter.input_device(model))).cpu()
     reporter.say("measuring the pruned model")
     after = measure(adapter, model, session.held_out, seed=recipe.seed)
+    if any(step.gives_quantized for _, step in session.parts.steps):
+        after = after.model_copy(update={"parameters": parameters})  # packed words are not parameters
     card = render_card(
         name=out.name,
         base_model=origin(session.loaded.source),

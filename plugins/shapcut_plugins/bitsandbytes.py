@@ -1,5 +1,6 @@
 """The step that quantizes with bitsandbytes: 8-bit integers, or 4 bits without calibration."""
 
+import logging
 from typing import Any, ClassVar, Literal
 
 from torch import nn
@@ -37,6 +38,7 @@ class BitsAndBytes(Quantizer):
 
         config: Any = BitsAndBytesConfig
 
+        logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # else a line for each product
         options: dict[str, Any] = {"load_in_8bit": True}
         if self.kind != "int8":
             options = {
