@@ -229,7 +229,7 @@ def quantization(content: dict[str, Any]) -> str:
         "|---|---|---|---|---|---|---|",
         f"| unquantized | {plain['perplexity']:.2f} | | | {plain['checkpoint_bytes'] / 1e6:.0f} MB | | |",
     ]
-    for row in content["steps"]:
+    for row in content.get("steps", ()):
         cells = [
             f"`{row['step']}`",
             f"{row['perplexity']:.2f}",
