@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from shapcut.adapter import Adapter, Example, Granularity, LayerStack
 from shapcut.coalitions import Player
 from shapcut.errors import UnsupportedModelError
+from shapcut.quantized import is_quantized
 from shapcut_adapters.decoder import (
     Decoder,
     checked_indices,
@@ -30,7 +31,7 @@ from shapcut_adapters.interception import (
     skipped,
     without_cache,
 )
-from shapcut_adapters.quantized import is_cut_as_files, quantization_of, save_cut
+from shapcut_adapters.quantized import is_cut_as_files, save_cut
 from shapcut_adapters.recorded_stack import RecordedStack
 from shapcut_adapters.removal import needed_blocks, pinned_blocks, removal_objection, remove_blocks
 from shapcut_adapters.replay_check import replays_exactly
@@ -167,7 +168,7 @@ class HFDecoderAdapter(Adapter):
 
     def has_plain_blocks(self, model: nn.Module) -> bool:
         """What is known of the family; a quantized model is no original for other tools."""
-        return find_decoder(model).family.plain and not quantization_of(model)
+        return find_decoder(model).family.plain and not is_quantized(model)
 
     def save(self, model: nn.Module, directory: Path) -> None:
         """As `Adapter.save`; where memory holds other weights than the checkpoint, its files are cut."""

@@ -12,6 +12,7 @@ from torch import nn
 
 from shapcut.errors import UnsupportedModelError
 from shapcut.files import write_json_atomically
+from shapcut.quantized import quantization_method
 from shapcut_adapters.decoder import Decoder
 from shapcut_adapters.families.rules import Cut
 
@@ -24,18 +25,9 @@ _STORED_AS = "shapcut_stored_as"
 _REGULAR_EXPRESSION = re.compile(r"^(re:|[+-]:)|[\\*^$|()\[\]]")
 
 
-def quantization_of(model: nn.Module) -> str:
-    """The method that a model's weights are quantized by, empty if they are not."""
-    config: Any = getattr(model.config, "quantization_config", None)
-    if config is None:
-        return ""
-    method = config.get("quant_method") if isinstance(config, dict) else config.quant_method
-    return str(getattr(method, "value", method))
-
-
 def quantization_objection(decoder: Decoder, cut: Cut) -> str:
     """Why blocks cannot be removed from a quantized model, empty if they can."""
-    if not (method := quantization_of(decoder.model)):
+    if not (method := quantization_method(decoder.config)):
         return ""
     if decoder.family.rebuild is not None:
         return f"{type(decoder.model).__name__} is rebuilt without blocks, for which it must not be quantized"
@@ -72,7 +64,7 @@ def is_cut_as_files(model: nn.Module) -> bool:
 
     What transformers then has in memory is often repacked, and it cannot write it again.
     """
-    if not (method := quantization_of(model)):
+    if not (method := quantization_method(model.config)):
         return False
     if method in _REPACKED:
         return True
@@ -135,7 +127,7 @@ def _source(model: Any) -> Path:
         return Path(str(cached_file(model.name_or_path, "config.json", local_files_only=True))).parent
     except OSError as error:
         raise UnsupportedModelError(
-            f"a {quantization_of(model)} model is saved from the files that it was loaded from, and "
+            f"a {quantization_method(model.config)} model is saved from the files that it was loaded from, and "
             f"{model.name_or_path!r} is not there"
         ) from error
 

@@ -5,13 +5,13 @@ from typing import Any
 from torch import nn
 from transformers import PretrainedConfig
 
+from shapcut.quantized import quantization_method
 from shapcut_adapters.decoder import Decoder
 from shapcut_adapters.families import Family
 from shapcut_adapters.families.rules import Cut
 from shapcut_adapters.quantized import (
     note_stored_numbers,
     quantization_objection,
-    quantization_of,
     renumber_quantization,
 )
 from shapcut_adapters.rebuild import rebuilt
@@ -49,7 +49,7 @@ def remove_blocks(decoder: Decoder, cut: Cut) -> nn.Module:
     changes = [
         (config, shortened(config, decoder.family, cut)) for config in _configs(decoder.model, decoder.family)
     ]
-    if quantization_of(decoder.model):
+    if quantization_method(decoder.config):
         note_stored_numbers(decoder)
         renumber_quantization(decoder, cut)
     entrance = decoder.entrance

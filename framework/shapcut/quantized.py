@@ -22,7 +22,7 @@ def quantization_method(config: Any) -> str | None:
     if content is None:
         return None
     method = content.get("quant_method") if isinstance(content, dict) else content.quant_method
-    return str(getattr(method, "value", method))
+    return str(getattr(method, "value", method) or "by an unnamed method")
 
 
 def is_quantized(model: nn.Module) -> bool:

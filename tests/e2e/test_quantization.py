@@ -72,7 +72,7 @@ def test_a_step_and_then_another_cut_of_its_result(spec: str, wide_llama: Path, 
     found = json.loads((tmp_path / "found.json").read_text())
     assert found["relative_error"] < 0.6  # a wrong order of packed weights gives more than 1
     assert found["bytes"] < 0.75 * found["bytes_before"]
-    assert found["effect"] > 100 * found["cut_differences"]["remove"]
+    assert found["effect"] > 0.01
     assert found["cut_differences"] == {"fast": 0.0, "remove": 0.0, "reload": 0.0}
     assert found["layers"] == [4, 3]
     assert found["fingerprints"] == 2
