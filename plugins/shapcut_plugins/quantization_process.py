@@ -92,10 +92,12 @@ def quantized_elsewhere(
     log = context.directory / _LOG
     with log.open("wb") as output:
         done = subprocess.run(
-            [sys.executable, "-m", module, str(context.directory)],
+            [sys.executable, "-m", module, str(context.directory.resolve())],
+            cwd=context.directory,  # some libraries write logs where they are started
             stdout=output,
             stderr=subprocess.STDOUT,
-            env=os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+            env=os.environ
+            | {"PYTHONPATH": os.pathsep.join(str(Path(place).resolve()) for place in sys.path)},
             check=False,
         )
     if done.returncode:
