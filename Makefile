@@ -30,6 +30,7 @@ $(STAMP): pyproject.toml constraints.txt
 	@$(PIP) install --editable '.[dev]' -c $(VENV)/constraints.txt
 	@MAMBA_FORCE_BUILD=TRUE MAMBA_SKIP_CUDA_BUILD=TRUE \
 	  $(PIP) install --no-build-isolation --no-deps mamba-ssm -c $(VENV)/constraints.txt
+	@$(PIP) install --no-deps llmcompressor auto-gptq -c $(VENV)/constraints.txt
 	@grep -qxF "$$($(TORCH_VERSION))" $(VENV)/constraints.txt || { \
 	  echo "set-up replaced $(TORCH) by $$($(TORCH_VERSION)): adapt constraints.txt" >&2; exit 1; }
 	@touch $@

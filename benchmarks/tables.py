@@ -324,6 +324,53 @@ def _perplexity(value: float | None) -> str:
     return "not finite" if value is None else f"{value:.1f}"
 
 
+def quantization(content: dict[str, Any]) -> str:
+    """Each step that quantizes, against rounding to the nearest."""
+    plain = content["unquantized"]
+    lines = [
+        f"{content['model']}, blocks {', '.join(map(str, content['removed']))} removed; perplexity of "
+        f"{content['windows']} windows of {content['length']} tokens of the last quarter of {content['text']}; "
+        f"{content['calibration_tokens']:,} calibration tokens of the rest.",
+        "",
+        "| step | perplexity | over unquantized | rounding to the nearest | checkpoint | logits after reloading "
+        "| seconds |",
+        "|---|---|---|---|---|---|---|",
+        f"| unquantized | {plain['perplexity']:.2f} | | | {plain['checkpoint_bytes'] / 1e6:.0f} MB | | |",
+    ]
+    for row in content.get("steps", ()):
+        cells = [
+            f"`{row['step']}`",
+            f"{row['perplexity']:.2f}",
+            f"{row['perplexity'] / plain['perplexity'] - 1:+.1%}",
+            f"{row['nearest_perplexity']:.2f} ({row['nearest']})",
+            f"{row['checkpoint_bytes'] / 1e6:.0f} MB",
+            f"{row['reload_difference']:.2g}",
+            f"{row['seconds']:.0f}",
+        ]
+        lines.append(f"| {' | '.join(cells)} |")
+    versions = ", ".join(f"{name} {version}" for name, version in content["versions"].items())
+    return "\n".join([*lines, "", f"{content['threads']} threads, {content['machine']}; {versions}."])
+
+
+def quantization_order(content: dict[str, Any]) -> str:
+    """Which comes first, at one budget."""
+    part = content.get("order")
+    if part is None:
+        return "Not measured yet: `python benchmarks/quantization.py --part order --text FILE`."
+    lines = [
+        f"`{part['step']}`, {part['budget']} coalitions of {part['tokens']:,} tokens each.",
+        "",
+        "| order | removed blocks | perplexity | checkpoint | seconds |",
+        "|---|---|---|---|---|",
+    ]
+    lines += [
+        f"| {row['order']} | {', '.join(map(str, row['removed']))} | {row['perplexity']:.2f} "
+        f"| {row['checkpoint_bytes'] / 1e6:.0f} MB | {row['seconds']:.0f} |"
+        for row in part["rows"]
+    ]
+    return "\n".join(lines)
+
+
 def zoo(content: dict[str, Any]) -> str:
     """The models of the zoo: how they were trained and what came out."""
     lines = [
@@ -377,7 +424,8 @@ def zoo_prune(content: dict[str, Any]) -> str:
 def read_result(name: str) -> dict[str, Any]:
     """What a table is made of."""
     if name != "zoo":
-        return _json(RESULTS / f"{name.partition('_')[0] if name.startswith('speed') else name}.json")
+        shared = name.startswith(("speed", "quantization"))
+        return _json(RESULTS / f"{name.partition('_')[0] if shared else name}.json")
     models = sorted(path.parent for path in ZOO.glob("*/measurements.json"))
     return {
         model.name: _json(model / "measurements.json") | {"curve": _json(model / "curve.json")}
@@ -398,6 +446,8 @@ TABLES: dict[str, Callable[[dict[str, Any]], str]] = {
     "speed_growth": speed_growth,
     "speed_places": speed_places,
     "selection": selection,
+    "quantization": quantization,
+    "quantization_order": quantization_order,
     "zoo": zoo,
     "zoo_prune": zoo_prune,
     "after_the_cut": after_the_cut,
@@ -406,6 +456,7 @@ PAGES = (
     "README.md",
     "docs/after-the-cut.md",
     "docs/families.md",
+    "docs/quantization.md",
     "docs/selection.md",
     "docs/speed.md",
     "benchmarks/zoo/README.md",

@@ -4,6 +4,7 @@ from collections.abc import Collection, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from typing import ClassVar
 from weakref import WeakKeyDictionary
 
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 from shapcut.adapter import Adapter, Example, Granularity, LayerStack, OutputProjection
 from shapcut.coalitions import Player
 from shapcut.errors import UnsupportedModelError
+from shapcut.quantized import is_quantized
 from shapcut_adapters.decoder import (
     Decoder,
     checked_indices,
@@ -31,6 +33,7 @@ from shapcut_adapters.interception import (
     without_cache,
 )
 from shapcut_adapters.output_projections import found_projections
+from shapcut_adapters.quantized import is_cut_as_files, save_cut
 from shapcut_adapters.recorded_stack import RecordedStack
 from shapcut_adapters.removal import needed_blocks, pinned_blocks, removal_objection, remove_blocks
 from shapcut_adapters.replay_check import replays_exactly
@@ -181,6 +184,17 @@ class HFDecoderAdapter(Adapter):
     def cache_differs(self, model: nn.Module) -> str:
         """What is known of the family's cache."""
         return find_decoder(model).family.cache_differs
+
+    def has_plain_blocks(self, model: nn.Module) -> bool:
+        """What is known of the family; a quantized model is no original for other tools."""
+        return find_decoder(model).family.plain and not is_quantized(model)
+
+    def save(self, model: nn.Module, directory: Path) -> None:
+        """As `Adapter.save`; where memory holds other weights than the checkpoint, its files are cut."""
+        if is_cut_as_files(model):
+            save_cut(find_decoder(model), directory)
+        else:
+            super().save(model, directory)
 
     def example(self, seed: int) -> tuple[nn.Module, Tensor]:
         """A tiny Llama."""

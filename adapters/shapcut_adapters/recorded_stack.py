@@ -143,8 +143,8 @@ class RecordedStack(LayerStack):
 
     def _find_unembedding(self) -> Unembedding | None:
         head = _output_embedding(self._decoder.model)
-        if type(head) is not nn.Linear or hasattr(head, "_hf_hook"):
-            return None
+        if type(head) is not nn.Linear or type(head.weight) is not nn.Parameter or hasattr(head, "_hf_hook"):
+            return None  # another class of weight is a quantized one
         ids = torch.arange(4, device=head.weight.device)[None]
         embedded = self._entering(ids)
         linear = F.linear(self.features((embedded,)), head.weight, head.bias)

@@ -5,9 +5,15 @@ from typing import Any
 from torch import nn
 from transformers import PretrainedConfig
 
+from shapcut.quantized import quantization_method
 from shapcut_adapters.decoder import Decoder
 from shapcut_adapters.families import Family
 from shapcut_adapters.families.rules import Cut
+from shapcut_adapters.quantized import (
+    note_stored_numbers,
+    quantization_objection,
+    renumber_quantization,
+)
 from shapcut_adapters.rebuild import rebuilt
 
 _INDEX_ATTRIBUTES = ("layer_idx", "layer_id", "layer_number")
@@ -32,7 +38,8 @@ def needed_blocks(decoder: Decoder) -> dict[int, str]:
 def removal_objection(decoder: Decoder, cut: Cut) -> str:
     """Why just these blocks cannot be removed exactly, empty if they can."""
     objections = (rule.objection(decoder.config, cut) for rule in decoder.family.all_rules)
-    return next((objection for objection in objections if objection), "")
+    objection = next((objection for objection in objections if objection), "")
+    return objection or quantization_objection(decoder, cut)
 
 
 def remove_blocks(decoder: Decoder, cut: Cut) -> nn.Module:
@@ -42,6 +49,9 @@ def remove_blocks(decoder: Decoder, cut: Cut) -> nn.Module:
     changes = [
         (config, shortened(config, decoder.family, cut)) for config in _configs(decoder.model, decoder.family)
     ]
+    if quantization_method(decoder.config):
+        note_stored_numbers(decoder)
+        renumber_quantization(decoder, cut)
     entrance = decoder.entrance
     for new, old in enumerate(cut.kept):
         _renumber(decoder.blocks[old], old, new)

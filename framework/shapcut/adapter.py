@@ -282,6 +282,10 @@ class Adapter(ABC):
                 pad_token_id=0,
             )
 
+    def has_plain_blocks(self, model: nn.Module) -> bool:  # noqa: ARG002
+        """Whether tools that know blocks by number only (llama.cpp, mergekit) cut this model exactly."""
+        return False
+
     def usage(self, model: nn.Module) -> str:  # noqa: ARG002 - for models that need different code
         """Python code that loads what `save` writes of this model, without shapcut; for the model card."""
         return _TRANSFORMERS_USAGE

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from shapcut.adapter import Adapter
 from shapcut.errors import ShapcutError, VerificationError
-from shapcut.files import new_directory, write_text_atomically
+from shapcut.files import copy_tree, new_directory, write_text_atomically
 from shapcut.measure import checkpoint_bytes
 from shapcut.plan import RemovalPlan
 from shapcut.silence import one_line, quiet_libraries
@@ -54,6 +54,7 @@ def write_checkpoint(
     card: str,
     verify_ids: Tensor,
     expected_logits: Tensor,
+    stored: Path | None = None,
     tolerance: float | None = None,
 ) -> CheckpointReport:
     """Write a checkpoint, load it again as its own library does, compare, and only then let it appear.
@@ -69,6 +70,7 @@ def write_checkpoint(
         verify_ids: token ids, shape (batch, length).
         expected_logits: what the original makes of them with the removed players bypassed (or the model
             after its last post-pruning step), shape (batch, length, vocabulary).
+        stored: a directory with what saving the model would write, if there is one; its files are taken.
         tolerance: largest accepted difference; None chooses by the dtype, see `default_tolerance`.
 
     Raises:
@@ -78,7 +80,10 @@ def write_checkpoint(
     try:
         with new_directory(out) as directory:
             with quiet_libraries():
-                adapter.save(model, directory)
+                if stored is None:
+                    adapter.save(model, directory)
+                else:
+                    copy_tree(stored, directory)
                 if tokenizer is not None:
                     tokenizer.save_pretrained(directory)
             plan.write(directory / "plan.json")

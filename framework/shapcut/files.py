@@ -54,6 +54,18 @@ def write_json_atomically(path: Path, content: Any) -> None:
     write_text_atomically(path, json.dumps(content, indent=2, allow_nan=False) + "\n")
 
 
+def copy_tree(source: Path, target: Path) -> None:
+    """Copy the files below ``source`` into ``target``, by hard links where the file system can."""
+    shutil.copytree(source, target, copy_function=_link_or_copy, dirs_exist_ok=True)
+
+
+def _link_or_copy(source: str, target: str) -> None:
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copy2(source, target)
+
+
 def require_writable(path: Path, option: str) -> None:
     """Check that ``path`` is a writable directory or can become one.
 

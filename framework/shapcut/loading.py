@@ -1,5 +1,6 @@
 """From what a user names to a model and its tokenizer, ready to be measured."""
 
+import logging
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from shapcut.arithmetic import return_freed_memory
 from shapcut.demo_models import DEMO_PREFIX
 from shapcut.errors import InputError, ShapcutError
 from shapcut.formats import CheckpointFormat, Tokenizer
+from shapcut.quantized import is_quantized, quantization_method
 from shapcut.silence import one_line, quiet_libraries, without_stderr
 from shapcut.sources import Location, Offload, check_dtype, inspect_source, locate, read_config
 
@@ -78,8 +80,10 @@ def load(
             placed = device_map(config, chosen_device, offload, trust_remote_code)
             model = _load_model(location, config, chosen_dtype, trust_remote_code, placed)
             tokenizer = _load_tokenizer(location, trust_remote_code)
+    if is_quantized(model):
+        logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # else a line for each product
     model.requires_grad_(requires_grad=False)
-    model = model.eval() if offload != "off" else model.eval().to(chosen_device)
+    model = model.eval() if offload != "off" or is_quantized(model) else model.eval().to(chosen_device)
     return LoadedModel(model, tokenizer, source, _short_name(source))
 
 
@@ -93,8 +97,10 @@ def device_map(config: Any, device: torch.device, offload: Offload, trust_remote
 
     What a block is, transformers says itself: its classes must not be split among devices.
     """
-    if offload != "disk":
-        return None if offload == "off" else "auto"
+    if offload == "off":
+        return {"": device} if quantization_method(config) else None
+    if offload == "auto":
+        return "auto"
     from transformers import AutoModelForCausalLM  # noqa: PLC0415 - seconds to import
 
     builder: Any = AutoModelForCausalLM

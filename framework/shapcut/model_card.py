@@ -26,6 +26,7 @@ def render_card(
     command: str,
     library: str,
     usage: str,
+    hints: str = "",
 ) -> str:
     """A model card in Markdown with the hub's YAML front matter.
 
@@ -42,6 +43,7 @@ def render_card(
         command: how it was made.
         library: the distribution that loads it.
         usage: Python code that loads it.
+        hints: a section on how other tools make the same cut, if they can.
     """
     players = len(plan.removed) + len(plan.kept)
     what = "blocks" if plan.granularity == "block" else "sublayers"
@@ -77,7 +79,7 @@ with another sequence length or another tokenizer.
 ```python
 {usage.rstrip()}
 ```
-"""
+{hints}"""
 
 
 def _front_matter(base_model: str, library: str) -> str:

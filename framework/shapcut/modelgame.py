@@ -2,10 +2,8 @@
 
 import copy
 import hashlib
-import json
 from collections.abc import Callable, Sequence
 from functools import cached_property
-from typing import Any
 
 import numpy as np
 import torch
@@ -28,43 +26,14 @@ from shapcut.evaluation import (
     Work,
 )
 from shapcut.executor import PortableGame
+from shapcut.fingerprint import model_fingerprint
 from shapcut.game import Measurements, as_measurements
 from shapcut.gamerecipe import GameOrigin, GameRecipe
 from shapcut.host import build_host, checkpoint_formats, select_adapter
 from shapcut.loading import is_offloaded, load
-from shapcut.model_config import config_of
+from shapcut.quantized import is_quantized
 from shapcut.sources import check_dtype
 from shapcut.utilities import LogLikelihood, ModelUtility, TokenUtility, Utility
-
-_SAMPLED_ELEMENTS = 4096
-_INCIDENTAL = ("dtype", "transformers_version")
-
-
-def model_fingerprint(model: nn.Module) -> str:
-    """A digest of the config and of a sample of every parameter's elements.
-
-    Up to 4,096 evenly spread elements of each parameter are read, so that it stays quick for large models.
-    """
-    digest = hashlib.sha256()
-    config = config_of(model)
-    if config is not None:
-        content = {k: v for k, v in config.items() if not k.startswith("_") and k not in _INCIDENTAL}
-        digest.update(json.dumps(content, sort_keys=True, default=str).encode())
-    for name, parameter in model.named_parameters():
-        digest.update(f"{name} {tuple(parameter.shape)} {parameter.dtype}".encode())
-        flat = _weight(model, name, parameter).detach().flatten()
-        stride = max(1, -(-flat.numel() // _SAMPLED_ELEMENTS))
-        digest.update(flat[::stride].float().cpu().numpy().tobytes())
-    return digest.hexdigest()
-
-
-def _weight(model: nn.Module, name: str, parameter: Tensor) -> Tensor:
-    """A parameter's value; where accelerate keeps it elsewhere it is read from there."""
-    if not parameter.is_meta:
-        return parameter
-    owner, _, leaf = name.rpartition(".")
-    kept: Any = model.get_submodule(owner)
-    return kept._hf_hook.weights_map[leaf]  # type: ignore[no-any-return]  # noqa: SLF001 - accelerate's place
 
 
 class ModelGame(PortableGame):
@@ -112,9 +81,10 @@ class ModelGame(PortableGame):
         self._device = adapter.input_device(model)
         self.input_ids = input_ids.to(self._device)
         check_dtype(dtype)
-        self.own_dtype = next(model.parameters()).dtype
-        # A user's function sees the model as it was loaded, and weights that are elsewhere stay as they are.
-        as_loaded = isinstance(self.utility, ModelUtility) or is_offloaded(model)
+        self.own_dtype = next(weight.dtype for weight in model.parameters() if weight.is_floating_point())
+        # A user's function sees the model as loaded; weights elsewhere or quantized stay as they are.
+        quantized = is_quantized(model)
+        as_loaded = isinstance(self.utility, ModelUtility) or is_offloaded(model) or quantized
         self.dtype = (
             self.own_dtype
             if as_loaded and dtype == "auto"
@@ -125,11 +95,18 @@ class ModelGame(PortableGame):
                 f"--dtype {dtype} cannot be had with --offload: weights that are loaded for each use stay "
                 f"{str(self.own_dtype).removeprefix('torch.')}; leave one of the two out"
             )
+        if quantized and self.dtype != self.own_dtype:
+            raise InputError(
+                f"--dtype {dtype} cannot be had: the model is quantized, and what is not stays "
+                f"{str(self.own_dtype).removeprefix('torch.')}; leave the option out"
+            )
         self.fuse = fuse
         self._memory_budget = memory_budget
         self._sequences_per_step = sequences_per_step
         self._origin = origin
         self.windows_each = windows_each
+        # Before the first forward pass, in which some libraries repack quantized weights.
+        self.model_fingerprint = model_fingerprint(model)
         self._permitted: dict[frozenset[int], bool] = {}
         self._converted: list[nn.Module] = []
         self._narrowed: dict[int, ModelGame] = {}
@@ -329,7 +306,7 @@ class ModelGame(PortableGame):
         each = {} if self.windows_each is None else {"windows_each": str(self.windows_each)}
         return {
             **each,
-            "model": model_fingerprint(self.model),
+            "model": self.model_fingerprint,
             "data": hashlib.sha256(self.input_ids.cpu().numpy().tobytes()).hexdigest(),
             "tokens": "x".join(str(size) for size in self.input_ids.shape),
             "utility": self.utility.name,

@@ -16,23 +16,25 @@ from shapcut.coalitions import CoalitionMatrix, Values
 from shapcut.contributions import Contributions
 from shapcut.demo_models import origin
 from shapcut.errors import InputError, ShapcutError
+from shapcut.export_hints import export_hints
 from shapcut.files import require_new_directory, write_json_atomically, write_text_atomically
 from shapcut.game import BudgetedGame, Game, MeteredGame
 from shapcut.host import Host, checkpoint_formats
 from shapcut.manifest import Manifest
-from shapcut.measure import ModelMeasurement, measure
+from shapcut.measure import ModelMeasurement, measure, parameter_count
 from shapcut.mended import MendedGame
 from shapcut.model_card import render_card
-from shapcut.modelgame import ModelGame, model_fingerprint
+from shapcut.modelgame import ModelGame
 from shapcut.plan import RemovalPlan
-from shapcut.postprocess import StepContext
+from shapcut.postprocess import PostProcessor, StepContext
 from shapcut.progress import Counter, Reporter, Silent
 from shapcut.reaching import select_for
 from shapcut.recipe import Recipe
 from shapcut.robustness import examined
 from shapcut.run import Run, open_run
-from shapcut.session import Session, prepare
+from shapcut.session import Session, prepare, step_windows
 from shapcut.sources import checkpoint_path
+from shapcut.steps import PostProcessed, StepResults, run_steps
 from shapcut.store import EvaluationStore, StoredGame
 from shapcut.target import Target
 
@@ -154,7 +156,7 @@ def _require_same_model(plan: RemovalPlan, session: Session) -> None:
             f"the plan was made for a model of {players} players, "
             f"{session.loaded.source} has {session.game.n_players}"
         )
-    found = model_fingerprint(session.game.model)
+    found = session.game.model_fingerprint
     if plan.model_fingerprint and plan.model_fingerprint != found:
         raise InputError(
             f"the plan was made for another model: fingerprint {plan.model_fingerprint[:12]}, "
@@ -275,7 +277,7 @@ class Scoring:
             )
         plan = chosen.model_copy(
             update={
-                "model_fingerprint": model_fingerprint(session.game.model),
+                "model_fingerprint": session.game.model_fingerprint,
                 "granularity": session.recipe.granularity,
                 "utility": session.parts.utility.name,
             }
@@ -362,13 +364,20 @@ def carry_out(
     ids = session.held_out.input_ids[:_VERIFIED_WINDOWS].to(adapter.input_device(model))
     with adapter.bypass(model, plan.kept, plan.granularity):
         expected = adapter.logits(model, ids).cpu()
+    hints = export_hints(adapter, model, plan, origin(session.loaded.source))
+    steps = StepResults(run.steps, recipe.then, session.step_inputs(plan))
     model = adapter.remove(model, plan.removed, plan.granularity)
     session.host.manager.hook.shapcut_model_pruned(model=model, plan=plan)
+    parameters = parameter_count(model)
+    done: PostProcessed | None = None
     if session.parts.steps:
-        model = _post_process(session, model, plan, run, reporter)
-        expected = adapter.logits(model, ids).cpu()
+        done = _post_process(session, model, plan, steps, reporter)
+        model = done.model
+        expected = adapter.logits(model, ids.to(adapter.input_device(model))).cpu()
     reporter.say("measuring the pruned model")
     after = measure(adapter, model, session.held_out, seed=recipe.seed)
+    if any(step.gives_quantized for _, step in session.parts.steps):
+        after = after.model_copy(update={"parameters": parameters})  # packed words are not parameters
     card = render_card(
         name=out.name,
         base_model=origin(session.loaded.source),
@@ -382,6 +391,7 @@ def carry_out(
         command=command,
         library=adapter.library,
         usage=adapter.usage(model),
+        hints=hints,
     )
     reporter.say("writing and verifying the checkpoint")
     written = write_checkpoint(
@@ -394,7 +404,10 @@ def carry_out(
         card=card,
         verify_ids=ids,
         expected_logits=expected,
+        stored=done.checkpoint if done else None,
+        tolerance=done.tolerance if done else None,
     )
+    steps.clear()
     after = after.model_copy(update={"checkpoint_bytes": written.weight_bytes})
     return PruneResult(plan, before, after, written)
 
@@ -408,17 +421,15 @@ def measure_original(session: Session, reporter: Reporter) -> ModelMeasurement:
 
 
 def _post_process(
-    session: Session, model: nn.Module, plan: RemovalPlan, run: Run, reporter: Reporter
-) -> nn.Module:
-    """Run the recipe's steps in their order."""
-    for spec, step in session.parts.steps:
-        reporter.say(f"step {spec}")
-        directory = run.directory / "steps" / spec.partition(":")[0]
-        directory.mkdir(parents=True, exist_ok=True)
-        context = StepContext(
+    session: Session, model: nn.Module, plan: RemovalPlan, results: StepResults, reporter: Reporter
+) -> PostProcessed:
+    """Run the recipe's steps in their order, without those that an earlier start has finished."""
+
+    def context(step: PostProcessor, directory: Path) -> StepContext:
+        return StepContext(
             adapter=session.adapter,
             plan=plan,
-            calibration=session.calibration.input_ids,
+            calibration=step_windows(session.recipe, session.loaded.tokenizer, step).input_ids,
             tokenizer=session.loaded.tokenizer,
             directory=directory,
             seed=session.recipe.seed,
@@ -426,6 +437,13 @@ def _post_process(
             windows=session.windows,
             reporter=reporter,
         )
-        model = step.run(model, context)
-        session.host.manager.hook.shapcut_step_finished(name=spec, model=model)
-    return model
+
+    return run_steps(
+        session.parts.steps,
+        model,
+        results,
+        adapter=session.adapter,
+        context=context,
+        hook=session.host.manager.hook,
+        reporter=reporter,
+    )

@@ -70,6 +70,11 @@ class Run:
         return self.directory / "results" / f"{label}.json"
 
     @property
+    def steps(self) -> Path:
+        """What post-pruning steps work on and have finished; emptied when the checkpoint is written."""
+        return self.directory / "steps"
+
+    @property
     def report(self) -> Path:
         """The report, one self-contained HTML file."""
         return self.directory / "report.html"

@@ -3,9 +3,8 @@
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
-from itertools import pairwise
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import numpy as np
 import torch
@@ -32,11 +31,14 @@ from shapcut.loading import LoadedModel, inspect_source, load
 from shapcut.mended import MendedGame
 from shapcut.modelgame import ModelGame, model_fingerprint
 from shapcut.permitted import require_permitted
-from shapcut.postprocess import PostProcessor, Stage
+from shapcut.plan import RemovalPlan
+from shapcut.postprocess import PostProcessor
+from shapcut.quantized import is_quantized
 from shapcut.recipe import Recipe
 from shapcut.run import Run
 from shapcut.sampling import removable
 from shapcut.selection import Selector, require_removable
+from shapcut.steps import check_order
 from shapcut.target import Target
 from shapcut.targets import make_targets
 from shapcut.utilities import TokenUtility, Utility
@@ -97,6 +99,16 @@ class Session:
         """All windows of that many tokens of the calibration text, shape (windows, length)."""
         return all_windows(self.recipe.calibration, self.loaded.tokenizer, length)
 
+    def step_inputs(self, plan: RemovalPlan) -> dict[str, Any]:
+        """What decides the results of post-pruning steps beside the steps themselves, as plain data."""
+        return {
+            "removed": plan.removed,
+            "granularity": plan.granularity,
+            "model": self.game.model_fingerprint,
+            "text": self.calibration.fingerprint,
+            "seed": self.recipe.seed,
+        }
+
 
 def make_parts(recipe: Recipe, host: Host) -> Parts:
     """Look up and make what the recipe names.
@@ -106,13 +118,7 @@ def make_parts(recipe: Recipe, host: Host) -> Parts:
     """
     options = {} if recipe.sampler is None else {"sampler": host.samplers.create(recipe.sampler)}
     steps = tuple((spec, host.postprocessors.create(spec)) for spec in recipe.then)
-    stages: tuple[Stage, ...] = get_args(Stage)
-    for (earlier, first), (later, second) in pairwise(steps):
-        if stages.index(first.stage) > stages.index(second.stage):
-            raise InputError(
-                f"step {later!r} ({second.stage}) cannot follow {earlier!r} ({first.stage}): "
-                f"the order is {', '.join(stages)}"
-            )
+    check_order(steps)
     if recipe.mend_finalists and (
         recipe.finalist_samples == 0 or "compensate" not in {s.stage for _, s in steps}
     ):
@@ -146,6 +152,7 @@ def prepare(recipe: Recipe, host: Host, *, target: bool, run_directory: Path | N
     check_source(recipe.calibration)
     formats = checkpoint_formats(host)
     facts = inspect_source(recipe.model, recipe.trust_remote_code, formats=formats)
+    check_order(parts.steps, facts.quantization)
     check_size(recipe.samples, recipe.sequence_length, facts.max_length)
     if target and facts.depth and recipe.granularity == "block":
         recipe.require_target(facts.depth)
@@ -170,6 +177,7 @@ def prepare(recipe: Recipe, host: Host, *, target: bool, run_directory: Path | N
     targets = prepare_targets(recipe, game, watch) if target else ()
     for _, step in parts.steps:
         step.check_on(game.model, adapter)
+        step_windows(recipe, loaded.tokenizer, step)
     return Session(
         recipe=recipe,
         host=host,
@@ -266,7 +274,7 @@ def fuses(
     """
     if recipe.compile != "auto":
         return recipe.compile == "on"
-    if windows_each is not None:
+    if windows_each is not None or is_quantized(model):
         return False
     parameters = sum(player.parameters for player in adapter.players(model, recipe.granularity))
     operations = 2.0 * parameters * calibration.n_tokens * recipe.budget
@@ -294,6 +302,11 @@ def spread_windows(
             windows = load_windows(recipe, tokenizer, spread * recipe.samples, seed)
             return windows, max(1, recipe.samples // spread)
     return load_windows(recipe, tokenizer, recipe.samples, seed), None
+
+
+def step_windows(recipe: Recipe, tokenizer: Any, step: PostProcessor) -> Calibration:
+    """The calibration text as a step wants it."""
+    return load_windows(recipe, tokenizer, step.samples or recipe.samples, recipe.seed)
 
 
 def held_out_windows(recipe: Recipe, tokenizer: Any) -> Calibration:

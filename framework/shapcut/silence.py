@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-LIBRARY_LOGGERS = ("transformers", "huggingface_hub", "datasets", "gguf")
+LIBRARY_LOGGERS = ("transformers", "huggingface_hub", "datasets", "gguf", "torchao", "bitsandbytes")
 
 
 @contextmanager

@@ -12,6 +12,7 @@ from urllib.request import getproxies
 from shapcut.demo_models import DEMO_PREFIX, demo_directory
 from shapcut.errors import InputError
 from shapcut.formats import CheckpointFormat, asked_formats, claiming_format
+from shapcut.quantized import quantization_method, require_packages
 from shapcut.silence import one_line, quiet_libraries
 
 DTYPES = ("float32", "bfloat16", "float16")
@@ -74,10 +75,12 @@ class SourceFacts:
     Attributes:
         depth: number of layers, or None if only the weights say it.
         max_length: the longest sequence that it takes, or None if there is no limit.
+        quantization: the method that its weights are quantized by, or None.
     """
 
     depth: int | None
     max_length: int | None
+    quantization: str | None = None
 
 
 def inspect_source(
@@ -104,9 +107,13 @@ def inspect_source(
     location = locate(source, formats)
     if location.format is not None:
         return SourceFacts(location.format.depth(Path(location.path)), max_length=None)
-    config = read_config(location, trust_remote_code).get_text_config()
+    whole = read_config(location, trust_remote_code)
+    method = quantization_method(whole) if location.gguf_file is None else None
+    if method is not None:
+        require_packages(source, method)
+    config = whole.get_text_config()
     return SourceFacts(
-        getattr(config, "num_hidden_layers", None), getattr(config, "max_position_embeddings", None)
+        getattr(config, "num_hidden_layers", None), getattr(config, "max_position_embeddings", None), method
     )
 
 

@@ -5,13 +5,18 @@ import typer
 
 from shapcut.hookspecs import Register, hookimpl
 from shapcut.run import Run
+from shapcut_plugins.auto_gptq import AutoGptq
+from shapcut_plugins.bitsandbytes import BitsAndBytes
 from shapcut_plugins.cast import Cast
 from shapcut_plugins.comparison_page import write_comparison
 from shapcut_plugins.compensate import Compensate
+from shapcut_plugins.compressed_tensors import CompressedTensors
+from shapcut_plugins.gptq import Gptq
 from shapcut_plugins.heal import Heal
 from shapcut_plugins.ray_executor import RayExecutor
 from shapcut_plugins.report import report_command, write_report
 from shapcut_plugins.shapiq_estimator import ShapiqEstimator
+from shapcut_plugins.torchao import TorchAO
 
 
 @hookimpl
@@ -26,6 +31,8 @@ def shapcut_register_postprocessors(register: Register) -> None:
 def shapcut_register_estimators(register: Register) -> None:
     """Offer shapiq's approximators; the package is imported when one is asked for."""
     register(ShapiqEstimator.name, ShapiqEstimator)
+    for quantizer in (AutoGptq, BitsAndBytes, CompressedTensors, Gptq, TorchAO):
+        register(quantizer.name, quantizer)
 
 
 @hookimpl

@@ -162,7 +162,8 @@ def test_fingerprint_names_everything_that_values_depend_on(game, tiny_llama_mod
     assert changed(granularity="sublayer") == {"granularity"}
     with torch.no_grad():
         tiny_llama_model.model.layers[4].mlp.down_proj.weight[0, 0] += 1e-3
-    before = game.fingerprint()["model"]
+    before = model_fingerprint(tiny_llama_model)
+    assert before != game.fingerprint()["model"]  # which is of the model as it was handed over
     assert model_fingerprint(copy.deepcopy(tiny_llama_model)) == before
     tiny_llama_model.config.rope_theta_of_a_test = 2.0
     assert model_fingerprint(tiny_llama_model) != before
@@ -222,3 +223,14 @@ def test_a_game_on_other_tokens_shares_the_converted_model(tiny_llama_model, mon
     assert copies == []
     assert second.values(ROWS)[0] != first.values(ROWS)[0]
     assert [given[0] for given in copies].count(tiny_llama_model) == 1
+
+
+def test_the_fingerprint_counts_the_lowest_bits_of_packed_weights_and_no_scratch_buffers() -> None:
+    layer = torch.nn.Module()
+    layer.register_buffer("qweight", torch.full((4, 4), 2**30, dtype=torch.int32))
+    layer.register_buffer("scratch", torch.zeros(4), persistent=False)
+    before = model_fingerprint(layer)
+    layer.scratch += 1
+    assert model_fingerprint(layer) == before
+    layer.qweight[0, 0] += 1
+    assert model_fingerprint(layer) != before

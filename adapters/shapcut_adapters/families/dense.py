@@ -16,16 +16,17 @@ _INDEX_SCALED = Condition(
 _GPT2_SIZE = {"n_embd": 32, "n_head": 4, "n_positions": 64}
 
 DENSE_FAMILIES = (
-    Family("llama", "LlamaForCausalLM"),
-    Family("mistral", "MistralForCausalLM", tiny={"sliding_window": 5}),
-    Family("qwen2", "Qwen2ForCausalLM", per_layer_lists=_TYPES),
+    Family("llama", "LlamaForCausalLM", plain=True),
+    Family("mistral", "MistralForCausalLM", plain=True, tiny={"sliding_window": 5}),
+    Family("qwen2", "Qwen2ForCausalLM", per_layer_lists=_TYPES, plain=True),
     Family(
         "qwen3",
         "Qwen3ForCausalLM",
         per_layer_lists=_TYPES,
+        plain=True,
         tiny={"head_dim": 8, "use_sliding_window": True, "sliding_window": 5, "max_window_layers": 3},
     ),
-    Family("gemma", "GemmaForCausalLM", tiny={"head_dim": 8}),
+    Family("gemma", "GemmaForCausalLM", plain=True, tiny={"head_dim": 8}),
     Family(
         "gemma2",
         "Gemma2ForCausalLM",
@@ -47,7 +48,7 @@ DENSE_FAMILIES = (
         tiny={"ffn_dim": 48, "word_embed_proj_dim": 32},
     ),
     Family("phi", "PhiForCausalLM"),
-    Family("phi3", "Phi3ForCausalLM", tiny={"sliding_window": 5}),
+    Family("phi3", "Phi3ForCausalLM", plain=True, tiny={"sliding_window": 5}),
     Family("olmo", "OlmoForCausalLM"),
     Family("olmo2", "Olmo2ForCausalLM"),
     Family(

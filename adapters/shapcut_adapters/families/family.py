@@ -67,6 +67,7 @@ class Family:
             gives them back as it got them (empty: nothing).
         decodes_singly: cached decoding in transformers is right for one sequence at a time only.
         canonicalise: puts a freshly loaded model into the form in which it is measured and saved.
+        plain: blocks are alike and llama.cpp and mergekit both know the family, so that they can make a cut.
         tiny: config of the example, beside what all examples share.
     """
 
@@ -84,6 +85,7 @@ class Family:
     passed_on: tuple[str, ...] = ()
     decodes_singly: bool = False
     canonicalise: Callable[[nn.Module], None] | None = None
+    plain: bool = False
     tiny: Mapping[str, Any] = field(default_factory=dict)
 
     @property

@@ -1,0 +1,96 @@
+"""Prune and quantize a tiny model, then prune the quantized checkpoint: MODEL DIRECTORY STEP.
+
+In a process of its own, because some quantization packages change the one that they are imported into.
+"""
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch.nn import functional
+
+from shapcut import builtin
+from shapcut.fingerprint import model_fingerprint
+from shapcut.host import build_host, select_adapter
+from shapcut.loading import load
+from shapcut.measure import checkpoint_bytes
+from shapcut.modelgame import ModelGame
+from shapcut.pipeline import prune
+from shapcut.recipe import make_recipe
+from shapcut.silence import quiet_libraries
+
+IDS = torch.randint(2, 300, (3, 24), generator=torch.Generator().manual_seed(0))
+
+
+def options(model: Path, then: tuple[str, ...]) -> dict[str, Any]:
+    return {
+        "model": str(model),
+        "remove": 1,
+        "budget": 8,
+        "samples": 8,
+        "sequence_length": 32,
+        "finalist_samples": 0,
+        "held_out_samples": 2,
+        "then": then,
+    }
+
+
+def difference(one: torch.Tensor, other: torch.Tensor) -> float:
+    return float((one.float() - other.float()).abs().max())
+
+
+def cut_differences(adapter: Any, model: Any, directory: Path) -> tuple[dict[str, float], float]:
+    """How far the fast path, removal and reloading are from the bypass; and what the absence does."""
+    game = ModelGame(model, adapter, IDS)
+    coalition = np.ones((1, game.n_players), dtype=np.bool_)
+    coalition[0, 1] = False
+    value = float(game.values(coalition)[0])
+    whole = adapter.logits(model, IDS)
+    with adapter.bypass(model, [index for index in range(game.n_players) if index != 1]):
+        expected = adapter.logits(model, IDS)
+    losses = functional.cross_entropy(expected[:, :-1].float().flatten(0, 1), IDS[:, 1:].flatten())
+    with quiet_libraries():
+        removed = adapter.remove(model, [1])
+        adapter.save(removed, directory)
+        reloaded = adapter.load(directory)
+    fast = abs(value + float(losses))
+    rounding = 1e-5 if expected.dtype == torch.float32 else 1e-2
+    found = {
+        "fast": 0.0 if fast <= rounding else fast,
+        "remove": difference(adapter.logits(removed, IDS), expected),
+        "reload": difference(adapter.logits(reloaded, IDS), expected),
+    }
+    return found, difference(whole, expected)
+
+
+def main(source: Path, directory: Path, step: str) -> None:
+    host = build_host(core=[builtin])
+    plain, quantized = directory / "plain", directory / "quantized"
+    prune(make_recipe(options(source, ())), plain, host)
+    prune(make_recipe(options(source, (step,))), quantized, host)
+    before, after = load(str(plain)).model, load(str(quantized)).model
+    adapter = select_adapter(host, after)
+    fingerprints = {model_fingerprint(after)}
+    wanted, found = adapter.logits(before, IDS), adapter.logits(after, IDS).float()
+    differences, effect = cut_differences(adapter, load(str(quantized)).model, directory / "cut")
+    config = [json.loads((path / "config.json").read_text()) for path in (quantized, directory / "cut")]
+    fingerprints.add(model_fingerprint(load(str(quantized)).model))
+    with quiet_libraries():
+        fingerprints.add(model_fingerprint(adapter.load(directory / "cut")))
+    content = {
+        "relative_error": float((found - wanted).square().mean().sqrt() / wanted.std()),
+        "bytes": checkpoint_bytes(quantized),
+        "bytes_before": checkpoint_bytes(plain),
+        "cut_differences": differences,
+        "effect": effect,
+        "layers": [content["num_hidden_layers"] for content in config],
+        "fingerprints": len(fingerprints),
+    }
+    (directory / "found.json").write_text(json.dumps(content))
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3])

@@ -1,0 +1,124 @@
+"""Quantizing after a cut, and cutting what is quantized: each with the packages that are installed."""
+
+import importlib.util
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from shapcut.errors import InputError
+from shapcut.host import build_host
+from shapcut.silence import quiet_libraries
+
+SCRIPT = Path(__file__).with_name("quantize_tiny.py")
+PACKAGES = {
+    "auto-gptq:group_size=32": ("auto_gptq", "gptqmodel", "optimum"),
+    "bitsandbytes:kind=nf4": ("bitsandbytes",),
+    "bitsandbytes:kind=int8": ("bitsandbytes",),
+    "compressed-tensors:group_size=32": ("llmcompressor", "compressed_tensors"),
+    "gptq:group_size=32": ("gptqmodel", "optimum"),
+    "torchao:kind=int4": ("torchao",),
+}
+CHOSEN = [
+    pytest.param(
+        spec,
+        marks=pytest.mark.skipif(
+            any(importlib.util.find_spec(package) is None for package in packages),
+            reason=f"needs {', '.join(packages)}",
+        ),
+    )
+    for spec, packages in PACKAGES.items()
+]
+
+
+@pytest.fixture(scope="module")
+def wide_llama(tmp_path_factory: pytest.TempPathFactory, tokenizer: Any) -> Path:
+    """A checkpoint whose widths groups of 32 divide; not to be changed."""
+    directory = tmp_path_factory.mktemp("models") / "wide"
+    config = LlamaConfig(
+        vocab_size=300,
+        hidden_size=64,
+        intermediate_size=128,
+        num_hidden_layers=5,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=256,
+        initializer_range=0.06,
+        bos_token_id=0,
+        eos_token_id=1,
+    )
+    with torch.random.fork_rng(), quiet_libraries():
+        torch.manual_seed(0)
+        LlamaForCausalLM(config).save_pretrained(directory)
+        tokenizer.save_pretrained(directory)
+    return directory
+
+
+@pytest.mark.parametrize("spec", CHOSEN)
+def test_a_step_and_then_another_cut_of_its_result(spec: str, wide_llama: Path, tmp_path: Path) -> None:
+    result = subprocess.run(
+        [sys.executable, "-W", "ignore", str(SCRIPT), str(wide_llama), str(tmp_path), spec],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert result.returncode == 0, result.stderr[-3000:]
+    found = json.loads((tmp_path / "found.json").read_text())
+    assert found["relative_error"] < 0.6  # a wrong order of packed weights gives more than 1
+    assert found["bytes"] < 0.75 * found["bytes_before"]
+    assert found["effect"] > 0.01
+    assert found["cut_differences"] == {"fast": 0.0, "remove": 0.0, "reload": 0.0}
+    assert found["layers"] == [4, 3]
+    assert found["fingerprints"] == 2
+
+
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [
+        ("gptq:bits=3", "bits=3 is not supported; use one of 2, 4, 8"),
+        ("gptq:group_size=48", "group_size=48 is not supported"),
+        ("gptq:samples=0", "samples=0 is not positive"),
+        ("auto-gptq:bits=5", "bits=5 is not supported"),
+        ("compressed-tensors:scheme=W5A5", "scheme='W5A5'"),
+        ("compressed-tensors:scheme=W8A8,group_size=64", "group_size=64 cannot be had with scheme=W8A8"),
+        ("torchao:kind=int8,group_size=32", "group_size=32 is for kind=int4"),
+        ("bitsandbytes:kind=int8,double_quant=true", "double_quant=True is for 4 bits"),
+    ],
+)
+def test_options_that_nobody_supports_are_refused(spec: str, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        build_host().postprocessors.create(spec)
+
+
+@pytest.mark.parametrize(
+    "name", ["gptq", "auto-gptq", "compressed-tensors", "torchao:kind=int4,group_size=64"]
+)
+def test_widths_that_groups_do_not_divide_are_refused(
+    name: str, tiny_llama_model: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("shapcut_plugins.quantizer.require_packages", lambda *_: None)
+    step: Any = build_host().postprocessors.create(name)
+    with pytest.raises(InputError, match=r"group_size=64 does not divide the 32 inputs .*; use one of 16"):
+        step.check(tiny_llama_model)
+
+
+def test_a_missing_package_is_named(tiny_llama_model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda *_: None)
+    step: Any = build_host().postprocessors.create("gptq")
+    with pytest.raises(InputError, match=r"gptq needs the package gptqmodel, .*shapcut\[gptq\]"):
+        step.check(tiny_llama_model)
+
+
+def test_auto_gptq_says_that_its_own_entry_needs_cuda(
+    tiny_llama_model: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("shapcut_plugins.quantizer.require_packages", lambda *_: None)
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    step: Any = build_host().postprocessors.create("auto-gptq:entry=package,group_size=32")
+    with pytest.raises(InputError, match="entry=package needs CUDA"):
+        step.check(tiny_llama_model)

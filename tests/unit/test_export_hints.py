@@ -1,0 +1,36 @@
+"""The cut as other tools write it."""
+
+from typing import Any
+
+import pytest
+import yaml
+
+from shapcut.export_hints import export_hints, kept_ranges, mergekit_recipe
+from shapcut.plan import RemovalPlan
+from shapcut_adapters.hf_decoder import HFDecoderAdapter
+
+ADAPTER = HFDecoderAdapter()
+
+
+@pytest.mark.parametrize("removed", [(0,), (9,), (0, 9), (4, 5, 7), (1, 3, 5, 7), tuple(range(1, 10))])
+def test_the_mergekit_slices_give_back_the_kept_blocks(removed: tuple[int, ...]) -> None:
+    plan = RemovalPlan.removing(removed, 10)
+    content = yaml.safe_load(mergekit_recipe(plan, "some/model", "bfloat16"))
+    assert content["merge_method"] == "passthrough"
+    sources: list[Any] = [source for part in content["slices"] for source in part["sources"]]
+    assert {source["model"] for source in sources} == {"some/model"}
+    blocks = [block for source in sources for block in range(*source["layer_range"])]
+    assert tuple(blocks) == plan.kept
+    assert len(sources) == len(kept_ranges(plan)) <= len(removed) + 1
+
+
+def test_llama_cpp_gets_the_removed_blocks() -> None:
+    model, _ = ADAPTER.example(0)
+    text = export_hints(ADAPTER, model, RemovalPlan.removing((3, 1), 6), "m")
+    assert "llama-quantize --prune-layers 1,3 " in text
+    assert "dtype: float32" in text
+
+
+def test_only_plain_families_get_hints() -> None:
+    model, _ = ADAPTER.examples()["mamba"](0)
+    assert export_hints(ADAPTER, model, RemovalPlan.removing((1,), 6), "m") == ""

@@ -1,0 +1,123 @@
+"""The order of steps, and that a killed run goes on after the last finished one."""
+
+import runpy
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any, ClassVar
+
+import pytest
+
+from shapcut.errors import InputError
+from shapcut.postprocess import PostProcessor, Stage
+from shapcut.steps import StepResults, check_order
+
+SCRIPT = Path(__file__).parents[1] / "e2e" / "killed_steps.py"
+
+
+class Quantize(PostProcessor):
+    stage: ClassVar[Stage] = "quantize"
+    gives_quantized: ClassVar[bool] = True
+
+    def run(self, model: Any, context: Any) -> Any:
+        return model
+
+
+class Heal(Quantize):
+    stage: ClassVar[Stage] = "heal"
+    gives_quantized: ClassVar[bool] = False
+
+
+class Export(Heal):
+    stage: ClassVar[Stage] = "export"
+
+
+class AnyExport(Export):
+    takes_quantized: ClassVar[bool] = True
+
+
+@pytest.mark.parametrize(
+    ("steps", "message"),
+    [
+        ((Quantize, Heal), "'Heal' \\(heal\\) cannot follow 'Quantize'"),
+        ((Quantize, Export), "'Export' needs weights in full precision, and 'Quantize' quantizes them"),
+        ((Quantize, Quantize), "'Quantize' needs weights in full precision"),
+        ((Heal, Quantize, AnyExport), None),
+        ((Heal, Export), None),
+    ],
+)
+def test_an_order_that_makes_no_sense_is_refused(steps: tuple[type[Quantize], ...], message: Any) -> None:
+    given = [(step.__name__, step()) for step in steps]
+    if message is None:
+        check_order(given)
+        return
+    with pytest.raises(InputError, match=message):
+        check_order(given)
+
+
+def test_a_quantized_original_takes_no_step_that_needs_full_precision() -> None:
+    with pytest.raises(InputError, match=r"'Heal' needs .* the model is quantized already \(gptq\)"):
+        check_order([("Heal", Heal())], "gptq")
+    check_order([("any", AnyExport())], "gptq")
+
+
+def write(directory: Path) -> None:
+    (directory / "weights").write_text("w")
+
+
+def test_only_the_last_result_is_kept_and_a_changed_recipe_invalidates_from_there_on(tmp_path: Path) -> None:
+    specs = ("a:x=1", "b", "c")
+    results = StepResults(tmp_path, specs, {"model": "m"})
+    assert results.finished() == 0
+    for number in (1, 2):
+        (results.begin(number) / "log").write_text("half done")
+        results.finish(number, write)
+    assert not results.result(1).exists()
+    assert [path.name for path in results.result(2).iterdir()] == ["weights"]
+    (results.begin(3) / "half").write_text("done")
+    again = StepResults(tmp_path, specs, {"model": "m"})
+    assert again.finished() == 2
+    assert (again.begin(3) / "half").exists()
+    changed = StepResults(tmp_path, ("a:x=1", "b", "c:y=2"), {"model": "m"})
+    assert changed.finished() == 2
+    assert list(changed.begin(3).iterdir()) == []
+    assert StepResults(tmp_path, ("a:x=2", "b", "c:y=2"), {"model": "m"}).finished() == 0
+
+
+@pytest.mark.parametrize("inputs", [{"model": "other"}, {"model": "m", "seed": 1}])
+def test_results_belong_to_their_inputs(inputs: dict[str, Any], tmp_path: Path) -> None:
+    results = StepResults(tmp_path, ("a",), {"model": "m"})
+    results.begin(1)
+    results.finish(1, write)
+    assert StepResults(tmp_path, ("a",), {"model": "m"}).finished() == 1
+    assert StepResults(tmp_path, ("a",), inputs).finished() == 0
+
+
+def killed_run(model: Path, out: Path, step: str) -> list[str]:
+    """The steps that a process ran until it killed itself after ``step``."""
+    command = [sys.executable, str(SCRIPT), str(model), str(out), step]
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert result.returncode == -signal.SIGKILL, result.stderr
+    return result.stdout.split()
+
+
+def content(directory: Path) -> dict[str, bytes]:
+    """All files but the model card, which gives the command."""
+    return {file.name: file.read_bytes() for file in directory.iterdir() if file.name != "README.md"}
+
+
+def test_a_run_killed_after_each_step_ends_like_an_undisturbed_one(
+    tiny_llama_directory: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    script = runpy.run_path(str(SCRIPT))
+    undisturbed, killed = tmp_path / "one", tmp_path / "two"
+    script["run"](tiny_llama_directory, undisturbed)
+    assert tuple(capsys.readouterr().out.split()) == script["STEPS"]
+    ran = [name for step in script["STEPS"] for name in killed_run(tiny_llama_directory, killed, step)]
+    assert tuple(ran) == script["STEPS"]
+    assert not killed.exists()
+    script["run"](tiny_llama_directory, killed)
+    assert capsys.readouterr().out == ""
+    assert content(killed) == content(undisturbed)
+    assert not (tmp_path / "two.run" / "steps").exists()
