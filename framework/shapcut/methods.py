@@ -44,6 +44,14 @@ def _singles(candidates: int, _n_remove: int) -> int:
     return candidates + 1
 
 
+def _half_of_greedy(candidates: int, n_remove: int) -> int:
+    """What half of greedy's tokens pay for: coalitions on a quarter of its windows, and default finals.
+
+    These measure 16 sets on 8 windows, 8 on as many again and so on: as many as 80 coalitions of 4 windows.
+    """
+    return max(candidates + 2, 2 * greedy_evaluations(candidates, n_remove) - 80)
+
+
 _ALL = (
     Method("random", "random", "ranking", "log-likelihood", _nothing, "a uniform choice"),
     Method("last-n", "last-n", "ranking", "log-likelihood", _nothing, "the deepest blocks"),
@@ -76,7 +84,7 @@ _ALL = (
     Method("evolutionary", "none", "evolutionary", "kl", None, "EvoPress, arXiv 2410.14649"),
     Method("shapley", "permutation", "ranking", "log-likelihood", None, "Castro et al. 2009: sampled orders"),
     Method("paper", "paper", "ranking", "perplexity-ratio", None, "arXiv 2602.07804"),
-    Method("ours", "surrogate", "search", "log-likelihood", None, "shapcut's default"),
+    Method("ours", "surrogate", "search", "log-likelihood", _half_of_greedy, "shapcut's default"),
 )
 
 METHODS: Mapping[str, Method] = MappingProxyType({method.name: method for method in _ALL})

@@ -67,7 +67,7 @@ class Recipe(BaseModel):
     calibration: str = "builtin"
     samples: Annotated[int, Field(ge=1)] = 16
     sequence_length: Annotated[int, Field(ge=2)] = 128
-    finalist_samples: Annotated[int, Field(ge=0)] = 32
+    finalist_samples: Annotated[int, Field(ge=0)] = 64
     mend_finalists: bool = False
     held_out_samples: Annotated[int, Field(ge=1)] = 32
     then: tuple[str, ...] = ()

@@ -71,7 +71,7 @@ class Run:
 
     @property
     def steps(self) -> Path:
-        """What post-pruning steps work on and have finished; emptied when the checkpoint is written."""
+        """What post-pruning steps work on, have finished and report; no weights are left when all is done."""
         return self.directory / "steps"
 
     @property

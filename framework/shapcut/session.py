@@ -41,7 +41,7 @@ from shapcut.selection import Selector, require_removable
 from shapcut.steps import check_order
 from shapcut.target import Target
 from shapcut.targets import make_targets
-from shapcut.utilities import TokenUtility, Utility
+from shapcut.utilities import ModelUtility, Utility
 
 _FINAL_PARTS = 8
 
@@ -158,7 +158,8 @@ def prepare(recipe: Recipe, host: Host, *, target: bool, run_directory: Path | N
         recipe.require_target(facts.depth)
     loaded = _load(recipe, host)
     adapter = select_adapter(host, loaded.model)
-    calibration, windows_each = spread_windows(recipe, loaded.tokenizer, parts)
+    spread = 1 if isinstance(parts.utility, ModelUtility) else parts.estimator.spread
+    calibration, windows_each = spread_windows(recipe, loaded.tokenizer, spread, recipe.seed)
     model = adapter.canonicalise(loaded.model)
     game = ModelGame(
         model,
@@ -288,19 +289,16 @@ def load_windows(recipe: Recipe, tokenizer: Any, samples: int, seed: int) -> Cal
     )
 
 
-def spread_windows(
-    recipe: Recipe, tokenizer: Any, parts: Parts, seed: int | None = None
-) -> tuple[Calibration, int | None]:
+def spread_windows(recipe: Recipe, tokenizer: Any, spread: int, seed: int) -> tuple[Calibration, int | None]:
     """The calibration windows that an estimator wants, and how many of them each coalition is measured on.
 
     A text too short for an estimator that spreads gives it what it would have without.
     """
-    seed = recipe.seed if seed is None else seed
-    spread = min(parts.estimator.spread, recipe.samples)
-    if spread > 1 and isinstance(parts.utility, TokenUtility):
+    spread = min(spread, recipe.samples)
+    if spread > 1:
         with suppress(InputError):
             windows = load_windows(recipe, tokenizer, spread * recipe.samples, seed)
-            return windows, max(1, recipe.samples // spread)
+            return windows, recipe.samples // spread
     return load_windows(recipe, tokenizer, recipe.samples, seed), None
 
 

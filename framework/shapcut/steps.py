@@ -67,7 +67,8 @@ class StepResults:
     """The results of steps in a run directory: the last finished one is kept until the next is finished.
 
     Each step has a directory ``NUMBER-NAME`` with ``step.json`` (what its result belongs to), ``work`` (the
-    step's own files while it is not finished) and ``result`` (a checkpoint, there only when it is complete).
+    step's own files while it is not finished), ``result`` (a checkpoint, there only when it is complete) and
+    what the step reports: the JSON files of its work.
     What belongs to another recipe, plan, model or text is deleted.
 
     Args:
@@ -108,13 +109,17 @@ class StepResults:
         """Keep a step's result, which ``write`` puts into a directory; delete what it makes superfluous."""
         with new_directory(self.result(number)) as directory:
             write(directory)
-        shutil.rmtree(self.result(number).with_name("work"))
+        work = self.result(number).with_name("work")
+        for report in work.glob("*.json"):
+            report.replace(work.parent / report.name)
+        shutil.rmtree(work)
         if number > 1:
             shutil.rmtree(self.result(number - 1), ignore_errors=True)
 
     def clear(self) -> None:
-        """Delete all of it."""
-        shutil.rmtree(self._directory, ignore_errors=True)
+        """Delete all but what steps report."""
+        for number in range(1, len(self._names) + 1):
+            shutil.rmtree(self.result(number), ignore_errors=True)
 
 
 def run_steps(

@@ -71,7 +71,7 @@ RECIPE_OPTIONS: dict[str, Any] = {
     "finalist_samples": Annotated[
         str | None,
         typer.Option(
-            metavar="N", help="windows that the best sets are compared on, 0 for none [default: 32]"
+            metavar="N", help="windows that the best sets are compared on, 0 for none [default: 64]"
         ),
     ],
     "mend_finalists": Annotated[
