@@ -14,7 +14,7 @@ from shapcut.coalitions import CoalitionMatrix, Player, Values, absent_players
 from shapcut.game import Game
 from shapcut.modelgame import ModelGame
 from shapcut.plan import RemovalPlan
-from shapcut.postprocess import PostProcessor, StepContext
+from shapcut.postprocess import PostProcessor, StepContext, StoredModel
 from shapcut.readout import token_quantity
 from shapcut.utilities import Measure, ModelUtility
 
@@ -85,7 +85,8 @@ class MendedGame(Game):
                 windows=self._windows,
             )
             for _, step in self._steps:
-                model = step.run(model, context)
+                outcome = step.run(model, context)
+                model = outcome.model if isinstance(outcome, StoredModel) else outcome
         return model
 
     def _mean(self, model: nn.Module, measure: Measure) -> float:

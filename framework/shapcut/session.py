@@ -29,7 +29,7 @@ from shapcut.gamerecipe import GameOrigin
 from shapcut.host import Host, checkpoint_formats, select_adapter
 from shapcut.loading import LoadedModel, inspect_source, load
 from shapcut.mended import MendedGame
-from shapcut.modelgame import ModelGame, model_fingerprint
+from shapcut.modelgame import ModelGame
 from shapcut.permitted import require_permitted
 from shapcut.plan import RemovalPlan
 from shapcut.postprocess import PostProcessor
@@ -238,7 +238,7 @@ class Stopwatch:
     def measure(self) -> BlockLatencies:
         """The latencies, those of an earlier start if there are any."""
         model, granularity = self.game.model, self.game.granularity
-        fingerprint = model_fingerprint(model)
+        fingerprint = self.game.model_fingerprint
         if self.found is None and self.run_directory is not None:
             self.found = BlockLatencies.read(Run(self.run_directory).latencies, fingerprint, granularity)
         if self.found is None:

@@ -100,7 +100,8 @@ def _deviations(summary: StrataSummary, walker: Walker) -> NDArray[np.float64]:
     known = found[np.isfinite(found)]
     variances = np.where(np.isfinite(found), found, known.mean() if len(known) else 1.0)
     variances[:, [0, -1]] = 0.0
-    return np.sqrt(variances).ravel()
+    deviations: NDArray[np.float64] = np.sqrt(variances).ravel()
+    return deviations
 
 
 def _draw(walker: Walker, deviations: NDArray[np.float64], count: int, rng: np.random.Generator) -> Marginals:

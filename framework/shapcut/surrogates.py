@@ -136,7 +136,7 @@ class QuadraticSurrogate(Surrogate):
 
     def coefficients(self) -> tuple[FloatArray, FloatArray]:
         """Posterior means of ``a`` (n,) and of the symmetric ``b`` (n, n), whose diagonal is 0."""
-        linear, pairs = self._coefficients(self._weights)
+        linear, pairs = self._coefficients()
         return self._unit * linear, self._unit * pairs
 
     def draw(self, rng: np.random.Generator) -> Polynomial:
@@ -156,9 +156,10 @@ class QuadraticSurrogate(Surrogate):
         correction = self._coefficients(cho_solve(self._factor, self._residual - prior - noise))
         return Polynomial(self._unit * (linear + correction[0]), self._unit * (pairs + correction[1]))
 
-    def _coefficients(self, weights: FloatArray) -> tuple[FloatArray, FloatArray]:
-        """Those of the combination of kernels at the data with these weights."""
+    def _coefficients(self, other: FloatArray | None = None) -> tuple[FloatArray, FloatArray]:
+        """Those of the combination of kernels at the data with the fit's weights, or with others."""
         scales, absent = self._fitted_scales, self._absent
+        weights = self._weights if other is None else other
         size = absent.sum(axis=1)
         linear = scales.player * (absent.T @ weights) + scales.common_player * (size @ weights)
         pairs = scales.pair * (absent.T * weights) @ absent

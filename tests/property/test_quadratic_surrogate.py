@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.linalg import cho_solve
 
 from shapcut.coalitions import all_coalitions, without
 from shapcut.estimators import exact_shapley_values
@@ -228,3 +229,21 @@ def test_refuses_a_focus_that_is_not_positive(focus):
 def test_an_unfitted_surrogate_says_so():
     with pytest.raises(RuntimeError, match="has not been fitted"):
         QuadraticSurrogate().coefficients()
+
+
+def test_draws_have_the_posterior_mean_and_deviation():
+    rng = np.random.default_rng(5)
+    rows = random_rows(6, 25, rng)
+    surrogate = QuadraticSurrogate(np.inf).fit(rows, evaluate(polynomial(6, rng), rows), SCALES)
+    points = random_rows(6, 12, rng)
+    drawn = np.array([surrogate.draw(rng).predict(points) for _ in range(4000)])
+    drawn -= drawn.mean(axis=1, keepdims=True)  # constants are not drawn
+    mean = surrogate.predict(points)
+    spread = drawn.std(axis=0)
+    assert np.abs(drawn.mean(axis=0) - (mean - mean.mean())).max() < 5 * spread.max() / 4000**0.5
+    cross = surrogate._kernel((~points) * 1.0, surrogate._absent, SCALES)
+    covariance = surrogate._kernel((~points) * 1.0, (~points) * 1.0, SCALES)
+    covariance -= cross @ cho_solve(surrogate._factor, cross.T)
+    centre = np.eye(12) - 1 / 12
+    expected = surrogate._unit * np.sqrt(np.diag(centre @ covariance @ centre))
+    np.testing.assert_allclose(spread, expected, rtol=0.1)

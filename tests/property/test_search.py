@@ -11,7 +11,7 @@ from shapcut.coalitions import absent_players, keys, without
 from shapcut.errors import InputError
 from shapcut.estimators import ExactEstimator, SurrogateEstimator
 from shapcut.game import BudgetedGame, FunctionGame
-from shapcut.search import Evidence, SearchSelector, climb, swaps
+from shapcut.search import Evidence, SearchSelector, climb, race, swaps
 from shapcut.surrogates import QuadraticSurrogate, Scales
 
 SPACED = "neighbours may not go together"
@@ -161,3 +161,62 @@ def test_evidence_orders_permitted_sets_of_the_right_size():
     assert [absent_players(row) for row in best] == [(1,), (0,)]
     assert evidence.value_of(rows[3]) == 9.0
     assert evidence.value_of(rows[4]) is None
+
+
+class Text:
+    """A game on one piece of text, which notes how many coalitions it was asked for."""
+
+    def __init__(self, values):
+        self._values, self.asked = values, []
+
+    def values(self, coalitions):
+        self.asked.append(len(coalitions))
+        return np.array([self._values[key] for key in keys(coalitions)])
+
+
+def test_a_race_halves_its_field_each_time_the_text_doubles():
+    rng = np.random.default_rng(3)
+    field = without(8, [pair for pair, _ in zip(combinations(range(8), 2), range(16), strict=False)])
+    quality = rng.permutation(16) / 16
+    texts = [Text(dict(zip(keys(field), quality + rng.normal(0, 0.01, 16), strict=True))) for _ in range(8)]
+    winner, value = race(field, texts)
+    assert [text.asked for text in texts] == [[16], [8], [4], [4], [2], [2], [2], [2]]
+    assert winner == int(quality.argmax())
+    assert value == pytest.approx(quality.max(), abs=0.02)
+
+
+def test_a_set_without_a_finite_value_loses_the_race():
+    field = without(4, [(0,), (1,)])
+    first = Text(dict(zip(keys(field), [np.nan, -5.0], strict=True)))
+    assert race(field, [first]) == (1, -5.0)
+    assert race(field, []) == (0, None)
+
+
+def test_where_values_are_partly_luck_the_best_set_still_wins_the_race():
+    """Each coalition is off by up to 0.4; the texts of the race are not."""
+    game = quadratic_game(12, 1)
+    rng = np.random.default_rng(0)
+
+    class Lucky(FunctionGame):
+        sampled = True
+
+    luck = {}
+
+    def value(coalitions):
+        off = [luck.setdefault(key, rng.uniform(-0.4, 0.4)) for key in keys(coalitions)]
+        return game.values(coalitions) + np.array(off) * ~coalitions.all(axis=1)
+
+    lucky = BudgetedGame(Lucky(12, value), 200)
+    contributions = SurrogateEstimator().estimate(lucky, 200, np.random.default_rng(1), n_remove=4)
+    plan = SearchSelector().select(
+        contributions,
+        lucky.players,
+        4,
+        game=lucky,
+        budget=lucky.remaining,
+        finals=[game, game, game, game],
+        rng=np.random.default_rng(2),
+    )
+    assert value_of(game, plan) > best_value(game, 4) - 0.02
+    assert plan.measured_value is None
+    assert plan.final_value == pytest.approx(value_of(game, plan))
