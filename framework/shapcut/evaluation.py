@@ -122,13 +122,21 @@ class CoalitionEvaluator(Evaluator):
         input_ids: calibration tokens, shape (batch, length), on the stack's device.
         measure: what is averaged over tokens.
         placement: how to use the machine.
+        like: an evaluator of the same model on windows of the same shape, of which all is known already that
+            steps have to be tried for.
 
     Raises:
         InputError: if the stack's fixed batch size does not divide the calibration batch.
     """
 
     def __init__(
-        self, stack: LayerStack, n_players: int, input_ids: Tensor, measure: Measure, placement: Placement
+        self,
+        stack: LayerStack,
+        n_players: int,
+        input_ids: Tensor,
+        measure: Measure,
+        placement: Placement,
+        like: "CoalitionEvaluator | None" = None,
     ) -> None:
         self.stack = stack
         self.n_players = n_players
@@ -144,12 +152,15 @@ class CoalitionEvaluator(Evaluator):
         self._rows = stack.batch_size or most
         with torch.inference_mode():
             entering = stack.prelude(input_ids)
-            regularity = examine(stack, n_players, entering)
-            self.fused = placement.fuse and regularity.fusible and stack.fuse(Fused)
+            regularity = examine(stack, n_players, entering) if like is None else None
+            fusible = like.fused if like is not None else regularity is not None and regularity.fusible
+            self.fused = placement.fuse and fusible and stack.fuse(Fused)
             final = self._walk_trunk(entering, placement.memory_budget)
             self._readout: Readout = make_readout(measure, stack, input_ids, final, fuse=placement.fuse)
             self.full = self._readout.means([final])[0].cpu().numpy()
-            if regularity.kinds is not None and stack.batch_size is None:
+            if like is not None:
+                self.states_per_step = like.states_per_step
+            elif regularity is not None and regularity.kinds is not None and stack.batch_size is None:
                 self.states_per_step = self._shareable(regularity.kinds, most // batch)
 
     def _walk_trunk(self, entering: State, budget: int) -> State:

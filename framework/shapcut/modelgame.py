@@ -243,8 +243,10 @@ class ModelGame(PortableGame):
             raise TypeError("a model utility is called on the model itself")
         shares = self._shares()
         memory = (self._memory_budget or default_memory_budget(self._device)) // len(shares)
-        evaluators = [self._evaluator(share, self.utility, memory) for share in shares]
-        evaluator = SharesEvaluator(evaluators) if len(evaluators) > 1 else evaluators[0]
+        evaluator = self._evaluator(shares[0], self.utility, memory)
+        if len(shares) > 1:
+            others = [self._evaluator(share, self.utility, memory, evaluator) for share in shares[1:]]
+            evaluator = SharesEvaluator([evaluator, *others])
         if not np.isfinite(evaluator.full_mean):
             raise InputError(
                 f"the whole model's loss on the calibration text is {evaluator.full_mean}; "
@@ -257,13 +259,16 @@ class ModelGame(PortableGame):
         size = self.windows_each or len(self.input_ids)
         return [share for share in torch.split(self.input_ids, size) if len(share) == size]
 
-    def _evaluator(self, windows: Tensor, utility: TokenUtility, memory_budget: int) -> Evaluator:
+    def _evaluator(
+        self, windows: Tensor, utility: TokenUtility, memory_budget: int, like: Evaluator | None = None
+    ) -> Evaluator:
         model = self._evaluated_model
         stack = self.adapter.stack(model, self.granularity)
         if stack is None:
             return BypassEvaluator(self.adapter, model, windows, utility.measure, self.granularity)
         placement = Placement(memory_budget, self.fuse, self._sequences_per_step)
-        return CoalitionEvaluator(stack, self.n_players, windows, utility.measure, placement)
+        known = like if isinstance(like, CoalitionEvaluator) else None
+        return CoalitionEvaluator(stack, self.n_players, windows, utility.measure, placement, known)
 
     @property
     def work(self) -> Work:
