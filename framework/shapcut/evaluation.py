@@ -136,6 +136,7 @@ class CoalitionEvaluator(Evaluator):
         input_ids: Tensor,
         measure: Measure,
         placement: Placement,
+        *,
         like: "CoalitionEvaluator | None" = None,
     ) -> None:
         self.stack = stack

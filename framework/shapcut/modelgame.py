@@ -268,7 +268,7 @@ class ModelGame(PortableGame):
             return BypassEvaluator(self.adapter, model, windows, utility.measure, self.granularity)
         placement = Placement(memory_budget, self.fuse, self._sequences_per_step)
         known = like if isinstance(like, CoalitionEvaluator) else None
-        return CoalitionEvaluator(stack, self.n_players, windows, utility.measure, placement, known)
+        return CoalitionEvaluator(stack, self.n_players, windows, utility.measure, placement, like=known)
 
     @property
     def work(self) -> Work:
