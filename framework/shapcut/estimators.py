@@ -148,9 +148,9 @@ class SurrogateEstimator(Estimator):
         share: part of the budget to spend; the rest is left to a selector that measures candidates.
         focus: see `QuadraticSurrogate`.
         sampler: where to look after the single absences; None looks near the target.
-        spread: with 16 calibration windows, 4 means that coalitions are measured on 4 windows each, chosen
-            by the coalition from 64: what is learnt from all together holds for more text, at a quarter of
-            the cost of each. 1 measures every coalition on all windows.
+        spread: 1 measures every coalition on all windows, so that sets are compared on the same text. With 16
+            windows, 4 means that coalitions are measured on 4 windows each, chosen by the coalition from 64:
+            all together see more text at a quarter of the cost of each, but differences are less certain.
     """
 
     name = "surrogate"
@@ -161,7 +161,7 @@ class SurrogateEstimator(Estimator):
         share: float = 0.5,
         focus: float | None = None,
         sampler: Sampler | None = None,
-        spread: int = 4,
+        spread: int = 1,
     ) -> None:
         if spread < 1:
             raise ValueError(f"spread={spread} is not positive")
