@@ -1,6 +1,6 @@
 """Shapley values as means of sampled marginal contributions, without a surrogate."""
 
-from abc import abstractmethod
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -37,7 +37,8 @@ class Marginals:
     def of(self, values: Values) -> Values:
         """Each sample's marginal contribution, shape (n_samples,); NaN where a value is not finite."""
         usable = np.where(np.isfinite(values), values, np.nan)
-        return usable[self.joined] - usable[self.without]
+        marginals: Values = usable[self.joined] - usable[self.without]
+        return marginals
 
 
 class MonteCarloEstimator(Estimator):
@@ -98,7 +99,7 @@ class MonteCarloEstimator(Estimator):
         """Measure coalitions within the budget; returns how their values become contributions."""
 
 
-class Summary:
+class Summary(ABC):
     """Means of sampled marginals and their standard errors, for any values of the same coalitions."""
 
     def summary(self, values: Values) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

@@ -61,7 +61,7 @@ class PairSummary(Summary):
         orders = np.empty((len(self.marginals.player) // self.n, self.n))
         which = np.repeat(np.arange(len(orders)), self.n)
         orders[which, self.marginals.player] = self.marginals.of(values)
-        paired = orders[: 2 * self.pairs].reshape(self.pairs, 2, self.n)
+        paired: NDArray[np.float64] = orders[: 2 * self.pairs].reshape(self.pairs, 2, self.n)
         rest = orders[2 * self.pairs :]
         if rng is not None and self.pairs:
             paired = paired[rng.integers(self.pairs, size=self.pairs)]

@@ -57,7 +57,8 @@ def select_for(
         plan = RemovalPlan.removing(followed, len(players), method=method, reason=reason)
         return _measured(plan, contributions, BudgetedGame(game, budget))
     inner, chosen = RestrictedGame(game, target), restricted(players, target)
-    plans, problem = [], InputError(f"{target.text}: no permitted set was found")
+    plans = list[RemovalPlan]()
+    problem = InputError(f"{target.text}: no permitted set was found")
     counted = BudgetedGame(inner, budget)
     sizes = target.sizes_around(order)
     sizes += [other for other in target.sizes() if other not in sizes]
@@ -90,7 +91,8 @@ def cheapest_first(contributions: Contributions, target: Target) -> list[int]:
 
 def _ranking(contributions: Contributions) -> list[int]:
     """Players by contribution, lowest first."""
-    return np.argsort(np.nan_to_num(contributions.values, nan=np.inf), kind="stable").tolist()
+    order = np.argsort(np.nan_to_num(contributions.values, nan=np.inf), kind="stable")
+    return [int(player) for player in order]
 
 
 def _worth(plan: RemovalPlan, *, final: bool) -> float:

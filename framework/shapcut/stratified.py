@@ -55,7 +55,7 @@ class StrataSummary(Summary):
         self, values: Values, rng: np.random.Generator | None
     ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """See `Summary.resampled`: samples are drawn with replacement within each stratum."""
-        found = self.marginals.of(values)
+        found: Values = self.marginals.of(values)
         stratum = self.marginals.player * self.n + self.marginals.size
         if rng is not None:
             order = np.argsort(stratum, kind="stable")
@@ -98,9 +98,10 @@ def _deviations(summary: StrataSummary, walker: Walker) -> NDArray[np.float64]:
     _, values = walker.game.evaluated()
     variances = summary.strata(summary.marginals.of(values))[1].reshape(walker.n, walker.n)
     known = variances[np.isfinite(variances)]
-    variances = np.where(np.isfinite(variances), variances, known.mean() if len(known) else 1.0)
-    variances[:, [0, -1]] = 0.0
-    return np.sqrt(variances).ravel()
+    typical = float(known.mean()) if len(known) else 1.0
+    filled: NDArray[np.float64] = np.where(np.isfinite(variances), variances, typical)
+    filled[:, [0, -1]] = 0.0
+    return np.sqrt(filled).ravel()
 
 
 def _draw(walker: Walker, deviations: NDArray[np.float64], count: int, rng: np.random.Generator) -> Marginals:

@@ -66,7 +66,8 @@ def bytes_per_parameter(model: nn.Module, player: Player) -> float:
     weights = [] if module is None else list(module.parameters())
     weights = weights or list(model.parameters())
     count = sum(weight.numel() for weight in weights)
-    return sum(weight.numel() * weight.element_size() for weight in weights) / max(1, count)
+    size = sum(weight.numel() * weight.element_size() for weight in weights)
+    return float(size / max(1, count))
 
 
 def _at_most(

@@ -22,7 +22,8 @@ def load_tables() -> Any:
 
 
 @pytest.mark.parametrize(
-    "page", ["README.md", "docs/families.md", "docs/speed.md", "benchmarks/zoo/README.md"]
+    "page",
+    ["README.md", "docs/estimators.md", "docs/families.md", "docs/speed.md", "benchmarks/zoo/README.md"],
 )
 def test_tables_are_generated_from_results(page: str) -> None:
     tables = load_tables()
