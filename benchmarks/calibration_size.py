@@ -3,8 +3,7 @@
     python benchmarks/calibration_size.py [MODEL ...]
 
 The same 100 coalitions are measured on 64 windows of 128 tokens, each window by itself; contributions are
-those of the quadratic surrogate fitted to the means over two disjoint sets of windows, drawn 20 times for
-each size.
+those of the quadratic surrogate fitted to the means over two disjoint sets of windows, 20 times a size.
 """
 
 import argparse

@@ -421,6 +421,32 @@ def zoo_prune(content: dict[str, Any]) -> str:
     )
 
 
+def estimators(content: dict[str, Any]) -> str:
+    """Error and rank agreement of every estimator, means over the enumerated games."""
+    rows = content["rows"]
+    budgets, games = sorted({row["budget"] for row in rows}), content["games"]
+    lines = [
+        f"| estimator | {' | '.join(f'{budget} coalitions' for budget in budgets)} |",
+        f"|---|{'---|' * len(budgets)}",
+    ]
+    for name in dict.fromkeys(row["estimator"] for row in rows):
+        cells = []
+        for budget in budgets:
+            own = [
+                row for row in rows if (row["estimator"], row["budget"]) == (name, budget) and "error" in row
+            ]
+            mean = [sum(row[key] for row in own) / max(1, len(own)) for key in ("error", "kendall")]
+            cells.append(f"{mean[0]:.3f} ({mean[1]:.2f})" if len(own) == len(games) else "")
+        lines.append(f"| {name} | {' | '.join(cells)} |")
+    lines += [
+        "",
+        f"Root mean square error over players, divided by the spread of the exact values (in brackets Kendall's tau "
+        f"with the exact ranking); means over {content['seeds']} seeds and the models {', '.join(games)}, 4,096 "
+        f"coalitions each. `{content['command']}`.",
+    ]
+    return "\n".join(lines)
+
+
 def read_result(name: str) -> dict[str, Any]:
     """What a table is made of."""
     if name != "zoo":
@@ -455,6 +481,7 @@ TABLES: dict[str, Callable[[dict[str, Any]], str]] = {
 PAGES = (
     "README.md",
     "docs/after-the-cut.md",
+    "docs/estimators.md",
     "docs/families.md",
     "docs/quantization.md",
     "docs/selection.md",

@@ -80,8 +80,8 @@ class Contest:
 
     def identity(self, contestant: Contestant, n_remove: int) -> dict[str, Any]:
         """All that decides a row."""
-        method, recipe = contestant.method, self._session.recipe
-        game = self._game(method.utility or recipe.utility, self._spread(contestant))
+        method = contestant.method
+        game = self._played_on(contestant)
         return {
             "method": contestant.label,
             "estimator": method.estimator,
@@ -113,12 +113,12 @@ class Contest:
         try:
             with self._reporter.counting(contestant.label, budget) as count:
                 self._count = count
-                return row.model_copy(update=self._played(contestant, utility, budget, n_remove))
+                return row.model_copy(update=self._played(contestant, budget, n_remove))
         except InputError as error:
             return row.model_copy(update={"failure": str(error)})
 
-    def _played(self, contestant: Contestant, utility: str, budget: int, n_remove: int) -> dict[str, Any]:
-        game = self._game(utility, self._spread(contestant))
+    def _played(self, contestant: Contestant, budget: int, n_remove: int) -> dict[str, Any]:
+        game = self._played_on(contestant)
         kept = stored(game, self._store, self._observe)
         metered = BudgetedGame(kept, budget)
         parts = [part.on(part.input_ids, utility=game.utility) for part in self._finals]
@@ -159,9 +159,12 @@ class Contest:
         candidates = len(removable(self._first.players))
         return contestant.evaluations(candidates, n_remove, self._session.recipe.budget)
 
-    def _spread(self, contestant: Contestant) -> int:
-        spread: int = self._session.host.estimators.create(contestant.method.estimator).spread
-        return spread
+    def _played_on(self, contestant: Contestant) -> ModelGame:
+        """The game that a method measures coalitions in."""
+        method = contestant.method
+        spread: int = self._session.host.estimators.create(method.estimator).spread
+        game = self._game(method.utility or self._session.recipe.utility, spread)
+        return game if method.windows is None else game.narrowed(method.windows * game.input_ids.shape[1])
 
     def _game(self, utility: str, spread: int = 1) -> ModelGame:
         """The game on this seed's windows that goes by a utility, its coalitions spread over more text."""

@@ -158,7 +158,7 @@ class CoalitionEvaluator(Evaluator):
             self.fused = placement.fuse and fusible and stack.fuse(Fused)
             final = self._walk_trunk(entering, placement.memory_budget)
             self._readout: Readout = make_readout(measure, stack, input_ids, final, fuse=placement.fuse)
-            self.full = self._readout.means([final])[0].cpu().numpy()
+            self.full = self._readout.measurements([final])[0].cpu().numpy()
             if like is not None:
                 self.states_per_step = like.states_per_step
             elif regularity is not None and regularity.kinds is not None and stack.batch_size is None:
@@ -209,7 +209,7 @@ class CoalitionEvaluator(Evaluator):
                 runs = coalitions[:, layer].tolist()
                 paths = [path | run << layer for path, run in zip(paths, runs, strict=True)]
                 states = self._advance(layer, states, set(paths))
-            means = torch.stack(self._readout.means(list(states.values()))).cpu().tolist()
+            means = torch.stack(self._readout.measurements(list(states.values()))).cpu().tolist()
         final = dict(zip(states, means, strict=True))
         return np.array([final[path] for path in paths], dtype=np.float64)
 

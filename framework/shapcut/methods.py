@@ -26,6 +26,7 @@ class Method:
         utility: the registered utility whose values it goes by; None: the one that is asked for.
         needs: how many coalitions it measures; None: as many as it is given.
         source: where it was published.
+        windows: calibration windows that it measures coalitions on; None: all.
     """
 
     name: str
@@ -34,6 +35,7 @@ class Method:
     utility: str | None
     needs: Evaluations | None
     source: str
+    windows: int | None = None
 
 
 def _nothing(_candidates: int, _n_remove: int) -> int:
@@ -45,11 +47,11 @@ def _singles(candidates: int, _n_remove: int) -> int:
 
 
 def _half_of_greedy(candidates: int, n_remove: int) -> int:
-    """What half of greedy's tokens pay for: coalitions on a quarter of its windows, and default finals.
+    """What half of greedy's tokens pay for, on 8 of 16 windows: coalitions, and default finals.
 
-    These measure 16 sets on 8 windows, 8 on as many again and so on: as many as 80 coalitions of 4 windows.
+    These measure 16 sets on 8 windows, 8 on as many again and so on: as many tokens as 40 coalitions.
     """
-    return max(candidates + 2, 2 * greedy_evaluations(candidates, n_remove) - 80)
+    return max(candidates + 2, greedy_evaluations(candidates, n_remove) - 40)
 
 
 _ALL = (
@@ -84,7 +86,7 @@ _ALL = (
     Method("evolutionary", "none", "evolutionary", "kl", None, "EvoPress, arXiv 2410.14649"),
     Method("shapley", "permutation", "ranking", "log-likelihood", None, "Castro et al. 2009: sampled orders"),
     Method("paper", "paper", "ranking", "perplexity-ratio", None, "arXiv 2602.07804"),
-    Method("ours", "surrogate", "search", "log-likelihood", _half_of_greedy, "shapcut's default"),
+    Method("ours", "surrogate", "search", "log-likelihood", _half_of_greedy, "shapcut's default", windows=8),
 )
 
 METHODS: Mapping[str, Method] = MappingProxyType({method.name: method for method in _ALL})

@@ -1,6 +1,6 @@
 """Shapley values as means of sampled marginal contributions, without a surrogate."""
 
-from abc import abstractmethod
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -99,7 +99,7 @@ class MonteCarloEstimator(Estimator):
         """Measure coalitions within the budget; returns how their values become contributions."""
 
 
-class Summary:
+class Summary(ABC):
     """Means of sampled marginals and their standard errors, for any values of the same coalitions."""
 
     def summary(self, values: Values) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

@@ -57,7 +57,7 @@ def select_for(
         plan = RemovalPlan.removing(followed, len(players), method=method, reason=reason)
         return _measured(plan, contributions, BudgetedGame(game, budget))
     inner, chosen = RestrictedGame(game, target), restricted(players, target)
-    plans: list[RemovalPlan] = []
+    plans = list[RemovalPlan]()
     problem = InputError(f"{target.text}: no permitted set was found")
     counted = BudgetedGame(inner, budget)
     sizes = target.sizes_around(order)

@@ -118,6 +118,10 @@ class Readout(ABC):
         self.linear = stack.unembedding()
 
     def means(self, states: Sequence[State]) -> list[Tensor]:
+        """For each state the mean over its (batch * (length - 1)) predictions, a float64 scalar tensor."""
+        return [found[0] for found in self.measurements(states)]
+
+    def measurements(self, states: Sequence[State]) -> list[Tensor]:
         """For each state the mean over its (batch * (length - 1)) predictions and over two halves of them.
 
         See `mean_and_halves`.

@@ -55,7 +55,7 @@ class StrataSummary(Summary):
         self, values: Values, rng: np.random.Generator | None
     ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """See `Summary.resampled`: samples are drawn with replacement within each stratum."""
-        found = self.marginals.of(values)
+        found: Values = self.marginals.of(values)
         stratum = self.marginals.player * self.n + self.marginals.size
         if rng is not None:
             order = np.argsort(stratum, kind="stable")
@@ -96,12 +96,12 @@ def _rotations(n: int, rng: np.random.Generator) -> Iterator[Orders]:
 def _deviations(summary: StrataSummary, walker: Walker) -> NDArray[np.float64]:
     """Standard deviation of each stratum, flat; strata of a single coalition cannot vary."""
     _, values = walker.game.evaluated()
-    found = summary.strata(summary.marginals.of(values))[1].reshape(walker.n, walker.n)
-    known = found[np.isfinite(found)]
-    variances = np.where(np.isfinite(found), found, known.mean() if len(known) else 1.0)
-    variances[:, [0, -1]] = 0.0
-    deviations: NDArray[np.float64] = np.sqrt(variances).ravel()
-    return deviations
+    variances = summary.strata(summary.marginals.of(values))[1].reshape(walker.n, walker.n)
+    known = variances[np.isfinite(variances)]
+    typical = float(known.mean()) if len(known) else 1.0
+    filled: NDArray[np.float64] = np.where(np.isfinite(variances), variances, typical)
+    filled[:, [0, -1]] = 0.0
+    return np.sqrt(filled).ravel()
 
 
 def _draw(walker: Walker, deviations: NDArray[np.float64], count: int, rng: np.random.Generator) -> Marginals:

@@ -66,9 +66,8 @@ def bytes_per_parameter(model: nn.Module, player: Player) -> float:
     weights = [] if module is None else list(module.parameters())
     weights = weights or list(model.parameters())
     count = sum(weight.numel() for weight in weights)
-    size = float(sum(weight.numel() * weight.element_size() for weight in weights))
-    each: float = size / max(1, count)
-    return each
+    size = sum(weight.numel() * weight.element_size() for weight in weights)
+    return float(size / max(1, count))
 
 
 def _at_most(

@@ -3,6 +3,7 @@
 import importlib.util
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F  # noqa: N812 - the name that PyTorch's users know
@@ -14,6 +15,7 @@ from shapcut.readout import (
     fold_log_sum_exp,
     log_sum_exp,
     make_readout,
+    mean_and_halves,
     predicting,
 )
 
@@ -156,3 +158,18 @@ def test_running_log_sum_exp(row):
 def test_predicting_drops_each_sequences_last_position():
     features = torch.arange(24.0).view(2, 4, 3)
     assert predicting(features)[:, 0].tolist() == [0.0, 3.0, 6.0, 12.0, 15.0, 18.0]
+
+
+@pytest.mark.parametrize("windows", [2, 3])
+def test_halves_are_every_second_window_and_the_others(windows):
+    tokens = torch.arange(4.0 * windows)
+    mean, first, second = mean_and_halves(tokens, windows).tolist()
+    each = tokens.view(windows, 4)
+    assert mean == tokens.double().mean().item()
+    assert (first, second) == (each[::2].mean().item(), each[1::2].mean().item())
+
+
+def test_one_window_has_no_halves():
+    mean, *halves = mean_and_halves(torch.ones(4), 1).tolist()
+    assert mean == 1.0
+    assert np.isnan(halves).all()
