@@ -477,6 +477,7 @@ TABLES: dict[str, Callable[[dict[str, Any]], str]] = {
     "zoo": zoo,
     "zoo_prune": zoo_prune,
     "after_the_cut": after_the_cut,
+    "estimators": estimators,
 }
 PAGES = (
     "README.md",
