@@ -54,7 +54,7 @@ def pruned(model: Path, directory: Path) -> dict[str, Any]:
     row: dict[str, Any] = {
         "adapter": facts["adapter"],
         "blocks": len(facts["players"]),
-        "dense": shapcut("evaluate", model, *held_out)["perplexity"],
+        "dense": perplexity(shapcut("evaluate", model, *held_out)),
         "cuts": {},
     }
     for count in REMOVED:
@@ -62,10 +62,15 @@ def pruned(model: Path, directory: Path) -> dict[str, Any]:
         made = shapcut("prune", model, "--out", out, "--remove", count, "--budget", BUDGET, *held_out)
         row["cuts"][count] = {
             "removed": made["plan"]["removed"],
-            "perplexity": made["pruned"]["perplexity"],
-            "perplexity of what was written": shapcut("evaluate", out, *held_out)["perplexity"],
+            "perplexity": perplexity(made["pruned"]),
+            "perplexity of what was written": perplexity(shapcut("evaluate", out, *held_out)),
         }
     return row
+
+
+def perplexity(measured: Any) -> float:
+    """The figure itself."""
+    return float(measured["perplexity"]["perplexity"])
 
 
 def rows(name: str) -> dict[str, Any]:
