@@ -155,7 +155,7 @@ class CoalitionEvaluator(Evaluator):
             entering = stack.prelude(input_ids)
             regularity = examine(stack, n_players, entering) if like is None else None
             fusible = like.fused if like is not None else regularity is not None and regularity.fusible
-            self.fused = placement.fuse and fusible and stack.fuse(Fused)
+            self.fused: bool = placement.fuse and fusible and stack.fuse(Fused)
             final = self._walk_trunk(entering, placement.memory_budget)
             self._readout: Readout = make_readout(measure, stack, input_ids, final, fuse=placement.fuse)
             self.full = self._readout.measurements([final])[0].cpu().numpy()

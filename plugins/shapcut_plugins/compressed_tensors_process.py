@@ -1,6 +1,7 @@
 """llm-compressor in a process of its own: it keeps a session and patches modules."""
 
 import sys
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +11,12 @@ from shapcut_plugins.quantization_process import Job, serve
 def quantize(job: Job) -> None:
     """Quantize the checkpoint of a job with llm-compressor, and run the result before it is saved."""
     import datasets  # noqa: PLC0415 - seconds to import
-    import llmcompressor  # noqa: PLC0415
     from compressed_tensors.quantization import QuantizationArgs, QuantizationScheme  # noqa: PLC0415
     from llmcompressor.modifiers.quantization import GPTQModifier, QuantizationModifier  # noqa: PLC0415
     from transformers import AutoModelForCausalLM, AutoTokenizer  # noqa: PLC0415
 
-    options, loader, library = job.options, AutoModelForCausalLM, llmcompressor
+    options, loader = job.options, AutoModelForCausalLM
+    library: Any = import_module("llmcompressor")
     model: Any = loader.from_pretrained(job.source, dtype="auto", local_files_only=True)
     modifiers: dict[str, Any] = {"gptq": GPTQModifier, "rtn": QuantizationModifier}
     scheme = QuantizationScheme(
