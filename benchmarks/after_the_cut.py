@@ -23,12 +23,14 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from main_job import greedy
 from shapcut import builtin
 from shapcut.arithmetic import has_fast_bfloat16
+from shapcut.baselines.blind import NoEstimator
+from shapcut.baselines.greedy import GreedySelector
 from shapcut.calibration import all_windows, load_calibration, load_held_out
 from shapcut.coalitions import absent_players, without
 from shapcut.files import write_json_atomically
+from shapcut.game import BudgetedGame, Game
 from shapcut.host import build_host, checkpoint_formats, select_adapter
 from shapcut.loading import load
 from shapcut.mended import MendedGame
@@ -60,6 +62,17 @@ class Subject:
     def windows(self, length: int) -> Tensor:
         """All windows of the part of the text that is fitted on."""
         return all_windows(self.text, self.tokenizer, length)
+
+
+def greedy_set(game: Game, n_remove: int) -> list[int]:
+    """The players that SLEB's greedy search removes."""
+    budget, rng = n_remove * game.n_players, np.random.default_rng(0)
+    counted = BudgetedGame(game, budget)
+    nothing = NoEstimator().estimate(counted, budget, rng)
+    plan = GreedySelector().select(
+        nothing, game.players, n_remove, game=counted, budget=counted.remaining, rng=rng
+    )
+    return list(plan.removed)
 
 
 def subject(name: str, text: str) -> Subject:
@@ -121,7 +134,7 @@ def in_the_game(who: Subject, n_remove: int) -> dict[str, Any]:
     """The best set by its own value against the best by its value after compensation, both compensated."""
     game, host = who.game, build_host(core=[builtin])
     seen: list[tuple[float, tuple[int, ...]]] = []
-    chosen, _ = greedy(game, n_remove)
+    chosen = greedy_set(game, n_remove)
     around = [
         sorted({*chosen} - {back} | {gone})
         for back in chosen
@@ -174,7 +187,7 @@ def main() -> None:
         known = {json.dumps({k: row[k] for k in ("model", "removed", "after")}) for row in content["rows"]}
         if json.dumps({"model": name, "removed": [], "after": "none"}) not in known:
             content["rows"].append(dense(who))
-        sets = REAL_SETS if name == REAL else [greedy(who.game, number)[0] for number in ZOO_REMOVED]
+        sets = REAL_SETS if name == REAL else [greedy_set(who.game, number) for number in ZOO_REMOVED]
         for removed in sets:
             for row in rows_of(who, list(removed), given.heal, known, train=not given.quick):
                 print(row, flush=True)

@@ -17,67 +17,6 @@ RESULTS = ROOT / "benchmarks" / "results"
 ZOO = ROOT / "benchmarks" / "zoo" / "models"
 
 
-def main_job(content: dict[str, Any]) -> str:
-    """The main job against greedy search."""
-    lines = [
-        f"{content['model']}; {content['n_remove']} removed. {content['text']}.",
-        "",
-        "| method | seed | removed blocks | held-out perplexity | evaluations | tokens processed | seconds |",
-        "|---|---|---|---|---|---|---|",
-    ]
-    for row in content["rows"]:
-        removed = ", ".join(map(str, row["removed"])) or "none"
-        evaluations = " + ".join(str(count) for count in row.get("evaluations", {}).values())
-        tokens = f"{row['tokens']:,}" if "tokens" in row else ""
-        cells = [
-            row["method"],
-            str(row["seed"]),
-            removed,
-            f"{row['perplexity']:.2f}",
-            evaluations,
-            tokens,
-            str(row.get("seconds", "")),
-        ]
-        lines.append(f"| {' | '.join(cells)} |")
-    lines += ["", f"`{content['command']}`, {content['hardware']}, torch {content['torch']}."]
-    return "\n".join(lines)
-
-
-def after_the_cut(content: dict[str, Any]) -> str:
-    """Perplexities after each treatment, a line for each cut, and what mending finalists adds."""
-    treatments = ("none", "compensate", "heal", "compensate + heal")
-    found = {(row["model"], tuple(row["removed"]), row["after"]): row for row in content["rows"]}
-    lines = [
-        "Held-out perplexity, and in brackets the seconds that the steps took.",
-        "",
-        f"| model | removed | whole model | {' | '.join(treatments)} |",
-        f"|---|---|---|{'---|' * len(treatments)}",
-    ]
-    for model, removed in dict.fromkeys(key[:2] for key in found if key[1]):
-        cells = [_treated(found.get((model, removed, after))) for after in treatments]
-        whole = found[model, (), "none"]["perplexity"]
-        lines.append(f"| {model} | {', '.join(map(str, removed))} | {whole:.2f} | {' | '.join(cells)} |")
-    if content["in_the_game"]:
-        lines += [
-            "",
-            "Eight finalists, the best by its own value against the best by its value after compensation:",
-            "",
-            "| model | removed | chosen before mending | then compensated | chosen after mending | perplexity |",
-            "|---|---|---|---|---|---|",
-        ]
-    for row in content["in_the_game"]:
-        sets = [", ".join(map(str, row[f"chosen_{when}_mending"])) for when in ("before", "after")]
-        values = [f"{row[f'perplexity_{when}']:.2f}" for when in ("before", "after")]
-        cells = [row["model"], str(row["n_remove"]), sets[0], values[0], sets[1], values[1]]
-        lines.append(f"| {' | '.join(cells)} |")
-    about = f"{content['hardware']}, torch {content['torch']}; heal: {content['heal']}."
-    return "\n".join([*lines, "", f"`python benchmarks/after_the_cut.py`, {about}"])
-
-
-def _treated(row: dict[str, Any] | None) -> str:
-    return f"{row['perplexity']:.2f} ({row['seconds']:.0f})" if row else ""
-
-
 def families(content: dict[str, Any]) -> str:
     """Every family of the sweep, with its verdict."""
     rows = content["families"]
@@ -464,7 +403,6 @@ def _json(path: Path) -> Any:
 
 
 TABLES: dict[str, Callable[[dict[str, Any]], str]] = {
-    "main_job": main_job,
     "families": families,
     "speed": speed,
     "speed_values": speed_values,
