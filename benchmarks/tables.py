@@ -17,6 +17,41 @@ RESULTS = ROOT / "benchmarks" / "results"
 ZOO = ROOT / "benchmarks" / "zoo" / "models"
 
 
+def after_the_cut(content: dict[str, Any]) -> str:
+    """Perplexities after each treatment, a line for each cut, and what mending finalists adds."""
+    treatments = ("none", "compensate", "heal", "compensate + heal")
+    found = {(row["model"], tuple(row["removed"]), row["after"]): row for row in content["rows"]}
+    lines = [
+        "Held-out perplexity, and in brackets the seconds that the steps took.",
+        "",
+        f"| model | removed | whole model | {' | '.join(treatments)} |",
+        f"|---|---|---|{'---|' * len(treatments)}",
+    ]
+    for model, removed in dict.fromkeys(key[:2] for key in found if key[1]):
+        cells = [_treated(found.get((model, removed, after))) for after in treatments]
+        whole = found[model, (), "none"]["perplexity"]
+        lines.append(f"| {model} | {', '.join(map(str, removed))} | {whole:.2f} | {' | '.join(cells)} |")
+    if content["in_the_game"]:
+        lines += [
+            "",
+            "Eight finalists, the best by its own value against the best by its value after compensation:",
+            "",
+            "| model | removed | chosen before mending | then compensated | chosen after mending | perplexity |",
+            "|---|---|---|---|---|---|",
+        ]
+    for row in content["in_the_game"]:
+        sets = [", ".join(map(str, row[f"chosen_{when}_mending"])) for when in ("before", "after")]
+        values = [f"{row[f'perplexity_{when}']:.2f}" for when in ("before", "after")]
+        cells = [row["model"], str(row["n_remove"]), sets[0], values[0], sets[1], values[1]]
+        lines.append(f"| {' | '.join(cells)} |")
+    about = f"{content['hardware']}, torch {content['torch']}; heal: {content['heal']}."
+    return "\n".join([*lines, "", f"`python benchmarks/after_the_cut.py`, {about}"])
+
+
+def _treated(row: dict[str, Any] | None) -> str:
+    return f"{row['perplexity']:.2f} ({row['seconds']:.0f})" if row else ""
+
+
 def families(content: dict[str, Any]) -> str:
     """Every family of the sweep, with its verdict."""
     rows = content["families"]
