@@ -25,14 +25,14 @@ def shapcut_register_postprocessors(register: Register) -> None:
     register("cast", Cast)
     register("compensate", Compensate)
     register("heal", Heal)
+    for quantizer in (AutoGptq, BitsAndBytes, CompressedTensors, Gptq, TorchAO):
+        register(quantizer.name, quantizer)
 
 
 @hookimpl
 def shapcut_register_estimators(register: Register) -> None:
     """Offer shapiq's approximators; the package is imported when one is asked for."""
     register(ShapiqEstimator.name, ShapiqEstimator)
-    for quantizer in (AutoGptq, BitsAndBytes, CompressedTensors, Gptq, TorchAO):
-        register(quantizer.name, quantizer)
 
 
 @hookimpl

@@ -13,9 +13,7 @@ from shapcut.baselines.greedy import GreedySelector, greedy_evaluations
 from shapcut.baselines.leave_one_out import LeaveOneOutEstimator
 from shapcut.coalitions import without
 from shapcut.errors import InputError, ShapcutError
-from shapcut.estimators import ExactEstimator
 from shapcut.game import BudgetedGame, FunctionGame, Game, MeteredGame
-from shapcut.permutation import PermutationEstimator
 from shapcut.selection import RankingSelector
 
 N = 9
@@ -208,36 +206,6 @@ def test_leave_one_out_is_the_loss_of_each_absence():
     assert found.evaluations == N
     with pytest.raises(InputError, match="needs a budget of 9 coalitions, got 8"):
         LeaveOneOutEstimator().estimate(game, 8, rng())
-
-
-@pytest.mark.parametrize("fixed", [(), (2, 5)])
-def test_permutations_estimate_shapley_values(fixed):
-    game = TokenGame(7, pairs(4, 7), fixed=fixed)
-    exact = ExactEstimator().estimate(game, 128, rng())
-    found = PermutationEstimator().estimate(game, 3000, rng())
-    assert found.values == pytest.approx(exact.values, abs=0.25, nan_ok=True)
-    assert np.nansum(found.values) == pytest.approx(np.nansum(exact.values))  # efficiency holds exactly
-    distance = np.abs(found.values - exact.values) / found.standard_errors
-    assert np.nanmax(distance) < 4
-
-
-def test_permutations_keep_to_the_budget():
-    game = TokenGame(N, pairs())
-    for budget in (10, 17, 18, 26, 27, 100):
-        found = PermutationEstimator().estimate(game, budget, rng())
-        assert found.evaluations <= budget
-        assert f"{1 + (budget - 10) // 8} random orders" in found.weighting
-    with pytest.raises(InputError, match="needs a budget of 10"):
-        PermutationEstimator().estimate(game, 9, rng())
-
-
-def test_a_marginal_that_is_not_finite_spoils_nothing_else():
-    def value(rows):
-        values = rows.sum(axis=1).astype(np.float64)
-        return np.where(rows.any(axis=1), values, np.nan)
-
-    found = PermutationEstimator().estimate(TokenGame(5, value), 40, rng())
-    assert found.values == pytest.approx(np.ones(5))
 
 
 def test_the_blind_estimators():
