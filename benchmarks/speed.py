@@ -49,7 +49,7 @@ RESULT = Path(__file__).parent / "results" / "speed.json"
 COALITIONS, TURNS = 200, 4
 REFERENCE_MASKS, REFERENCE_SURROGATE_MASKS = 8_000, 80_000
 OFFLOAD_LIMIT, EXECUTOR_COALITIONS = 512 * 2**20, 60
-N_REMOVE, BUDGET, MASKS_RUN, HELD_OUT_WINDOWS = 6, 300, 1_000, 240
+N_REMOVE, BUDGET, WINDOWS, MASKS_RUN, HELD_OUT_WINDOWS = 6, 125, 8, 1_000, 240
 
 
 def peak_memory() -> float:
@@ -173,7 +173,14 @@ def plan(bench: Bench) -> dict[str, Any]:
     a_call, _ = seconds(lambda: surrogate_calls(network, calls))
     reference_seconds = a_mask / 40 * REFERENCE_MASKS + a_call / len(calls) * REFERENCE_SURROGATE_MASKS
     recipe = make_recipe(
-        {"model": MODEL, "remove": N_REMOVE, "budget": BUDGET, "calibration": bench.text, "seed": SEED}
+        {
+            "model": MODEL,
+            "remove": N_REMOVE,
+            "budget": BUDGET,
+            "samples": WINDOWS,
+            "calibration": bench.text,
+            "seed": SEED,
+        }
     )
     begin = time.perf_counter()
     host = build_host(core=[builtin])
@@ -189,6 +196,8 @@ def plan(bench: Bench) -> dict[str, Any]:
         "reference seconds a mask": a_mask / 40,
         "reference surrogate seconds a mask": a_call / len(calls),
         "reference seconds in all, multiplied": reference_seconds,
+        "ours coalitions at most": BUDGET,
+        "ours windows a coalition": WINDOWS,
         "ours seconds, from loading to the plan": ours,
         "times faster": reference_seconds / ours,
         "ours removed": list(chosen.removed),
@@ -210,6 +219,7 @@ def paper(bench: Bench) -> dict[str, Any]:
     )
     return {
         "masks": MASKS_RUN,
+        "windows": SAMPLES,
         "seconds by our evaluation": took,
         "removed": list(chosen),
         "perplexity": held_out_perplexity(bench, chosen),
