@@ -185,7 +185,14 @@ def speed_plan(content: dict[str, Any]) -> str:
     if quality is not None:
         masks = f"the paper's method, {quality['masks']:,} masks of {quality['windows']} windows run"
         rows.insert(2, (masks, "", str(quality["removed"]), f"{quality['perplexity']:.2f}"))
-    lines = ["| way | seconds | removed | held-out perplexity |", "|---|---|---|---|"]
+    lines = [
+        f"{content['model']}; {len(part['ours removed'])} blocks removed; {content['text'].partition(',')[0]}, "
+        f"calibration on its first three quarters, held out the last; {content['hardware']}, "
+        f"torch {content['torch']}. `{content['command']}`.",
+        "",
+        "| way | seconds | removed | held-out perplexity |",
+        "|---|---|---|---|",
+    ]
     lines += [f"| {' | '.join(row)} |" for row in rows]
     lines += [
         "",
