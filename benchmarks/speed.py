@@ -35,11 +35,11 @@ from shapcut.host import build_host
 from shapcut.measure import perplexity
 from shapcut.modelgame import ModelGame
 from shapcut.paper import PaperEstimator
-from shapcut.pipeline import Scoring
 from shapcut.progress import ConsoleReporter
 from shapcut.recipe import make_recipe
 from shapcut.run import open_run
 from shapcut.sampling import StratifiedSampler
+from shapcut.scoring import Scoring
 from shapcut.selection import RankingSelector
 from shapcut.session import prepare
 from shapcut.utilities import PerplexityRatio

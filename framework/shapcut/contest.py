@@ -18,9 +18,9 @@ from shapcut.plan import RemovalPlan
 from shapcut.progress import Counter, Reporter
 from shapcut.result_row import ResultRow
 from shapcut.sampling import removable
-from shapcut.session import Session, final_games, load_windows, spread_windows
+from shapcut.session import Session, final_games, load_windows
 from shapcut.store import EvaluationStore, StoredGame
-from shapcut.utilities import LogLikelihood, ModelUtility, TokenUtility
+from shapcut.utilities import LogLikelihood, TokenUtility
 
 
 def stored(game: ModelGame, store: EvaluationStore, observe: Any = None) -> StoredGame:
@@ -73,9 +73,8 @@ class Contest:
         recipe, tokenizer = session.recipe, session.loaded.tokenizer
         windows = load_windows(recipe, tokenizer, recipe.samples, seed)
         self._first = session.game.on(windows.input_ids)
-        self._by_spread = {1: self._first}
         self._finals = final_games(recipe.model_copy(update={"seed": seed}), tokenizer, self._first)
-        self._games: dict[tuple[str, int], ModelGame] = {}
+        self._games: dict[str, ModelGame] = {}
         self._plain = stored(self._game(LogLikelihood.name), store)
 
     def identity(self, contestant: Contestant, n_remove: int) -> dict[str, Any]:
@@ -162,26 +161,15 @@ class Contest:
     def _played_on(self, contestant: Contestant) -> ModelGame:
         """The game that a method measures coalitions in."""
         method = contestant.method
-        spread: int = self._session.host.estimators.create(method.estimator).spread
-        game = self._game(method.utility or self._session.recipe.utility, spread)
+        game = self._game(method.utility or self._session.recipe.utility)
         return game if method.windows is None else game.narrowed(method.windows * game.input_ids.shape[1])
 
-    def _game(self, utility: str, spread: int = 1) -> ModelGame:
-        """The game on this seed's windows that goes by a utility, its coalitions spread over more text."""
-        if (utility, spread) not in self._games:
+    def _game(self, utility: str) -> ModelGame:
+        """The game on this seed's windows that goes by a utility."""
+        if utility not in self._games:
             made = self._session.host.utilities.create(utility)
-            wide = self._wide(1 if isinstance(made, ModelUtility) else spread)
-            self._games[utility, spread] = wide.on(
-                wide.input_ids, utility=made, windows_each=wide.windows_each
-            )
-        return self._games[utility, spread]
-
-    def _wide(self, spread: int) -> ModelGame:
-        if spread not in self._by_spread:
-            recipe, tokenizer = self._session.recipe, self._session.loaded.tokenizer
-            windows, each = spread_windows(recipe, tokenizer, spread, self.seed)
-            self._by_spread[spread] = self._first.on(windows.input_ids, windows_each=each)
-        return self._by_spread[spread]
+            self._games[utility] = self._first.on(self._first.input_ids, utility=made)
+        return self._games[utility]
 
     def _observe(self, coalitions: CoalitionMatrix, values: Values, total: int) -> None:
         if self._count is not None:

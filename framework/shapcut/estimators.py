@@ -22,8 +22,6 @@ class Estimator(ABC):
     """Estimates contributions; its options are its constructor's keyword arguments."""
 
     name: str
-    spread: int = 1
-    """Over how many times as much text its coalitions are spread, each on so much less of it."""
 
     @abstractmethod
     def estimate(
@@ -148,9 +146,6 @@ class SurrogateEstimator(Estimator):
         share: part of the budget to spend; the rest is left to a selector that measures candidates.
         focus: see `QuadraticSurrogate`.
         sampler: where to look after the single absences; None looks near the target.
-        spread: 1 measures every coalition on all windows, so that sets are compared on the same text. With 16
-            windows, 4 means that coalitions are measured on 4 windows each, chosen by the coalition from 64:
-            all together see more text at a quarter of the cost of each, but differences are less certain.
     """
 
     name = "surrogate"
@@ -161,10 +156,7 @@ class SurrogateEstimator(Estimator):
         share: float = 0.5,
         focus: float | None = None,
         sampler: Sampler | None = None,
-        spread: int = 1,
     ) -> None:
-        if spread < 1:
-            raise ValueError(f"spread={spread} is not positive")
         if not 0.0 < share <= 1.0:
             raise ValueError(f"share={share} is not in (0, 1]")
         QuadraticSurrogate(focus)  # refuses a wrong focus before any work
@@ -172,7 +164,6 @@ class SurrogateEstimator(Estimator):
         self.share = share
         self.focus = focus
         self.sampler = sampler
-        self.spread = spread
 
     def estimate(
         self, game: Game, budget: int, rng: np.random.Generator, *, n_remove: int | None = None

@@ -10,7 +10,6 @@ from abc import ABC, abstractmethod
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
-from zlib import crc32
 
 import numpy as np
 import torch
@@ -18,7 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from shapcut.adapter import Adapter, Granularity, LayerStack, State
-from shapcut.coalitions import CoalitionMatrix, keys
+from shapcut.coalitions import CoalitionMatrix
 from shapcut.errors import InputError
 from shapcut.fusion import Fused
 from shapcut.game import Measurements
@@ -122,22 +121,13 @@ class CoalitionEvaluator(Evaluator):
         input_ids: calibration tokens, shape (batch, length), on the stack's device.
         measure: what is averaged over tokens.
         placement: how to use the machine.
-        like: an evaluator of the same model on windows of the same shape, of which all is known already that
-            steps have to be tried for.
 
     Raises:
         InputError: if the stack's fixed batch size does not divide the calibration batch.
     """
 
     def __init__(
-        self,
-        stack: LayerStack,
-        n_players: int,
-        input_ids: Tensor,
-        measure: Measure,
-        placement: Placement,
-        *,
-        like: "CoalitionEvaluator | None" = None,
+        self, stack: LayerStack, n_players: int, input_ids: Tensor, measure: Measure, placement: Placement
     ) -> None:
         self.stack = stack
         self.n_players = n_players
@@ -153,15 +143,12 @@ class CoalitionEvaluator(Evaluator):
         self._rows = stack.batch_size or most
         with torch.inference_mode():
             entering = stack.prelude(input_ids)
-            regularity = examine(stack, n_players, entering) if like is None else None
-            fusible = like.fused if like is not None else regularity is not None and regularity.fusible
-            self.fused: bool = placement.fuse and fusible and stack.fuse(Fused)
+            regularity = examine(stack, n_players, entering)
+            self.fused = placement.fuse and regularity.fusible and stack.fuse(Fused)
             final = self._walk_trunk(entering, placement.memory_budget)
             self._readout: Readout = make_readout(measure, stack, input_ids, final, fuse=placement.fuse)
             self.full = self._readout.measurements([final])[0].cpu().numpy()
-            if like is not None:
-                self.states_per_step = like.states_per_step
-            elif regularity is not None and regularity.kinds is not None and stack.batch_size is None:
+            if regularity.kinds is not None and stack.batch_size is None:
                 self.states_per_step = self._shareable(regularity.kinds, most // batch)
 
     def _walk_trunk(self, entering: State, budget: int) -> State:
@@ -246,44 +233,6 @@ class CoalitionEvaluator(Evaluator):
             return self.stack.step(layer, state)
         parts = [tuple(tensor[start : start + rows] for tensor in state) for start in range(0, batch, rows)]
         return joined([self.stack.step(layer, part) for part in parts])
-
-
-class SharesEvaluator(Evaluator):
-    """Measures each coalition on one of several shares of the text: much text for all, little for each.
-
-    Which share it is follows from the coalition alone. Means are corrected by the difference of the whole
-    model's means on that share and on all text, so that shares of easy and of hard text are comparable. The
-    halves are the odd and the even shares: each coalition is known on one of them.
-
-    Args:
-        shares: an evaluator for each share; all shares are equally long.
-    """
-
-    def __init__(self, shares: Sequence[Evaluator]) -> None:
-        self._shares = shares
-        full = float(np.mean([share.full_mean for share in shares]))
-        self.full = np.full(3, full)
-
-    @property
-    def work(self) -> Work:  # type: ignore[override]
-        """Of all shares together."""
-        return Work(
-            block_runs=sum(share.work.block_runs for share in self._shares),
-            coalitions=sum(share.work.coalitions for share in self._shares),
-        )
-
-    def measurements(self, coalitions: CoalitionMatrix) -> Measurements:
-        """See `Evaluator.measurements`; of the two halves one is NaN."""
-        found = np.full((len(coalitions), 3), np.nan)
-        whole = coalitions.all(axis=1)
-        found[whole] = self.full
-        chosen = np.array([crc32(key) % len(self._shares) for key in keys(coalitions)], dtype=np.int64)
-        for number, share in enumerate(self._shares):
-            rows = np.flatnonzero((chosen == number) & ~whole)
-            if len(rows):
-                means = share.means(coalitions[rows]) - share.full_mean + self.full_mean
-                found[rows, 0] = found[rows, 1 + number % 2] = means
-        return found
 
 
 class BypassEvaluator(Evaluator):

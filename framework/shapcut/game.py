@@ -73,11 +73,6 @@ class Game(ABC):
         """Tokens that one coalition is valued on; 0 if values do not come from tokens."""
         return 0
 
-    @property
-    def sampled(self) -> bool:
-        """Whether coalitions are measured on different shares of the text, so that values are partly luck."""
-        return False
-
     def narrowed(self, tokens: int) -> "Game":  # noqa: ARG002 - for games that have tokens
         """The same game on the first of its windows: at most ``tokens`` tokens, but at least one window.
 
@@ -110,11 +105,6 @@ class WrappedGame(Game):
     def tokens(self) -> int:
         """The wrapped game's tokens."""
         return self.game.tokens
-
-    @property
-    def sampled(self) -> bool:
-        """As the wrapped game."""
-        return self.game.sampled
 
 
 class PiecewiseGame(Game):

@@ -49,7 +49,6 @@ class GameRecipe:
         dtype: number format of the evaluation, never ``auto``.
         granularity: what a player is.
         fuse: whether blocks run as fused kernels.
-        windows_each: how many of the windows each coalition is measured on, or None for all.
         memory_budget: bytes for the states of coalitions, or None for a share of the builder's memory.
         sequences_per_step: most sequences that go through a layer at once, or None.
         weight_bytes: size of the model's weights.
@@ -62,7 +61,6 @@ class GameRecipe:
     dtype: str
     granularity: Granularity
     fuse: bool
-    windows_each: int | None
     memory_budget: int | None
     sequences_per_step: int | None
     weight_bytes: int
@@ -83,8 +81,7 @@ class GameRecipe:
         if relative is None:
             game = self._load(ids, share)
         else:
-            dtype = getattr(torch, self.dtype)
-            game = relative.on(ids, dtype=dtype, fuse=self.fuse, windows_each=self.windows_each)
+            game = relative.on(ids, dtype=getattr(torch, self.dtype), fuse=self.fuse)
         found = game.fingerprint()
         for key in sorted({*found, *self.fingerprint}):
             here, wanted = found.get(key), self.fingerprint.get(key)
@@ -123,5 +120,4 @@ class GameRecipe:
             fuse=self.fuse,
             sequences_per_step=self.sequences_per_step,
             origin=origin,
-            windows_each=self.windows_each,
         )

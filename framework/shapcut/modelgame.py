@@ -22,7 +22,6 @@ from shapcut.evaluation import (
     CoalitionEvaluator,
     Evaluator,
     Placement,
-    SharesEvaluator,
     Work,
 )
 from shapcut.executor import PortableGame
@@ -33,7 +32,7 @@ from shapcut.host import build_host, checkpoint_formats, select_adapter
 from shapcut.loading import is_offloaded, load
 from shapcut.quantized import is_quantized
 from shapcut.sources import check_dtype
-from shapcut.utilities import LogLikelihood, ModelUtility, TokenUtility, Utility
+from shapcut.utilities import LogLikelihood, ModelUtility, Utility
 
 
 class ModelGame(PortableGame):
@@ -50,8 +49,6 @@ class ModelGame(PortableGame):
         fuse: whether blocks run as fused kernels where they can; it changes values in their last bits.
         sequences_per_step: most sequences that go through a layer at once; default by their length.
         origin: what model and utility were made from, so that other processes can make them too.
-        windows_each: how many of the windows each coalition is measured on; which ones follows from the
-            coalition, see `shapcut.evaluation.SharesEvaluator`. None: all.
 
     Raises:
         InputError: if the model's weights cannot be had in that number format; later, if the whole model's
@@ -71,7 +68,6 @@ class ModelGame(PortableGame):
         fuse: bool = False,
         sequences_per_step: int | None = None,
         origin: GameOrigin | None = None,
-        windows_each: int | None = None,
     ) -> None:
         self.model = model
         self.adapter = adapter
@@ -104,7 +100,6 @@ class ModelGame(PortableGame):
         self._memory_budget = memory_budget
         self._sequences_per_step = sequences_per_step
         self._origin = origin
-        self.windows_each = windows_each
         # Before the first forward pass, in which some libraries repack quantized weights.
         self.model_fingerprint = model_fingerprint(model)
         self._permitted: dict[frozenset[int], bool] = {}
@@ -167,7 +162,6 @@ class ModelGame(PortableGame):
         utility: Utility | None = None,
         dtype: torch.dtype | None = None,
         fuse: bool | None = None,
-        windows_each: int | None = None,
     ) -> "ModelGame":
         """The same game on other tokens; a converted model is shared by both.
 
@@ -176,7 +170,6 @@ class ModelGame(PortableGame):
             utility: another one of tokens; such a game cannot be built by other processes.
             dtype: another number format of the evaluation.
             fuse: whether blocks run as fused kernels, if that is to differ.
-            windows_each: of the new windows, as for the game itself.
         """
         other = copy.copy(self)
         vars(other).pop("evaluator", None)
@@ -184,7 +177,6 @@ class ModelGame(PortableGame):
         if utility is not None:
             vars(other).update(utility=utility, _origin=None)
         other.input_ids = input_ids.to(self._device)
-        other.windows_each = windows_each
         other.dtype = dtype or self.dtype
         other.fuse = self.fuse if fuse is None else fuse
         return other
@@ -209,17 +201,12 @@ class ModelGame(PortableGame):
     @property
     def tokens(self) -> int:
         """Tokens that each coalition is measured on."""
-        return (self.windows_each or len(self.input_ids)) * self.input_ids.shape[1]
-
-    @property
-    def sampled(self) -> bool:
-        """Whether each coalition is measured on a share of the windows."""
-        return self.windows_each is not None and self.windows_each < len(self.input_ids)
+        return self.input_ids.numel()
 
     def narrowed(self, tokens: int) -> "ModelGame":
         """The game on the first windows; a utility that is a function of the model knows none."""
         windows = max(1, tokens // self.input_ids.shape[1])
-        if windows >= (self.windows_each or len(self.input_ids)) or isinstance(self.utility, ModelUtility):
+        if windows >= len(self.input_ids) or isinstance(self.utility, ModelUtility):
             return self
         if windows not in self._narrowed:
             self._narrowed[windows] = self.on(self.input_ids[:windows])
@@ -241,34 +228,24 @@ class ModelGame(PortableGame):
             keep_freed_memory()
         if isinstance(self.utility, ModelUtility):
             raise TypeError("a model utility is called on the model itself")
-        shares = self._shares()
-        memory = (self._memory_budget or default_memory_budget(self._device)) // len(shares)
-        evaluator = self._evaluator(shares[0], self.utility, memory)
-        if len(shares) > 1:
-            others = [self._evaluator(share, self.utility, memory, evaluator) for share in shares[1:]]
-            evaluator = SharesEvaluator([evaluator, *others])
+        model, measure = self._evaluated_model, self.utility.measure
+        stack = self.adapter.stack(model, self.granularity)
+        evaluator: Evaluator
+        if stack is None:
+            evaluator = BypassEvaluator(self.adapter, model, self.input_ids, measure, self.granularity)
+        else:
+            placement = Placement(
+                self._memory_budget or default_memory_budget(self._device),
+                self.fuse,
+                self._sequences_per_step,
+            )
+            evaluator = CoalitionEvaluator(stack, self.n_players, self.input_ids, measure, placement)
         if not np.isfinite(evaluator.full_mean):
             raise InputError(
                 f"the whole model's loss on the calibration text is {evaluator.full_mean}; "
                 "try --dtype float32 or other text"
             )
         return evaluator
-
-    def _shares(self) -> Sequence[Tensor]:
-        """The windows, in equal shares if a coalition is measured on a share; the rest is left out."""
-        size = self.windows_each or len(self.input_ids)
-        return [share for share in torch.split(self.input_ids, size) if len(share) == size]
-
-    def _evaluator(
-        self, windows: Tensor, utility: TokenUtility, memory_budget: int, like: Evaluator | None = None
-    ) -> Evaluator:
-        model = self._evaluated_model
-        stack = self.adapter.stack(model, self.granularity)
-        if stack is None:
-            return BypassEvaluator(self.adapter, model, windows, utility.measure, self.granularity)
-        placement = Placement(memory_budget, self.fuse, self._sequences_per_step)
-        known = like if isinstance(like, CoalitionEvaluator) else None
-        return CoalitionEvaluator(stack, self.n_players, windows, utility.measure, placement, like=known)
 
     @property
     def work(self) -> Work:
@@ -308,9 +285,7 @@ class ModelGame(PortableGame):
 
     def fingerprint(self) -> dict[str, str]:
         """What the game's values belong to."""
-        each = {} if self.windows_each is None else {"windows_each": str(self.windows_each)}
         return {
-            **each,
             "model": self.model_fingerprint,
             "data": hashlib.sha256(self.input_ids.cpu().numpy().tobytes()).hexdigest(),
             "tokens": "x".join(str(size) for size in self.input_ids.shape),
@@ -340,7 +315,6 @@ class ModelGame(PortableGame):
             dtype=str(self.dtype).removeprefix("torch."),
             granularity=self.granularity,
             fuse=self.fuse,
-            windows_each=self.windows_each,
             memory_budget=self._memory_budget,
             sequences_per_step=self._sequences_per_step,
             weight_bytes=sum(weight.numel() * weight.element_size() for weight in self.model.parameters()),

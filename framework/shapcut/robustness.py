@@ -68,9 +68,9 @@ def _agreement(name: str, left: NDArray[np.float64], right: NDArray[np.float64])
 def _between_halves(
     contributions: Contributions, measurements: Measurements
 ) -> tuple[float | None, float | None, int]:
-    """Kendall, Spearman and how many coalitions have a finite value on the half that has fewer."""
+    """Kendall, Spearman and the number of coalitions whose values on both halves are finite."""
     halves = measurements[:, 1:]
-    usable = int(np.isfinite(halves).sum(axis=0).min())
+    usable = int(np.isfinite(halves).all(axis=1).sum())
     if contributions.refit is None or not usable:
         return None, None, usable
     first, second = (contributions.refit(half, None) for half in halves.T)

@@ -1,6 +1,5 @@
 """Selection by search: a ranking ignores that layers stand in for each other; sets are what is removed."""
 
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -18,9 +17,6 @@ from shapcut.plan import RemovalPlan
 from shapcut.sampling import removable
 from shapcut.selection import Selector, permission, require_removable
 from shapcut.surrogates import Predictor, QuadraticSurrogate
-
-_DRAWS = 64
-"""Polynomials that vote for the sets of the race."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,9 +46,7 @@ class Evidence:
 class SearchSelector(Selector):
     """Searches a surrogate for the best sets, measures them, refits, and again; the best measured set wins.
 
-    Where coalitions are measured on different shares of the text, the best measured one is partly luck: there
-    the surrogate decides which set leads. Without a game to measure in, the set wins whose measured or else
-    predicted value is best.
+    Without a game to measure in, the set wins whose measured or else predicted value is best.
 
     Args:
         batch: candidates measured in each round: half of them optima of polynomials drawn from the
@@ -96,8 +90,7 @@ class SearchSelector(Selector):
             InputError: if no permitted set of that size is found, or nothing measured has a finite value.
         """
         require_removable(players, n_remove)
-        sampled = game is not None and game.sampled
-        search = _Search(self, removable(players), n_remove, permission(players, game), rng, sampled)
+        search = _Search(self, removable(players), n_remove, permission(players, game), rng)
         evidence = Evidence(*finite(contributions.coalitions, contributions.measured))
         if not len(evidence.values):
             raise InputError(f"none of {contributions.evaluations} measured coalitions has a finite value")
@@ -105,11 +98,14 @@ class SearchSelector(Selector):
             seen = set(keys(contributions.coalitions))
             evidence = search.measure(evidence, BudgetedGame(game, budget), seen)
         surrogate = QuadraticSurrogate().fit(evidence.coalitions, evidence.values)
-        leaders = search.leaders(surrogate, evidence, measured=game is not None)
+        count = max(1, self.finalists)
+        leaders = evidence.best(n_remove, search.permits, count)
+        if game is None or not len(leaders):
+            leaders = permitted(search.most_valuable(surrogate, evidence), search.permits, count)
         if not len(leaders):
             raise InputError(f"no permitted set of {n_remove} players was found")
         winner, final_value = race(leaders, finals if len(leaders) > 1 else ())
-        measured = None if sampled else evidence.value_of(leaders[winner])
+        measured = evidence.value_of(leaders[winner])
         return RemovalPlan.removing(
             absent_players(leaders[winner]),
             len(players),
@@ -131,18 +127,12 @@ class _Search:
     n_remove: int
     permits: Permits
     rng: np.random.Generator
-    sampled: bool
 
     def measure(self, evidence: Evidence, game: BudgetedGame, seen: set[bytes]) -> Evidence:
         """Rounds of fitting, proposing and measuring what is not ``seen``; returns all the evidence."""
-        leader, stale = b"", 0
-        while game.remaining > 0:
+        leader, stale = keys(evidence.best(self.n_remove, self.permits, 1)), 0
+        while stale < self.options.patience and game.remaining > 0:
             surrogate = QuadraticSurrogate().fit(evidence.coalitions, evidence.values)
-            leading = b"".join(keys(self._best(surrogate, evidence, 1)))
-            stale = stale + 1 if leading == leader else 0
-            if stale >= self.options.patience:
-                break
-            leader = leading
             proposals = self.propose(surrogate, evidence)
             fresh = proposals[[key not in seen for key in keys(proposals)]]
             fresh = permitted(fresh, self.permits, min(self.options.batch, game.remaining))
@@ -150,6 +140,9 @@ class _Search:
                 break
             seen.update(keys(fresh))
             evidence = evidence.with_measured(fresh, game.values(fresh))
+            leading = keys(evidence.best(self.n_remove, self.permits, 1))
+            stale = stale + 1 if leading == leader else 0
+            leader = leading
         return evidence
 
     def propose(self, surrogate: QuadraticSurrogate, evidence: Evidence) -> CoalitionMatrix:
@@ -158,33 +151,6 @@ class _Search:
         promise = surrogate.predict(pool) + self.options.exploration * surrogate.deviation(pool)
         drawn = self._optima_of_draws(surrogate, evidence, self.options.batch // 2)
         return distinct(np.vstack([drawn, pool[np.argsort(-promise, kind="stable")]]))
-
-    def leaders(
-        self, surrogate: QuadraticSurrogate, evidence: Evidence, *, measured: bool
-    ) -> CoalitionMatrix:
-        """The sets that go into the race, best guess first.
-
-        Where measured values are luck, half are the surrogate's best sets and half those that are most
-        often the best of polynomials drawn from its posterior.
-        """
-        count = max(1, self.options.finalists)
-        if not self.sampled:
-            leaders = self._best(surrogate, evidence, count) if measured else evidence.coalitions[:0]
-            valuable = self.most_valuable(surrogate, evidence)
-            return leaders if len(leaders) else permitted(valuable, self.permits, count)
-        best = self._best(surrogate, evidence, count)
-        drawn = self._optima_of_draws(surrogate, evidence, _DRAWS)
-        frequency = Counter(keys(drawn))
-        often = sorted(distinct(drawn), key=lambda row: -frequency[keys(row[None])[0]])
-        return permitted(distinct(np.vstack([best[: -(-count // 2)], *often, best])), self.permits, count)
-
-    def _best(self, surrogate: QuadraticSurrogate, evidence: Evidence, at_most: int) -> CoalitionMatrix:
-        """The best measured permitted sets; by the surrogate, and not only measured ones, if that is luck."""
-        if not self.sampled:
-            return evidence.best(self.n_remove, self.permits, at_most)
-        right = evidence.coalitions[(~evidence.coalitions).sum(axis=1) == self.n_remove]
-        pool = distinct(np.vstack([right, self._pool(surrogate, evidence)]))
-        return permitted(pool[np.argsort(-surrogate.predict(pool), kind="stable")], self.permits, at_most)
 
     def _optima_of_draws(
         self, surrogate: QuadraticSurrogate, evidence: Evidence, count: int

@@ -11,11 +11,12 @@ from shapcut.errors import InputError
 from shapcut.files import require_new_directory, write_json_atomically
 from shapcut.host import Host, checkpoint_formats
 from shapcut.loading import load
-from shapcut.pipeline import Scoring, carry_out, default_run_directory, measure_original
+from shapcut.pipeline import carry_out, default_run_directory, measure_original
 from shapcut.plan import RemovalPlan
 from shapcut.progress import Reporter, Silent
 from shapcut.recipe import Recipe
 from shapcut.run import Run, open_run
+from shapcut.scoring import Scoring
 from shapcut.session import Session, prepare
 
 

@@ -1,6 +1,5 @@
 """A recipe made ready: whatever can be refused is refused here, before the first evaluation."""
 
-from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -41,7 +40,7 @@ from shapcut.selection import Selector, require_removable
 from shapcut.steps import check_order
 from shapcut.target import Target
 from shapcut.targets import make_targets
-from shapcut.utilities import ModelUtility, Utility
+from shapcut.utilities import Utility
 
 _FINAL_PARTS = 8
 
@@ -158,8 +157,7 @@ def prepare(recipe: Recipe, host: Host, *, target: bool, run_directory: Path | N
         recipe.require_target(facts.depth)
     loaded = _load(recipe, host)
     adapter = select_adapter(host, loaded.model)
-    spread = 1 if isinstance(parts.utility, ModelUtility) else parts.estimator.spread
-    calibration, windows_each = spread_windows(recipe, loaded.tokenizer, spread, recipe.seed)
+    calibration = load_windows(recipe, loaded.tokenizer, recipe.samples, recipe.seed)
     model = adapter.canonicalise(loaded.model)
     game = ModelGame(
         model,
@@ -169,10 +167,9 @@ def prepare(recipe: Recipe, host: Host, *, target: bool, run_directory: Path | N
         granularity=recipe.granularity,
         dtype=recipe.dtype,
         memory_budget=recipe.memory_budget,
-        fuse=fuses(recipe, adapter, model, calibration, windows_each),
+        fuse=fuses(recipe, adapter, model, calibration),
         sequences_per_step=recipe.batch_size,
         origin=GameOrigin(recipe.model, recipe.utility, recipe.trust_remote_code, recipe.offload),
-        windows_each=windows_each,
     )
     watch = Stopwatch(adapter, game, recipe.seed, run_directory)
     targets = prepare_targets(recipe, game, watch) if target else ()
@@ -266,16 +263,11 @@ def prepare_targets(recipe: Recipe, game: ModelGame, watch: Stopwatch) -> tuple[
     return targets
 
 
-def fuses(
-    recipe: Recipe, adapter: Adapter, model: nn.Module, calibration: Calibration, windows_each: int | None
-) -> bool:
-    """Whether the evaluation of a recipe runs as fused kernels: a matter of the recipe, not of the clock.
-
-    Evaluations on shares of the text are too many small ones for compiling to pay.
-    """
+def fuses(recipe: Recipe, adapter: Adapter, model: nn.Module, calibration: Calibration) -> bool:
+    """Whether the evaluation of a recipe runs as fused kernels: a matter of the recipe, not of the clock."""
     if recipe.compile != "auto":
         return recipe.compile == "on"
-    if windows_each is not None or is_quantized(model):
+    if is_quantized(model):
         return False
     parameters = sum(player.parameters for player in adapter.players(model, recipe.granularity))
     operations = 2.0 * parameters * calibration.n_tokens * recipe.budget
@@ -287,19 +279,6 @@ def load_windows(recipe: Recipe, tokenizer: Any, samples: int, seed: int) -> Cal
     return load_calibration(
         recipe.calibration, tokenizer, samples=samples, sequence_length=recipe.sequence_length, seed=seed
     )
-
-
-def spread_windows(recipe: Recipe, tokenizer: Any, spread: int, seed: int) -> tuple[Calibration, int | None]:
-    """The calibration windows that an estimator wants, and how many of them each coalition is measured on.
-
-    A text too short for an estimator that spreads gives it what it would have without.
-    """
-    spread = min(spread, recipe.samples)
-    if spread > 1:
-        with suppress(InputError):
-            windows = load_windows(recipe, tokenizer, spread * recipe.samples, seed)
-            return windows, recipe.samples // spread
-    return load_windows(recipe, tokenizer, recipe.samples, seed), None
 
 
 def step_windows(recipe: Recipe, tokenizer: Any, step: PostProcessor) -> Calibration:

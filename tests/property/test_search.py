@@ -190,33 +190,3 @@ def test_a_set_without_a_finite_value_loses_the_race():
     first = Text(dict(zip(keys(field), [np.nan, -5.0], strict=True)))
     assert race(field, [first]) == (1, -5.0)
     assert race(field, []) == (0, None)
-
-
-def test_where_values_are_partly_luck_the_best_set_still_wins_the_race():
-    """Each coalition is off by up to 0.4; the texts of the race are not."""
-    game = quadratic_game(12, 1)
-    rng = np.random.default_rng(0)
-
-    class Lucky(FunctionGame):
-        sampled = True
-
-    luck = {}
-
-    def value(coalitions):
-        off = [luck.setdefault(key, rng.uniform(-0.4, 0.4)) for key in keys(coalitions)]
-        return game.values(coalitions) + np.array(off) * ~coalitions.all(axis=1)
-
-    lucky = BudgetedGame(Lucky(12, value), 200)
-    contributions = SurrogateEstimator().estimate(lucky, 200, np.random.default_rng(1), n_remove=4)
-    plan = SearchSelector().select(
-        contributions,
-        lucky.players,
-        4,
-        game=lucky,
-        budget=lucky.remaining,
-        finals=[game, game, game, game],
-        rng=np.random.default_rng(2),
-    )
-    assert value_of(game, plan) > best_value(game, 4) - 0.02
-    assert plan.measured_value is None
-    assert plan.final_value == pytest.approx(value_of(game, plan))

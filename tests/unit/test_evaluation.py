@@ -18,7 +18,6 @@ from shapcut.evaluation import (
     BypassEvaluator,
     CoalitionEvaluator,
     Placement,
-    SharesEvaluator,
     state_bytes,
 )
 from shapcut_adapters.hf_decoder import HFDecoderAdapter
@@ -276,33 +275,3 @@ def test_states_of_several_tensors():
     expected = [slowly(np.flatnonzero(row).tolist()) for row in rows]
     assert fast(TwoTensors(batch_size=1)).means(rows) == pytest.approx(expected, abs=1e-5)
     assert fast(TwoTensors()).means(rows) == pytest.approx(expected, abs=1e-5)
-
-
-class Share:
-    """An evaluator of one share of the text, on which the whole model's loss is ``full``."""
-
-    def __init__(self, full):
-        self.full_mean, self.work, self.asked = full, evaluation.Work(block_runs=3, coalitions=2), []
-
-    def means(self, coalitions):
-        self.asked += [tuple(row) for row in coalitions]
-        return self.full_mean + (~coalitions).sum(axis=1)
-
-
-def test_each_coalition_is_measured_on_one_share_and_compared_with_the_whole_model_there():
-    shares = [Share(full) for full in (1.0, 2.0, 6.0)]
-    evaluator = SharesEvaluator(shares)
-    rows = all_coalitions(N)
-    found = evaluator.measurements(rows)
-    assert evaluator.full_mean == pytest.approx(3.0)
-    np.testing.assert_allclose(found[:, 0], 3.0 + (~rows).sum(axis=1))
-    asked = [share.asked for share in shares]
-    assert all(asked)
-    assert sorted(row for rows_asked in asked for row in rows_asked) == sorted(
-        map(tuple, rows[~rows.all(axis=1)])
-    )
-    again = SharesEvaluator([Share(full) for full in (1.0, 2.0, 6.0)]).measurements(rows[::-1])
-    np.testing.assert_array_equal(found[::-1], again)
-    halves = np.isfinite(found[:, 1:])
-    assert (halves.sum(axis=1) == np.where(rows.all(axis=1), 2, 1)).all()
-    assert (evaluator.work.block_runs, evaluator.work.coalitions) == (9, 6)

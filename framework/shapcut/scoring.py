@@ -1,0 +1,165 @@
+"""The measuring half of a run: contributions, and the plan that follows from them."""
+
+import time
+from contextlib import ExitStack, closing
+from functools import partial
+
+import numpy as np
+
+from shapcut.coalitions import CoalitionMatrix, Values
+from shapcut.contributions import Contributions
+from shapcut.errors import ShapcutError
+from shapcut.files import write_json_atomically, write_text_atomically
+from shapcut.game import BudgetedGame, Game, MeteredGame
+from shapcut.host import Host
+from shapcut.manifest import Manifest
+from shapcut.mended import MendedGame
+from shapcut.modelgame import ModelGame
+from shapcut.plan import RemovalPlan
+from shapcut.progress import Counter, Reporter
+from shapcut.reaching import select_for
+from shapcut.robustness import examined
+from shapcut.run import Run
+from shapcut.session import Session
+from shapcut.store import EvaluationStore, StoredGame
+from shapcut.target import Target
+
+_BUDGETED, _FINALS = "calibration", "finals"
+"""Names of the games in a run's store; the budget counts the first."""
+
+
+class Scoring:
+    """The measuring half of a run: the game with its store, budget and manifest."""
+
+    def __init__(self, session: Session, run: Run, reporter: Reporter) -> None:
+        self.session = session
+        self.run = run
+        self.reporter = reporter
+        self.manifest = Manifest.start(run, session)
+        self._stored: list[StoredGame] = []
+        self._count: Counter | None = None
+        games = [session.game, *session.finals]
+        with ExitStack() as resources:
+            self._store = resources.enter_context(closing(EvaluationStore(run.evaluations)))
+            self._measured = resources.enter_context(session.parts.executor.distribute(games))
+            stored = self._keep(session.game, self._measured[0], _BUDGETED)
+            self._resources = resources.pop_all()
+        self._game = BudgetedGame(stored, session.recipe.budget)
+        self._rng = np.random.default_rng(session.recipe.seed)
+        if session.latencies is not None:
+            write_text_atomically(run.latencies, session.latencies.model_dump_json(indent=2) + "\n")
+        session.host.manager.hook.shapcut_run_started(run=run)
+
+    def __enter__(self) -> "Scoring":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._resources.close()
+
+    def estimate(self) -> Contributions:
+        """Contributions of all players, written to the run directory."""
+        recipe, parts = self.session.recipe, self.session.parts
+        found = self._store.count(_BUDGETED)
+        if found:
+            self.reporter.say(f"{found} evaluations found from an earlier start")
+        begin = time.monotonic()
+        with self.reporter.counting("measuring coalitions", recipe.budget) as count:
+            self._count = count
+            contributions = parts.estimator.estimate(
+                self._game, recipe.budget, self._rng, n_remove=self.session.n_remove
+            )
+        again = np.random.default_rng([recipe.seed, 1])  # what follows draws as if nothing was examined
+        measurements = self._game.measurements(contributions.coalitions)
+        contributions = examined(contributions, measurements, again)
+        write_json_atomically(self.run.contributions, contributions.to_json())
+        self._note("estimate", begin)
+        return contributions
+
+    def choose(
+        self, contributions: Contributions, target: Target | None = None, *, share: float = 1.0
+    ) -> RemovalPlan:
+        """The removal plan, written to the run directory.
+
+        Args:
+            contributions: what the estimator found.
+            target: what is to be reached; default the recipe's first target.
+            share: part of what is left of the budget that may be spent.
+
+        Raises:
+            ShapcutError: if a plugin vetoes it.
+        """
+        session = self.session
+        target = target or session.targets[0]
+        begin = time.monotonic()
+        finals: list[Game] = [
+            MeteredGame(self._keep(game, measured, f"{_FINALS}-{part}"), cost=self._game.cost)
+            for part, (game, measured) in enumerate(zip(session.finals, self._measured[1:], strict=True))
+        ]
+        if session.mended is not None:
+            finals.append(self._keep(session.mended, session.mended, f"{_FINALS}-mended"))
+        with self.reporter.counting("searching for the best set", self._game.budget) as count:
+            self._count = count
+            chosen = select_for(
+                session.parts.selector,
+                contributions,
+                session.game.players,
+                target,
+                game=self._game,
+                budget=round(share * self._game.remaining),
+                finals=finals,
+                rng=self._rng,
+            )
+        plan = chosen.model_copy(
+            update={
+                "model_fingerprint": session.game.model_fingerprint,
+                "granularity": session.recipe.granularity,
+                "utility": session.parts.utility.name,
+            }
+        )
+        refuse_vetoed(session.host, plan)
+        plan.write(self.run.plan)
+        if len(session.targets) > 1:
+            self.run.plan_of(target.label).parent.mkdir(exist_ok=True)
+            plan.write(self.run.plan_of(target.label))
+        self._note("select" if len(session.targets) == 1 else f"select {target.label}", begin)
+        return plan
+
+    def _keep(self, game: ModelGame | MendedGame, measured: Game, name: str) -> StoredGame:
+        stored = StoredGame(
+            measured,
+            self._store,
+            name=name,
+            fingerprint=game.fingerprint(),
+            observe=partial(self._observe, name),
+        )
+        self._stored.append(stored)
+        return stored
+
+    def _observe(self, name: str, coalitions: CoalitionMatrix, values: Values, total: int) -> None:
+        if self._count is not None and name == _BUDGETED:
+            self._count(total)
+        self.session.host.manager.hook.shapcut_coalitions_evaluated(
+            coalitions=coalitions, values=values, total=total
+        )
+
+    def _note(self, phase: str, begin: float) -> None:
+        work = self.session.game.work
+        self.manifest.note(
+            phase,
+            seconds=round(time.monotonic() - begin, 3),
+            evaluations_asked=self._game.spent,
+            evaluations_measured={stored.name: stored.measured for stored in self._stored},
+            cost=self._game.cost.to_json(),
+            block_runs=work.block_runs if self._measured[0] is self.session.game else None,
+        )
+
+
+def refuse_vetoed(host: Host, plan: RemovalPlan) -> None:
+    """Ask the plugins about a plan.
+
+    Raises:
+        ShapcutError: with the first veto's reason.
+    """
+    vetoes = [reason for reason in host.manager.hook.shapcut_plan_ready(plan=plan) if reason]
+    if vetoes:
+        raise ShapcutError(f"the plan to remove {list(plan.removed)} was vetoed: {vetoes[0]}")
