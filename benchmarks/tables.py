@@ -188,7 +188,7 @@ def speed_plan(content: dict[str, Any]) -> str:
     lines = [
         f"{content['model']}; {len(part['ours removed'])} blocks removed; {content['text'].partition(',')[0]}, "
         f"calibration on its first three quarters, held out the last; {content['hardware']}, "
-        f"torch {content['torch']}. `{content['command']}`.",
+        f"torch {content['torch']}. `python benchmarks/speed.py --text wikitext2/valid.txt plan paper`.",
         "",
         "| way | seconds | removed | held-out perplexity |",
         "|---|---|---|---|",
