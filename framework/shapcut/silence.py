@@ -7,7 +7,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-LIBRARY_LOGGERS = ("transformers", "huggingface_hub", "datasets", "gguf", "torchao", "bitsandbytes")
+LIBRARY_LOGGERS = (
+    "transformers",
+    "huggingface_hub",
+    "datasets",
+    "gguf",
+    "torchao",
+    "torch.utils._pytree",  # says what of torchao's is deprecated when that is imported
+    "bitsandbytes",
+)
 
 
 @contextmanager
