@@ -92,7 +92,8 @@ def _shared_options(taken: set[str]) -> str:
 
 def _is_shared(parameter: Any) -> bool:
     option = RECIPE_OPTIONS.get(parameter.name)
-    return option is not None and option.__metadata__[0].help == parameter.help
+    same = option is not None and option.__metadata__[0].help == parameter.help
+    return same and parameter.default in {None, False}
 
 
 def _recipe_parameters(command: Any) -> Iterable[Any]:
@@ -145,13 +146,21 @@ def _options_of(factory: Any) -> str:
 def _with_default(parameter: inspect.Parameter) -> str:
     if parameter.default is inspect.Parameter.empty:
         return parameter.name
-    shown = {None: "", True: "true", False: "false"}.get(parameter.default, str(parameter.default))
-    return f"{parameter.name}={shown}"
+    return f"{parameter.name}={_option_text(parameter.default)}"
+
+
+def _option_text(value: Any) -> str:
+    """A default as it would be written on the command line."""
+    if isinstance(value, tuple):
+        return "/".join(map(str, value))
+    if isinstance(value, bool):
+        return str(value).lower()
+    return "" if value is None else str(value)
 
 
 def _plain(text: str) -> str:
     """Text for a cell of a table, on one line."""
-    return " ".join(text.split()).replace("|", "\\|").replace("<", "&lt;").replace("_", "\\_")
+    return " ".join(text.split()).replace("|", "\\|").replace("<", "&lt;")
 
 
 def _table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
