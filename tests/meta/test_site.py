@@ -59,9 +59,9 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_the_site_fetches_nothing(site: Path) -> None:
     pages = sorted(site.rglob("*.html"))
     assert len(pages) > 20
-    assert {str(page.relative_to(site)): EXTERNAL.findall(page.read_text(encoding="utf-8")) for page in pages} == {
-        str(page.relative_to(site)): [] for page in pages
-    }
+    assert {
+        str(page.relative_to(site)): EXTERNAL.findall(page.read_text(encoding="utf-8")) for page in pages
+    } == {str(page.relative_to(site)): [] for page in pages}
 
 
 def test_formulas_and_files_outside_docs_are_on_the_site(site: Path) -> None:
