@@ -3,10 +3,9 @@
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field, ValidationError
+from pydantic import Field
 
-from shapcut.errors import InputError
-from shapcut_plugins.report_data import Part
+from shapcut_plugins.report_data import Part, read_part
 
 
 class ModelFacts(Part):
@@ -24,6 +23,7 @@ class TextFacts(Part):
     calibration_windows: tuple[int, int]
     held_out: str
     held_out_windows: tuple[int, int]
+    held_out_fingerprint: str = ""
     adds_bos: bool
 
 
@@ -60,11 +60,4 @@ def read_comparison(path: Path) -> ComparisonFacts:
     Raises:
         InputError: if it cannot be read.
     """
-    try:
-        return ComparisonFacts.model_validate_json(path.read_bytes())
-    except OSError as error:
-        raise InputError(f"cannot read {path}: {error.strerror}") from error
-    except ValidationError as error:
-        first = error.errors()[0]
-        place = ".".join(str(part) for part in first["loc"]) or "the file"
-        raise InputError(f"{path} is damaged: {place}: {first['msg']}; repeat the comparison") from error
+    return read_part(path, ComparisonFacts, again="repeat the comparison")
