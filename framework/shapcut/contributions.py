@@ -37,9 +37,7 @@ class Fidelity:
     absent: tuple[int, ...] = field(default=(), compare=False, repr=False)
 
     @classmethod
-    def of(
-        cls, predicted: Values, measured: Values, coalitions: CoalitionMatrix | None = None
-    ) -> "Fidelity":
+    def of(cls, predicted: Values, measured: Values, coalitions: CoalitionMatrix | None = None) -> "Fidelity":
         """Compare predictions with measurements, both (n,), of held-out coalitions, (n, n_players)."""
         good = measured >= np.median(measured) if len(measured) else np.zeros(0, dtype=np.bool_)
         varied = len(measured) > 0 and np.ptp(measured) > 0  # rounding gives equal values a variance

@@ -15,13 +15,30 @@ Tick = tuple[float, str]
 
 @dataclass(frozen=True, slots=True)
 class Scale:
-    """From values between ``begin`` and ``end`` to places between ``first`` and ``last``."""
+    """From values between ``begin`` and ``end`` to places between ``first`` and ``last``.
+
+    Attributes:
+        numbers: where the axis has ticks.
+    """
 
     begin: float
     end: float
     first: float
     last: float
+    numbers: tuple[float, ...]
     logarithmic: bool = False
+
+    @classmethod
+    def linear(cls, low: float, high: float, first: float, last: float) -> "Scale":
+        """From the round number below ``low`` to that above ``high``."""
+        numbers = axis_ticks(low, high)
+        return cls(numbers[0], numbers[-1], first, last, tuple(numbers))
+
+    @classmethod
+    def powers(cls, low: float, high: float, first: float, last: float) -> "Scale":
+        """A logarithmic one, exactly from ``low`` to ``high``."""
+        within = [n for n in _power_ticks(low, high) if low * (1 - 1e-9) <= n <= high * (1 + 1e-9)]
+        return cls(low, high, first, last, tuple(within or (low, high)), logarithmic=True)
 
     def place(self, value: float) -> float:
         """The middle where all values are one."""
@@ -29,13 +46,10 @@ class Scale:
         share = (here - begin) / (end - begin) if end != begin else 0.5
         return round(self.first + share * (self.last - self.first), 1)
 
+    @property
     def ticks(self) -> tuple[Tick, ...]:
-        """Round numbers between the two ends."""
-        low, high = sorted((self.begin, self.end))
-        numbers = _power_ticks(low, high) if self.logarithmic else axis_ticks(low, high)
-        within = [number for number in numbers if low * (1 - 1e-9) <= number <= high * (1 + 1e-9)]
-        shown = numbers if not self.logarithmic else within or [low, high]
-        return tuple((self.place(number), f"{number:,.6g}") for number in shown)
+        """The round numbers in their places."""
+        return tuple((self.place(number), f"{number:,.6g}") for number in self.numbers)
 
     def _measure(self, value: float) -> float:
         return math.log(value) if self.logarithmic else value
@@ -61,9 +75,8 @@ def perplexity_scale(values: Sequence[float], first: float, last: float) -> Scal
     """
     low, high = min(values), max(values)
     if high / low > _LOGARITHMIC_FROM:
-        return Scale(low / 1.1, high * 1.1, first, last, logarithmic=True)
-    ticks = axis_ticks(low, high)
-    return Scale(ticks[0], ticks[-1], first, last)
+        return Scale.powers(low / 1.1, high * 1.1, first, last)
+    return Scale.linear(low, high, first, last)
 
 
 def _power_ticks(low: float, high: float) -> list[float]:

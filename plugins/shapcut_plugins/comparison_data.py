@@ -5,7 +5,11 @@ from typing import Literal
 
 from pydantic import Field
 
+from shapcut_plugins.curve_chart import Cut
 from shapcut_plugins.report_data import Part, read_part
+
+Method = tuple[str, list[Cut]]
+"""A name and its cuts, the whole model first; no cuts if none has a finite result."""
 
 
 class ModelFacts(Part):
@@ -61,3 +65,18 @@ def read_comparison(path: Path) -> ComparisonFacts:
         InputError: if it cannot be read.
     """
     return read_part(path, ComparisonFacts, again="repeat the comparison")
+
+
+def method_cuts(comparison: ComparisonFacts) -> tuple[Method, ...]:
+    """The cuts of each method of a comparison, the mean of its seeds."""
+    found: dict[str, dict[int, list[float]]] = {}
+    for row in comparison.rows:
+        sizes = found.setdefault(row.method, {})
+        if row.held_out_perplexity is not None:
+            sizes.setdefault(row.n_remove, []).append(row.held_out_perplexity)
+    dense = comparison.dense_held_out_perplexity
+    whole = [] if dense is None else [Cut.of(0, [dense])]
+    return tuple(
+        (name, whole + [Cut.of(size, seeds) for size, seeds in sorted(sizes.items())] if sizes else [])
+        for name, sizes in found.items()
+    )

@@ -91,11 +91,9 @@ def curve_chart(methods: Sequence[tuple[str, Sequence[Cut]]]) -> CurveChart | No
     if len(sizes) < 2:  # noqa: PLR2004 - a curve needs two
         return None
     down = perplexity_scale([end for cut in cuts for end in (cut.low, cut.high)], BOTTOM, TOP)
-    across = Scale(sizes[0], sizes[-1], LEFT + 10, LEFT + _PLOT_WIDTH - 10)
+    across = Scale(sizes[0], sizes[-1], LEFT + 10, LEFT + _PLOT_WIDTH - 10, tuple(_apart(sizes)))
     curves = [
-        _curve(name, order, finite, across, down)
-        for order, (name, finite) in enumerate(known)
-        if finite
+        _curve(name, order, finite, across, down) for order, (name, finite) in enumerate(known) if finite
     ]
     return CurveChart(
         width=LEFT + _PLOT_WIDTH + (_NAME_WIDTH if len(curves) > 1 else RIGHT),
@@ -104,8 +102,8 @@ def curve_chart(methods: Sequence[tuple[str, Sequence[Cut]]]) -> CurveChart | No
         right=LEFT + _PLOT_WIDTH,
         top=TOP,
         bottom=BOTTOM,
-        x_ticks=tuple((across.place(size), str(size)) for size in _apart(sizes)),
-        y_ticks=down.ticks(),
+        x_ticks=across.ticks,
+        y_ticks=down.ticks,
         curves=_labelled(curves) if len(curves) > 1 else tuple(curves),
         logarithmic=down.logarithmic,
     )
@@ -159,6 +157,5 @@ def _labelled(curves: list[Curve]) -> tuple[Curve, ...]:
         highest = min(highest - _LINE, heights[place])
         heights[place] = highest
     return tuple(
-        replace(curve, label=(curve.label[0], round(heights[place], 1)))
-        for place, curve in enumerate(curves)
+        replace(curve, label=(curve.label[0], round(heights[place], 1))) for place, curve in enumerate(curves)
     )

@@ -4,7 +4,7 @@ import math
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
-from shapcut_plugins.charts import Scale, Tick, axis_ticks
+from shapcut_plugins.charts import Scale, Tick
 
 _MARGIN, _MAP_WIDTH, _SMALLEST, _LARGEST, _LABEL_WIDTH = 26, 300, 8.0, 24.0, 15
 _FAINTEST = 0.02
@@ -136,7 +136,7 @@ Triple = tuple[float, float, int | None]
 
 
 def scatters(points: Sequence[Triple], n_removed: int) -> tuple[Scatter, ...]:
-    """One of all points and, since bad coalitions stretch the axes, one of those measured better than half."""
+    """One of all points and, as bad coalitions stretch the axes, one of those measured better than half."""
     known = [point for point in points if math.isfinite(point[0]) and math.isfinite(point[1])]
     if len(known) < 2:  # noqa: PLR2004 - one point shows nothing
         return ()
@@ -147,15 +147,14 @@ def scatters(points: Sequence[Triple], n_removed: int) -> tuple[Scatter, ...]:
 
 def _scatter(title: str, points: Sequence[Triple], n_removed: int) -> Scatter:
     ends = [value for predicted, measured, _ in points for value in (predicted, measured)]
-    ticks = axis_ticks(min(ends), max(ends))
-    across = Scale(ticks[0], ticks[-1], LEFT, LEFT + SIDE)
-    up = Scale(ticks[0], ticks[-1], TOP + SIDE, TOP)
+    across = Scale.linear(min(ends), max(ends), LEFT, LEFT + SIDE)
+    up = Scale.linear(min(ends), max(ends), TOP + SIDE, TOP)
     shown = points[:: math.ceil(len(points) / _MOST_DOTS)]
     dots = tuple(
         Dot(
             across.place(predicted),
             up.place(measured),
-            f"{'' if absent is None else f'{absent} absent: '}predicted {predicted:.4g}, measured {measured:.4g}",
+            _words(predicted, measured, absent),
             absent is not None and absent == n_removed,
         )
         for predicted, measured, absent in shown
@@ -168,8 +167,13 @@ def _scatter(title: str, points: Sequence[Triple], n_removed: int) -> Scatter:
         right=LEFT + SIDE,
         top=TOP,
         bottom=TOP + SIDE,
-        x_ticks=across.ticks(),
-        y_ticks=up.ticks(),
+        x_ticks=across.ticks,
+        y_ticks=up.ticks,
         dots=dots,
         left_out=len(points) - len(shown),
     )
+
+
+def _words(predicted: float, measured: float, absent: int | None) -> str:
+    size = "" if absent is None else f"{absent} absent: "
+    return f"{size}predicted {predicted:.4g}, measured {measured:.4g}"

@@ -45,7 +45,7 @@ def report_command(hook: pluggy.HookRelay) -> Callable[..., None]:
         run = Run(directory)
         if run.comparison.is_file():
             if baselines is not None:
-                raise InputError(f"{directory} is a comparison itself: --baselines is for the report of a run")
+                raise InputError(f"{directory} is a comparison itself; --baselines is for a run")
             write_comparison(run)
             typer.echo(str(run.comparison_page))
             return
@@ -77,7 +77,9 @@ def write_report(
     write_text_atomically(run.report, text)
 
 
-def render_report(facts: RunFacts, sections: Sequence[Section] = (), baselines: Baselines | None = None) -> str:
+def render_report(
+    facts: RunFacts, sections: Sequence[Section] = (), baselines: Baselines | None = None
+) -> str:
     """The report as HTML text; everything but the bodies of ``sections`` is escaped."""
     manifest, plan = facts.manifest, facts.plan
     methods = [("this run", own_cuts(facts)), *(baselines.methods if baselines else ())]

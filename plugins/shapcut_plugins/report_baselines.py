@@ -4,12 +4,9 @@ from dataclasses import dataclass
 
 from shapcut.errors import InputError
 from shapcut.run import Run
-from shapcut_plugins.comparison_data import ComparisonFacts, read_comparison
+from shapcut_plugins.comparison_data import Method, method_cuts, read_comparison
 from shapcut_plugins.curve_chart import Cut
 from shapcut_plugins.report_data import RunFacts
-
-Method = tuple[str, list[Cut]]
-"""A name and its cuts, the whole model first."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,21 +33,6 @@ def own_cuts(facts: RunFacts) -> list[Cut]:
     sizes = (0, len(result.plan.removed))
     pairs = zip(sizes, result.perplexities, strict=True)
     return [Cut.of(size, [perplexity]) for size, perplexity in pairs if perplexity is not None]
-
-
-def method_cuts(comparison: ComparisonFacts) -> tuple[Method, ...]:
-    """The cuts of each method of a comparison, the mean of its seeds."""
-    found: dict[str, dict[int, list[float]]] = {}
-    for row in comparison.rows:
-        sizes = found.setdefault(row.method, {})
-        if row.held_out_perplexity is not None:
-            sizes.setdefault(row.n_remove, []).append(row.held_out_perplexity)
-    dense = comparison.dense_held_out_perplexity
-    whole = [] if dense is None else [Cut.of(0, [dense])]
-    return tuple(
-        (name, whole + [Cut.of(size, seeds) for size, seeds in sorted(sizes.items())] if sizes else [])
-        for name, sizes in found.items()
-    )
 
 
 def read_baselines(facts: RunFacts, directory: Run) -> Baselines:

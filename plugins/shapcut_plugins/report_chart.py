@@ -3,7 +3,7 @@
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
-from shapcut_plugins.charts import Scale, Tick, axis_ticks
+from shapcut_plugins.charts import Scale, Tick
 from shapcut_plugins.report_data import PlayerFacts
 
 LEFT, RIGHT, TOP, PLOT_HEIGHT, BELOW = 64, 12, 12, 220, 84
@@ -73,8 +73,7 @@ def contribution_chart(players: Sequence[PlayerFacts], removed: Collection[int])
         removed: indices of the removed players.
     """
     step = min(max((_MIN_WIDTH - LEFT - RIGHT) / len(players), _MIN_STEP), _MAX_STEP)
-    ticks = axis_ticks(*_extent(players))
-    scale = Scale(ticks[0], ticks[-1], TOP + PLOT_HEIGHT, TOP)
+    scale = Scale.linear(*_extent(players), TOP + PLOT_HEIGHT, TOP)
     right = LEFT + step * len(players)
     return Chart(
         width=round(right + RIGHT, 1),
@@ -83,7 +82,7 @@ def contribution_chart(players: Sequence[PlayerFacts], removed: Collection[int])
         right=round(right, 1),
         bottom=TOP + PLOT_HEIGHT,
         zero=scale.place(0.0),
-        ticks=scale.ticks(),
+        ticks=scale.ticks,
         bars=tuple(
             _bar(facts, place, step, scale, is_removed=facts.player in removed)
             for place, facts in enumerate(players)
@@ -105,7 +104,9 @@ def _bar(facts: PlayerFacts, place: int, step: float, scale: Scale, *, is_remove
     error = facts.standard_error
     edges = sorted((scale.place(value), scale.place(0.0)))
     middle = LEFT + step * (place + 0.5)
-    has_whisker = facts.value is not None and error is not None
+    whisker = None
+    if facts.value is not None and error is not None:
+        whisker = scale.place(value + error), scale.place(value - error)
     return Bar(
         label=str(facts.player),
         text=_words(facts, is_removed=is_removed),
@@ -114,7 +115,7 @@ def _bar(facts: PlayerFacts, place: int, step: float, scale: Scale, *, is_remove
         y=edges[0],
         width=round(step * _BAR_SHARE, 1),
         height=round(edges[1] - edges[0], 1),
-        whisker=(scale.place(value + (error or 0.0)), scale.place(value - (error or 0.0))) if has_whisker else None,
+        whisker=whisker,
         removed=is_removed,
         known=facts.value is not None,
     )

@@ -20,9 +20,7 @@ def outcome(result: Result) -> list[str]:
     if before is not None and after is not None:
         times = f", {after / before:.2f} times as much" if before else ""
         sentences.append(f"Perplexity on held-out text went from {before:,.2f} to {after:,.2f}{times}.")
-    decode = _ratio(
-        _inside(pruned, "latency", "decode_seconds"), _inside(dense, "latency", "decode_seconds")
-    )
+    decode = _ratio(_inside(pruned, "latency", "decode_seconds"), _inside(dense, "latency", "decode_seconds"))
     if decode:
         sentences.append(f"A further token takes {decode:.0%} of the time that it took.")
     return sentences
@@ -43,7 +41,7 @@ def why(plan: RemovalPlan, scored: ContributionFacts | None) -> list[str]:
     return sentences
 
 
-def interaction(scored: ContributionFacts, unit: str) -> str:
+def interaction(scored: ContributionFacts) -> str:
     """What the strongest interaction means; empty if there is none."""
     pairs = strongest_pairs(scored.interactions or (), scored.fixed)
     if not pairs or pairs[0][2] == 0.0:
@@ -54,7 +52,7 @@ def interaction(scored: ContributionFacts, unit: str) -> str:
         if value < 0
         else "losing both costs less than each alone would suggest"
     )
-    return f"The strongest interaction is between {one} and {other} ({value:+.3g} {unit}): {meaning}."
+    return f"The strongest interaction is between {one} and {other} ({value:+.3g}): {meaning}."
 
 
 def trust(scored: ContributionFacts) -> list[str]:
@@ -66,9 +64,9 @@ def trust(scored: ContributionFacts) -> list[str]:
             "The surrogate orders unseen coalitions poorly: trust measured values, not predicted ones."
         )
     if robust and _low(robust.rank_stability_kendall):
-        sentences.append("Other draws of coalitions would rank the players differently: a larger --budget helps.")
+        sentences.append("Other draws of coalitions rank the players differently: a larger --budget helps.")
     if robust and _low(robust.calibration_halves.kendall):
-        sentences.append("Half of the text ranks the players differently from the other half: more --samples help.")
+        sentences.append("The two halves of the text rank the players differently: more --samples help.")
     return sentences
 
 
@@ -95,7 +93,8 @@ def _exceptions(plan: RemovalPlan, scored: ContributionFacts, lowest: set[int]) 
     )
     if scored.interactions:
         stay, go = (_strain(scored.interactions, players, plan.removed) for players in (spared, extra))
-        text += f" (mean interaction with the other removed ones: {stay:+.3g} against {go:+.3g})"
+        if stay != go:
+            text += f" (mean interaction with the other removed ones: {stay:+.3g} against {go:+.3g})"
     return [text + "."]
 
 
