@@ -4,7 +4,8 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-_LEFT, _TOP, _ROW, _SMALLEST, _LARGEST, _WIDTH = 132, 18, 20, 9.0, 20.0, 460
+_TOP, _ROW, _SMALLEST, _LARGEST, _WIDTH = 18, 20, 9.0, 20.0, 460
+_LETTER = 6.5
 _LABEL_WIDTH = 16
 _LONGEST_NAME = 22
 
@@ -54,33 +55,40 @@ def depth_map(
     if not known or not n_players:
         return None
     cell = min(max(_WIDTH / n_players, _SMALLEST), _LARGEST)
+    left = round(16 + _LETTER * max(len(_short(name)) for name, _, _ in known))
     rows = tuple(
         DepthRow(
-            name if len(name) <= _LONGEST_NAME else name[: _LONGEST_NAME - 1] + "…",
+            _short(name),
             _TOP + place * _ROW,
             method,
-            _cells(name, sets, cell),
+            _cells(name, sets, left, cell),
         )
         for place, (name, method, sets) in enumerate(known)
     )
     every = math.ceil(_LABEL_WIDTH / cell)
     return DepthMap(
-        width=round(_LEFT + n_players * cell + 8, 1),
+        width=round(left + n_players * cell + 8, 1),
         height=_TOP + len(rows) * _ROW + 4,
-        left=_LEFT,
-        right=round(_LEFT + n_players * cell, 1),
+        left=left,
+        right=round(left + n_players * cell, 1),
         top=_TOP,
         cell=round(cell - 1, 1),
         row_height=_ROW - 4,
-        labels=tuple((round(_LEFT + (p + 0.5) * cell, 1), p) for p in range(0, n_players, every)),
+        labels=tuple((round(left + (p + 0.5) * cell, 1), p) for p in range(0, n_players, every)),
         rows=rows,
     )
 
 
-def _cells(name: str, sets: Sequence[Sequence[int]], cell: float) -> tuple[tuple[float, float, str], ...]:
+def _short(name: str) -> str:
+    return name if len(name) <= _LONGEST_NAME else name[: _LONGEST_NAME - 1] + "…"
+
+
+def _cells(
+    name: str, sets: Sequence[Sequence[int]], left: float, cell: float
+) -> tuple[tuple[float, float, str], ...]:
     cells = []
     for player in sorted({player for members in sets for player in members}):
         count = sum(player in members for members in sets)
         words = f"{name}: {player} removed" + (f" in {count} of {len(sets)} seeds" if len(sets) > 1 else "")
-        cells.append((round(_LEFT + player * cell, 1), round(count / len(sets), 2), words))
+        cells.append((round(left + player * cell, 1), round(count / len(sets), 2), words))
     return tuple(cells)

@@ -6,6 +6,7 @@ from typing import Any
 from shapcut.plan import RemovalPlan
 from shapcut_plugins.pair_charts import strongest_pairs
 from shapcut_plugins.report_data import ContributionFacts, Result, RunFacts, number
+from shapcut_plugins.report_measurements import change
 
 _CHANCE = 0.5
 
@@ -18,8 +19,9 @@ def outcome(result: Result) -> list[str]:
     sentences = [f"{removed}, and with them {1 - share:.1%} of the parameters." if share else f"{removed}."]
     before, after = result.perplexities
     if before is not None and after is not None:
-        times = f", {after / before:.2f} times as much" if before else ""
-        sentences.append(f"Perplexity on held-out text went from {before:,.2f} to {after:,.2f}{times}.")
+        more = change(before, after)
+        more = f" ({more})" if more else ""
+        sentences.append(f"Perplexity on held-out text went from {before:,.2f} to {after:,.2f}{more}.")
     decode = _ratio(_inside(pruned, "latency", "decode_seconds"), _inside(dense, "latency", "decode_seconds"))
     if decode:
         sentences.append(f"A further token takes {decode:.0%} of the time that it took.")
