@@ -108,12 +108,8 @@ with another sequence length or another tokenizer.
 
 
 def license_of(checkpoint: Path | None) -> dict[str, str]:
-    """The license fields of the README.md beside a checkpoint; empty if there are none that can be read."""
-    card = (
-        None
-        if checkpoint is None
-        else (checkpoint if checkpoint.is_dir() else checkpoint.parent) / "README.md"
-    )
+    """The license fields of the README.md in a checkpoint's directory; empty if there are none."""
+    card = checkpoint / "README.md" if checkpoint is not None and checkpoint.is_dir() else None
     if card is None or not card.is_file():
         return {}
     parts = re.split(r"^---\s*$", card.read_text(encoding="utf-8", errors="replace"), maxsplit=2, flags=re.M)

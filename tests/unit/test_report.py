@@ -115,6 +115,13 @@ def report_of(run: Run) -> Page:
     return Page(run.report.read_text(encoding="utf-8"))
 
 
+def bars_of(run: Run) -> list[str | None]:
+    """The class of each bar of the chart of contributions."""
+    html = run.report.read_text(encoding="utf-8")
+    section = html.partition('<section id="contributions">')[2].partition("</section>")[0]
+    return [values["class"] for tag, values in Page(section).tags if tag == "rect" and "x" in values]
+
+
 def test_a_finished_run_has_a_report_with_all_parts(finished: Path) -> None:
     run = Run(finished)
     page = Page(run.report.read_text(encoding="utf-8"))
@@ -145,9 +152,7 @@ def test_sections_of_other_plugins_are_appended(finished: Path) -> None:
 def test_the_chart_marks_removed_players_in_words(finished: Path) -> None:
     page = Page((finished / "report.html").read_text(encoding="utf-8"))
     removed = json.loads((finished / "plan.json").read_text(encoding="utf-8"))["removed"]
-    html = (finished / "report.html").read_text(encoding="utf-8")
-    section = html.partition('<section id="contributions">')[2].partition("</section>")[0]
-    bars = [values["class"] for tag, values in Page(section).tags if tag == "rect" and "x" in values]
+    bars = bars_of(Run(finished))
     assert [index for index, kind in enumerate(bars) if kind == "removed"] == removed
     assert len(bars) == 6
     titles = [text for text in page.texts if text.startswith("player ") and "contribution" in text]
@@ -206,7 +211,7 @@ def test_a_run_that_only_scored_has_the_parts_that_there_are(copy: Run) -> None:
     edit(copy.manifest, lambda manifest: manifest.pop("result"))
     page = report_of(copy)
     assert page.headings == ["Contributions along", "surrogate can be"]
-    assert "removed" not in {values.get("class") for tag, values in page.tags if "x" in values}
+    assert set(bars_of(copy)) == {"kept"}
 
 
 def test_a_plan_that_was_not_carried_out_is_not_called_removed(copy: Run) -> None:
