@@ -19,7 +19,9 @@ _NAMED_PACKAGES = ("shapcut", "torch", "transformers", "numpy", "scipy", "safete
 
 def command_line() -> str:
     """The command that this process was started with, without the program's folder."""
-    return shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
+    name = Path(sys.argv[0]).name
+    program = ["python", "-m", "shapcut"] if name == "__main__.py" else [name]
+    return shlex.join([*program, *sys.argv[1:]])
 
 
 class Manifest:

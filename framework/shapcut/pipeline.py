@@ -17,7 +17,7 @@ from shapcut.files import require_new_directory
 from shapcut.host import Host, checkpoint_formats
 from shapcut.manifest import Manifest
 from shapcut.measure import ModelMeasurement, measure, parameter_count
-from shapcut.model_card import render_card
+from shapcut.model_card import license_of, render_card
 from shapcut.plan import RemovalPlan
 from shapcut.postprocess import PostProcessor, StepContext
 from shapcut.progress import Reporter, Silent
@@ -226,7 +226,8 @@ def carry_out(
         expected = adapter.logits(model, ids.to(adapter.input_device(model))).cpu()
     reporter.say("measuring the pruned model")
     after = measure(adapter, model, session.held_out, seed=recipe.seed)
-    if any(step.gives_quantized for _, step in session.parts.steps):
+    quantized = any(step.gives_quantized for _, step in session.parts.steps)
+    if quantized:
         after = after.model_copy(update={"parameters": parameters})  # packed words are not parameters
     card = render_card(
         name=out.name,
@@ -242,6 +243,9 @@ def carry_out(
         library=adapter.library,
         usage=adapter.usage(model),
         hints=hints,
+        steps=recipe.then,
+        quantized=quantized,
+        license_fields=license_of(checkpoint_path(recipe.model, checkpoint_formats(session.host))),
     )
     reporter.say("writing and verifying the checkpoint")
     written = write_checkpoint(
