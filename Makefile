@@ -3,7 +3,7 @@ SHELL := bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup demo test lint unit families bench-speed bench-selection format clean
+.PHONY: help setup demo test lint unit families bench-speed bench-selection format docs clean
 
 PYTHON ?= python3
 TORCH ?= $(shell grep '^torch==' constraints.txt)
@@ -71,7 +71,11 @@ format: $(STAMP) ## put the code into shape
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-clean: ## remove the virtual environment, caches and what the demo wrote
+docs: $(STAMP) ## write the reference pages again and build the documentation into site/
+	$(BIN)/python docs/tools/reference.py
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+
+clean: ## remove the virtual environment, caches, the built site and what the demo wrote
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis build dist
-	rm -rf demo-out demo-out.run
-	find framework adapters plugins tests benchmarks -name __pycache__ -prune -exec rm -rf {} +
+	rm -rf demo-out demo-out.run site
+	find framework adapters plugins tests benchmarks docs -name __pycache__ -prune -exec rm -rf {} +

@@ -57,6 +57,23 @@ def test_every_hook_has_a_heading_and_every_heading_a_hook() -> None:
     assert set(headings) == hook_names()
 
 
+def test_every_hook_is_implemented_by_a_test_or_a_first_party_plugin() -> None:
+    """A hook that nobody implements is a hook that nobody has seen called."""
+    sources = [
+        path.read_text(encoding="utf-8")
+        for folder in ("framework", "adapters", "plugins", "tests")
+        for path in (ROOT / folder).rglob("*.py")
+        if path.name != "hookspecs.py"
+    ]
+    implemented = set(re.findall(r"^ *def (shapcut_\w+)\(", "\n".join(sources), re.MULTILINE))
+    assert hook_names() - implemented == set()
+
+
+def test_every_decision_is_in_the_index() -> None:
+    folder = ROOT / "docs" / "decisions"
+    assert relative_links(folder / "README.md") == sorted(path.name for path in folder.glob("0*.md"))
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_relative_links_resolve(page: Path) -> None:
     assert broken_links(page) == []

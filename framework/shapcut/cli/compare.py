@@ -20,6 +20,11 @@ from shapcut.result_row import ResultRow
 _NOT_SHARED = {
     "remove",
     "ratio",
+    "parameters",
+    "memory",
+    "speedup",
+    "nested",
+    "mend_finalists",
     "preset",
     "estimator",
     "selector",
