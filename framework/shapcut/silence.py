@@ -11,7 +11,9 @@ LIBRARY_LOGGERS = (
     "transformers",
     "huggingface_hub",
     "datasets",
+    "evaluate",
     "gguf",
+    "lm_eval",
     "torchao",
     "torch.utils._pytree",  # says what of torchao's is deprecated when that is imported
     "bitsandbytes",
