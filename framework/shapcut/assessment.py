@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -31,7 +32,7 @@ from shapcut.measure import (
     weight_bytes,
 )
 from shapcut.progress import Reporter
-from shapcut.silence import one_line
+from shapcut.silence import one_line, quiet_libraries
 
 _LOG = logging.getLogger(__name__)
 _OF_LIBRARIES = (ShapcutError, RuntimeError, ValueError, TypeError, AttributeError, LookupError)
@@ -95,6 +96,11 @@ class SpeedQuestion:
         lengths = dict.fromkeys(min(length, max_length) for length in self.cache_lengths)
         return SpeedQuestion(prompt, self.new_tokens, self.repeats, self.batch_size, tuple(lengths))
 
+    def of_latency(self) -> dict[str, int]:
+        """Arguments of `shapcut.latency.latency`."""
+        names = ("prompt_tokens", "new_tokens", "repeats", "batch_size")
+        return {name: getattr(self, name) for name in names}
+
 
 @dataclass(frozen=True, slots=True)
 class Assessment:
@@ -136,30 +142,17 @@ def assess(
         InputError: if the text is too short.
     """
     notes: list[str] = []
-    quality, read = _quality(adapter, model, tokenizer, text, reporter)
-    timed = None
-    if speed.repeats:
-
-        def time_generation() -> Any:
-            return latency(
-                adapter,
-                model,
-                prompt_tokens=speed.prompt_tokens,
-                new_tokens=speed.new_tokens,
-                repeats=speed.repeats,
-                batch_size=speed.batch_size,
-                seed=seed,
-                reporter=reporter,
-            )
-
-        timed = _told("no latency", time_generation, notes)
-    caches = None
-    if speed.cache_lengths:
-        caches = _told(
-            "no size of a cache",
-            lambda: cache_sizes(adapter, model, speed.cache_lengths, batch_size=speed.batch_size, seed=seed),
-            notes,
-        )
+    with quiet_libraries():
+        quality, read = _quality(adapter, model, tokenizer, text, reporter)
+        timed, caches = None, None
+        if speed.repeats:
+            timing = partial(latency, adapter, model, **speed.of_latency(), seed=seed, reporter=reporter)
+            timed = _told("no latency", timing, notes)
+        if speed.cache_lengths:
+            with reporter.working("measuring the cache"):
+                batch, lengths = speed.batch_size, speed.cache_lengths
+                sizing = partial(cache_sizes, adapter, model, lengths, batch_size=batch, seed=seed)
+                caches = _told("no size of a cache", sizing, notes)
     if files is None:
         notes.append("no size of the checkpoint: its files are not here")
     peak = peak_memory_bytes(adapter.input_device(model))

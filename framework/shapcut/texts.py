@@ -130,9 +130,7 @@ def _hub_name(source: str) -> tuple[str, str | None, str]:
     """Name, configuration and split of a data set of the hub."""
     name, config, split = [*source.removeprefix(HUB_PREFIX).split(":", 2), "", ""][:3]
     if not name:
-        raise InputError(
-            f"{source!r} names no data set; write hf:NAME, hf:NAME:CONFIG or hf:NAME:CONFIG:SPLIT"
-        )
+        raise InputError(f"{source!r} names no data set; write hf:NAME or hf:NAME:CONFIG:SPLIT")
     if importlib.util.find_spec("datasets") is None:
         raise InputError(f"{source} needs the datasets library: pip install 'shapcut[hub]'")
     return name, config or None, split or "train"
