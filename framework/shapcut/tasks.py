@@ -22,6 +22,9 @@ from shapcut.silence import one_line, quiet_libraries
 _RESAMPLES = 1000
 """Draws behind the standard error of a metric that has no formula for it."""
 
+_INDICES = (False, True)
+"""Whether the harness's own tasks are looked at, in the order of the attempts: that takes seconds."""
+
 _SINGLE_PROCESS = "DISABLE_MULTIPROC"
 _STDERR = "_stderr"
 
@@ -136,7 +139,7 @@ def _index(question: TaskQuestion) -> Any:
     from lm_eval.tasks import TaskManager  # noqa: PLC0415 - optional, seconds to import
 
     known: list[str] = []
-    for defaults in (False, True):
+    for defaults in _INDICES:
         if not defaults and question.path is None:
             continue
         manager = TaskManager(

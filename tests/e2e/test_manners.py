@@ -2,7 +2,6 @@
 
 import json
 import logging
-import os
 import signal
 import sqlite3
 import subprocess
@@ -102,12 +101,14 @@ def test_without_a_run_there_is_nothing_to_go_on_from(
 
 def test_sigterm_is_handled_only_while_a_command_runs(monkeypatch: pytest.MonkeyPatch) -> None:
     before = signal.getsignal(signal.SIGTERM)
-    seen = []
-    monkeypatch.setattr(
-        "shapcut.cli.app.set_log_level", lambda _: seen.append(signal.getsignal(signal.SIGTERM))
-    )
+    seen: list[object] = []
+
+    def look(_: str) -> None:
+        seen.append(signal.getsignal(signal.SIGTERM))
+
+    monkeypatch.setattr("shapcut.cli.app.set_log_level", look)
     assert run(["--version"]) == 0
-    assert seen != [before]
+    assert seen not in ([], [before])
     assert signal.getsignal(signal.SIGTERM) is before
 
 
@@ -120,12 +121,8 @@ def test_an_interrupted_run_says_where_it_is_and_lets_go_of_its_lock(tmp_path: P
 
 
 def test_stdout_has_the_result_and_stderr_the_rest(
-    tmp_path: Path,
-    tiny_llama_directory: Path,
-    capfd: pytest.CaptureFixture[str],
-    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path, tiny_llama_directory: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setenv("NO_COLOR", "1")
     arguments = ["score", str(tiny_llama_directory), "--run", str(tmp_path / "run"), "--budget", "20", *SIZES]
     assert run([*arguments, "--json"]) == 0
     out, err = capfd.readouterr()
@@ -208,7 +205,3 @@ def test_paths_are_completed(
     (tmp_path / "models" / "small.gguf").touch()
     assert completed("shapcut inspect mod", capsys, monkeypatch) == ["models/"]
     assert completed("shapcut inspect models/sm", capsys, monkeypatch) == ["models/small.gguf"]
-
-
-def test_options_of_a_command_keep_their_environment() -> None:
-    assert "_SHAPCUT_COMPLETE" not in os.environ

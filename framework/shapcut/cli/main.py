@@ -49,7 +49,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
             from shapcut.cli.app import build_app  # noqa: PLC0415 - seconds to import, errors become lines
 
             app = build_app(skip_broken="--skip-broken-plugins" in given)
-            return int(app(given, standalone_mode=False) or DONE)
+            return int(app(given, prog_name="shapcut", standalone_mode=False) or DONE)
     except typer.Exit as ending:
         return ending.exit_code
     except BrokenPipeError:
