@@ -56,10 +56,15 @@ metric_list: [{{metric: exact_match}}]
 """
 
 
+pytest.importorskip("lm_eval")
+datasets = pytest.importorskip("datasets")
+from lm_eval.api.instance import Instance  # noqa: E402 - only where it is installed
+
+from shapcut.harness_models import AdapterLM, TransformersLM, harness_model  # noqa: E402 - as above
+
+
 @pytest.fixture(scope="module", autouse=True)
 def _harness_offline(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    datasets = pytest.importorskip("datasets")
-    pytest.importorskip("lm_eval")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(datasets.config, "HF_DATASETS_CACHE", str(tmp_path_factory.mktemp("datasets")))
         patch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
@@ -98,10 +103,6 @@ def accuracy(model: Any, tokenizer: Any) -> float:
 def test_both_ways_of_asking_agree_with_direct_computation(
     llama_adapter: Adapter, tiny_llama_model: Any, tokenizer: Any
 ) -> None:
-    from lm_eval.api.instance import Instance
-
-    from shapcut.harness_models import AdapterLM, TransformersLM, harness_model
-
     pairs = [(e["question"], choice) for e in QUESTIONS for choice in e["choices"]] + [("", "abc")]
     requests = [Instance("loglikelihood", {}, pair, index) for index, pair in enumerate(pairs)]
     expected = []
@@ -119,10 +120,6 @@ def test_both_ways_of_asking_agree_with_direct_computation(
 def test_long_texts_are_read_in_windows(
     llama_adapter: Adapter, tiny_llama_model: Any, tokenizer: Any
 ) -> None:
-    from lm_eval.api.instance import Instance
-
-    from shapcut.harness_models import AdapterLM, TransformersLM
-
     text = "the quick brown fox jumps over the lazy dog " * 10
     requests = [Instance("loglikelihood_rolling", {}, (text,), 0)]
     own = AdapterLM(llama_adapter, tiny_llama_model, tokenizer, Silent())
@@ -135,10 +132,6 @@ def test_long_texts_are_read_in_windows(
 def test_generation_stops_where_it_should(
     llama_adapter: Adapter, tiny_llama_model: Any, tokenizer: Any
 ) -> None:
-    from lm_eval.api.instance import Instance
-
-    from shapcut.harness_models import AdapterLM
-
     ids = tokenizer("The fox")["input_ids"]
     whole = llama_adapter.generate(tiny_llama_model, torch.tensor([ids]), 40, use_cache=True)[0, len(ids) :]
     end = whole.tolist().index(1) if 1 in whole else None
