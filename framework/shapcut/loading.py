@@ -21,6 +21,9 @@ from shapcut.sources import Location, Offload, check_dtype, inspect_source, loca
 __all__ = ["LoadedModel", "choose_device", "choose_dtype", "inspect_source", "load"]
 
 
+_LOG = logging.getLogger(__name__)
+
+
 @dataclass(frozen=True, eq=False, slots=True)
 class LoadedModel:
     """A model in evaluation mode, without gradients, and what belongs to it.
@@ -84,6 +87,7 @@ def load(
         logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # else a line for each product
     model.requires_grad_(requires_grad=False)
     model = model.eval() if offload != "off" or is_quantized(model) else model.eval().to(chosen_device)
+    _LOG.debug("%s: a %s from %s", source, type(model).__name__, location.path)
     return LoadedModel(model, tokenizer, source, _short_name(source))
 
 

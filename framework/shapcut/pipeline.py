@@ -224,8 +224,8 @@ def carry_out(
         done = _post_process(session, model, plan, steps, reporter)
         model = done.model
         expected = adapter.logits(model, ids.to(adapter.input_device(model))).cpu()
-    reporter.say("measuring the pruned model")
-    after = measure(adapter, model, session.held_out, seed=recipe.seed)
+    with reporter.working("measuring the pruned model"):
+        after = measure(adapter, model, session.held_out, seed=recipe.seed, reporter=reporter)
     quantized = any(step.gives_quantized for _, step in session.parts.steps)
     if quantized:
         after = after.model_copy(update={"parameters": parameters})  # packed words are not parameters
@@ -247,20 +247,20 @@ def carry_out(
         quantized=quantized,
         license_fields=license_of(checkpoint_path(recipe.model, checkpoint_formats(session.host))),
     )
-    reporter.say("writing and verifying the checkpoint")
-    written = write_checkpoint(
-        adapter,
-        model,
-        session.loaded.tokenizer,
-        out,
-        plan=plan,
-        recipe_text=recipe.to_yaml(),
-        card=card,
-        verify_ids=ids,
-        expected_logits=expected,
-        stored=done.checkpoint if done else None,
-        tolerance=done.tolerance if done else None,
-    )
+    with reporter.working("writing and verifying the checkpoint"):
+        written = write_checkpoint(
+            adapter,
+            model,
+            session.loaded.tokenizer,
+            out,
+            plan=plan,
+            recipe_text=recipe.to_yaml(),
+            card=card,
+            verify_ids=ids,
+            expected_logits=expected,
+            stored=done.checkpoint if done else None,
+            tolerance=done.tolerance if done else None,
+        )
     steps.clear()
     after = after.model_copy(update={"checkpoint_bytes": written.weight_bytes})
     return PruneResult(plan, before, after, written)
@@ -268,10 +268,12 @@ def carry_out(
 
 def measure_original(session: Session, reporter: Reporter) -> ModelMeasurement:
     """The figures of the whole model."""
-    reporter.say("measuring the original")
-    recipe = session.recipe
+    recipe, adapter = session.recipe, session.adapter
     files = checkpoint_path(recipe.model, checkpoint_formats(session.host))
-    return measure(session.adapter, session.game.model, session.held_out, files=files, seed=recipe.seed)
+    with reporter.working("measuring the original"):
+        return measure(
+            adapter, session.game.model, session.held_out, files=files, seed=recipe.seed, reporter=reporter
+        )
 
 
 def _post_process(

@@ -84,6 +84,8 @@ class Run:
 def open_run(directory: Path) -> Iterator[Run]:
     """Make or reopen a run directory and hold it against other processes.
 
+    An interruption leaves with a note on where the run is kept.
+
     Raises:
         InputError: if it cannot be written or another process holds it.
     """
@@ -98,5 +100,8 @@ def open_run(directory: Path) -> Iterator[Run]:
         raise InputError(f"--run {directory} cannot be written: {error.strerror}") from error
     try:
         yield Run(directory)
+    except KeyboardInterrupt as stop:
+        stop.add_note(f"what was measured is kept in {directory}")
+        raise
     finally:
         lock.release()

@@ -119,9 +119,14 @@ def inspect_source(
 
 def checkpoint_path(source: str, formats: Sequence[CheckpointFormat] = ()) -> Path | None:
     """The local file or directory with a model's weights; None if they are on the hub or quantized GGUF."""
+    return None if locate(source, formats).gguf_file is not None else weights_path(source, formats)
+
+
+def weights_path(source: str, formats: Sequence[CheckpointFormat] = ()) -> Path | None:
+    """The local file or directory that a model's weights are read from; None if they are on the hub."""
     location = locate(source, formats)
-    path = Path(location.path)
-    return path if location.gguf_file is None and path.exists() else None
+    path = Path(location.gguf_file or location.path)
+    return path if path.exists() else None
 
 
 def check_dtype(name: str) -> None:

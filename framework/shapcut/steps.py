@@ -148,8 +148,8 @@ def run_steps(
         reporter.say(f"step {steps[done - 1][0]} was finished by an earlier start")
         model = _loaded(adapter, results.result(done), model)
     for number, (spec, step) in enumerate(steps[done:], start=done + 1):
-        reporter.say(f"step {spec}")
-        model = _done(step, model, context(step, results.begin(number)), results, number)
+        with reporter.working(f"step {spec}"):
+            model = _done(step, model, context(step, results.begin(number)), results, number)
         hook.shapcut_step_finished(name=spec, model=model)
     tolerances = [step.tolerance for _, step in steps if step.tolerance is not None]
     return PostProcessed(model, results.result(len(steps)), max(tolerances, default=None))

@@ -1,44 +1,37 @@
 """What each command does."""
 
 import inspect
-import json
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from shapcut.calibration import check_source, load_held_out
 from shapcut.cli import tables
 from shapcut.cli.compare import compare_methods
+from shapcut.cli.evaluate import evaluate_model
 from shapcut.cli.options import (
     AsJson,
     Calibration,
     Device,
     DryRun,
     Granularity,
-    HeldOutSamples,
     ModelArgument,
     Out,
     RecipeFile,
     RunDirectory,
-    Seed,
-    SequenceLength,
     Trust,
     takes_recipe,
 )
-from shapcut.cli.output import print_json
+from shapcut.cli.output import print_json, reporter
 from shapcut.errors import ShapcutError
 from shapcut.files import require_new_directory
 from shapcut.host import Host, checkpoint_formats, select_adapter
 from shapcut.loading import LoadedModel, load
-from shapcut.measure import measure
 from shapcut.pipeline import PruneResult, apply_plan, estimate_cost, prune, score
 from shapcut.plan import RemovalPlan
-from shapcut.progress import ConsoleReporter
 from shapcut.recipe import make_recipe
 from shapcut.series import SeriesResult, prune_series
 from shapcut.silence import quiet_libraries
-from shapcut.sources import checkpoint_path
 from shapcut.testing import check_adapter
 
 DEMO_MODEL = "demo:smollm2-135m"
@@ -107,7 +100,7 @@ def score_model(
         _show_cost(estimate_cost(made, host, target=False), as_json)
         return
     directory = run or Path(f"{Path(model.replace(':', '-')).name}.run")
-    contributions = score(made, directory, host, ConsoleReporter())
+    contributions = score(made, directory, host, reporter())
     if as_json:
         print_json(contributions.to_json())
         return
@@ -140,10 +133,10 @@ def prune_model(
         _show_cost(estimate_cost(made, host, target=True), as_json)
         return
     if len(made.target_labels()) > 1:
-        series = prune_series(made, out, host, run_directory=run, reporter=ConsoleReporter())
+        series = prune_series(made, out, host, run_directory=run, reporter=reporter())
         _show_series(series, out, as_json)
         return
-    result = prune(made, out, host, run_directory=run, reporter=ConsoleReporter())
+    result = prune(made, out, host, run_directory=run, reporter=reporter())
     _show_result(result, out, as_json)
 
 
@@ -179,47 +172,8 @@ def apply_model(
     if dry_run:
         tables.say(f"would remove players {list(removal.removed)} of {model} and write {out}")
         return
-    result = apply_plan(recipe, removal, out, host, run_directory=run, reporter=ConsoleReporter())
+    result = apply_plan(recipe, removal, out, host, run_directory=run, reporter=reporter())
     _show_result(result, out, as_json)
-
-
-def evaluate_model(
-    host: Host,
-    *,
-    model: ModelArgument,
-    calibration: Calibration = None,
-    sequence_length: SequenceLength = None,
-    held_out_samples: HeldOutSamples = None,
-    device: Device = None,
-    seed: Seed = None,
-    trust_remote_code: Trust = None,
-    as_json: AsJson = False,
-) -> None:
-    """Perplexity on held-out text, parameters, memory and latency of one model."""
-    recipe = make_recipe(
-        {
-            "model": model,
-            "calibration": calibration,
-            "sequence_length": sequence_length,
-            "held_out_samples": held_out_samples,
-            "seed": seed,
-        }
-    )
-    check_source(recipe.calibration)
-    loaded = _loaded(host, model, device, trust_remote_code)
-    adapter = select_adapter(host, loaded.model)
-    held_out = load_held_out(
-        recipe.calibration,
-        loaded.tokenizer,
-        samples=recipe.held_out_samples,
-        sequence_length=recipe.sequence_length,
-    )
-    files = checkpoint_path(model, checkpoint_formats(host))
-    result = measure(adapter, adapter.canonicalise(loaded.model), held_out, files=files, seed=recipe.seed)
-    if as_json:
-        print_json(json.loads(result.model_dump_json()))
-        return
-    tables.show(loaded.name, ("figure", "value"), tables.measurement_rows(result))
 
 
 def list_adapters(host: Host, as_json: AsJson = False) -> None:
@@ -293,7 +247,7 @@ def demo(
     recipe = make_recipe(
         {"model": DEMO_MODEL, "remove": remove, "budget": budget, "samples": 8, "finalist_samples": 24}
     )
-    result = prune(recipe, out, host, reporter=ConsoleReporter())
+    result = prune(recipe, out, host, reporter=reporter())
     _show_result(result, out, as_json)
 
 

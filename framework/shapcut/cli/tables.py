@@ -130,29 +130,6 @@ def curve_rows(series: SeriesResult) -> list[list[str]]:
     ]
 
 
-def measurement_rows(result: ModelMeasurement) -> list[list[str]]:
-    """One row a figure."""
-    rows = [
-        ["perplexity on held-out text", f"{result.perplexity.perplexity:.3f}"],
-        ["tokens predicted", f"{result.perplexity.n_tokens:,}"],
-        ["window", f"{result.sequence_length} tokens{', BOS first' if result.adds_bos else ''}"],
-        ["parameters", f"{result.parameters:,}"],
-        ["weights (MB)", f"{result.weight_bytes / 1e6:.1f}"],
-        ["peak memory of this process (MB)", f"{result.peak_memory_bytes / 1e6:.0f}"],
-    ]
-    if result.checkpoint_bytes is not None:
-        rows.append(["checkpoint file (MB)", _megabytes(result)])
-    if result.latency is not None:
-        rows.append(
-            [
-                f"prefill of {result.latency.prompt_tokens} tokens (ms)",
-                f"{result.latency.prefill_seconds * 1e3:.1f}",
-            ]
-        )
-        rows.append(["decode of one token (ms)", f"{result.latency.decode_seconds * 1e3:.1f}"])
-    return rows
-
-
 def conformance_rows(results: Sequence[CheckResult]) -> list[list[str]]:
     """One row an example: how many checks passed, and which failed."""
     examples = dict.fromkeys(result.example for result in results)
