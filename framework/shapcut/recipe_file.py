@@ -1,5 +1,6 @@
 """Reading a recipe's file: YAML that can mean only one thing."""
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -8,10 +9,16 @@ import yaml
 from shapcut.errors import InputError
 
 _LARGEST = 1 << 20
+_BOOL = "tag:yaml.org,2002:bool"
 
 
 class _PlainLoader(yaml.SafeLoader):
-    """YAML without anchors and aliases, in which no key comes twice."""
+    """YAML without anchors and aliases, in which no key comes twice; ``on`` is a word, as in YAML 1.2."""
+
+    yaml_implicit_resolvers = {  # noqa: RUF012 - as the base class declares it
+        first: [(tag, pattern) for tag, pattern in resolvers if tag != _BOOL]
+        for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
 
     def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
         """Refuse anchors and aliases, with which a small file can stand for a huge one."""
@@ -30,6 +37,9 @@ class _PlainLoader(yaml.SafeLoader):
                 raise yaml.MarkedYAMLError(problem=problem, problem_mark=key.start_mark)
             seen.add(key.value if isinstance(key, yaml.ScalarNode) else None)
         return super().construct_mapping(node, deep)
+
+
+_PlainLoader.add_implicit_resolver(_BOOL, re.compile("true|True|TRUE|false|False|FALSE"), list("tTfF"))
 
 
 def read_recipe_file(file: Path) -> dict[str, Any]:
