@@ -52,7 +52,9 @@ def test_there_is_a_recipe_for_every_model_and_share() -> None:
     assert names == wanted | {"llama-2-7b-published"}
 
 
-@pytest.mark.parametrize("recipe", sorted(PAPER.glob("*-[23]?*.yaml")), ids=lambda path: path.stem)
+@pytest.mark.parametrize(
+    "recipe", sorted([*PAPER.glob("*-[23][05].yaml"), *PAPER.glob("*-ours.yaml")]), ids=lambda path: path.stem
+)
 def test_dry_run(recipe: Path) -> None:
     script = load_script()
     model = script.model_of(recipe)

@@ -1,17 +1,19 @@
 """Every option has its key in a recipe, every key its option, and the published schema says what there is."""
 
-import inspect
 import json
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import pytest
-import yaml
-from typer.models import OptionInfo
+from typer.main import get_command
 
+from shapcut import builtin
 from shapcut.cli.app import build_app
 from shapcut.cli.recipe_schema import meaning, recipe_schema
+from shapcut.host import build_host
 from shapcut.recipe import Recipe, make_recipe
+from shapcut.recipe_file import read_recipe_file
+from shapcut.session import make_parts
 
 ROOT = Path(__file__).parents[2]
 COMMAND_ONLY = {
@@ -29,15 +31,11 @@ NOT_COMPARED = {
 
 
 def options_of(command: str) -> set[str]:
-    """The long names of a command's options, as typer was told them."""
-    (registered,) = [info for info in build_app().registered_commands if info.name == command]
-    names = set()
-    for parameter in inspect.signature(registered.callback).parameters.values():  # type: ignore[arg-type]
-        for info in get_args(parameter.annotation):
-            if isinstance(info, OptionInfo):
-                declared = info.param_decls or (f"--{parameter.name.replace('_', '-')}",)
-                names |= {name.removeprefix("--") for name in declared}
-    return names
+    """The long names of a command's options, without the dashes."""
+    group: Any = get_command(build_app())
+    parameters = group.commands[command].params
+    options = [parameter for parameter in parameters if parameter.param_type_name == "option"]
+    return {name.removeprefix("--") for option in options for name in option.opts if name.startswith("--")}
 
 
 @pytest.mark.parametrize("command", ["score", "prune"])
@@ -64,19 +62,21 @@ def test_the_published_schema_is_that_of_the_code() -> None:
     assert published == recipe_schema(), "run: make recipes"
 
 
-def example() -> str:
+@pytest.fixture
+def example(tmp_path: Path) -> Path:
     """The complete example of the documentation."""
     page = (ROOT / "docs" / "recipes.md").read_text(encoding="utf-8")
-    return page.split("```yaml\n", 1)[1].split("```", 1)[0]
-
-
-def test_the_documented_example_is_complete_and_is_taken(tmp_path: Path) -> None:
     file = tmp_path / "run.yaml"
-    file.write_text(example(), encoding="utf-8")
-    recipe = make_recipe({}, file)
+    file.write_text(page.split("```yaml\n", 1)[1].split("```", 1)[0], encoding="utf-8")
+    return file
+
+
+def test_the_documented_example_is_complete_and_is_taken(example: Path) -> None:
+    recipe = make_recipe({}, example)
     others = {"remove", "parameters", "memory", "speedup", "preset", "sampler"}
-    assert set(yaml.safe_load(example())) == set(Recipe.model_fields) - others
-    assert recipe.then == ("compensate", "gptq:bits=4,group_size=32")
+    assert set(read_recipe_file(example)) == set(Recipe.model_fields) - others
+    parts = make_parts(recipe, build_host(core=[builtin]))
+    assert [spec for spec, _ in parts.steps] == ["compensate", "gptq:bits=4,group_size=32"]
 
 
 def accepts(schema: Any, value: Any) -> bool:
@@ -95,9 +95,9 @@ def accepts(schema: Any, value: Any) -> bool:
     )
 
 
-def test_the_example_fits_the_schema() -> None:
+def test_the_example_fits_the_schema(example: Path) -> None:
     properties = recipe_schema()["properties"]
-    for key, value in yaml.safe_load(example()).items():
+    for key, value in read_recipe_file(example).items():
         assert accepts(properties[key], value), key
     assert not accepts(properties["budget"], "many")
     assert not accepts(properties["dtype"], "int8")
