@@ -4,16 +4,15 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-import psutil
 import torch
 from torch import nn
 
 from shapcut.adapter import Adapter
-from shapcut.arithmetic import default_memory_budget, evaluation_dtype
+from shapcut.arithmetic import evaluation_dtype
 from shapcut.calibration import check_size, check_source
 from shapcut.coalitions import CoalitionMatrix, Player, Values
 from shapcut.errors import InputError, ShapcutError
-from shapcut.evaluation import divide_memory
+from shapcut.footprint import Footprint, advice, footprint
 from shapcut.game import Game
 from shapcut.host import Host, checkpoint_formats, select_adapter
 from shapcut.loading import choose_device, load, model_without_weights
@@ -24,7 +23,7 @@ from shapcut.silence import one_line, quiet_libraries
 from shapcut.sources import inspect_location, locate, read_config
 from shapcut.steps import check_order
 from shapcut.target import Target
-from shapcut.targets import checkpoint_size, make_targets
+from shapcut.targets import make_targets
 
 THROUGHPUT = 100.0
 """TFLOP/s that a device is taken to sustain if nobody says: about a third of one A100's bf16 peak of 312."""
@@ -43,43 +42,6 @@ class Cut:
     target: str
     fewest: int
     most: int
-
-
-@dataclass(frozen=True, slots=True)
-class Memory:
-    """What evaluation needs, in bytes.
-
-    Attributes:
-        device: where it would run.
-        free: free on it now.
-        weights: the model's, in the checkpoint's number format; None if they are quantized.
-        converted: a copy in the number format of the evaluation; 0 if that is the checkpoint's own.
-        state: the hidden states of one coalition on all calibration tokens.
-        budget: for states, as far as it is used.
-        coalitions_at_once: how many go through the layers together.
-        outside_blocks: weights that stay in memory with ``--offload disk``.
-        largest_block: weights that are loaded at a time with ``--offload disk``.
-    """
-
-    device: str
-    free: int
-    weights: int | None
-    converted: int
-    state: int
-    budget: int
-    coalitions_at_once: int
-    outside_blocks: int
-    largest_block: int
-
-    @property
-    def needed(self) -> int | None:
-        """All in all without offloading."""
-        return None if self.weights is None else self.weights + self.converted + self.budget
-
-    @property
-    def offloaded(self) -> int:
-        """All in all with every block on disk."""
-        return self.outside_blocks + self.largest_block + self.budget
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,7 +91,7 @@ class Forecast:
     blocks_per_coalition: int
     operations: float
     throughput: float
-    memory: Memory
+    memory: Footprint
     advice: str
 
     @property
@@ -196,7 +158,7 @@ def forecast(recipe: Recipe, host: Host, *, target: bool, throughput: float = TH
     own = next(weight.dtype for weight in shape.model.parameters() if weight.is_floating_point())
     kept = is_quantized(shape.model) or recipe.offload != "off"
     dtype = own if kept and recipe.dtype == "auto" else evaluation_dtype(recipe.dtype, own, device)
-    memory = _memory(recipe, shape, device, own, dtype)
+    memory = footprint(recipe, shape.model, shape.players, device, (own, dtype))
     tokens = recipe.samples * recipe.sequence_length
     mean_block = sum(player.parameters for player in shape.players) / shape.n_players
     return Forecast(
@@ -220,7 +182,7 @@ def forecast(recipe: Recipe, host: Host, *, target: bool, throughput: float = TH
         operations=2.0 * (present * mean_block + _readout_size(shape.model)) * tokens * recipe.budget,
         throughput=throughput * 1e12,
         memory=memory,
-        advice=_advice(recipe, memory, from_config=from_config),
+        advice=advice(recipe, memory, from_config=from_config),
     )
 
 
@@ -258,57 +220,6 @@ def _no_latencies() -> Any:
     raise TypeError("without weights there are no latencies")
 
 
-def _memory(
-    recipe: Recipe, shape: _Shape, device: torch.device, own: torch.dtype, dtype: torch.dtype
-) -> Memory:
-    """What evaluation needs, by the same division of memory as the evaluation's."""
-    model = shape.model
-    width = _width(model)
-    state = recipe.samples * recipe.sequence_length * width * dtype.itemsize
-    budget = recipe.memory_budget or default_memory_budget(device)
-    division = divide_memory(state, shape.n_players, budget)
-    used = state * ((shape.n_players + 1 if division.keeps_trunk else 1) + 4 * division.chunk_size)
-    blocks = [player.parameters * own.itemsize for player in shape.players]
-    size = checkpoint_size(model)
-    return Memory(
-        device=str(device),
-        free=torch.cuda.mem_get_info(device)[0]
-        if device.type == "cuda"
-        else psutil.virtual_memory().available,
-        weights=None if is_quantized(model) else size,
-        converted=0 if dtype == own else sum(w.numel() for w in model.parameters()) * dtype.itemsize,
-        state=state,
-        budget=min(budget, used),
-        coalitions_at_once=division.chunk_size,
-        outside_blocks=max(0, size - sum(blocks)),
-        largest_block=max(blocks),
-    )
-
-
-def _advice(recipe: Recipe, memory: Memory, *, from_config: bool) -> str:
-    """Whether weights should be kept elsewhere."""
-    if memory.needed is None:
-        return "the weights are quantized; how large they are only the checkpoint says"
-    if recipe.offload != "off":
-        return f"--offload {recipe.offload} as asked: with every block on disk {gigabytes(memory.offloaded)}"
-    if memory.needed <= memory.free:
-        return "none needed: everything fits"
-    if not from_config:
-        return "it does not fit, and this format cannot be offloaded: a device with more memory is needed"
-    if memory.offloaded > memory.free:
-        return f"it does not fit even with --offload disk, which needs {gigabytes(memory.offloaded)}"
-    disk = gigabytes(memory.offloaded)
-    return f"it does not fit: --offload disk needs {disk}, --offload auto uses all there is"
-
-
-def _width(model: nn.Module) -> int:
-    """The width of the hidden states: that of the embedding of tokens."""
-    embedding: Any = getattr(model, "get_input_embeddings", lambda: None)()
-    if embedding is None:
-        embedding = next(part for part in model.modules() if isinstance(part, nn.Embedding))
-    return int(embedding.weight.shape[-1])
-
-
 def _readout_size(model: nn.Module) -> int:
     """Parameters of the last linear map, as far as the model names it."""
     head: Any = getattr(model, "get_output_embeddings", lambda: None)()
@@ -317,8 +228,3 @@ def _readout_size(model: nn.Module) -> int:
 
 def _name(dtype: torch.dtype) -> str:
     return str(dtype).removeprefix("torch.")
-
-
-def gigabytes(size: int) -> str:
-    """A size in words."""
-    return f"{size / 1e9:,.1f} GB" if size >= 1e8 else f"{size / 1e6:,.1f} MB"  # noqa: PLR2004

@@ -251,7 +251,7 @@ def _explain(error: ErrorDetails, content: dict[str, Any], given: dict[str, Any]
     if error["type"] == "spec":
         return f"{where}{key}: {error['msg']}"
     accepted = accepted_values(recipe_properties()[str(path[0])], item=name != path[0])
-    return f"{where}{key} {_shown(item)}: give {accepted}"
+    return f"{where}{key} {_shown(item, quoted=bool(where))}: give {accepted}"
 
 
 def recipe_properties() -> dict[str, Any]:
@@ -260,8 +260,9 @@ def recipe_properties() -> dict[str, Any]:
     return properties
 
 
-def _shown(value: Any) -> str:
-    text = repr(value)
+def _shown(value: Any, *, quoted: bool) -> str:
+    """A value, shortened; the command line's are text anyway, in a file quotes tell."""
+    text = str(value) if isinstance(value, str) and not quoted else repr(value)
     return text if len(text) <= _LONGEST_SHOWN else f"{text[:_LONGEST_SHOWN]}..."
 
 

@@ -11,8 +11,7 @@ import pytest
 import torch
 from transformers import LlamaConfig
 
-from shapcut import builtin, evaluation
-from shapcut import forecast as module
+from shapcut import builtin, evaluation, footprint
 from shapcut.cli.main import run
 from shapcut.cli.tables import forecast_rows
 from shapcut.errors import InputError
@@ -109,7 +108,7 @@ def test_advice(config: Path, host: Host, monkeypatch: pytest.MonkeyPatch) -> No
 
     def advice(free: int, **options: Any) -> str:
         changed = make_recipe({"model": "m", **options}) if options else recipe
-        return module._advice(changed, replace(memory, free=free), from_config=True)
+        return footprint.advice(changed, replace(memory, free=free), from_config=True)
 
     assert memory.needed == memory.weights + memory.budget  # type: ignore[operator]
     assert memory.offloaded < memory.needed

@@ -7,7 +7,8 @@ from rich.table import Table
 
 from shapcut.coalitions import Player
 from shapcut.contributions import Contributions
-from shapcut.forecast import Forecast, gigabytes
+from shapcut.footprint import gigabytes
+from shapcut.forecast import Forecast
 from shapcut.measure import ModelMeasurement
 from shapcut.pipeline import PruneResult
 from shapcut.series import SeriesResult
