@@ -105,11 +105,7 @@ def device_map(config: Any, device: torch.device, offload: Offload, trust_remote
         return {"": device} if quantization_method(config) else None
     if offload == "auto":
         return "auto"
-    from transformers import AutoModelForCausalLM  # noqa: PLC0415 - seconds to import
-
-    builder: Any = AutoModelForCausalLM
-    with torch.device("meta"):
-        model = builder.from_config(config, trust_remote_code=trust_remote_code)
+    model: Any = model_without_weights(config, trust_remote_code)
     blocks = [
         name
         for name, part in model.named_modules()
@@ -118,6 +114,19 @@ def device_map(config: Any, device: torch.device, offload: Offload, trust_remote
     if not blocks:
         raise InputError(f"--offload disk: {type(model).__name__} does not say what its blocks are; use auto")
     return dict.fromkeys(blocks, "disk") | dict.fromkeys(_outside(model, blocks), str(device))
+
+
+def model_without_weights(
+    config: Any, trust_remote_code: bool, dtype: torch.dtype | None = None
+) -> nn.Module:
+    """The model that a config describes, on the meta device; None as dtype takes the config's own."""
+    from transformers import AutoModelForCausalLM  # noqa: PLC0415 - seconds to import
+
+    builder: Any = AutoModelForCausalLM
+    own = {} if dtype is None else {"dtype": dtype}
+    with torch.device("meta"):
+        model: nn.Module = builder.from_config(config, trust_remote_code=trust_remote_code, **own)
+    return model
 
 
 def _outside(model: nn.Module, blocks: Sequence[str], prefix: str = "") -> list[str]:

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from shapcut.files import write_json_atomically
+from shapcut.files import write_json_atomically, write_text_atomically
 from shapcut.run import Run
 from shapcut.session import Session
 
@@ -36,6 +36,7 @@ class Manifest:
     def start(cls, run: Run, session: Session) -> "Manifest":
         """Record versions, command, recipe, fingerprints, hardware and time."""
         loaded, recipe = session.loaded, session.recipe
+        write_text_atomically(run.recipe, recipe.to_yaml())
         content = {
             "format_version": 1,
             "status": "running",

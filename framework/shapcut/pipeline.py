@@ -1,7 +1,6 @@
 """The whole way: score, select, remove, post-process, verify, write, report."""
 
 import json
-import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -149,36 +148,6 @@ def _require_same_model(plan: RemovalPlan, session: Session) -> None:
             f"the plan was made for another model: fingerprint {plan.model_fingerprint[:12]}, "
             f"{session.loaded.source} has {found[:12]}"
         )
-
-
-def estimate_cost(recipe: Recipe, host: Host, *, target: bool) -> dict[str, Any]:
-    """What a run of this recipe would do, and about how long it would take; nothing is written.
-
-    Raises:
-        InputError: if the recipe cannot be carried out.
-    """
-    session = prepare(recipe, host, target=target)
-    ids = session.calibration.input_ids[:1].to(session.game.input_ids.device)
-    session.adapter.logits(session.game.model, ids)
-    begin = time.monotonic()
-    session.adapter.logits(session.game.model, ids)
-    seconds = (time.monotonic() - begin) * session.calibration.samples
-    cuts = [f"{cut.text} ({', '.join(map(str, cut.sizes()))} players)" for cut in session.targets]
-    return {
-        "model": session.loaded.source,
-        "adapter": session.adapter.name,
-        "players": session.game.n_players,
-        "players to remove": session.n_remove,
-        "targets": "; ".join(cuts) or None,
-        "coalitions at most": recipe.budget,
-        "tokens a coalition": session.game.tokens,
-        "tokens at most": recipe.budget * session.game.tokens,
-        "executor": recipe.executor,
-        "arithmetic": str(session.game.dtype).removeprefix("torch."),
-        "kernels": "fused" if session.game.fuse else "eager",
-        "post-pruning steps": [spec for spec, _ in session.parts.steps],
-        "seconds at most, by one forward pass of the whole model": round(seconds * recipe.budget),
-    }
 
 
 def require_one_target(recipe: Recipe) -> None:

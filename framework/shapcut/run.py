@@ -27,6 +27,11 @@ class Run:
         return self.directory / "manifest.json"
 
     @property
+    def recipe(self) -> Path:
+        """The recipe as it was carried out, presets and defaults written out."""
+        return self.directory / "recipe.yaml"
+
+    @property
     def evaluations(self) -> Path:
         """Every measured coalition and its value."""
         return self.directory / "evaluations.sqlite"

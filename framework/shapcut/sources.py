@@ -9,7 +9,7 @@ from typing import Any, Literal
 from urllib.parse import urlsplit
 from urllib.request import getproxies
 
-from shapcut.demo_models import DEMO_PREFIX, demo_directory
+from shapcut.demo_models import DEMO_PREFIX, demo_directory, fetched_demo
 from shapcut.errors import InputError
 from shapcut.formats import CheckpointFormat, asked_formats, claiming_format
 from shapcut.quantized import quantization_method, require_packages
@@ -104,13 +104,21 @@ def inspect_source(
             causal language model, it needs code that comes with it, or the dtype is not supported.
     """
     check_dtype(dtype)
-    location = locate(source, formats)
+    return inspect_location(locate(source, formats), trust_remote_code)
+
+
+def inspect_location(location: Location, trust_remote_code: bool) -> SourceFacts:
+    """As `inspect_source`, of a model that was located.
+
+    Raises:
+        InputError: as `inspect_source`.
+    """
     if location.format is not None:
         return SourceFacts(location.format.depth(Path(location.path)), max_length=None)
     whole = read_config(location, trust_remote_code)
     method = quantization_method(whole) if location.gguf_file is None else None
     if method is not None:
-        require_packages(source, method)
+        require_packages(location.source, method)
     config = whole.get_text_config()
     return SourceFacts(
         getattr(config, "num_hidden_layers", None), getattr(config, "max_position_embeddings", None), method
@@ -139,19 +147,24 @@ def check_dtype(name: str) -> None:
         raise InputError(f"--dtype {name} is not supported; use one of auto, {', '.join(DTYPES)}")
 
 
-def locate(source: str, formats: Sequence[CheckpointFormat] = ()) -> Location:
+def locate(source: str, formats: Sequence[CheckpointFormat] = (), *, offline: bool = False) -> Location:
     """Find what the user named.
+
+    Args:
+        source: what that is.
+        formats: asked before transformers.
+        offline: whether nothing may be fetched: neither a demo model nor anything from the hub.
 
     Raises:
         InputError: if it is neither a directory, a GGUF file, a demo model, what one of the formats claims,
             nor possibly a hub id; or if the format that claims it finds something wrong.
     """
     if source.startswith(DEMO_PREFIX):
-        return Location(source, str(demo_directory(source)))
+        return Location(source, str(fetched_demo(source) if offline else demo_directory(source)))
     path = Path(source)
     if source and path.exists():
         return _located_here(source, path, formats)
-    return _located_on_hub(source)
+    return _located_on_hub(source, offline)
 
 
 def _located_here(source: str, path: Path, formats: Sequence[CheckpointFormat]) -> Location:
@@ -191,7 +204,7 @@ def _located_file(source: str, path: Path, asked: str) -> Location:
     return Location(source, str(absolute.parent), str(absolute))
 
 
-def _located_on_hub(source: str) -> Location:
+def _located_on_hub(source: str, offline: bool) -> Location:
     import huggingface_hub as hub  # noqa: PLC0415 - slow to import
     from huggingface_hub import utils as hub_utils  # noqa: PLC0415
 
@@ -200,10 +213,15 @@ def _located_on_hub(source: str) -> Location:
         utils.validate_repo_id(source)
     except ValueError as error:
         raise InputError(f"unknown model {source!r}: there is no such directory or file") from error
-    if _hub_is_reachable():
+    if not offline and _hub_is_reachable():
         return Location(source, source, local=False)
     if isinstance(hub.try_to_load_from_cache(source, "config.json"), str):
         return Location(source, source)
+    if offline:
+        raise InputError(
+            f"unknown model {source!r}: there is no such directory or file, and no config of that name is "
+            f"cached; nothing is downloaded here: fetch it with: hf download {source} config.json"
+        )
     raise InputError(
         f"unknown model {source!r}: there is no such directory or file, and the hub ({_hub_endpoint()}) "
         "cannot be reached"

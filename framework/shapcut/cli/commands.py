@@ -16,18 +16,22 @@ from shapcut.cli.options import (
     DryRun,
     Granularity,
     ModelArgument,
+    NewOut,
     Out,
     RecipeFile,
+    RecipeModel,
     RunDirectory,
+    Throughput,
     Trust,
     takes_recipe,
 )
 from shapcut.cli.output import print_json, reporter
-from shapcut.errors import ShapcutError
+from shapcut.errors import InputError, ShapcutError
 from shapcut.files import require_new_directory
+from shapcut.forecast import THROUGHPUT, Forecast, forecast
 from shapcut.host import Host, checkpoint_formats, select_adapter
 from shapcut.loading import LoadedModel, load
-from shapcut.pipeline import PruneResult, apply_plan, estimate_cost, prune, score
+from shapcut.pipeline import PruneResult, apply_plan, prune, score
 from shapcut.plan import RemovalPlan
 from shapcut.recipe import make_recipe
 from shapcut.series import SeriesResult, prune_series
@@ -87,19 +91,20 @@ def inspect_model(
 def score_model(
     host: Host,
     *,
-    model: ModelArgument,
     options: dict[str, Any],
+    model: RecipeModel = None,
     run: RunDirectory = None,
     recipe: RecipeFile = None,
     as_json: AsJson = False,
     dry_run: DryRun = False,
+    throughput: Throughput = THROUGHPUT,
 ) -> None:
     """Estimate every player's contribution; the model is not changed."""
     made = make_recipe({"model": model, **options}, recipe)
     if dry_run:
-        _show_cost(estimate_cost(made, host, target=False), as_json)
+        _show_forecast(forecast(made, host, target=False, throughput=throughput), as_json)
         return
-    directory = run or Path(f"{Path(model.replace(':', '-')).name}.run")
+    directory = run or Path(f"{Path(made.model.replace(':', '-')).name}.run")
     contributions = score(made, directory, host, reporter())
     if as_json:
         print_json(contributions.to_json())
@@ -117,21 +122,24 @@ def score_model(
 def prune_model(
     host: Host,
     *,
-    model: ModelArgument,
-    out: Out,
     options: dict[str, Any],
+    model: RecipeModel = None,
+    out: NewOut = None,
     run: RunDirectory = None,
     recipe: RecipeFile = None,
     as_json: AsJson = False,
     dry_run: DryRun = False,
+    throughput: Throughput = THROUGHPUT,
 ) -> None:
     """Score, select, remove, post-process, verify and write a checkpoint."""
     made = make_recipe({"model": model, **options}, recipe)
-    if len(made.target_labels()) < 2:  # noqa: PLR2004 - several cuts go into directories inside it
+    if out is not None and len(made.target_labels()) < 2:  # noqa: PLR2004 - several go into directories in it
         require_new_directory(out)
     if dry_run:
-        _show_cost(estimate_cost(made, host, target=True), as_json)
+        _show_forecast(forecast(made, host, target=True, throughput=throughput), as_json)
         return
+    if out is None:
+        raise InputError("--out is missing: name a new directory for the pruned checkpoint")
     if len(made.target_labels()) > 1:
         series = prune_series(made, out, host, run_directory=run, reporter=reporter())
         _show_series(series, out, as_json)
@@ -288,11 +296,11 @@ def _show_series(series: SeriesResult, out: Path, as_json: bool) -> None:
         tables.say(f"{label}: removed {', '.join(map(str, result['plan']['removed']))}")
 
 
-def _show_cost(cost: dict[str, Any], as_json: bool) -> None:
+def _show_forecast(found: Forecast, as_json: bool) -> None:
     if as_json:
-        print_json(cost)
+        print_json(found.to_json())
         return
-    tables.show("what would be done", ("", ""), [[key, str(value)] for key, value in cost.items()])
+    tables.show("what would be done", ("", ""), tables.forecast_rows(found))
 
 
 COMMANDS = {

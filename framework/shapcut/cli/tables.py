@@ -7,6 +7,8 @@ from rich.table import Table
 
 from shapcut.coalitions import Player
 from shapcut.contributions import Contributions
+from shapcut.footprint import gigabytes
+from shapcut.forecast import Forecast
 from shapcut.measure import ModelMeasurement
 from shapcut.pipeline import PruneResult
 from shapcut.series import SeriesResult
@@ -139,3 +141,49 @@ def conformance_rows(results: Sequence[CheckResult]) -> list[list[str]]:
         failed = [f"{result.check}: {result.detail}" for result in own if not result.passed]
         rows.append([example, f"{len(own) - len(failed)} of {len(own)}", "\n".join(failed)])
     return rows
+
+
+def forecast_rows(found: Forecast) -> list[list[str]]:
+    """What a run would do and need, one row a fact."""
+    memory = found.memory
+    read = "from its config" if found.from_config else "its weights were read to know its shape"
+    weights = "quantized" if memory.weights is None else gigabytes(memory.weights)
+    copied = f" and {gigabytes(memory.converted)} for a copy in {found.dtype}" if memory.converted else ""
+    return [
+        ["model", f"{found.model}: {found.architecture}, {found.parameters:,} parameters ({read})"],
+        ["adapter", found.adapter],
+        ["players", f"{found.players}, {found.removable} of them removable"],
+        ["to remove", _cuts(found)],
+        ["estimator and selector", f"{found.estimator}, {found.selector}"],
+        ["coalitions", f"{found.coalitions:,} at most, measured by the executor {found.executor}"],
+        ["tokens", f"{found.tokens_per_coalition:,} a coalition, {found.tokens:,} at most"],
+        ["weights in memory", f"{weights}{copied}"],
+        ["states of coalitions", f"{gigabytes(memory.state)} each, {gigabytes(memory.budget)} for all that "
+         f"are kept; {memory.coalitions_at_once} coalitions go through the layers together"],
+        ["free", f"{gigabytes(memory.free)} on {memory.device}"],
+        ["offloading", found.advice],
+        ["operations", f"{found.operations:.2e}, if {found.blocks_per_coalition} players are present in each "
+         "coalition and no prefix is shared; attention between tokens is not counted"],
+        ["time", f"{_duration(found.seconds)} for all coalitions, if the device sustains "
+         f"{found.throughput / 1e12:g} TFLOP/s in {found.dtype} (--throughput)"],
+        ["not counted", "loading, finalists' text, figures before and after, post-pruning steps"],
+        ["post-pruning steps", ", ".join(found.steps) or "none"],
+    ]  # fmt: skip
+
+
+def _cuts(found: Forecast) -> str:
+    if not found.cuts:
+        return "unknown before the players' time is measured, or nothing"
+    sizes = [
+        f"{cut.target}: {cut.fewest}" + (f" to {cut.most}" if cut.most > cut.fewest else "")
+        for cut in found.cuts
+    ]
+    return "; ".join(sizes)
+
+
+def _duration(seconds: float) -> str:
+    """Seconds in the largest unit of which there is at least one."""
+    for size, unit in ((3600.0, "hours"), (60.0, "minutes")):
+        if seconds >= size:
+            return f"{seconds / size:.1f} {unit}"
+    return f"{seconds:.1f} seconds"
