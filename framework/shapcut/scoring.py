@@ -149,6 +149,8 @@ class Scoring:
             seconds=round(time.monotonic() - begin, 3),
             evaluations_asked=self._game.spent,
             evaluations_measured={stored.name: stored.measured for stored in self._stored},
+            evaluations_stored={stored.name: self._store.count(stored.name) for stored in self._stored},
+            evaluations_of_all_starts={s.name: self._store.measured(s.name) for s in self._stored},
             cost=self._game.cost.to_json(),
             block_runs=work.block_runs if self._measured[0] is self.session.game else None,
         )

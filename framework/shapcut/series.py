@@ -8,7 +8,7 @@ from typing import Any
 
 from shapcut.contributions import Contributions
 from shapcut.errors import InputError
-from shapcut.files import require_new_directory, write_json_atomically
+from shapcut.files import require_new_directory
 from shapcut.host import Host, checkpoint_formats
 from shapcut.loading import load
 from shapcut.pipeline import carry_out, default_run_directory, measure_original
@@ -78,11 +78,9 @@ def prune_series(
             reporter.say(f"cutting to {label}")
             result = carry_out(
                 _with_fresh_model(session), plan, out / label, run, reporter,
-                command=scoring.manifest.command, before=before,
+                command=scoring.manifest.command, before=before, kept_as=run.result_of(label),
             )  # fmt: skip
             results[label] = result.to_json()
-            run.result_of(label).parent.mkdir(exist_ok=True)
-            write_json_atomically(run.result_of(label), results[label])
         series = SeriesResult(results, contributions.full_value)
         scoring.manifest.finish(series=series.to_json())
         host.manager.hook.shapcut_run_finished(run=run, hook=host.manager.hook)

@@ -146,6 +146,13 @@ class EvaluationStore:
             row = self._connection.execute(query, (name,)).fetchone()
         return 0.0 if row is None else float(row[0])
 
+    def measured(self, name: str) -> int:
+        """How many evaluations of a game have been made, by all starts together; `count` if none twice."""
+        query = "SELECT evaluations FROM durations WHERE game = ?"
+        with self._named_errors():
+            row = self._connection.execute(query, (name,)).fetchone()
+        return 0 if row is None else int(row[0])
+
     def count(self, name: str) -> int:
         """How many evaluations of a game are stored."""
         with self._named_errors():

@@ -32,9 +32,10 @@ from shapcut.files import require_new_directory
 from shapcut.host import Host, checkpoint_formats, select_adapter
 from shapcut.loading import LoadedModel, load
 from shapcut.measure import measure
-from shapcut.pipeline import PruneResult, apply_plan, estimate_cost, prune, score
+from shapcut.pipeline import apply_plan, estimate_cost, prune, score
 from shapcut.plan import RemovalPlan
 from shapcut.progress import ConsoleReporter
+from shapcut.prune_result import PruneResult
 from shapcut.recipe import make_recipe
 from shapcut.series import SeriesResult, prune_series
 from shapcut.silence import quiet_libraries
@@ -134,9 +135,9 @@ def prune_model(
 ) -> None:
     """Score, select, remove, post-process, verify and write a checkpoint."""
     made = make_recipe({"model": model, **options}, recipe)
-    if len(made.target_labels()) < 2:  # noqa: PLR2004 - several cuts go into directories inside it
-        require_new_directory(out)
     if dry_run:
+        if len(made.target_labels()) < 2:  # noqa: PLR2004 - several cuts go into directories inside it
+            require_new_directory(out)
         _show_cost(estimate_cost(made, host, target=True), as_json)
         return
     if len(made.target_labels()) > 1:
@@ -163,7 +164,6 @@ def apply_model(
 ) -> None:
     """Carry out a removal plan made earlier."""
     removal = RemovalPlan.read(plan)
-    require_new_directory(out)
     recipe = make_recipe(
         {
             "model": model,
@@ -177,6 +177,7 @@ def apply_model(
         }
     )
     if dry_run:
+        require_new_directory(out)
         tables.say(f"would remove players {list(removal.removed)} of {model} and write {out}")
         return
     result = apply_plan(recipe, removal, out, host, run_directory=run, reporter=ConsoleReporter())

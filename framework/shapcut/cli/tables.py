@@ -8,7 +8,7 @@ from rich.table import Table
 from shapcut.coalitions import Player
 from shapcut.contributions import Contributions
 from shapcut.measure import ModelMeasurement
-from shapcut.pipeline import PruneResult
+from shapcut.prune_result import PruneResult
 from shapcut.series import SeriesResult
 from shapcut.testing import CheckResult
 
