@@ -3,7 +3,7 @@
     python benchmarks/kill.py                                     writes benchmarks/results/kill.json
     python benchmarks/kill.py --runs 2 --kills 2 --model DIR --result FILE
 
-Half of the runs are a plain ``prune``, half a whole recipe: score, prune, compensate, heal, quantize. Each run
+Half of the runs are a plain ``prune``, half a whole recipe: score, prune, compensate, heal, quantize. Each
 is killed with SIGKILL at random moments until it has been killed ``--kills`` times or ends before the next
 one; then it is left to end. After each kill the output directory must be absent or complete; in the end every
 evaluation that was reported done must be in the store, none may have been made twice, and plan and weights
@@ -13,6 +13,7 @@ the import of libraries.
 
 import argparse
 import collections
+import functools
 import hashlib
 import json
 import os
@@ -32,7 +33,7 @@ import torch
 import torchao  # noqa: F401
 import transformers
 
-from shapcut import builtin
+from shapcut import builtin, measure
 from shapcut.coalitions import CoalitionMatrix, keys
 from shapcut.errors import ShapcutError
 from shapcut.files import write_json_atomically
@@ -41,21 +42,27 @@ from shapcut.host import build_host
 from shapcut.manifest import command_line
 from shapcut.pipeline import prune
 from shapcut.recipe import make_recipe
+from shapcut.texts import builtin_text
 
 HERE = Path(__file__).parent
 SIZES = {
     "remove": 2,
-    "budget": 60,
-    "samples": 4,
-    "sequence_length": 32,
-    "finalist_samples": 8,
-    "held_out_samples": 4,
+    "budget": 50,
+    "samples": 2,
+    "sequence_length": 24,
+    "finalist_samples": 4,
+    "held_out_samples": 2,
     "compile": "off",
 }
+CHARACTERS = 20_000
+"""Of the built-in text, which calibrates."""
+
+SEEDS = 5
+"""So many undisturbed runs of each kind are what the others are compared with."""
 KINDS: dict[str, dict[str, Any]] = {
     "prune": {},
     "full recipe": {
-        "then": ("compensate", "heal:steps=6,batch=2,rank=4,checkpoint_every=2", "torchao:kind=int8")
+        "then": ("compensate", "heal:steps=4,batch=2,rank=4,checkpoint_every=2", "torchao:kind=int8")
     },
 }
 
@@ -68,18 +75,22 @@ class Witness:
 
     @hookimpl
     def shapcut_coalitions_evaluated(self, coalitions: CoalitionMatrix) -> None:
+        """Called after each commit of the store."""
         with self.log.open("a") as file:
             file.write("".join(f"{key.hex()}\n" for key in keys(coalitions)))
 
 
 def start(model: str, kind: str, seed: int, out: Path) -> int:
     """Fork a process that prunes; its id. It ends with status 0, or 1 and a traceback in a file."""
+    out.parent.mkdir(parents=True, exist_ok=True)
     if child := os.fork():
         return child
     try:
-        recipe = make_recipe({"model": model, "seed": seed, **SIZES, **KINDS[kind]})
+        recipe = make_recipe(
+            {"model": model, "seed": seed, "calibration": "text.txt", **SIZES, **KINDS[kind]}
+        )
         prune(recipe, out, build_host(core=[builtin, Witness(out.with_name("reported"))]))
-    except BaseException:
+    except BaseException:  # noqa: BLE001 - a forked process must not go on into its parent's code
         out.with_name("traceback").write_text(traceback.format_exc())
         os._exit(1)
     os._exit(0)
@@ -136,15 +147,26 @@ def faults_of_store(run: Path, log: Path) -> dict[str, int]:
     }
 
 
-def check_run(model: str, kind: str, seed: int, rng: random.Random, most: int, work: Path) -> dict[str, Any]:
-    """One run, killed and resumed until it is done, beside an undisturbed one."""
-    undisturbed, out = work / "undisturbed" / "out", work / "killed" / "out"
-    for place in (undisturbed, out):
-        place.parent.mkdir(parents=True)
-    begin = time.monotonic()
-    ended(start(model, kind, seed, undisturbed))
-    seconds = time.monotonic() - begin
-    wanted, kills, half_written = digests(undisturbed), 0, 0
+def undisturbed(model: str, kind: str, seed: int, work: Path) -> tuple[dict[str, str], float]:
+    """What a run leaves that nobody kills, and how many seconds it takes."""
+    begin, out = time.monotonic(), work / "out"
+    ended(start(model, kind, seed, out))
+    return digests(out), time.monotonic() - begin
+
+
+def check_run(
+    reference: tuple[dict[str, str], float],
+    model: str,
+    kind: str,
+    seed: int,
+    *,
+    rng: random.Random,
+    most: int,
+    out: Path,
+) -> dict[str, Any]:
+    """One run, killed and resumed until it is done, beside what an undisturbed one left."""
+    wanted, seconds = reference
+    kills, half_written = 0, 0
     while kills < most and not ended(start(model, kind, seed, out), rng.uniform(0.0, seconds)):
         kills += 1
         half_written += out.exists() and digests(out) != wanted
@@ -170,22 +192,31 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--model", default=str(HERE / "zoo" / "models" / "llama"))
     parser.add_argument("--runs", type=int, default=50)
-    parser.add_argument("--kills", type=int, default=6, help="most kills a run")
+    parser.add_argument("--kills", type=int, default=4, help="most kills a run")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--result", type=Path, default=HERE / "results" / "kill.json")
     given = parser.parse_args()
     torch.set_num_threads(1)
     rng, rows, begin = random.Random(given.seed), [], time.monotonic()  # noqa: S311 - no secret
+    references: dict[tuple[str, int], tuple[dict[str, str], float]] = {}
+    given.model, given.result = str(Path(given.model).absolute()), given.result.absolute()
+    place = tempfile.TemporaryDirectory()
+    os.chdir(place.name)
+    Path("text.txt").write_text(builtin_text()[:CHARACTERS], encoding="utf-8")
+    measure.latency = functools.partial(measure.latency, prompt_tokens=4, new_tokens=2, repeats=1)
     for number in range(given.runs):
-        kind = list(KINDS)[number % len(KINDS)]
-        with tempfile.TemporaryDirectory() as work:
+        kind, seed = list(KINDS)[number % len(KINDS)], number // len(KINDS) % SEEDS
+        with tempfile.TemporaryDirectory(dir=place.name) as work:
             try:
-                rows.append(check_run(given.model, kind, number, rng, given.kills, Path(work)))
+                if (kind, seed) not in references:
+                    references[kind, seed] = undisturbed(given.model, kind, seed, Path(work, "first"))
+                reference, out = references[kind, seed], Path(work, "killed", "out")
+                rows.append(check_run(reference, given.model, kind, seed, rng=rng, most=given.kills, out=out))
             except ShapcutError as error:
                 report = next(Path(work).rglob("traceback")).read_text()
                 sys.exit(f"run {number} ({kind}): {error}\n{report}")
         print(rows[-1], flush=True)
-    write_json_atomically(given.result, summary(rows, given, time.monotonic() - begin))
+        write_json_atomically(given.result, summary(rows, given, time.monotonic() - begin))
 
 
 def summary(rows: list[dict[str, Any]], given: argparse.Namespace, seconds: float) -> dict[str, Any]:
@@ -205,7 +236,11 @@ def summary(rows: list[dict[str, Any]], given: argparse.Namespace, seconds: floa
         "faults": {name: sum(row[name] for row in rows) for name in faults},
         "seconds": round(seconds),
         "hardware": f"{platform.machine()}, {os.cpu_count()} processors, 1 thread a process",
-        "versions": {"python": platform.python_version(), "torch": torch.__version__, "transformers": transformers.__version__},
+        "versions": {
+            "python": platform.python_version(),
+            "torch": torch.__version__,
+            "transformers": transformers.__version__,
+        },
         "rows": rows,
     }
 
