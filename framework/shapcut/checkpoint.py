@@ -84,7 +84,7 @@ def write_checkpoint(
         with new_directory(out) as directory:
             with quiet_libraries():
                 if stored is None:
-                    adapter.save(model, directory)
+                    save(adapter, model, directory)
                 else:
                     copy_tree(stored, directory)
                 if tokenizer is not None:
@@ -101,6 +101,20 @@ def write_checkpoint(
     except OSError as error:
         raise ShapcutError(f"cannot write {out}: {one_line(error)}") from error
     return report
+
+
+def save(adapter: Adapter, model: nn.Module, directory: Path) -> None:
+    """Let the adapter save a model; what goes wrong in its library's code becomes one line.
+
+    Raises:
+        ShapcutError: such as on a full disk, which each library reports in a way of its own.
+    """
+    try:
+        adapter.save(model, directory)
+    except (ShapcutError, OSError):
+        raise
+    except Exception as error:
+        raise ShapcutError(f"cannot save the model in {directory}: {one_line(error)}") from error
 
 
 def default_tolerance(dtype: torch.dtype, largest_logit: float) -> float:

@@ -6,15 +6,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
-
 from shapcut.checkpoint import CheckpointReport
+from shapcut.errors import InputError
 from shapcut.files import write_json_atomically
 from shapcut.manifest import Manifest
 from shapcut.measure import ModelMeasurement
 from shapcut.plan import RemovalPlan
 from shapcut.recipe import Recipe
 from shapcut.run import Run
+from shapcut.silence import one_line
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +77,21 @@ class PruneResult:
         write_json_atomically(path, self.to_json())
 
 
+def read_result(path: Path) -> PruneResult:
+    """The result in a file that `PruneResult.write` made.
+
+    Raises:
+        InputError: if it is damaged.
+    """
+    try:
+        return PruneResult.from_json(json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        raise InputError(
+            f"{path} is damaged ({one_line(error)}); remove it and the checkpoint it tells of, and start "
+            "again"
+        ) from error
+
+
 def finished_earlier(recipe: Recipe, out: Path, run: Run) -> PruneResult | None:
     """The result of an earlier start of the same run that was killed when its checkpoint was complete.
 
@@ -86,11 +101,11 @@ def finished_earlier(recipe: Recipe, out: Path, run: Run) -> PruneResult | None:
         run: whose manifest does not say that it is done.
     """
     try:
-        result = PruneResult.from_json(json.loads(run.result.read_text(encoding="utf-8")))
+        result = read_result(run.result)
         same_recipe = (out / "recipe.yaml").read_text(encoding="utf-8") == recipe.to_yaml()
         same_plan = json.loads((out / "plan.json").read_text(encoding="utf-8")) == result.to_json()["plan"]
         running = json.loads(run.manifest.read_text(encoding="utf-8"))["status"] == "running"
-    except (OSError, ValueError, KeyError, TypeError, ValidationError):
+    except (InputError, OSError, ValueError, KeyError, TypeError, RecursionError):
         return None
     here = result.checkpoint.directory.absolute() == out.absolute()
     return result if same_recipe and same_plan and running and here else None

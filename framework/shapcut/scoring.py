@@ -71,6 +71,16 @@ class Scoring:
         again = np.random.default_rng([recipe.seed, 1])  # what follows draws as if nothing was examined
         measurements = self._game.measurements(contributions.coalitions)
         contributions = examined(contributions, measurements, again)
+        if self._store.damaged:
+            self.reporter.say(
+                f"warning: {self._store.damaged} evaluations in {self.run.evaluations} were damaged and have "
+                "been measured again; check the disk"
+            )
+        if contributions.excluded:
+            self.reporter.say(
+                f"warning: {contributions.excluded} of {contributions.evaluations} coalitions have no finite "
+                "value; they are left out of every fit and never chosen"
+            )
         write_json_atomically(self.run.contributions, contributions.to_json())
         self._note("estimate", begin)
         return contributions
@@ -148,6 +158,7 @@ class Scoring:
             phase,
             seconds=round(time.monotonic() - begin, 3),
             evaluations_asked=self._game.spent,
+            evaluations_not_finite=int((~np.isfinite(self._game.evaluated()[1])).sum()),
             evaluations_measured={stored.name: stored.measured for stored in self._stored},
             evaluations_stored={stored.name: self._store.count(stored.name) for stored in self._stored},
             evaluations_of_all_starts={s.name: self._store.measured(s.name) for s in self._stored},

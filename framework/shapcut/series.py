@@ -1,7 +1,6 @@
 """Several cuts from one run: one estimation, a plan and a checkpoint for each target."""
 
 import copy
-import json
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from shapcut.loading import load
 from shapcut.pipeline import carry_out, default_run_directory, measure_original
 from shapcut.plan import RemovalPlan
 from shapcut.progress import Reporter, Silent
+from shapcut.prune_result import read_result
 from shapcut.recipe import Recipe
 from shapcut.run import Run, open_run
 from shapcut.scoring import Scoring
@@ -114,7 +114,7 @@ def _finished(recipe: Recipe, out: Path, run: Run) -> dict[str, dict[str, Any]]:
     for label in recipe.target_labels():
         place = out / label
         if place.exists() and run.result_of(label).is_file():
-            finished[label] = json.loads(run.result_of(label).read_text(encoding="utf-8"))
+            finished[label] = read_result(run.result_of(label)).to_json()
         else:
             require_new_directory(place)
     return finished

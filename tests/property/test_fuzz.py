@@ -3,15 +3,16 @@
 `SHAPCUT_FUZZ=5000 python -m pytest tests/property/test_fuzz.py` tries as many examples of each kind.
 """
 
+import inspect
 import json
 import os
 import shutil
-import sqlite3
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import yaml
@@ -20,7 +21,7 @@ from hypothesis import strategies as st
 
 from shapcut import builtin
 from shapcut.cli.compare import _numbers
-from shapcut.errors import InputError, ShapcutError
+from shapcut.errors import ShapcutError
 from shapcut.host import Host, build_host, checkpoint_formats
 from shapcut.loading import load
 from shapcut.methods import METHODS, parse_methods
@@ -93,8 +94,9 @@ def holds_or_is_refused(action: Callable[[], Any]) -> Any:
     try:
         return action()
     except ShapcutError as error:
-        assert str(error).strip()
-        return None
+        refusal = str(error)
+    assert refusal.strip()
+    return None
 
 
 def use(recipe: Recipe) -> None:
@@ -169,8 +171,6 @@ def test_names_with_options(data: st.DataObject, tail: str, host: Host) -> None:
 
 
 def _options(registry: Any, name: str) -> Iterator[str]:
-    import inspect
-
     for entry in registry:
         if entry.name == name:
             yield from inspect.signature(entry.factory).parameters
@@ -291,8 +291,11 @@ def test_damaged_checkpoints(
 @fewer
 @given(
     key=st.sampled_from(
-        ["model_type", "num_hidden_layers", "hidden_size", "vocab_size", "rope_parameters", "torch_dtype", "dtype",
-         "quantization_config", "architectures", "auto_map", "tie_word_embeddings", "num_attention_heads"]
+        [
+            "model_type", "num_hidden_layers", "hidden_size", "vocab_size", "rope_parameters", "torch_dtype",
+            "dtype", "quantization_config", "architectures", "auto_map", "tie_word_embeddings",
+            "num_attention_heads",
+        ]
     ),
     value=values,
 )  # fmt: skip
@@ -309,8 +312,6 @@ def test_configs_with_another_value(
 @few
 @given(changes=damage)
 def test_damaged_stores(changes: Any, tmp_path: Path) -> None:
-    import numpy as np
-
     for file in tmp_path.iterdir():
         file.unlink()
     path = tmp_path / "evaluations.sqlite"
