@@ -17,6 +17,7 @@ from shapcut.formats import CheckpointFormat, Tokenizer
 from shapcut.quantized import is_quantized, quantization_method
 from shapcut.silence import one_line, quiet_libraries, without_stderr
 from shapcut.sources import Location, Offload, check_dtype, inspect_source, locate, read_config
+from shapcut.untrusted import require_finite_weights, require_plain_templates
 
 __all__ = ["LoadedModel", "choose_device", "choose_dtype", "inspect_source", "load"]
 
@@ -85,6 +86,8 @@ def load(
             tokenizer = _load_tokenizer(location, trust_remote_code)
     if is_quantized(model):
         logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # else a line for each product
+    require_finite_weights(model, source)
+    require_plain_templates(tokenizer, source)
     model.requires_grad_(requires_grad=False)
     model = model.eval() if offload != "off" or is_quantized(model) else model.eval().to(chosen_device)
     _LOG.debug("%s: a %s from %s", source, type(model).__name__, location.path)

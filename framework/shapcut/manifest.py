@@ -1,5 +1,6 @@
 """The manifest of a run: enough to know what was done, with what, and to do it again."""
 
+import json
 import platform
 import shlex
 import sys
@@ -71,6 +72,11 @@ class Manifest:
             "phases": {},
         }
         return cls(run, content)
+
+    @classmethod
+    def reopen(cls, run: Run) -> "Manifest":
+        """The manifest that an earlier start has left."""
+        return cls(run, json.loads(run.manifest.read_text(encoding="utf-8")))
 
     @property
     def command(self) -> str:

@@ -1,9 +1,6 @@
 """The whole way: score, select, remove, post-process, verify, write, report."""
 
-import json
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from torch import nn
 
@@ -20,6 +17,7 @@ from shapcut.model_card import license_of, render_card
 from shapcut.plan import RemovalPlan
 from shapcut.postprocess import PostProcessor, StepContext
 from shapcut.progress import Reporter, Silent
+from shapcut.prune_result import PruneResult, finish_earlier, finished_earlier
 from shapcut.recipe import Recipe
 from shapcut.run import Run, open_run
 from shapcut.scoring import Scoring, refuse_vetoed
@@ -28,37 +26,6 @@ from shapcut.sources import checkpoint_path
 from shapcut.steps import PostProcessed, StepResults, run_steps
 
 _VERIFIED_WINDOWS = 2
-
-
-@dataclass(frozen=True, slots=True)
-class PruneResult:
-    """What came out of a pruning.
-
-    Attributes:
-        plan: what was removed.
-        before: figures of the original.
-        after: figures of the pruned model.
-        checkpoint: what was written, and how well it agrees with the bypassed original.
-    """
-
-    plan: RemovalPlan
-    before: ModelMeasurement
-    after: ModelMeasurement
-    checkpoint: CheckpointReport
-
-    def to_json(self) -> dict[str, Any]:
-        """Plain data."""
-        return {
-            "plan": json.loads(self.plan.model_dump_json()),
-            "dense": json.loads(self.before.model_dump_json()),
-            "pruned": json.loads(self.after.model_dump_json()),
-            "checkpoint": {
-                "directory": str(self.checkpoint.directory),
-                "weight_bytes": self.checkpoint.weight_bytes,
-                "max_logit_difference": self.checkpoint.max_difference,
-                "tolerance": self.checkpoint.tolerance,
-            },
-        }
 
 
 def default_run_directory(out: Path) -> Path:
@@ -94,10 +61,11 @@ def prune(
         InputError: if the recipe cannot be carried out.
         VerificationError: if the written checkpoint does not behave as the bypassed original.
     """
-    require_new_directory(out)
     reporter = reporter or Silent()
     require_one_target(recipe)
     directory = run_directory or default_run_directory(out)
+    if finished := _finished(recipe, out, directory, host, reporter):
+        return finished
     session = prepare(recipe, host, target=True, run_directory=directory)
     with open_run(directory) as run, Scoring(session, run, reporter) as scoring:
         plan = scoring.choose(scoring.estimate())
@@ -122,16 +90,39 @@ def apply_plan(
         InputError: if the plan was made for another model, or cannot be carried out.
         VerificationError: if the written checkpoint does not behave as the bypassed original.
     """
-    require_new_directory(out)
+    reporter = reporter or Silent()
+    directory = run_directory or default_run_directory(out)
+    if finished := _finished(recipe, out, directory, host, reporter):
+        return finished
     session = prepare(recipe, host, target=True)
     _require_same_model(plan, session)
     refuse_vetoed(host, plan)
-    with open_run(run_directory or default_run_directory(out)) as run:
+    with open_run(directory) as run:
         manifest = Manifest.start(run, session)
         plan.write(run.plan)
-        result = carry_out(session, plan, out, run, reporter or Silent(), command=manifest.command)
+        result = carry_out(session, plan, out, run, reporter, command=manifest.command)
         manifest.finish(result=result.to_json())
         host.manager.hook.shapcut_run_finished(run=run, hook=host.manager.hook)
+        return result
+
+
+def _finished(
+    recipe: Recipe, out: Path, directory: Path, host: Host, reporter: Reporter
+) -> PruneResult | None:
+    """The result of an earlier start that had only to say that it is done; that is made up for.
+
+    Raises:
+        InputError: if there is none and something else is at ``out``.
+    """
+    if finished_earlier(recipe, out, Run(directory)) is None:
+        require_new_directory(out)
+        return None
+    with open_run(directory) as run:
+        result = finished_earlier(recipe, out, run)
+        if result is not None:
+            reporter.say(f"{out} was finished by an earlier start")
+            finish_earlier(result, run)
+            host.manager.hook.shapcut_run_finished(run=run, hook=host.manager.hook)
         return result
 
 
@@ -169,8 +160,11 @@ def carry_out(
     *,
     command: str,
     before: ModelMeasurement | None = None,
+    kept_as: Path | None = None,
 ) -> PruneResult:
     """Remove, post-process, verify and write; ``before`` is the original's measurement if it is known.
+
+    The result is kept in ``kept_as`` (default the run's) before the checkpoint appears.
 
     Raises:
         InputError: if the adapter cannot remove this set.
@@ -216,6 +210,12 @@ def carry_out(
         quantized=quantized,
         license_fields=license_of(checkpoint_path(recipe.model, checkpoint_formats(session.host))),
     )
+
+    def outcome(report: CheckpointReport) -> PruneResult:
+        return PruneResult(
+            plan, before, after.model_copy(update={"checkpoint_bytes": report.weight_bytes}), report
+        )
+
     with reporter.working("writing and verifying the checkpoint"):
         written = write_checkpoint(
             adapter,
@@ -229,10 +229,10 @@ def carry_out(
             expected_logits=expected,
             stored=done.checkpoint if done else None,
             tolerance=done.tolerance if done else None,
+            before_it_appears=lambda report: outcome(report).write(kept_as or run.result),
         )
     steps.clear()
-    after = after.model_copy(update={"checkpoint_bytes": written.weight_bytes})
-    return PruneResult(plan, before, after, written)
+    return outcome(written)
 
 
 def measure_original(session: Session, reporter: Reporter) -> ModelMeasurement:

@@ -49,7 +49,7 @@ def _number_with_unit(given: Any) -> Any:
         return given
     try:
         return round(float(text[:-1]) * _COUNTS[text[-1]])
-    except ValueError:
+    except (ValueError, OverflowError):
         return given
 
 

@@ -70,8 +70,13 @@ class Run:
         """The plan of one of several cuts."""
         return self.directory / "plans" / f"{label}.json"
 
+    @property
+    def result(self) -> Path:
+        """What the run led to, written right before the checkpoint appears."""
+        return self.directory / "result.json"
+
     def result_of(self, label: str) -> Path:
-        """What one of several cuts led to, written when it is done."""
+        """What one of several cuts led to, likewise."""
         return self.directory / "results" / f"{label}.json"
 
     @property

@@ -80,6 +80,16 @@ class Scoring:
         measurements = self._game.measurements(contributions.coalitions)
         with self.reporter.working("examining the contributions"):
             contributions = examined(contributions, measurements, again)
+        if self._store.damaged:
+            self.reporter.say(
+                f"warning: {self._store.damaged} evaluations in {self.run.evaluations} were damaged and have "
+                "been measured again; check the disk"
+            )
+        if contributions.excluded:
+            self.reporter.say(
+                f"warning: {contributions.excluded} of {contributions.evaluations} coalitions have no finite "
+                "value; they are left out of every fit and never chosen"
+            )
         write_json_atomically(self.run.contributions, contributions.to_json())
         self._note("estimate", begin)
         return contributions
@@ -164,7 +174,10 @@ class Scoring:
             phase,
             seconds=round(time.monotonic() - begin, 3),
             evaluations_asked=self._game.spent,
+            evaluations_not_finite=int((~np.isfinite(self._game.evaluated()[1])).sum()),
             evaluations_measured={stored.name: stored.measured for stored in self._stored},
+            evaluations_stored={stored.name: self._store.count(stored.name) for stored in self._stored},
+            evaluations_of_all_starts={s.name: self._store.measured(s.name) for s in self._stored},
             cost=self._game.cost.to_json(),
             block_runs=work.block_runs if self._measured[0] is self.session.game else None,
         )

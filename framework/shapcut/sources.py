@@ -14,6 +14,7 @@ from shapcut.errors import InputError
 from shapcut.formats import CheckpointFormat, asked_formats, claiming_format
 from shapcut.quantized import quantization_method, require_packages
 from shapcut.silence import one_line, quiet_libraries
+from shapcut.untrusted import require_no_adapter, require_plain_shards
 
 DTYPES = ("float32", "bfloat16", "float16")
 
@@ -57,9 +58,11 @@ class Location:
 
         for name in ("model.safetensors.index.json", "model.safetensors"):
             try:
-                cached_file(self.path, name, local_files_only=self.local)
+                found = cached_file(self.path, name, local_files_only=self.local)
             except OSError:
                 continue
+            if found is not None and name.endswith(".index.json"):
+                require_plain_shards(Path(found))
             return
         convert = f"AutoModelForCausalLM.from_pretrained({self.path!r}).save_pretrained('converted')"
         raise InputError(
@@ -185,10 +188,11 @@ def _located_directory(source: str, path: Path, asked: str) -> Location:
         )
     try:
         content = json.loads(config.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise InputError(f"{config} is damaged: {one_line(error)}") from error
     if not isinstance(content, dict):
         raise InputError(f"{config} is damaged: it holds no JSON object")
+    require_no_adapter(path)
     return Location(source, source)
 
 

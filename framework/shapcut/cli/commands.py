@@ -31,8 +31,9 @@ from shapcut.files import require_new_directory
 from shapcut.forecast import THROUGHPUT, Forecast, forecast
 from shapcut.host import Host, checkpoint_formats, select_adapter
 from shapcut.loading import LoadedModel, load
-from shapcut.pipeline import PruneResult, apply_plan, prune, score
+from shapcut.pipeline import apply_plan, prune, score
 from shapcut.plan import RemovalPlan
+from shapcut.prune_result import PruneResult
 from shapcut.recipe import make_recipe
 from shapcut.series import SeriesResult, prune_series
 from shapcut.silence import quiet_libraries
@@ -133,9 +134,9 @@ def prune_model(
 ) -> None:
     """Score, select, remove, post-process, verify and write a checkpoint."""
     made = make_recipe({"model": model, **options}, recipe)
-    if out is not None and len(made.target_labels()) < 2:  # noqa: PLR2004 - several go into directories in it
-        require_new_directory(out)
     if dry_run:
+        if out is not None and len(made.target_labels()) < 2:  # noqa: PLR2004 - several go into directories in it
+            require_new_directory(out)
         _show_forecast(forecast(made, host, target=True, throughput=throughput), as_json)
         return
     if out is None:
@@ -164,7 +165,6 @@ def apply_model(
 ) -> None:
     """Carry out a removal plan made earlier."""
     removal = RemovalPlan.read(plan)
-    require_new_directory(out)
     recipe = make_recipe(
         {
             "model": model,
@@ -178,6 +178,7 @@ def apply_model(
         }
     )
     if dry_run:
+        require_new_directory(out)
         tables.say(f"would remove players {list(removal.removed)} of {model} and write {out}")
         return
     result = apply_plan(recipe, removal, out, host, run_directory=run, reporter=reporter())

@@ -12,6 +12,11 @@ import typer
 
 from shapcut.errors import InputError, ShapcutError
 
+TRACEBACK = "SHAPCUT_TRACEBACK"
+"""The environment variable that shows errors of shapcut itself as Python does."""
+
+UNFORESEEN = "an error that shapcut did not foresee"
+
 DONE, FAILED, BAD_INPUT, INTERRUPTED, TERMINATED = 0, 1, 2, 130, 143
 
 
@@ -62,6 +67,11 @@ def run(arguments: Sequence[str] | None = None) -> int:
         return _complain(*_stopped(stop))
     except (typer.TyperException, ShapcutError, OSError) as error:
         return _complain(*_explained(error))
+    except Exception as error:
+        if os.environ.get(TRACEBACK):
+            raise
+        what = f"{type(error).__name__}: {error}".strip(": ")
+        return _complain(f"{UNFORESEEN}: {what}; {TRACEBACK}=1 shows where it came from", FAILED)
 
 
 @contextmanager

@@ -10,7 +10,7 @@ from shapcut.contributions import Contributions
 from shapcut.footprint import gigabytes
 from shapcut.forecast import Forecast
 from shapcut.measure import ModelMeasurement
-from shapcut.pipeline import PruneResult
+from shapcut.prune_result import PruneResult
 from shapcut.series import SeriesResult
 from shapcut.testing import CheckResult
 
