@@ -61,10 +61,8 @@ def run(arguments: Sequence[str] | None = None) -> int:
         # Whoever read the output has gone; the interpreter's last flush must not complain.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return FAILED
-    except Stopped as stopped:
-        return _complain(*_stopped(stopped.stop))
-    except (KeyboardInterrupt, typer.Abort) as stop:
-        return _complain(*_stopped(stop))
+    except (Stopped, KeyboardInterrupt, typer.Abort) as stop:
+        return _complain(*_stopped(stop.stop if isinstance(stop, Stopped) else stop))
     except (typer.TyperException, ShapcutError, OSError) as error:
         return _complain(*_explained(error))
     except Exception as error:
