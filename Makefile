@@ -3,7 +3,7 @@ SHELL := bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup demo test lint unit families bench-speed bench-selection format docs clean
+.PHONY: help setup demo test lint unit families recipes bench-speed bench-selection format docs clean
 
 PYTHON ?= python3
 TORCH ?= $(shell grep '^torch==' constraints.txt)
@@ -54,6 +54,9 @@ unit: $(STAMP) ## the fast tests only
 families: $(STAMP) ## try every family of transformers again and write docs/families.md (some ten minutes)
 	$(BIN)/python benchmarks/families.py
 	$(BIN)/python benchmarks/tables.py
+
+recipes: $(STAMP) ## write the schema of recipes and their tables in docs and benchmarks/paper
+	$(BIN)/python benchmarks/recipes.py
 
 bench-speed: $(STAMP) ## measure evaluation against the reference's way (some 45 minutes); TEXT=file
 	$(PIP) install --editable '.[bench]' -c $(VENV)/constraints.txt

@@ -45,7 +45,14 @@ ZOO = ("llama", "mamba", "mamba2", "rwkv4", "rwkv7")
 REAL = "smollm2-135m"
 REAL_SETS = ([4, 5, 13, 14, 17, 26], [4, 5, 12, 13, 14, 15, 16, 17, 18, 26])
 ZOO_REMOVED = (4, 6)
-TREATMENTS = ((), ("compensate",), ("heal",), ("compensate", "heal"))
+VARIANTS = ("into=both", "places=all", "into=both,places=all")
+TREATMENTS = (
+    (),
+    ("compensate",),
+    *((f"compensate:{options}",) for options in VARIANTS),
+    ("heal",),
+    ("compensate", "heal"),
+)
 FINALISTS = 8
 
 
@@ -121,7 +128,9 @@ def rows_of(
     who: Subject, removed: list[int], heal: str, known: set[str], *, train: bool
 ) -> Iterator[dict[str, Any]]:
     """A row for each treatment that is not known yet."""
-    for steps in TREATMENTS if train else TREATMENTS[:2]:
+    for steps in TREATMENTS:
+        if "heal" in steps and not train:
+            continue
         named = " + ".join(steps) or "none"
         key = {"model": who.name, "removed": removed, "after": named}
         if json.dumps(key) in known:

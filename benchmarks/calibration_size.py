@@ -26,6 +26,7 @@ from shapcut.surrogates import QuadraticSurrogate
 
 HERE = Path(__file__).parent
 RESULT = HERE / "results" / "calibration_size.json"
+FIGURE = HERE.parent / "docs" / "figures" / "calibration-size.svg"
 MODELS = ("benchmarks/zoo/models/llama", "demo:smollm2-135m")
 WINDOWS, LENGTH, COALITIONS, DRAWS = 64, 128, 100, 20
 
@@ -80,6 +81,27 @@ def agreement(coalitions: NDArray[np.bool_], values: NDArray[np.float64]) -> lis
     return rows
 
 
+def draw(found: dict[str, Any]) -> None:
+    """A curve for each model."""
+    import matplotlib as mpl  # noqa: PLC0415 - an extra
+
+    mpl.use("svg")
+    from matplotlib import pyplot as plt  # noqa: PLC0415 - after the backend
+
+    plt.rcParams["svg.hashsalt"] = "shapcut"
+    figure, axis = plt.subplots(figsize=(6, 3.5), layout="constrained")
+    for name, rows in found.items():
+        tokens, taus, deviations = (
+            [row[k] for row in rows] for k in ("tokens", "kendall", "kendall_deviation")
+        )
+        axis.errorbar(tokens, taus, yerr=deviations, marker="o", markersize=3, capsize=2, label=name)
+    axis.set_xscale("log", base=2)
+    axis.set_xlabel("tokens in each of two disjoint calibration sets")
+    axis.set_ylabel("Kendall's tau of their rankings")
+    axis.legend()
+    figure.savefig(FIGURE, metadata={"Date": None})
+
+
 def main() -> None:
     """Measure what the command line names; results of other models stay."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -88,6 +110,7 @@ def main() -> None:
     for model in parser.parse_args().models:
         found[model.rpartition("/")[2]] = agreement(*by_window(model))
         write_json_atomically(RESULT, found)
+        draw(found)
         print(model, found[model.rpartition("/")[2]], flush=True)
 
 

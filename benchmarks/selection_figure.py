@@ -9,7 +9,7 @@ import matplotlib as mpl
 mpl.use("svg")
 from matplotlib import pyplot as plt
 
-from tables import averages
+from tables_selection import averages
 
 ROOT = Path(__file__).parents[1]
 

@@ -100,6 +100,12 @@ class RwkvPackageAdapter(Adapter):
         with torch.inference_mode():
             return torch.stack([_continuation(rwkv, row, new_tokens, use_cache) for row in input_ids])
 
+    def remembered(self, model: nn.Module, input_ids: Tensor) -> object:
+        """What the blocks remember of each sequence."""
+        rwkv = _rwkv(model)
+        with torch.inference_mode():
+            return [list(rwkv.continued(row, None)[1].values()) for row in input_ids]
+
     def usage(self, model: nn.Module) -> str:
         """How the package loads it."""
         seven = int(_rwkv(model).version == "7")

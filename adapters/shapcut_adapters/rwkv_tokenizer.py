@@ -28,6 +28,10 @@ class WorldTokenizer:
         """The text's token ids; there are no special tokens to add."""
         return {"input_ids": self._trie.encode(text)}
 
+    def decode(self, token_ids: list[int]) -> str:
+        """The text of token ids."""
+        return str(self._trie.decode(token_ids))
+
     def save_pretrained(self, save_directory: Path) -> None:
         """Put the vocabulary beside the weights, for whoever reads them without the package."""
         shutil.copyfile(package_directory() / _WORLD_FILE, save_directory / _WORLD_FILE)

@@ -27,6 +27,9 @@ Example = Callable[[int], tuple[nn.Module, Tensor]]
 
 CONTRACT_VERSION = 1
 
+_REMEMBERED = ("past_key_values", "cache_params", "state")
+"""Where the outputs of transformers' models have what generation goes on from."""
+
 _TRANSFORMERS_USAGE = """\
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -281,6 +284,25 @@ class Adapter(ABC):
                 use_cache=use_cache,
                 pad_token_id=0,
             )
+
+    def remembered(self, model: nn.Module, input_ids: Tensor) -> Any:
+        """What the model keeps for further tokens after reading these: any object that holds the tensors.
+
+        By default what transformers returns: keys and values of attention, states of recurrent layers.
+
+        Args:
+            model: in evaluation mode.
+            input_ids: shape (batch, length).
+
+        Raises:
+            UnsupportedModelError: if it returns nothing that it would go on from.
+        """
+        with torch.inference_mode():
+            output = model(input_ids=input_ids, use_cache=True, return_dict=True)
+        found = [getattr(output, name, None) for name in _REMEMBERED]
+        if all(part is None for part in found):
+            raise UnsupportedModelError(f"{type(model).__name__} returns no cache")
+        return found
 
     def has_plain_blocks(self, model: nn.Module) -> bool:  # noqa: ARG002
         """Whether tools that know blocks by number only (llama.cpp, mergekit) cut this model exactly."""

@@ -13,10 +13,10 @@ from shapcut.contributions import Contributions
 from shapcut.errors import InputError
 from shapcut.game import BudgetedGame, Game
 from shapcut.host import build_host, select_adapter
-from shapcut.pipeline import PruneResult
 from shapcut.pipeline import prune as run_pipeline
 from shapcut.plan import RemovalPlan
 from shapcut.progress import ConsoleReporter
+from shapcut.prune_result import PruneResult
 from shapcut.recipe import make_recipe
 from shapcut.robustness import examined
 from shapcut.series import SeriesResult, prune_series

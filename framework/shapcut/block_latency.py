@@ -13,7 +13,7 @@ from torch import nn
 
 from shapcut.adapter import Adapter, Granularity
 from shapcut.coalitions import Player
-from shapcut.measure import generation_seconds, random_prompt
+from shapcut.latency import generation_seconds, random_prompt
 from shapcut.silence import quiet_libraries
 
 

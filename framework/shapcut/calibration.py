@@ -111,23 +111,39 @@ def all_windows(source: str, tokenizer: Any, sequence_length: int) -> Tensor:
 
 
 def load_held_out(
-    source: str, tokenizer: Any, *, samples: int, sequence_length: int, max_length: int | None = None
+    source: str,
+    tokenizer: Any,
+    *,
+    samples: int | None,
+    sequence_length: int,
+    max_length: int | None = None,
+    whole: bool = False,
 ) -> Calibration:
     """Evenly spread windows of the part of the same source that `load_calibration` never uses.
+
+    Args:
+        source: as for `load_calibration`.
+        tokenizer: the model's tokenizer.
+        samples: number of windows; None takes all there are.
+        sequence_length: tokens a window, a BOS token included.
+        max_length: the longest sequence that the model takes, or None if it has no limit.
+        whole: take the windows from all of the source instead.
 
     Raises:
         InputError: as `load_calibration`.
     """
-    check_size(samples, sequence_length, max_length)
-    tokens = held_out_tokens(source, tokenizer)
+    check_size(samples or 1, sequence_length, max_length)
+    tokens = held_out_tokens(source, tokenizer, whole=whole)
     bos = _bos(tokenizer)
-    available = _available(tokens, samples, sequence_length, bos, f"the held-out quarter of {source}")
+    name = source if whole else f"the held-out quarter of {source}"
+    available = _available(tokens, samples or 1, sequence_length, bos, name)
+    samples = samples or available
     chosen = np.arange(samples, dtype=np.int64) * available // samples
     return Calibration(_cut(tokens, chosen, sequence_length, bos), source, bos is not None)
 
 
-def held_out_tokens(source: str, tokenizer: Any) -> NDArray[np.int64]:
-    """All tokens of the held-out part of a source, one long sequence without special tokens.
+def held_out_tokens(source: str, tokenizer: Any, *, whole: bool = False) -> NDArray[np.int64]:
+    """All tokens of the held-out part (or all) of a source, one long sequence without special tokens.
 
     Returns:
         Shape (n_tokens,).
@@ -135,7 +151,8 @@ def held_out_tokens(source: str, tokenizer: Any) -> NDArray[np.int64]:
     Raises:
         InputError: if the source cannot be read.
     """
-    return _tokenize(tokenizer, split_text(read_source(source))[1])
+    text = read_source(source)
+    return _tokenize(tokenizer, text if whole else split_text(text)[1])
 
 
 def token_windows(

@@ -1,6 +1,7 @@
 """Write a pruned model so that its own library loads it, and prove that before anybody sees it."""
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -56,6 +57,7 @@ def write_checkpoint(
     expected_logits: Tensor,
     stored: Path | None = None,
     tolerance: float | None = None,
+    before_it_appears: Callable[[CheckpointReport], None] | None = None,
 ) -> CheckpointReport:
     """Write a checkpoint, load it again as its own library does, compare, and only then let it appear.
 
@@ -72,6 +74,7 @@ def write_checkpoint(
             after its last post-pruning step), shape (batch, length, vocabulary).
         stored: a directory with what saving the model would write, if there is one; its files are taken.
         tolerance: largest accepted difference; None chooses by the dtype, see `default_tolerance`.
+        before_it_appears: called when all is verified, right before ``out`` appears.
 
     Raises:
         VerificationError: if the reloaded logits differ or weights are missing; nothing is left at ``out``.
@@ -81,7 +84,7 @@ def write_checkpoint(
         with new_directory(out) as directory:
             with quiet_libraries():
                 if stored is None:
-                    adapter.save(model, directory)
+                    save(adapter, model, directory)
                 else:
                     copy_tree(stored, directory)
                 if tokenizer is not None:
@@ -90,10 +93,28 @@ def write_checkpoint(
             write_text_atomically(directory / "recipe.yaml", recipe_text)
             write_text_atomically(directory / "README.md", card)
             difference, accepted = _verify(adapter, directory, verify_ids, expected_logits, tolerance)
+            total = sum(file.stat().st_size for file in directory.rglob("*") if file.is_file())
+            weights = checkpoint_bytes(directory)
+            report = CheckpointReport(out, weights, total, difference, accepted, adapter.library)
+            if before_it_appears is not None:
+                before_it_appears(report)
     except OSError as error:
         raise ShapcutError(f"cannot write {out}: {one_line(error)}") from error
-    total = sum(file.stat().st_size for file in out.rglob("*") if file.is_file())
-    return CheckpointReport(out, checkpoint_bytes(out), total, difference, accepted, adapter.library)
+    return report
+
+
+def save(adapter: Adapter, model: nn.Module, directory: Path) -> None:
+    """Let the adapter save a model; what goes wrong in its library's code becomes one line.
+
+    Raises:
+        ShapcutError: such as on a full disk, which each library reports in a way of its own.
+    """
+    try:
+        adapter.save(model, directory)
+    except (ShapcutError, OSError):
+        raise
+    except Exception as error:
+        raise ShapcutError(f"cannot save the model in {directory}: {one_line(error)}") from error
 
 
 def default_tolerance(dtype: torch.dtype, largest_logit: float) -> float:

@@ -25,16 +25,20 @@ class Fidelity:
         spearman: rank correlation. None if undefined.
         spearman_good: rank correlation among the better half.
         coalitions: how many held-out coalitions were compared.
+        pairs: what was predicted and what was measured for each of them, in the utility's unit.
+        absent: how many players each of them lacks; empty if unknown.
     """
 
     r_squared: float | None
     spearman: float | None
     spearman_good: float | None
     coalitions: int
+    pairs: tuple[tuple[float, float], ...] = field(default=(), compare=False, repr=False)
+    absent: tuple[int, ...] = field(default=(), compare=False, repr=False)
 
     @classmethod
-    def of(cls, predicted: Values, measured: Values) -> "Fidelity":
-        """Compare predictions with measurements of held-out coalitions, both (n,)."""
+    def of(cls, predicted: Values, measured: Values, coalitions: CoalitionMatrix | None = None) -> "Fidelity":
+        """Compare predictions with measurements, both (n,), of held-out coalitions, (n, n_players)."""
         good = measured >= np.median(measured) if len(measured) else np.zeros(0, dtype=np.bool_)
         varied = len(measured) > 0 and np.ptp(measured) > 0  # rounding gives equal values a variance
         error = float(((measured - predicted) ** 2).sum())
@@ -43,7 +47,21 @@ class Fidelity:
             spearman=_rank_correlation(predicted, measured),
             spearman_good=_rank_correlation(predicted[good], measured[good]),
             coalitions=len(measured),
+            pairs=tuple(zip(predicted.tolist(), measured.tolist(), strict=True)),
+            absent=() if coalitions is None else tuple((~coalitions).sum(axis=1).tolist()),
         )
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain data."""
+        return {
+            "r_squared": self.r_squared,
+            "spearman": self.spearman,
+            "spearman_better_half": self.spearman_good,
+            "coalitions": self.coalitions,
+            "predicted": [_short(predicted) for predicted, _ in self.pairs],
+            "measured": [_short(measured) for _, measured in self.pairs],
+            "absent": list(self.absent),
+        }
 
 
 def _rank_correlation(left: Values, right: Values) -> float | None:
@@ -147,18 +165,18 @@ class Contributions:
                     zip(self.values.tolist(), self.standard_errors.tolist(), strict=True)
                 )
             ],
-            "fidelity_held_out": None
-            if self.fidelity is None
-            else {
-                "r_squared": self.fidelity.r_squared,
-                "spearman": self.fidelity.spearman,
-                "spearman_better_half": self.fidelity.spearman_good,
-                "coalitions": self.fidelity.coalitions,
-            },
+            "fidelity_held_out": None if self.fidelity is None else self.fidelity.to_json(),
             "robustness": None if self.robustness is None else self.robustness.to_json(),
-            "interactions": None if self.interactions is None else np.round(self.interactions, 6).tolist(),
+            "interactions": None
+            if self.interactions is None
+            else [[_short(number) for number in row] for row in self.interactions.tolist()],
         }
 
 
 def _plain(number: float) -> float | None:
     return number if np.isfinite(number) else None
+
+
+def _short(number: float) -> float | None:
+    """To six digits: enough to draw."""
+    return _plain(float(f"{number:.6g}"))

@@ -100,6 +100,18 @@ def demo_directory(source: str) -> Path:
     return directory
 
 
+def fetched_demo(source: str) -> Path:
+    """The checkpoint of a demo model if the cache has one; its files are not examined.
+
+    Raises:
+        InputError: if there is no such demo model, or it was never fetched.
+    """
+    directory = cache_directory() / demo_model(source).name
+    if not (directory / "config.json").is_file():
+        raise InputError(f"{source} is not in {cache_directory()} yet, and nothing is downloaded here")
+    return directory
+
+
 def is_intact(directory: Path, model: DemoModel) -> bool:
     """Whether the directory is a conversion of this model's file in which no byte has changed."""
     try:

@@ -62,7 +62,7 @@ def held_out_fidelity(
         out = fold == part
         if out.any():
             predicted[out] = make().fit(coalitions[~out], values[~out]).predict(coalitions[out])
-    return Fidelity.of(predicted, values)
+    return Fidelity.of(predicted, values, coalitions)
 
 
 class ExactEstimator(Estimator):

@@ -79,6 +79,35 @@ class Placement:
     sequences_per_step: int | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class MemoryDivision:
+    """How many states fit.
+
+    Attributes:
+        keeps_trunk: whether the states of the whole model after each layer are kept for good.
+        chunk_size: coalitions that go through the layers together.
+        remembered: states that are kept for a while.
+    """
+
+    keeps_trunk: bool
+    chunk_size: int
+    remembered: int
+
+
+def divide_memory(state: int, n_players: int, budget: int) -> MemoryDivision:
+    """Divide a budget: the trunk's states, then a quarter each for chunks and for what is remembered.
+
+    Args:
+        state: bytes of one state.
+        n_players: number of layers.
+        budget: bytes for all states.
+    """
+    keep = state * (n_players + 1) <= budget // 2
+    left = budget - state * (n_players + 1 if keep else 1)
+    fitting = left // (4 * state)
+    return MemoryDivision(keep, max(1, min(MOST_COALITIONS_PER_CHUNK, fitting)), max(0, fitting))
+
+
 class StateMemory:
     """States by the layers that made them; the least recently used are forgotten first.
 
@@ -153,18 +182,16 @@ class CoalitionEvaluator(Evaluator):
 
     def _walk_trunk(self, entering: State, budget: int) -> State:
         """Run every layer, divide the memory, and return the final state."""
-        size = state_bytes(entering)
-        keep = size * (self.n_players + 1) <= budget // 2
-        left = budget - size * (self.n_players + 1 if keep else 1)
-        self.chunk_size = max(1, min(MOST_COALITIONS_PER_CHUNK, left // (4 * size)))
-        self._known = StateMemory(max(0, left // (4 * size)))
+        division = divide_memory(state_bytes(entering), self.n_players, budget)
+        self.chunk_size = division.chunk_size
+        self._known = StateMemory(division.remembered)
         self._known.pin(0, entering)
         state, layers = entering, 0
         for layer in range(self.n_players):
             with self.stack.resident(layer):
                 (state,) = self._step(layer, [state])
             layers |= 1 << layer
-            if keep:
+            if division.keeps_trunk:
                 self._known.pin(layers, state)
         return state
 

@@ -17,8 +17,12 @@ from shapcut.formats import CheckpointFormat, Tokenizer
 from shapcut.quantized import is_quantized, quantization_method
 from shapcut.silence import one_line, quiet_libraries, without_stderr
 from shapcut.sources import Location, Offload, check_dtype, inspect_source, locate, read_config
+from shapcut.untrusted import require_finite_weights, require_plain_templates
 
 __all__ = ["LoadedModel", "choose_device", "choose_dtype", "inspect_source", "load"]
+
+
+_LOG = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -82,8 +86,11 @@ def load(
             tokenizer = _load_tokenizer(location, trust_remote_code)
     if is_quantized(model):
         logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # else a line for each product
+    require_finite_weights(model, source)
+    require_plain_templates(tokenizer, source)
     model.requires_grad_(requires_grad=False)
     model = model.eval() if offload != "off" or is_quantized(model) else model.eval().to(chosen_device)
+    _LOG.debug("%s: a %s from %s", source, type(model).__name__, location.path)
     return LoadedModel(model, tokenizer, source, _short_name(source))
 
 
@@ -101,11 +108,7 @@ def device_map(config: Any, device: torch.device, offload: Offload, trust_remote
         return {"": device} if quantization_method(config) else None
     if offload == "auto":
         return "auto"
-    from transformers import AutoModelForCausalLM  # noqa: PLC0415 - seconds to import
-
-    builder: Any = AutoModelForCausalLM
-    with torch.device("meta"):
-        model = builder.from_config(config, trust_remote_code=trust_remote_code)
+    model: Any = model_without_weights(config, trust_remote_code)
     blocks = [
         name
         for name, part in model.named_modules()
@@ -114,6 +117,19 @@ def device_map(config: Any, device: torch.device, offload: Offload, trust_remote
     if not blocks:
         raise InputError(f"--offload disk: {type(model).__name__} does not say what its blocks are; use auto")
     return dict.fromkeys(blocks, "disk") | dict.fromkeys(_outside(model, blocks), str(device))
+
+
+def model_without_weights(
+    config: Any, trust_remote_code: bool, dtype: torch.dtype | None = None
+) -> nn.Module:
+    """The model that a config describes, on the meta device; None as dtype takes the config's own."""
+    from transformers import AutoModelForCausalLM  # noqa: PLC0415 - seconds to import
+
+    builder: Any = AutoModelForCausalLM
+    own = {} if dtype is None else {"dtype": dtype}
+    with torch.device("meta"):
+        model: nn.Module = builder.from_config(config, trust_remote_code=trust_remote_code, **own)
+    return model
 
 
 def _outside(model: nn.Module, blocks: Sequence[str], prefix: str = "") -> list[str]:

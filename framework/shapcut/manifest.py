@@ -1,5 +1,6 @@
 """The manifest of a run: enough to know what was done, with what, and to do it again."""
 
+import json
 import platform
 import shlex
 import sys
@@ -10,7 +11,7 @@ from typing import Any
 
 import torch
 
-from shapcut.files import write_json_atomically
+from shapcut.files import write_json_atomically, write_text_atomically
 from shapcut.run import Run
 from shapcut.session import Session
 
@@ -19,7 +20,9 @@ _NAMED_PACKAGES = ("shapcut", "torch", "transformers", "numpy", "scipy", "safete
 
 def command_line() -> str:
     """The command that this process was started with, without the program's folder."""
-    return shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
+    name = Path(sys.argv[0]).name
+    program = ["python", "-m", "shapcut"] if name == "__main__.py" else [name]
+    return shlex.join([*program, *sys.argv[1:]])
 
 
 class Manifest:
@@ -34,6 +37,7 @@ class Manifest:
     def start(cls, run: Run, session: Session) -> "Manifest":
         """Record versions, command, recipe, fingerprints, hardware and time."""
         loaded, recipe = session.loaded, session.recipe
+        write_text_atomically(run.recipe, recipe.to_yaml())
         content = {
             "format_version": 1,
             "status": "running",
@@ -68,6 +72,11 @@ class Manifest:
             "phases": {},
         }
         return cls(run, content)
+
+    @classmethod
+    def reopen(cls, run: Run) -> "Manifest":
+        """The manifest that an earlier start has left."""
+        return cls(run, json.loads(run.manifest.read_text(encoding="utf-8")))
 
     @property
     def command(self) -> str:

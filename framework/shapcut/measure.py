@@ -1,53 +1,60 @@
 """What a model is worth and what it costs: perplexity, parameters, memory, latency."""
 
+import importlib.util
 import sys
-import time
 from pathlib import Path
 
 import torch
 from pydantic import BaseModel, ConfigDict
-from torch import Tensor, nn
+from torch import nn
 
 from shapcut.adapter import Adapter
+from shapcut.cache_size import CacheSizes
 from shapcut.calibration import Calibration
+from shapcut.latency import LatencyResult, latency
 from shapcut.perplexity import PerplexityResult, perplexity, sliding_perplexity
-from shapcut.silence import quiet_libraries
+from shapcut.progress import Reporter
 
 __all__ = [
+    "CacheSizes",
     "LatencyResult",
     "ModelMeasurement",
     "PerplexityResult",
+    "TaskScore",
     "checkpoint_bytes",
     "latency",
     "measure",
     "parameter_count",
     "peak_memory_bytes",
     "perplexity",
+    "restart_peak_memory",
     "sliding_perplexity",
     "weight_bytes",
 ]
 
 WEIGHT_SUFFIXES = (".safetensors", ".bin", ".pth", ".pt", ".gguf")
+_STATUS, _RESTART = Path("/proc/self/status"), Path("/proc/self/clear_refs")
+_PEAK, _KIBIBYTE = "VmHWM:", 1024
 
 
-class LatencyResult(BaseModel):
-    """Fastest seconds of the two phases of generation, one sequence at a time.
+class TaskScore(BaseModel):
+    """What a model reached on one task of lm-evaluation-harness.
 
     Attributes:
-        prefill_seconds: reading the prompt, up to the first new token.
-        decode_seconds: one further token with a cache.
-        prompt_tokens: length of the prompt.
-        new_tokens: number of decode steps that one measurement averages over.
-        repeats: number of measurements.
+        task: the task's name.
+        samples: number of its examples that were asked.
+        shots: number of solved examples before each question.
+        metrics: by name, as the task gives them: accuracy, perplexity, ...
+        errors: standard errors of those metrics that have one.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="strings")
 
-    prefill_seconds: float
-    decode_seconds: float
-    prompt_tokens: int
-    new_tokens: int
-    repeats: int
+    task: str
+    samples: int
+    shots: int
+    metrics: dict[str, float]
+    errors: dict[str, float]
 
 
 class ModelMeasurement(BaseModel):
@@ -57,13 +64,17 @@ class ModelMeasurement(BaseModel):
         parameters: number of distinct parameters.
         weight_bytes: memory of parameters and buffers.
         checkpoint_bytes: size of the weight files, or None if there are none.
-        peak_memory_bytes: the most that this process has held so far.
+        peak_memory_bytes: the most that this process has held (on a GPU: that was allocated there) so far,
+            or since the figure was started anew; None where the platform cannot tell.
         perplexity: on the held-out text.
         held_out_source: where the text came from.
         held_out_fingerprint: of its token ids.
-        sequence_length: tokens a window; each window is read on its own.
+        sequence_length: tokens a window.
+        stride: tokens by which overlapping windows move on; None: each window is read on its own.
         adds_bos: whether each window begins with a BOS token.
         latency: None if it was not measured.
+        caches: what generation remembers; None if it was not measured.
+        tasks: of lm-evaluation-harness; None if there were none.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="strings")
@@ -71,13 +82,16 @@ class ModelMeasurement(BaseModel):
     parameters: int
     weight_bytes: int
     checkpoint_bytes: int | None
-    peak_memory_bytes: int
+    peak_memory_bytes: int | None
     perplexity: PerplexityResult
     held_out_source: str
     held_out_fingerprint: str
     sequence_length: int
     adds_bos: bool
     latency: LatencyResult | None
+    stride: int | None = None
+    caches: CacheSizes | None = None
+    tasks: tuple[TaskScore, ...] | None = None
 
 
 def measure(
@@ -89,8 +103,9 @@ def measure(
     files: Path | None = None,
     with_latency: bool = True,
     seed: int = 0,
+    reporter: Reporter | None = None,
 ) -> ModelMeasurement:
-    """All figures of a model.
+    """Quality, size and speed of a model.
 
     Args:
         adapter: the model's adapter.
@@ -100,56 +115,19 @@ def measure(
         files: the directory or file that the model was read from or written to.
         with_latency: whether to measure latency too.
         seed: of the prompt for the latency.
+        reporter: told how far it is.
     """
     return ModelMeasurement(
         parameters=parameter_count(model),
         weight_bytes=weight_bytes(model),
         checkpoint_bytes=None if files is None else checkpoint_bytes(files),
-        perplexity=perplexity(adapter, model, held_out.input_ids, batch_size=batch_size),
+        perplexity=perplexity(adapter, model, held_out.input_ids, batch_size=batch_size, reporter=reporter),
         held_out_source=held_out.source,
         held_out_fingerprint=held_out.fingerprint,
         sequence_length=held_out.sequence_length,
         adds_bos=held_out.adds_bos,
-        latency=latency(adapter, model, seed=seed) if with_latency else None,
-        peak_memory_bytes=peak_memory_bytes(),
-    )
-
-
-def latency(
-    adapter: Adapter,
-    model: nn.Module,
-    *,
-    prompt_tokens: int = 128,
-    new_tokens: int = 16,
-    repeats: int = 5,
-    seed: int = 0,
-) -> LatencyResult:
-    """Time of prefill and of one cached decode step, for one sequence of random tokens.
-
-    A decode step is the difference between generating ``new_tokens + 1`` tokens and one, shared out. The
-    fastest of several measurements counts: whatever else the machine does only makes them longer.
-
-    Args:
-        adapter: the model's adapter.
-        model: in evaluation mode.
-        prompt_tokens: length of the prompt.
-        new_tokens: decode steps a measurement.
-        repeats: number of measurements, after one that is thrown away.
-        seed: of the prompt.
-    """
-    prompt = random_prompt(adapter, model, prompt_tokens, seed)
-    short, long = [], []
-    with quiet_libraries():
-        generation_seconds(adapter, model, prompt, 2)
-        for _ in range(repeats):
-            short.append(generation_seconds(adapter, model, prompt, 1))
-            long.append(generation_seconds(adapter, model, prompt, new_tokens + 1))
-    return LatencyResult(
-        prefill_seconds=min(short),
-        decode_seconds=max(min(long) - min(short), 0.0) / new_tokens,
-        prompt_tokens=prompt_tokens,
-        new_tokens=new_tokens,
-        repeats=repeats,
+        latency=latency(adapter, model, seed=seed, reporter=reporter) if with_latency else None,
+        peak_memory_bytes=peak_memory_bytes(adapter.input_device(model)),
     )
 
 
@@ -170,26 +148,35 @@ def checkpoint_bytes(path: Path) -> int:
     return sum(file.stat().st_size for file in files if file.suffix in WEIGHT_SUFFIXES)
 
 
-def peak_memory_bytes() -> int:
-    """The most memory that this process has held so far (its peak resident set)."""
+def peak_memory_bytes(device: torch.device | None = None) -> int | None:
+    """The most memory held so far: on a GPU what was allocated, else this process's peak resident set.
+
+    Returns:
+        Bytes, or None where the platform cannot tell.
+    """
+    if device is not None and device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    if _STATUS.exists():
+        lines = _STATUS.read_text(encoding="utf-8").splitlines()
+        return next((int(line.split()[1]) * _KIBIBYTE for line in lines if line.startswith(_PEAK)), None)
+    if importlib.util.find_spec("resource") is None:
+        return None
     import resource  # noqa: PLC0415 - not on every system
 
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024
+    return peak if sys.platform == "darwin" else peak * _KIBIBYTE
 
 
-def random_prompt(adapter: Adapter, model: nn.Module, length: int, seed: int) -> Tensor:
-    """One sequence of random tokens, shape (1, length)."""
-    device = adapter.input_device(model)
-    vocabulary = adapter.logits(model, torch.zeros(1, 1, dtype=torch.int64, device=device)).shape[-1]
-    generator = torch.Generator().manual_seed(seed)
-    return torch.randint(vocabulary, (1, length), generator=generator).to(device)
+def restart_peak_memory() -> bool:
+    """Let `peak_memory_bytes` count anew from what is held now.
 
-
-def generation_seconds(adapter: Adapter, model: nn.Module, prompt: Tensor, new_tokens: int) -> float:
-    """Wall-clock seconds of reading a prompt and making so many tokens."""
-    begin = time.perf_counter()
-    adapter.generate(model, prompt, new_tokens, use_cache=True)
-    if prompt.is_cuda:
-        torch.cuda.synchronize(prompt.device)
-    return time.perf_counter() - begin
+    Returns:
+        Whether the platform can do that; elsewhere the peak stays that of everything before.
+    """
+    if torch.cuda.is_available():
+        torch.cuda.reset_peak_memory_stats()
+    try:
+        _RESTART.write_text("5", encoding="ascii")
+    except OSError:
+        return False
+    return True

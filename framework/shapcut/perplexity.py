@@ -12,10 +12,12 @@ from torch.nn import functional
 
 from shapcut.adapter import Adapter
 from shapcut.errors import InputError
+from shapcut.progress import Reporter, Silent
 
 TOKEN_BLOCK = 1024
 """Tokens whose logits are turned into fp32 at a time."""
 
+_READING = "reading windows of text"
 _IGNORED = -100
 _MIN_TOKENS = 2  # one to read, one to predict
 
@@ -52,7 +54,12 @@ class PerplexityResult(BaseModel):
 
 
 def perplexity(
-    adapter: Adapter, model: nn.Module, input_ids: Tensor, *, batch_size: int = 8
+    adapter: Adapter,
+    model: nn.Module,
+    input_ids: Tensor,
+    *,
+    batch_size: int = 8,
+    reporter: Reporter | None = None,
 ) -> PerplexityResult:
     """Perplexity over windows that are read independently of each other.
 
@@ -61,15 +68,19 @@ def perplexity(
         model: in evaluation mode.
         input_ids: shape (windows, length); the first token of a window is read and not predicted.
         batch_size: windows a forward pass; no more logits than theirs are held.
+        reporter: told how many windows are read.
 
     Raises:
         InputError: if there is nothing to predict.
     """
     if input_ids.shape[0] == 0 or input_ids.shape[1] < _MIN_TOKENS:
         raise InputError(f"token ids of shape {tuple(input_ids.shape)} leave nothing to predict")
-    total = 0.0
-    for batch in torch.split(input_ids, batch_size):
-        total += _summed_nats(adapter, model, batch, batch[:, 1:])
+    total, read = 0.0, 0
+    with (reporter or Silent()).counting(_READING, len(input_ids)) as count:
+        for batch in torch.split(input_ids, batch_size):
+            total += _summed_nats(adapter, model, batch, batch[:, 1:])
+            read += len(batch)
+            count(read)
     return PerplexityResult.of(total, input_ids[:, 1:].numel())
 
 
@@ -82,6 +93,7 @@ def sliding_perplexity(
     stride: int,
     bos: int | None = None,
     batch_size: int = 8,
+    reporter: Reporter | None = None,
 ) -> PerplexityResult:
     """Perplexity of one long text, each token predicted once, with at least ``window - stride`` before it.
 
@@ -96,21 +108,26 @@ def sliding_perplexity(
         stride: tokens by which the window moves on.
         bos: token id put first in every window, or None.
         batch_size: windows a forward pass.
+        reporter: told how many windows are read.
 
     Raises:
         InputError: if window, stride and text do not fit together.
     """
     width = window - (bos is not None)
     if window < _MIN_TOKENS:
-        raise InputError(f"--sequence-length {window} is too small; at least {_MIN_TOKENS} tokens are needed")
+        raise InputError(f"--window {window} is too small; at least {_MIN_TOKENS} tokens are needed")
     if not 1 <= stride <= width:
         raise InputError(f"--stride {stride} must be between 1 and {width}, the tokens in a window")
     if len(tokens) < _MIN_TOKENS:
         raise InputError(f"a text of {len(tokens)} tokens leaves nothing to predict")
-    total, predicted = 0.0, 0
-    for ids, targets in _sliding_batches(tokens, width, stride, bos, batch_size):
-        total += _summed_nats(adapter, model, ids, targets)
-        predicted += int((targets != _IGNORED).sum())
+    total, predicted, read = 0.0, 0, 0
+    windows = 1 + max(0, math.ceil((len(tokens) - width) / stride))
+    with (reporter or Silent()).counting(_READING, windows) as count:
+        for ids, targets in _sliding_batches(tokens, width, stride, bos, batch_size):
+            total += _summed_nats(adapter, model, ids, targets)
+            predicted += int((targets != _IGNORED).sum())
+            read += len(ids)
+            count(read)
     return PerplexityResult.of(total, predicted)
 
 

@@ -1,10 +1,6 @@
 """The whole way: score, select, remove, post-process, verify, write, report."""
 
-import json
-import time
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from torch import nn
 
@@ -17,10 +13,11 @@ from shapcut.files import require_new_directory
 from shapcut.host import Host, checkpoint_formats
 from shapcut.manifest import Manifest
 from shapcut.measure import ModelMeasurement, measure, parameter_count
-from shapcut.model_card import render_card
+from shapcut.model_card import license_of, render_card
 from shapcut.plan import RemovalPlan
 from shapcut.postprocess import PostProcessor, StepContext
 from shapcut.progress import Reporter, Silent
+from shapcut.prune_result import PruneResult, finish_earlier, finished_earlier
 from shapcut.recipe import Recipe
 from shapcut.run import Run, open_run
 from shapcut.scoring import Scoring, refuse_vetoed
@@ -29,37 +26,6 @@ from shapcut.sources import checkpoint_path
 from shapcut.steps import PostProcessed, StepResults, run_steps
 
 _VERIFIED_WINDOWS = 2
-
-
-@dataclass(frozen=True, slots=True)
-class PruneResult:
-    """What came out of a pruning.
-
-    Attributes:
-        plan: what was removed.
-        before: figures of the original.
-        after: figures of the pruned model.
-        checkpoint: what was written, and how well it agrees with the bypassed original.
-    """
-
-    plan: RemovalPlan
-    before: ModelMeasurement
-    after: ModelMeasurement
-    checkpoint: CheckpointReport
-
-    def to_json(self) -> dict[str, Any]:
-        """Plain data."""
-        return {
-            "plan": json.loads(self.plan.model_dump_json()),
-            "dense": json.loads(self.before.model_dump_json()),
-            "pruned": json.loads(self.after.model_dump_json()),
-            "checkpoint": {
-                "directory": str(self.checkpoint.directory),
-                "weight_bytes": self.checkpoint.weight_bytes,
-                "max_logit_difference": self.checkpoint.max_difference,
-                "tolerance": self.checkpoint.tolerance,
-            },
-        }
 
 
 def default_run_directory(out: Path) -> Path:
@@ -95,10 +61,11 @@ def prune(
         InputError: if the recipe cannot be carried out.
         VerificationError: if the written checkpoint does not behave as the bypassed original.
     """
-    require_new_directory(out)
     reporter = reporter or Silent()
     require_one_target(recipe)
     directory = run_directory or default_run_directory(out)
+    if finished := _finished(recipe, out, directory, host, reporter):
+        return finished
     session = prepare(recipe, host, target=True, run_directory=directory)
     with open_run(directory) as run, Scoring(session, run, reporter) as scoring:
         plan = scoring.choose(scoring.estimate())
@@ -123,16 +90,39 @@ def apply_plan(
         InputError: if the plan was made for another model, or cannot be carried out.
         VerificationError: if the written checkpoint does not behave as the bypassed original.
     """
-    require_new_directory(out)
+    reporter = reporter or Silent()
+    directory = run_directory or default_run_directory(out)
+    if finished := _finished(recipe, out, directory, host, reporter):
+        return finished
     session = prepare(recipe, host, target=True)
     _require_same_model(plan, session)
     refuse_vetoed(host, plan)
-    with open_run(run_directory or default_run_directory(out)) as run:
+    with open_run(directory) as run:
         manifest = Manifest.start(run, session)
         plan.write(run.plan)
-        result = carry_out(session, plan, out, run, reporter or Silent(), command=manifest.command)
+        result = carry_out(session, plan, out, run, reporter, command=manifest.command)
         manifest.finish(result=result.to_json())
         host.manager.hook.shapcut_run_finished(run=run, hook=host.manager.hook)
+        return result
+
+
+def _finished(
+    recipe: Recipe, out: Path, directory: Path, host: Host, reporter: Reporter
+) -> PruneResult | None:
+    """The result of an earlier start that had only to say that it is done; that is made up for.
+
+    Raises:
+        InputError: if there is none and something else is at ``out``.
+    """
+    if finished_earlier(recipe, out, Run(directory)) is None:
+        require_new_directory(out)
+        return None
+    with open_run(directory) as run:
+        result = finished_earlier(recipe, out, run)
+        if result is not None:
+            reporter.say(f"{out} was finished by an earlier start")
+            finish_earlier(result, run)
+            host.manager.hook.shapcut_run_finished(run=run, hook=host.manager.hook)
         return result
 
 
@@ -149,36 +139,6 @@ def _require_same_model(plan: RemovalPlan, session: Session) -> None:
             f"the plan was made for another model: fingerprint {plan.model_fingerprint[:12]}, "
             f"{session.loaded.source} has {found[:12]}"
         )
-
-
-def estimate_cost(recipe: Recipe, host: Host, *, target: bool) -> dict[str, Any]:
-    """What a run of this recipe would do, and about how long it would take; nothing is written.
-
-    Raises:
-        InputError: if the recipe cannot be carried out.
-    """
-    session = prepare(recipe, host, target=target)
-    ids = session.calibration.input_ids[:1].to(session.game.input_ids.device)
-    session.adapter.logits(session.game.model, ids)
-    begin = time.monotonic()
-    session.adapter.logits(session.game.model, ids)
-    seconds = (time.monotonic() - begin) * session.calibration.samples
-    cuts = [f"{cut.text} ({', '.join(map(str, cut.sizes()))} players)" for cut in session.targets]
-    return {
-        "model": session.loaded.source,
-        "adapter": session.adapter.name,
-        "players": session.game.n_players,
-        "players to remove": session.n_remove,
-        "targets": "; ".join(cuts) or None,
-        "coalitions at most": recipe.budget,
-        "tokens a coalition": session.game.tokens,
-        "tokens at most": recipe.budget * session.game.tokens,
-        "executor": recipe.executor,
-        "arithmetic": str(session.game.dtype).removeprefix("torch."),
-        "kernels": "fused" if session.game.fuse else "eager",
-        "post-pruning steps": [spec for spec, _ in session.parts.steps],
-        "seconds at most, by one forward pass of the whole model": round(seconds * recipe.budget),
-    }
 
 
 def require_one_target(recipe: Recipe) -> None:
@@ -200,8 +160,11 @@ def carry_out(
     *,
     command: str,
     before: ModelMeasurement | None = None,
+    kept_as: Path | None = None,
 ) -> PruneResult:
     """Remove, post-process, verify and write; ``before`` is the original's measurement if it is known.
+
+    The result is kept in ``kept_as`` (default the run's) before the checkpoint appears.
 
     Raises:
         InputError: if the adapter cannot remove this set.
@@ -224,9 +187,10 @@ def carry_out(
         done = _post_process(session, model, plan, steps, reporter)
         model = done.model
         expected = adapter.logits(model, ids.to(adapter.input_device(model))).cpu()
-    reporter.say("measuring the pruned model")
-    after = measure(adapter, model, session.held_out, seed=recipe.seed)
-    if any(step.gives_quantized for _, step in session.parts.steps):
+    with reporter.working("measuring the pruned model"):
+        after = measure(adapter, model, session.held_out, seed=recipe.seed, reporter=reporter)
+    quantized = any(step.gives_quantized for _, step in session.parts.steps)
+    if quantized:
         after = after.model_copy(update={"parameters": parameters})  # packed words are not parameters
     card = render_card(
         name=out.name,
@@ -242,32 +206,43 @@ def carry_out(
         library=adapter.library,
         usage=adapter.usage(model),
         hints=hints,
+        steps=recipe.then,
+        quantized=quantized,
+        license_fields=license_of(checkpoint_path(recipe.model, checkpoint_formats(session.host))),
     )
-    reporter.say("writing and verifying the checkpoint")
-    written = write_checkpoint(
-        adapter,
-        model,
-        session.loaded.tokenizer,
-        out,
-        plan=plan,
-        recipe_text=recipe.to_yaml(),
-        card=card,
-        verify_ids=ids,
-        expected_logits=expected,
-        stored=done.checkpoint if done else None,
-        tolerance=done.tolerance if done else None,
-    )
+
+    def outcome(report: CheckpointReport) -> PruneResult:
+        return PruneResult(
+            plan, before, after.model_copy(update={"checkpoint_bytes": report.weight_bytes}), report
+        )
+
+    with reporter.working("writing and verifying the checkpoint"):
+        written = write_checkpoint(
+            adapter,
+            model,
+            session.loaded.tokenizer,
+            out,
+            plan=plan,
+            recipe_text=recipe.to_yaml(),
+            card=card,
+            verify_ids=ids,
+            expected_logits=expected,
+            stored=done.checkpoint if done else None,
+            tolerance=done.tolerance if done else None,
+            before_it_appears=lambda report: outcome(report).write(kept_as or run.result),
+        )
     steps.clear()
-    after = after.model_copy(update={"checkpoint_bytes": written.weight_bytes})
-    return PruneResult(plan, before, after, written)
+    return outcome(written)
 
 
 def measure_original(session: Session, reporter: Reporter) -> ModelMeasurement:
     """The figures of the whole model."""
-    reporter.say("measuring the original")
-    recipe = session.recipe
+    recipe, adapter = session.recipe, session.adapter
     files = checkpoint_path(recipe.model, checkpoint_formats(session.host))
-    return measure(session.adapter, session.game.model, session.held_out, files=files, seed=recipe.seed)
+    with reporter.working("measuring the original"):
+        return measure(
+            adapter, session.game.model, session.held_out, files=files, seed=recipe.seed, reporter=reporter
+        )
 
 
 def _post_process(

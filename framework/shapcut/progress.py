@@ -1,13 +1,15 @@
-"""What a long run tells a person while it works: a bar on a terminal, now and then a line elsewhere."""
+"""What a long run tells a person while it works: bars on a terminal, now and then a line elsewhere."""
 
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
+from datetime import timedelta
 from typing import Protocol
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, ProgressColumn, Task, TaskID, TextColumn
+from rich.text import Text
 
 _LINE_EVERY_SECONDS = 10.0
 
@@ -18,9 +20,11 @@ class Reporter(Protocol):
     def say(self, text: str) -> None:
         """One line of news."""
 
-    @contextmanager
-    def counting(self, what: str, total: int) -> Iterator["Counter"]:
-        """A task of ``total`` parts."""
+    def counting(self, what: str, total: int) -> AbstractContextManager["Counter"]:
+        """A task of ``total`` parts; it may hold further ones."""
+
+    def working(self, what: str) -> AbstractContextManager[None]:
+        """A task of which nobody knows how far it is; it may hold others that do."""
 
 
 class Counter(Protocol):
@@ -41,12 +45,22 @@ class Silent:
         """Nothing."""
         yield lambda done: None  # noqa: ARG005 - silent
 
+    @contextmanager
+    def working(self, what: str) -> Iterator[None]:  # noqa: ARG002 - silent
+        """Nothing."""
+        yield
+
 
 class ConsoleReporter:
-    """Reports on stderr: live bars on a terminal, plain lines at most every ten seconds elsewhere."""
+    """Reports on stderr: live bars on a terminal, plain lines at most every ten seconds elsewhere.
+
+    Whether there is a terminal is asked of the stream: a variable that forces colours into a file must not
+    send it bars.
+    """
 
     def __init__(self) -> None:
         self.console = Console(file=sys.stderr)
+        self._bars: Progress | None = None
 
     def say(self, text: str) -> None:
         """Print one line."""
@@ -55,21 +69,89 @@ class ConsoleReporter:
     @contextmanager
     def counting(self, what: str, total: int) -> Iterator[Counter]:
         """A bar with the time left, or lines."""
-        if not self.console.is_terminal:
+        if not self._live():
             yield self._lines(what, total)
             return
-        columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
-        with Progress(*columns, console=self.console, transient=True) as bar:
-            task = bar.add_task(what, total=total)
-            yield lambda done: bar.update(task, completed=min(done, total))
+        with self._bar(what, total) as (bars, task):
+            yield lambda done: bars.update(task, completed=min(done, total))
+
+    @contextmanager
+    def working(self, what: str) -> Iterator[None]:
+        """A line, and on a terminal the time that it takes."""
+        self.say(what)
+        if not self._live():
+            yield
+            return
+        with self._bar(what, None):
+            yield
+
+    def _live(self) -> bool:
+        return self.console.is_interactive and self.console.file.isatty()
+
+    @contextmanager
+    def _bar(self, what: str, total: int | None) -> Iterator[tuple[Progress, TaskID]]:
+        """A bar below those that are there."""
+        if self._bars is None:
+            bars = Progress(
+                TextColumn("{task.description}", markup=False),
+                BarColumn(),
+                _Amount(),
+                _Time(),
+                console=self.console,
+                transient=True,
+            )
+            with bars:
+                self._bars = bars
+                try:
+                    yield bars, bars.add_task(what, total=total)
+                finally:
+                    self._bars = None
+            return
+        task = self._bars.add_task(what, total=total)
+        try:
+            yield self._bars, task
+        finally:
+            self._bars.remove_task(task)
 
     def _lines(self, what: str, total: int) -> Counter:
         last = time.monotonic()
+        first: tuple[float, int] | None = None
 
         def count(done: int) -> None:
-            nonlocal last
-            if time.monotonic() - last >= _LINE_EVERY_SECONDS:
-                last = time.monotonic()
-                self.say(f"{what}: {done} of at most {total}")
+            nonlocal last, first
+            now = time.monotonic()
+            first = first or (now, done)
+            if now - last >= _LINE_EVERY_SECONDS:
+                last = now
+                self.say(f"{what}: {done} of at most {total}{_left(first, (now, done), total)}")
 
         return count
+
+
+def _left(first: tuple[float, int], now: tuple[float, int], total: int) -> str:
+    """How long the rest takes at the pace between two counts, each a time and a number."""
+    seconds, done = now[0] - first[0], now[1] - first[1]
+    if done <= 0:
+        return ""
+    return f", {_clock(seconds / done * max(total - now[1], 0))} left"
+
+
+class _Amount(ProgressColumn):
+    """``3/40``, or nothing where there is no number."""
+
+    def render(self, task: Task) -> Text:
+        return Text("" if task.total is None else f"{task.completed:.0f}/{task.total:.0f}")
+
+
+class _Time(ProgressColumn):
+    """The time left; until that is known, the time since the beginning."""
+
+    max_refresh = 0.5
+
+    def render(self, task: Task) -> Text:
+        left = task.time_remaining
+        return Text(_clock(task.elapsed or 0.0) if left is None else f"{_clock(left)} left")
+
+
+def _clock(seconds: float) -> str:
+    return str(timedelta(seconds=round(seconds)))

@@ -4,15 +4,32 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ByteSize, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ByteSize,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    WithJsonSchema,
+    field_validator,
+    model_validator,
+)
+from pydantic_core import ErrorDetails
 
+from shapcut.accepted import accepted_values
 from shapcut.errors import InputError
 from shapcut.methods import METHODS
+from shapcut.recipe_file import read_recipe_file
 from shapcut.registry import did_you_mean
 from shapcut.sources import Offload
+from shapcut.specs import Spec
 
 _PAPER_TEXT = {"samples": 10, "sequence_length": 128}
 """The paper's calibration text (arXiv 2602.07804)."""
+
+_LONGEST_SHOWN = 60
 
 _TARGETS = ("remove", "ratio", "parameters", "memory", "speedup")
 _UNITS = ((10**9, "B"), (10**6, "M"), (10**3, "k"))
@@ -32,15 +49,22 @@ def _number_with_unit(given: Any) -> Any:
         return given
     try:
         return round(float(text[:-1]) * _COUNTS[text[-1]])
-    except ValueError:
+    except (ValueError, OverflowError):
         return given
 
 
-_Number = Annotated[int, BeforeValidator(_number_with_unit)]
+def _schema_with_unit(example: str) -> WithJsonSchema:
+    description = f"a whole number, with a unit or without ({example})"
+    return WithJsonSchema({"type": ["integer", "string"], "description": description}, mode="validation")
+
+
+_Number = Annotated[int, BeforeValidator(_number_with_unit), _schema_with_unit("100M")]
+_Size = Annotated[ByteSize, _schema_with_unit("250MiB")]
+_Switch = Annotated[bool, Field(strict=True)]
 
 
 class Recipe(BaseModel):
-    """The options of ``score`` and ``prune``; see the command-line reference for each.
+    """The options of ``score`` and ``prune``; docs/recipes.md has a line for each.
 
     Exactly one target is needed to prune: ``remove`` (a number of players), ``ratio`` (a share of them),
     ``parameters`` or ``memory`` (what may stay at most, of the model and of its checkpoint's weights) or
@@ -54,32 +78,42 @@ class Recipe(BaseModel):
     remove: Annotated[int | tuple[int, ...] | None, BeforeValidator(_several)] = None
     ratio: Annotated[float | tuple[float, ...] | None, BeforeValidator(_several)] = None
     parameters: Annotated[_Number | tuple[_Number, ...] | None, BeforeValidator(_several)] = None
-    memory: Annotated[ByteSize | tuple[ByteSize, ...] | None, BeforeValidator(_several)] = None
+    memory: Annotated[_Size | tuple[_Size, ...] | None, BeforeValidator(_several)] = None
     speedup: Annotated[float | tuple[float, ...] | None, BeforeValidator(_several)] = None
-    nested: bool = False
+    nested: _Switch = False
     preset: str | None = None
     granularity: Literal["block", "sublayer"] = "block"
-    estimator: str = "surrogate"
-    selector: str = "search"
-    utility: str = "log-likelihood"
-    sampler: str | None = None
+    estimator: Spec = "surrogate"
+    selector: Spec = "search"
+    utility: Spec = "log-likelihood"
+    sampler: Spec | None = None
     budget: Annotated[int, Field(ge=1)] = 500
     calibration: str = "builtin"
     samples: Annotated[int, Field(ge=1)] = 16
     sequence_length: Annotated[int, Field(ge=2)] = 128
     finalist_samples: Annotated[int, Field(ge=0)] = 64
-    mend_finalists: bool = False
+    mend_finalists: _Switch = False
     held_out_samples: Annotated[int, Field(ge=1)] = 32
-    then: tuple[str, ...] = ()
+    then: tuple[Spec, ...] = ()
     device: str = "auto"
-    executor: str = "local"
+    executor: Spec = "local"
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
-    memory_budget: Annotated[ByteSize, Field(ge=1)] | None = None
+    memory_budget: Annotated[_Size, Field(ge=1)] | None = None
     batch_size: Annotated[int, Field(ge=1)] | None = None
     compile: Literal["auto", "on", "off"] = "auto"
     offload: Offload = "off"
     seed: Annotated[int, Field(ge=0)] = 0
-    trust_remote_code: bool = False
+    trust_remote_code: _Switch = False
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _no_number_is_a_switch(cls, given: Any, info: ValidationInfo) -> Any:
+        """YAML's ``yes`` is not the number 1."""
+        switches = [name for name, field in cls.model_fields.items() if field.annotation is bool]
+        items = given if isinstance(given, (list, tuple)) else [given]
+        if info.field_name not in switches and any(isinstance(item, bool) for item in items):
+            raise ValueError
+        return given
 
     @model_validator(mode="after")
     def _one_target_at_most(self) -> Self:
@@ -174,7 +208,7 @@ def make_recipe(options: dict[str, Any], file: Path | None = None) -> Recipe:
         InputError: on unknown keys, wrong values or an unreadable file, naming the key.
     """
     given = {key: value for key, value in options.items() if value is not None}
-    content = _read(file) if file is not None else {}
+    content = read_recipe_file(file) if file is not None else {}
     if not given.keys().isdisjoint(_TARGETS):
         content = {key: value for key, value in content.items() if key not in _TARGETS}
     content |= given
@@ -183,7 +217,7 @@ def make_recipe(options: dict[str, Any], file: Path | None = None) -> Recipe:
     try:
         return Recipe.model_validate(content)
     except ValidationError as error:
-        raise InputError(_explain(error, file)) from error
+        raise InputError(_explain(error.errors()[0], content, given, file)) from error
 
 
 def preset_options(name: str) -> dict[str, Any]:
@@ -199,30 +233,37 @@ def preset_options(name: str) -> dict[str, Any]:
     return options | (_PAPER_TEXT if name == "paper" else {})
 
 
-def _read(file: Path) -> dict[str, Any]:
-    try:
-        content = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"cannot read the recipe {file}: {error}") from error
-    except yaml.YAMLError as error:
-        raise InputError(f"the recipe {file} is not YAML: {' '.join(str(error).split())}") from error
-    if not isinstance(content, dict) or not all(isinstance(key, str) for key in content):
-        raise InputError(f"the recipe {file} is not a mapping of options to values")
-    return content
+def _explain(error: ErrorDetails, content: dict[str, Any], given: dict[str, Any], file: Path | None) -> str:
+    """One line: where, which key, what it says, what is accepted."""
+    path = error["loc"]
+    name = str(path[0]) if path else ""
+    where = f"recipe {file}: " if file is not None and name not in given else ""
+    if error["type"] == "extra_forbidden":
+        return f"{where}unknown key {name!r}: {did_you_mean(name, Recipe.model_fields)}"
+    if error["type"] == "missing":
+        return f"{where}{name} is not given"
+    if not path:
+        return where + error["msg"].removeprefix("Value error, ")
+    item = content[name]
+    if name == "then" and len(path) > 1 and isinstance(path[1], int):
+        name, item = f"{name}.{path[1]}", item[path[1]]
+    key = name if where else name.replace("_", "-")
+    if error["type"] == "spec":
+        return f"{where}{key}: {error['msg']}"
+    accepted = accepted_values(recipe_properties()[str(path[0])], item=name != path[0])
+    return f"{where}{key} {_shown(item, quoted=bool(where))}: give {accepted}"
 
 
-def _explain(error: ValidationError, file: Path | None) -> str:
-    first = error.errors()[0]
-    path = first["loc"][:1] if first["loc"][:1] and first["loc"][0] in _TARGETS else first["loc"]
-    key = ".".join(str(part) for part in path)
-    where = f"recipe {file}: " if file is not None else ""
-    if first["type"] == "extra_forbidden":
-        return f"{where}unknown key {key!r}: {did_you_mean(key, Recipe.model_fields)}"
-    if first["type"] == "missing":
-        return f"{where}{key} is not given"
-    if first["type"] == "value_error":
-        return where + first["msg"].removeprefix("Value error, ")
-    return f"{where}{key.replace('_', '-')} {first['input']}: {first['msg']}"
+def recipe_properties() -> dict[str, Any]:
+    """The JSON schema of each key."""
+    properties: dict[str, Any] = Recipe.model_json_schema()["properties"]
+    return properties
+
+
+def _shown(value: Any, *, quoted: bool) -> str:
+    """A value, shortened; the command line's are text anyway, in a file quotes tell."""
+    text = str(value) if isinstance(value, str) and not quoted else repr(value)
+    return text if len(text) <= _LONGEST_SHOWN else f"{text[:_LONGEST_SHOWN]}..."
 
 
 def amount_label(kind: str, amount: float) -> str:

@@ -9,6 +9,7 @@ from typing import Any, Generic, TypeVar, cast
 from pydantic import ConfigDict, ValidationError, validate_call
 
 from shapcut.errors import InputError, ShapcutError
+from shapcut.specs import LIST_SEPARATOR
 
 T = TypeVar("T")
 
@@ -66,8 +67,8 @@ class Registry(Generic[T]):
         """Make the thing that ``NAME`` or ``NAME:key=value,key=value`` describes.
 
         A first part that is no ``key=value`` is the value of the first option, if that has no default:
-        ``shapiq:KernelSHAP``. Values are converted to the types that the factory's parameters declare;
-        ``objects`` are options that are not text.
+        ``shapiq:KernelSHAP``. The items of a list have ``+`` between them. Values are converted to the types
+        that the factory's parameters declare; ``objects`` are options that are not text.
 
         Raises:
             InputError: if the name or a key is unknown, or a value does not fit.
@@ -75,11 +76,13 @@ class Registry(Generic[T]):
         name, _, text = spec.partition(":")
         entry = self.entry(name)
         parameters = inspect.signature(entry.factory).parameters
-        options = parse_options(text, spec, required_first(parameters)) | objects
+        options: dict[str, Any] = parse_options(text, spec, required_first(parameters)) | objects
         known = list(parameters)
-        for key in options:
+        for key, value in options.items():
             if key not in known:
                 raise InputError(f"{self.kind} {name!r} has no option {key!r}: {did_you_mean(key, known)}")
+            if isinstance(value, str) and "tuple[" in str(parameters[key].annotation):
+                options[key] = tuple(value.split(LIST_SEPARATOR))
         try:
             return _validated(entry.factory)(**options)
         except ValidationError as error:

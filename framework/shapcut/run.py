@@ -27,6 +27,11 @@ class Run:
         return self.directory / "manifest.json"
 
     @property
+    def recipe(self) -> Path:
+        """The recipe as it was carried out, presets and defaults written out."""
+        return self.directory / "recipe.yaml"
+
+    @property
     def evaluations(self) -> Path:
         """Every measured coalition and its value."""
         return self.directory / "evaluations.sqlite"
@@ -65,8 +70,13 @@ class Run:
         """The plan of one of several cuts."""
         return self.directory / "plans" / f"{label}.json"
 
+    @property
+    def result(self) -> Path:
+        """What the run led to, written right before the checkpoint appears."""
+        return self.directory / "result.json"
+
     def result_of(self, label: str) -> Path:
-        """What one of several cuts led to, written when it is done."""
+        """What one of several cuts led to, likewise."""
         return self.directory / "results" / f"{label}.json"
 
     @property
@@ -84,6 +94,8 @@ class Run:
 def open_run(directory: Path) -> Iterator[Run]:
     """Make or reopen a run directory and hold it against other processes.
 
+    An interruption leaves with a note on where the run is kept.
+
     Raises:
         InputError: if it cannot be written or another process holds it.
     """
@@ -98,5 +110,8 @@ def open_run(directory: Path) -> Iterator[Run]:
         raise InputError(f"--run {directory} cannot be written: {error.strerror}") from error
     try:
         yield Run(directory)
+    except KeyboardInterrupt as stop:
+        stop.add_note(f"what was measured is kept in {directory}")
+        raise
     finally:
         lock.release()

@@ -1,5 +1,6 @@
 """The measuring half of a run: contributions, and the plan that follows from them."""
 
+import logging
 import time
 from contextlib import ExitStack, closing
 from functools import partial
@@ -24,6 +25,8 @@ from shapcut.session import Session
 from shapcut.store import EvaluationStore, StoredGame
 from shapcut.target import Target
 
+_LOG = logging.getLogger(__name__)
+
 _BUDGETED, _FINALS = "calibration", "finals"
 """Names of the games in a run's store; the budget counts the first."""
 
@@ -38,6 +41,8 @@ class Scoring:
         self.manifest = Manifest.start(run, session)
         self._stored: list[StoredGame] = []
         self._count: Counter | None = None
+        self._count_finals: Counter | None = None
+        self._finals: list[str] = []
         games = [session.game, *session.finals]
         with ExitStack() as resources:
             self._store = resources.enter_context(closing(EvaluationStore(run.evaluations)))
@@ -63,14 +68,28 @@ class Scoring:
         if found:
             self.reporter.say(f"{found} evaluations found from an earlier start")
         begin = time.monotonic()
-        with self.reporter.counting("measuring coalitions", recipe.budget) as count:
+        with (
+            self.reporter.working("estimating contributions"),
+            self.reporter.counting("measuring coalitions", recipe.budget) as count,
+        ):
             self._count = count
             contributions = parts.estimator.estimate(
                 self._game, recipe.budget, self._rng, n_remove=self.session.n_remove
             )
         again = np.random.default_rng([recipe.seed, 1])  # what follows draws as if nothing was examined
         measurements = self._game.measurements(contributions.coalitions)
-        contributions = examined(contributions, measurements, again)
+        with self.reporter.working("examining the contributions"):
+            contributions = examined(contributions, measurements, again)
+        if self._store.damaged:
+            self.reporter.say(
+                f"warning: {self._store.damaged} evaluations in {self.run.evaluations} were damaged and have "
+                "been measured again; check the disk"
+            )
+        if contributions.excluded:
+            self.reporter.say(
+                f"warning: {contributions.excluded} of {contributions.evaluations} coalitions have no finite "
+                "value; they are left out of every fit and never chosen"
+            )
         write_json_atomically(self.run.contributions, contributions.to_json())
         self._note("estimate", begin)
         return contributions
@@ -91,14 +110,18 @@ class Scoring:
         session = self.session
         target = target or session.targets[0]
         begin = time.monotonic()
+        self._finals = [f"{_FINALS}-{part}" for part in range(len(session.finals))]
         finals: list[Game] = [
-            MeteredGame(self._keep(game, measured, f"{_FINALS}-{part}"), cost=self._game.cost)
-            for part, (game, measured) in enumerate(zip(session.finals, self._measured[1:], strict=True))
+            MeteredGame(self._keep(game, measured, name), cost=self._game.cost)
+            for name, game, measured in zip(self._finals, session.finals, self._measured[1:], strict=True)
         ]
         if session.mended is not None:
             finals.append(self._keep(session.mended, session.mended, f"{_FINALS}-mended"))
-        with self.reporter.counting("searching for the best set", self._game.budget) as count:
-            self._count = count
+        with (
+            self.reporter.counting("searching for the best set", self._game.budget) as count,
+            self.reporter.counting("comparing the best sets, parts of text", len(finals)) as count_finals,
+        ):
+            self._count, self._count_finals = count, count_finals
             chosen = select_for(
                 session.parts.selector,
                 contributions,
@@ -138,17 +161,23 @@ class Scoring:
     def _observe(self, name: str, coalitions: CoalitionMatrix, values: Values, total: int) -> None:
         if self._count is not None and name == _BUDGETED:
             self._count(total)
+        if self._count_finals is not None and name in self._finals:
+            self._count_finals(self._finals.index(name) + 1)
         self.session.host.manager.hook.shapcut_coalitions_evaluated(
             coalitions=coalitions, values=values, total=total
         )
 
     def _note(self, phase: str, begin: float) -> None:
         work = self.session.game.work
+        _LOG.debug("%s took %.1f s; %d evaluations asked", phase, time.monotonic() - begin, self._game.spent)
         self.manifest.note(
             phase,
             seconds=round(time.monotonic() - begin, 3),
             evaluations_asked=self._game.spent,
+            evaluations_not_finite=int((~np.isfinite(self._game.evaluated()[1])).sum()),
             evaluations_measured={stored.name: stored.measured for stored in self._stored},
+            evaluations_stored={stored.name: self._store.count(stored.name) for stored in self._stored},
+            evaluations_of_all_starts={s.name: self._store.measured(s.name) for s in self._stored},
             cost=self._game.cost.to_json(),
             block_runs=work.block_runs if self._measured[0] is self.session.game else None,
         )

@@ -1,19 +1,19 @@
 """Several cuts from one run: one estimation, a plan and a checkpoint for each target."""
 
 import copy
-import json
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from shapcut.contributions import Contributions
 from shapcut.errors import InputError
-from shapcut.files import require_new_directory, write_json_atomically
+from shapcut.files import require_new_directory
 from shapcut.host import Host, checkpoint_formats
 from shapcut.loading import load
 from shapcut.pipeline import carry_out, default_run_directory, measure_original
 from shapcut.plan import RemovalPlan
 from shapcut.progress import Reporter, Silent
+from shapcut.prune_result import read_result
 from shapcut.recipe import Recipe
 from shapcut.run import Run, open_run
 from shapcut.scoring import Scoring
@@ -78,11 +78,9 @@ def prune_series(
             reporter.say(f"cutting to {label}")
             result = carry_out(
                 _with_fresh_model(session), plan, out / label, run, reporter,
-                command=scoring.manifest.command, before=before,
+                command=scoring.manifest.command, before=before, kept_as=run.result_of(label),
             )  # fmt: skip
             results[label] = result.to_json()
-            run.result_of(label).parent.mkdir(exist_ok=True)
-            write_json_atomically(run.result_of(label), results[label])
         series = SeriesResult(results, contributions.full_value)
         scoring.manifest.finish(series=series.to_json())
         host.manager.hook.shapcut_run_finished(run=run, hook=host.manager.hook)
@@ -116,7 +114,7 @@ def _finished(recipe: Recipe, out: Path, run: Run) -> dict[str, dict[str, Any]]:
     for label in recipe.target_labels():
         place = out / label
         if place.exists() and run.result_of(label).is_file():
-            finished[label] = json.loads(run.result_of(label).read_text(encoding="utf-8"))
+            finished[label] = read_result(run.result_of(label)).to_json()
         else:
             require_new_directory(place)
     return finished

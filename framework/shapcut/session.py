@@ -1,5 +1,6 @@
 """A recipe made ready: whatever can be refused is refused here, before the first evaluation."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -61,7 +62,7 @@ class Session:
     """A loaded model, its game and the parts that will work on it.
 
     Attributes:
-        recipe: what was asked for.
+        recipe: what is carried out; it asks for no finalists' text if there is none.
         host: the plugins.
         loaded: the model and its tokenizer.
         adapter: the model's adapter.
@@ -176,6 +177,9 @@ def prepare(recipe: Recipe, host: Host, *, target: bool, run_directory: Path | N
     for _, step in parts.steps:
         step.check_on(game.model, adapter)
         step_windows(recipe, loaded.tokenizer, step)
+    finals = () if recipe.mend_finalists else final_games(recipe, loaded.tokenizer, game)
+    if not finals and not recipe.mend_finalists:
+        recipe = recipe.model_copy(update={"finalist_samples": 0})
     return Session(
         recipe=recipe,
         host=host,
@@ -184,7 +188,7 @@ def prepare(recipe: Recipe, host: Host, *, target: bool, run_directory: Path | N
         calibration=calibration,
         held_out=held_out_windows(recipe, loaded.tokenizer),
         game=game,
-        finals=() if recipe.mend_finalists else final_games(recipe, loaded.tokenizer, game),
+        finals=finals,
         mended=_mended_game(recipe, parts, loaded.tokenizer, game) if recipe.mend_finalists else None,
         n_remove=max((each.typical_size() for each in targets), default=None),
         parts=parts,
@@ -251,16 +255,25 @@ def prepare_targets(recipe: Recipe, game: ModelGame, watch: Stopwatch) -> tuple[
         InputError: if one cannot be reached.
     """
     recipe.require_target(game.n_players)
-    rng = np.random.default_rng(recipe.seed)
     targets = make_targets(recipe, game.players, game.model, watch.measure)
+    check_targets(targets, game, recipe.seed)
+    return targets
+
+
+def check_targets(targets: Sequence[Target], game: Game, seed: int) -> None:
+    """Check that for each target a set was found that may be removed.
+
+    Raises:
+        InputError: otherwise.
+    """
+    rng = np.random.default_rng(seed)
     for target in targets:
         if target.is_count:
             number = round(target.needed)
             if target.text == f"{number} players":
-                check_target(game, number, recipe.seed)
+                check_target(game, number, seed)
                 continue
         target.require_permitted(game.permits, rng)
-    return targets
 
 
 def fuses(recipe: Recipe, adapter: Adapter, model: nn.Module, calibration: Calibration) -> bool:

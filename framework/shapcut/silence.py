@@ -11,7 +11,9 @@ LIBRARY_LOGGERS = (
     "transformers",
     "huggingface_hub",
     "datasets",
+    "evaluate",
     "gguf",
+    "lm_eval",
     "torchao",
     "torch.utils._pytree",  # says what of torchao's is deprecated when that is imported
     "bitsandbytes",
@@ -22,7 +24,8 @@ LIBRARY_LOGGERS = (
 def quiet_libraries() -> Iterator[None]:
     """No progress bars and no log lines below errors from transformers, the hub client and datasets.
 
-    Levels and the progress-bar switch are as before when the context closes.
+    Levels and the progress-bar switch are as before when the context closes. Where shapcut's own loggers
+    speak at the level DEBUG, the libraries' log lines are wanted too and stay.
     """
     from huggingface_hub import utils as hub_utils  # noqa: PLC0415 - slow, and only needed with models
     from transformers.utils import logging as transformers_utils_logging  # noqa: PLC0415
@@ -32,7 +35,7 @@ def quiet_libraries() -> Iterator[None]:
     loggers = [logging.getLogger(name) for name in LIBRARY_LOGGERS]
     levels = [logger.level for logger in loggers]
     bars, hub_bars = transformers_logging.is_progress_bar_enabled(), not hub.are_progress_bars_disabled()
-    for logger in loggers:
+    for logger in () if logging.getLogger("shapcut").isEnabledFor(logging.DEBUG) else loggers:
         logger.setLevel(logging.ERROR)
     transformers_logging.disable_progress_bar()
     try:

@@ -9,11 +9,12 @@ from typing import Any, Literal
 from urllib.parse import urlsplit
 from urllib.request import getproxies
 
-from shapcut.demo_models import DEMO_PREFIX, demo_directory
+from shapcut.demo_models import DEMO_PREFIX, demo_directory, fetched_demo
 from shapcut.errors import InputError
 from shapcut.formats import CheckpointFormat, asked_formats, claiming_format
 from shapcut.quantized import quantization_method, require_packages
 from shapcut.silence import one_line, quiet_libraries
+from shapcut.untrusted import require_no_adapter, require_plain_shards
 
 DTYPES = ("float32", "bfloat16", "float16")
 
@@ -57,9 +58,11 @@ class Location:
 
         for name in ("model.safetensors.index.json", "model.safetensors"):
             try:
-                cached_file(self.path, name, local_files_only=self.local)
+                found = cached_file(self.path, name, local_files_only=self.local)
             except OSError:
                 continue
+            if found is not None and name.endswith(".index.json"):
+                require_plain_shards(Path(found))
             return
         convert = f"AutoModelForCausalLM.from_pretrained({self.path!r}).save_pretrained('converted')"
         raise InputError(
@@ -104,13 +107,21 @@ def inspect_source(
             causal language model, it needs code that comes with it, or the dtype is not supported.
     """
     check_dtype(dtype)
-    location = locate(source, formats)
+    return inspect_location(locate(source, formats), trust_remote_code)
+
+
+def inspect_location(location: Location, trust_remote_code: bool) -> SourceFacts:
+    """As `inspect_source`, of a model that was located.
+
+    Raises:
+        InputError: as `inspect_source`.
+    """
     if location.format is not None:
         return SourceFacts(location.format.depth(Path(location.path)), max_length=None)
     whole = read_config(location, trust_remote_code)
     method = quantization_method(whole) if location.gguf_file is None else None
     if method is not None:
-        require_packages(source, method)
+        require_packages(location.source, method)
     config = whole.get_text_config()
     return SourceFacts(
         getattr(config, "num_hidden_layers", None), getattr(config, "max_position_embeddings", None), method
@@ -119,9 +130,14 @@ def inspect_source(
 
 def checkpoint_path(source: str, formats: Sequence[CheckpointFormat] = ()) -> Path | None:
     """The local file or directory with a model's weights; None if they are on the hub or quantized GGUF."""
+    return None if locate(source, formats).gguf_file is not None else weights_path(source, formats)
+
+
+def weights_path(source: str, formats: Sequence[CheckpointFormat] = ()) -> Path | None:
+    """The local file or directory that a model's weights are read from; None if they are on the hub."""
     location = locate(source, formats)
-    path = Path(location.path)
-    return path if location.gguf_file is None and path.exists() else None
+    path = Path(location.gguf_file or location.path)
+    return path if path.exists() else None
 
 
 def check_dtype(name: str) -> None:
@@ -134,19 +150,24 @@ def check_dtype(name: str) -> None:
         raise InputError(f"--dtype {name} is not supported; use one of auto, {', '.join(DTYPES)}")
 
 
-def locate(source: str, formats: Sequence[CheckpointFormat] = ()) -> Location:
+def locate(source: str, formats: Sequence[CheckpointFormat] = (), *, offline: bool = False) -> Location:
     """Find what the user named.
+
+    Args:
+        source: what that is.
+        formats: asked before transformers.
+        offline: whether nothing may be fetched: neither a demo model nor anything from the hub.
 
     Raises:
         InputError: if it is neither a directory, a GGUF file, a demo model, what one of the formats claims,
             nor possibly a hub id; or if the format that claims it finds something wrong.
     """
     if source.startswith(DEMO_PREFIX):
-        return Location(source, str(demo_directory(source)))
+        return Location(source, str(fetched_demo(source) if offline else demo_directory(source)))
     path = Path(source)
     if source and path.exists():
         return _located_here(source, path, formats)
-    return _located_on_hub(source)
+    return _located_on_hub(source, offline)
 
 
 def _located_here(source: str, path: Path, formats: Sequence[CheckpointFormat]) -> Location:
@@ -167,10 +188,11 @@ def _located_directory(source: str, path: Path, asked: str) -> Location:
         )
     try:
         content = json.loads(config.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise InputError(f"{config} is damaged: {one_line(error)}") from error
     if not isinstance(content, dict):
         raise InputError(f"{config} is damaged: it holds no JSON object")
+    require_no_adapter(path)
     return Location(source, source)
 
 
@@ -186,7 +208,7 @@ def _located_file(source: str, path: Path, asked: str) -> Location:
     return Location(source, str(absolute.parent), str(absolute))
 
 
-def _located_on_hub(source: str) -> Location:
+def _located_on_hub(source: str, offline: bool) -> Location:
     import huggingface_hub as hub  # noqa: PLC0415 - slow to import
     from huggingface_hub import utils as hub_utils  # noqa: PLC0415
 
@@ -195,10 +217,15 @@ def _located_on_hub(source: str) -> Location:
         utils.validate_repo_id(source)
     except ValueError as error:
         raise InputError(f"unknown model {source!r}: there is no such directory or file") from error
-    if _hub_is_reachable():
+    if not offline and _hub_is_reachable():
         return Location(source, source, local=False)
     if isinstance(hub.try_to_load_from_cache(source, "config.json"), str):
         return Location(source, source)
+    if offline:
+        raise InputError(
+            f"unknown model {source!r}: there is no such directory or file, and no config of that name is "
+            f"cached; nothing is downloaded here: fetch it with: hf download {source} config.json"
+        )
     raise InputError(
         f"unknown model {source!r}: there is no such directory or file, and the hub ({_hub_endpoint()}) "
         "cannot be reached"

@@ -13,6 +13,7 @@ import pluggy
 from torch import nn
 
 from shapcut.adapter import Adapter
+from shapcut.checkpoint import save
 from shapcut.errors import InputError
 from shapcut.files import copy_tree, new_directory, write_json_atomically
 from shapcut.postprocess import PostProcessor, Stage, StepContext, StoredModel
@@ -148,8 +149,8 @@ def run_steps(
         reporter.say(f"step {steps[done - 1][0]} was finished by an earlier start")
         model = _loaded(adapter, results.result(done), model)
     for number, (spec, step) in enumerate(steps[done:], start=done + 1):
-        reporter.say(f"step {spec}")
-        model = _done(step, model, context(step, results.begin(number)), results, number)
+        with reporter.working(f"step {spec}"):
+            model = _done(step, model, context(step, results.begin(number)), results, number)
         hook.shapcut_step_finished(name=spec, model=model)
     tolerances = [step.tolerance for _, step in steps if step.tolerance is not None]
     return PostProcessed(model, results.result(len(steps)), max(tolerances, default=None))
@@ -166,7 +167,7 @@ def _done(
         return outcome.model
     pruned: nn.Module = outcome
     with quiet_libraries():
-        results.finish(number, lambda directory: context.adapter.save(pruned, directory))
+        results.finish(number, lambda directory: save(context.adapter, pruned, directory))
     return pruned
 
 
@@ -187,5 +188,5 @@ def _read_fingerprint(directory: Path) -> str | None:
     try:
         content = json.loads((directory / "step.json").read_text(encoding="utf-8"))
         return str(content["fingerprint"])
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return None

@@ -3,6 +3,7 @@
 import json
 import sqlite3
 import time
+import zlib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -27,6 +28,7 @@ CREATE TABLE IF NOT EXISTS evaluations (
     value REAL,  -- NULL: not a number
     first_half REAL,  -- on halves of the text; NULL: not a number, or not known
     second_half REAL,
+    checksum INTEGER,  -- of all before it; NULL: written by an earlier version
     PRIMARY KEY (game, coalition)
 ) STRICT, WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS durations (
@@ -38,8 +40,19 @@ CREATE TABLE IF NOT EXISTS durations (
 
 
 _INSERT = """
-INSERT OR REPLACE INTO evaluations (game, coalition, value, first_half, second_half) VALUES (?, ?, ?, ?, ?)
+INSERT OR REPLACE INTO evaluations (game, coalition, value, first_half, second_half, checksum)
+VALUES (?, ?, ?, ?, ?, ?)
 """
+
+_ADDED_COLUMNS = {"first_half": "REAL", "second_half": "REAL", "checksum": "INTEGER"}
+
+Numbers = tuple[float | None, ...]
+
+
+def _checksum(game: str, coalition: bytes, numbers: Numbers) -> int:
+    """What tells a row from one in which a bit has changed."""
+    known = ["" if number is None else float(number).hex() for number in numbers]
+    return zlib.crc32(b"\0".join([game.encode(), coalition, *(text.encode() for text in known)]))
 
 
 class EvaluationStore:
@@ -54,6 +67,7 @@ class EvaluationStore:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self.damaged = 0
         with self._named_errors():
             self._connection = sqlite3.connect(path, timeout=1.0, isolation_level=None)
         try:
@@ -61,24 +75,36 @@ class EvaluationStore:
                 self._connection.execute("PRAGMA journal_mode=WAL")
                 self._connection.execute("PRAGMA synchronous=FULL")
                 self._connection.executescript(_SCHEMA)
-                self._add_halves()
+                self._add_columns()
+                self._check_structure()
         except InputError:
             self.close()
             raise
 
-    def _add_halves(self) -> None:
-        """Give a file of an earlier version its columns for halves of the text."""
+    def _add_columns(self) -> None:
+        """Give a file of an earlier version the columns that it lacks."""
         columns = self._connection.execute("SELECT name FROM pragma_table_info('evaluations')").fetchall()
-        if ("first_half",) not in columns:
-            for half in ("first_half", "second_half"):
-                self._connection.execute(f"ALTER TABLE evaluations ADD COLUMN {half} REAL")
+        for name, kind in _ADDED_COLUMNS.items():
+            if (name,) not in columns:
+                self._connection.execute(f"ALTER TABLE evaluations ADD COLUMN {name} {kind}")
+
+    def _check_structure(self) -> None:
+        """Let SQLite look for damage: a lookup might go past it and take stored values for missing ones."""
+        found = self._connection.execute("PRAGMA quick_check(1)").fetchone()[0]
+        if found != "ok":
+            raise sqlite3.DatabaseError(found)
 
     @contextmanager
     def _named_errors(self) -> Iterator[None]:
         try:
             yield
-        except sqlite3.Error as error:
+        except sqlite3.OperationalError as error:  # such as a full disk
             raise InputError(f"cannot use the evaluation store {self.path}: {error}") from error
+        except (sqlite3.Error, ValueError, TypeError, OverflowError) as error:
+            raise InputError(
+                f"cannot use the evaluation store {self.path}: it is damaged ({error}); restore it, "
+                "or move it away and everything is measured again"
+            ) from error
 
     def close(self) -> None:
         """Close the file."""
@@ -97,7 +123,8 @@ class EvaluationStore:
             if row is None:
                 self._connection.execute("INSERT INTO games VALUES (?, ?)", (name, text))
         if row is not None and row[0] != text:
-            stored, wanted = json.loads(row[0]), dict(fingerprint)
+            with self._named_errors():
+                stored, wanted = dict(json.loads(row[0])), dict(fingerprint)
             differing = sorted(k for k in {*stored, *wanted} if stored.get(k) != wanted.get(k))
             was, now = ({key: side.get(key) for key in differing} for side in (stored, wanted))
             raise StoreMismatchError(
@@ -106,14 +133,22 @@ class EvaluationStore:
 
     def lookup(self, name: str, coalitions: CoalitionMatrix) -> dict[bytes, list[float]]:
         """The stored measurements among the given rows, by packed coalition."""
-        query = "SELECT value, first_half, second_half FROM evaluations WHERE game = ? AND coalition = ?"
+        query = (
+            "SELECT value, first_half, second_half, checksum FROM evaluations "
+            "WHERE game = ? AND coalition = ?"
+        )
+        known = {}
         with self._named_errors():
-            rows = {key: self._connection.execute(query, (name, key)).fetchone() for key in keys(coalitions)}
-        return {
-            key: [np.nan if number is None else float(number) for number in row]
-            for key, row in rows.items()
-            if row is not None
-        }
+            for key in dict.fromkeys(keys(coalitions)):
+                row = self._connection.execute(query, (name, key)).fetchone()
+                if row is None:
+                    continue
+                *numbers, checksum = row
+                if checksum is not None and checksum != _checksum(name, key, tuple(numbers)):
+                    self.damaged += 1
+                    continue
+                known[key] = [np.nan if number is None else float(number) for number in numbers]
+        return known
 
     def add(
         self, name: str, coalitions: CoalitionMatrix, found: Values | Measurements, seconds: float = 0.0
@@ -126,10 +161,10 @@ class EvaluationStore:
             found: its values or measurements.
             seconds: what measuring it took.
         """
-        rows = [
-            (name, key, *(None if np.isnan(number) else number for number in numbers))
-            for key, numbers in zip(keys(coalitions), as_measurements(found).tolist(), strict=True)
-        ]
+        rows = []
+        for key, numbers in zip(keys(coalitions), as_measurements(found).tolist(), strict=True):
+            plain = tuple(None if np.isnan(number) else number for number in numbers)
+            rows.append((name, key, *plain, _checksum(name, key, plain)))
         with self._named_errors(), self._connection:
             self._connection.execute("BEGIN IMMEDIATE")
             self._connection.executemany(_INSERT, rows)
@@ -145,6 +180,13 @@ class EvaluationStore:
         with self._named_errors():
             row = self._connection.execute(query, (name,)).fetchone()
         return 0.0 if row is None else float(row[0])
+
+    def measured(self, name: str) -> int:
+        """How many evaluations of a game have been made, by all starts together; `count` if none twice."""
+        query = "SELECT evaluations FROM durations WHERE game = ?"
+        with self._named_errors():
+            row = self._connection.execute(query, (name,)).fetchone()
+        return 0 if row is None else int(row[0])
 
     def count(self, name: str) -> int:
         """How many evaluations of a game are stored."""

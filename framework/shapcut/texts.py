@@ -26,7 +26,7 @@ def check_source(source: str) -> None:
     """Refuse a source that cannot be read, without a tokenizer and without the network.
 
     Args:
-        source: ``builtin``, the path of a ``.txt`` or ``.jsonl`` file, or ``hf:NAME[:CONFIG]``.
+        source: ``builtin``, the path of a ``.txt`` or ``.jsonl`` file, or ``hf:NAME[:CONFIG[:SPLIT]]``.
 
     Raises:
         InputError: saying what is wrong with it.
@@ -126,24 +126,25 @@ def _documents(source: str, text: str) -> Iterable[str]:
         yield document
 
 
-def _hub_name(source: str) -> tuple[str, str | None]:
-    name, _, config = source.removeprefix(HUB_PREFIX).partition(":")
+def _hub_name(source: str) -> tuple[str, str | None, str]:
+    """Name, configuration and split of a data set of the hub."""
+    name, config, split = [*source.removeprefix(HUB_PREFIX).split(":", 2), "", ""][:3]
     if not name:
-        raise InputError(f"{source!r} names no data set; write hf:NAME or hf:NAME:CONFIG")
+        raise InputError(f"{source!r} names no data set; write hf:NAME or hf:NAME:CONFIG:SPLIT")
     if importlib.util.find_spec("datasets") is None:
         raise InputError(f"{source} needs the datasets library: pip install 'shapcut[hub]'")
-    return name, config or None
+    return name, config or None, split or "train"
 
 
 def _read_hub(source: str) -> str:
-    """The training split of a hub data set, as far as `MAX_HUB_CHARACTERS`."""
-    name, config = _hub_name(source)
+    """A split of a hub data set (the training split unless named), as far as `MAX_HUB_CHARACTERS`."""
+    name, config, split = _hub_name(source)
     import datasets  # noqa: PLC0415 - optional
 
     documents, characters = [], 0
     try:
         with quiet_libraries():
-            rows: Any = datasets.load_dataset(name, config, split="train", streaming=True)
+            rows: Any = datasets.load_dataset(name, config, split=split, streaming=True)
             for row in rows:
                 document = _row_text(row, source)
                 documents.append(document)

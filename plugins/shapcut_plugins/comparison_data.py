@@ -3,10 +3,13 @@
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field, ValidationError
+from pydantic import Field
 
-from shapcut.errors import InputError
-from shapcut_plugins.report_data import Part
+from shapcut_plugins.curve_chart import Cut
+from shapcut_plugins.report_data import Part, read_part
+
+Method = tuple[str, list[Cut]]
+"""A name and its cuts, the whole model first; no cuts if none has a finite result."""
 
 
 class ModelFacts(Part):
@@ -24,6 +27,7 @@ class TextFacts(Part):
     calibration_windows: tuple[int, int]
     held_out: str
     held_out_windows: tuple[int, int]
+    held_out_fingerprint: str = ""
     adds_bos: bool
 
 
@@ -60,11 +64,19 @@ def read_comparison(path: Path) -> ComparisonFacts:
     Raises:
         InputError: if it cannot be read.
     """
-    try:
-        return ComparisonFacts.model_validate_json(path.read_bytes())
-    except OSError as error:
-        raise InputError(f"cannot read {path}: {error.strerror}") from error
-    except ValidationError as error:
-        first = error.errors()[0]
-        place = ".".join(str(part) for part in first["loc"]) or "the file"
-        raise InputError(f"{path} is damaged: {place}: {first['msg']}; repeat the comparison") from error
+    return read_part(path, ComparisonFacts, again="repeat the comparison")
+
+
+def method_cuts(comparison: ComparisonFacts) -> tuple[Method, ...]:
+    """The cuts of each method of a comparison, the mean of its seeds."""
+    found: dict[str, dict[int, list[float]]] = {}
+    for row in comparison.rows:
+        sizes = found.setdefault(row.method, {})
+        if row.held_out_perplexity is not None:
+            sizes.setdefault(row.n_remove, []).append(row.held_out_perplexity)
+    dense = comparison.dense_held_out_perplexity
+    whole = [] if dense is None else [Cut.of(0, [dense])]
+    return tuple(
+        (name, whole + [Cut.of(size, seeds) for size, seeds in sorted(sizes.items())] if sizes else [])
+        for name, sizes in found.items()
+    )

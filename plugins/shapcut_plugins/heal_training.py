@@ -1,13 +1,16 @@
 """A short training that a kill does not undo."""
 
+import hashlib
 import math
 import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from pickle import UnpicklingError  # what torch raises for a damaged file
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional
@@ -142,7 +145,12 @@ class Training:
         with new_directory(latest) as directory:
             weights = {name: p.detach().cpu().contiguous() for name, p in self._trained.items()}
             save_file(weights, directory / _WEIGHTS)
-            state = {"optimizer": self._optimizer.state_dict(), "curve": self._curve, "of": dict(identity)}
+            state = {
+                "optimizer": self._optimizer.state_dict(),
+                "curve": self._curve,
+                "of": dict(identity),
+                "weights": _digest(directory / _WEIGHTS),
+            }
             torch.save(state, directory / _STATE)
         for older in checkpoints.glob("[0-9]*"):
             if older != latest:
@@ -153,13 +161,33 @@ class Training:
         found = sorted(checkpoints.glob("[0-9]*"))
         if not found:
             return 0
-        state = torch.load(found[-1] / _STATE, map_location=self._device, weights_only=True)
-        if state["of"] != dict(identity):
+        read = _read_checkpoint(found[-1], self._device)
+        if read is None or read[0]["of"] != dict(identity) or read[1].keys() != self._trained.keys():
             return 0
-        weights = load_file(found[-1] / _WEIGHTS)
+        state, weights = read
         with torch.no_grad():
             for name, parameter in self._trained.items():
                 parameter.copy_(weights[name])
         self._optimizer.load_state_dict(state["optimizer"])
         self._curve = state["curve"]
         return len(self._curve)
+
+
+def _read_checkpoint(
+    directory: Path, device: torch.device
+) -> tuple[dict[str, Any], dict[str, Tensor]] | None:
+    """State and weights of a checkpoint; None if it is damaged: then the training starts afresh."""
+    try:
+        state = torch.load(directory / _STATE, map_location=device, weights_only=True)
+        if state.keys() != {"optimizer", "curve", "of", "weights"}:
+            return None
+        if state["weights"] != _digest(directory / _WEIGHTS):
+            return None
+        return state, load_file(directory / _WEIGHTS)
+    except (OSError, RuntimeError, ValueError, AttributeError, EOFError, UnpicklingError, SafetensorError):
+        return None
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,7 +1,6 @@
-"""The report of a run: one HTML file that needs no network and no script."""
+"""The report of a run: one HTML file that needs nothing from the network."""
 
 import json
-import math
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Annotated, Any
@@ -10,27 +9,34 @@ import pluggy
 import typer
 from markupsafe import Markup
 
+from shapcut.errors import InputError
 from shapcut.files import write_text_atomically
 from shapcut.run import Run
+from shapcut_plugins import report_measurements, report_summary
 from shapcut_plugins.comparison_page import write_comparison
-from shapcut_plugins.page import environment, figure
-from shapcut_plugins.report_chart import contribution_chart, removal_curve
-from shapcut_plugins.report_data import Measurement, Result, RunFacts, read_run
+from shapcut_plugins.curve_chart import curve_chart
+from shapcut_plugins.depth_map import DepthMap, depth_map
+from shapcut_plugins.page import environment
+from shapcut_plugins.pair_charts import heat_map, scatters
+from shapcut_plugins.report_baselines import Baselines, own_cuts, read_baselines
+from shapcut_plugins.report_chart import contribution_chart
+from shapcut_plugins.report_data import ContributionFacts, RunFacts, read_run
 
 TEMPLATE = "report.html.jinja"
 
 Section = tuple[str, str]
 """A heading and an HTML body, from a plugin that is trusted with it."""
 
-Row = tuple[str, str, str, str]
-"""What a figure is of, the original's, the pruned model's, and the change."""
 
-
-def report_command(hook: pluggy.HookRelay) -> Callable[[Path], None]:
+def report_command(hook: pluggy.HookRelay) -> Callable[..., None]:
     """The command ``report``; ``hook`` asks the other plugins for their sections."""
 
     def report(
         directory: Annotated[Path, typer.Argument(metavar="DIR", help="the directory of a run, see --run")],
+        baselines: Annotated[
+            Path | None,
+            typer.Option(help="a directory of shapcut compare: its methods beside the run's own cuts"),
+        ] = None,
     ) -> None:
         """Write DIR/report.html, for people: what was removed and why, what it did, what it cost.
 
@@ -38,74 +44,68 @@ def report_command(hook: pluggy.HookRelay) -> Callable[[Path], None]:
         """
         run = Run(directory)
         if run.comparison.is_file():
+            if baselines is not None:
+                raise InputError(f"{directory} is a comparison itself; --baselines is for a run")
             write_comparison(run)
             typer.echo(str(run.comparison_page))
             return
         read_run(run)  # refuses what is no run before any plugin sees it
-        write_report(run, hook.shapcut_report_sections(run=run))
+        others = None if baselines is None else Run(baselines)
+        write_report(run, hook.shapcut_report_sections(run=run), baselines=others)
         typer.echo(str(run.report))
 
     return report
 
 
-def write_report(run: Run, sections: Iterable[Sequence[Section]] = ()) -> None:
+def write_report(
+    run: Run, sections: Iterable[Sequence[Section]] = (), *, baselines: Run | None = None
+) -> None:
     """Write the report of a run into its directory, in place of an earlier one.
 
     Args:
         run: the run.
         sections: what each of the other plugins adds; bodies are HTML and go in as they are.
+        baselines: a comparison whose methods are shown beside the run's own cuts.
 
     Raises:
-        InputError: if it is not the directory of a run, or a file of it cannot be read.
+        InputError: if it is not the directory of a run, a file of it cannot be read, or the comparison is of
+            another model or text.
     """
-    text = render_report(read_run(run), [section for added in sections for section in added])
+    facts = read_run(run)
+    others = None if baselines is None else read_baselines(facts, baselines)
+    text = render_report(facts, [section for added in sections for section in added], others)
     write_text_atomically(run.report, text)
 
 
-def render_report(facts: RunFacts, sections: Sequence[Section] = ()) -> str:
+def render_report(
+    facts: RunFacts, sections: Sequence[Section] = (), baselines: Baselines | None = None
+) -> str:
     """The report as HTML text; everything but the bodies of ``sections`` is escaped."""
-    plan, scored, manifest = facts.plan, facts.contributions, facts.manifest
-    removed = plan.removed if plan else ()
-    points = manifest.series.curve if manifest.series else ()
-    cuts = [(point.removed, point.held_out_perplexity) for point in points]
+    manifest, plan = facts.manifest, facts.plan
+    methods = [("this run", own_cuts(facts)), *(baselines.methods if baselines else ())]
     return (
         environment()
         .get_template(TEMPLATE)
         .render(
             manifest=manifest,
             plan=plan,
-            scored=scored,
-            removed=removed,
-            result=manifest.result,
-            comparison=comparison(manifest.result) if manifest.result else [],
-            chart=contribution_chart(scored.players, removed) if scored and scored.players else None,
-            curve=removal_curve(cuts),
+            cuts=facts.cuts,
+            removed=facts.removed,
+            depth=_depth(facts),
+            outcome=report_summary.outcome(manifest.result)[1:] if manifest.result else [],
+            outcomes={label: report_summary.outcome(result)[1:] for label, result in facts.cuts.items()},
+            why=report_summary.why(plan, facts.contributions) if plan else [],
+            curve=curve_chart(methods) if manifest.series or baselines else None,
+            methods=[name for name, _ in methods],
+            baselines=baselines,
+            cost=report_summary.cost(facts),
             recipe={key: plain(value) for key, value in manifest.recipe.items() if value not in (None, [])},
             seconds=sum(phase.seconds for phase in manifest.phases.values()),
             sections=[(heading, Markup(body)) for heading, body in sections],  # noqa: S704 - a plugin's own HTML
+            **_measured(facts),
+            **_scored(facts.contributions, facts),
         )
     )
-
-
-def comparison(result: Result) -> list[Row]:
-    """Dense against pruned, one row a figure."""
-    dense, pruned = result.dense, result.pruned
-    rows = [
-        _row("perplexity", dense.perplexity.perplexity, pruned.perplexity.perplexity, "{:,.2f}"),
-        _row("parameters", dense.parameters, pruned.parameters, "{:,}"),
-        _row("weights in memory (MB)", dense.weight_bytes / 1e6, pruned.weight_bytes / 1e6, "{:,.2f}"),
-        _row("weight files (MB)", _megabytes(dense), _megabytes(pruned), "{:,.2f}"),
-    ]
-    if dense.latency and pruned.latency:
-        before, after = dense.latency, pruned.latency
-        prefill = f"reading {before.prompt_tokens} tokens (ms)"
-        rows += [
-            _row(prefill, before.prefill_seconds * 1e3, after.prefill_seconds * 1e3, "{:,.1f}"),
-            _row(
-                "one further token (ms)", before.decode_seconds * 1e3, after.decode_seconds * 1e3, "{:,.1f}"
-            ),
-        ]
-    return rows
 
 
 def plain(value: Any) -> str:
@@ -113,15 +113,36 @@ def plain(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
-def _row(name: str, before: float | None, after: float | None, form: str) -> Row:
-    return name, figure(before, form), figure(after, form), _change(before, after)
+def _measured(facts: RunFacts) -> dict[str, Any]:
+    """What the template shows of the measurements of all cuts."""
+    results = list(facts.cuts.values())
+    if not results:
+        return {"measured": [], "settings": []}
+    models = [results[0].dense, *(result.pruned for result in results)]
+    return {
+        "measured": report_measurements.rows(models),
+        "settings": report_measurements.settings(results[0].dense),
+    }
 
 
-def _change(before: float | None, after: float | None) -> str:
-    if not before or after is None or not math.isfinite(after / before):
-        return ""
-    return f"{after / before - 1.0:+.1%}"
+def _scored(scored: ContributionFacts | None, facts: RunFacts) -> dict[str, Any]:
+    """What the template shows of the contributions."""
+    if scored is None:
+        return dict.fromkeys(("scored", "chart", "heat", "interaction", "scatters", "trust"))
+    fidelity, removed = scored.fidelity_held_out, facts.removed
+    return {
+        "scored": scored,
+        "chart": contribution_chart(scored.players, removed) if scored.players else None,
+        "heat": heat_map(scored.interactions, removed, scored.fixed) if scored.interactions else None,
+        "interaction": report_summary.interaction(scored),
+        "scatters": scatters(fidelity.points, len(removed)) if fidelity else (),
+        "trust": report_summary.trust(scored),
+    }
 
 
-def _megabytes(measurement: Measurement) -> float | None:
-    return None if measurement.checkpoint_bytes is None else measurement.checkpoint_bytes / 1e6
+def _depth(facts: RunFacts) -> DepthMap | None:
+    plans = {label: result.plan for label, result in facts.cuts.items()}
+    if not plans and facts.plan is not None:
+        plans = {"plan": facts.plan}
+    removals = [(label, None, [plan.removed]) for label, plan in plans.items()]
+    return depth_map(removals, facts.manifest.model.players)

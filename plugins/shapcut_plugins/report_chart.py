@@ -1,15 +1,14 @@
 """The geometry of the chart of contributions: one bar a player, in the order of the depth."""
 
-import math
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
+from shapcut_plugins.charts import Scale, Tick
 from shapcut_plugins.report_data import PlayerFacts
 
 LEFT, RIGHT, TOP, PLOT_HEIGHT, BELOW = 64, 12, 12, 220, 84
 _MIN_WIDTH, _MIN_STEP, _MAX_STEP = 640, 20, 64
 _BAR_SHARE = 0.62
-_TICKS = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +61,7 @@ class Chart:
     right: float
     bottom: float
     zero: float
-    ticks: tuple[tuple[float, str], ...]
+    ticks: tuple[Tick, ...]
     bars: tuple[Bar, ...]
 
 
@@ -74,8 +73,7 @@ def contribution_chart(players: Sequence[PlayerFacts], removed: Collection[int])
         removed: indices of the removed players.
     """
     step = min(max((_MIN_WIDTH - LEFT - RIGHT) / len(players), _MIN_STEP), _MAX_STEP)
-    ticks = axis_ticks(*_extent(players))
-    scale = _Scale(ticks[0], ticks[-1])
+    scale = Scale.linear(*_extent(players), TOP + PLOT_HEIGHT, TOP)
     right = LEFT + step * len(players)
     return Chart(
         width=round(right + RIGHT, 1),
@@ -83,74 +81,13 @@ def contribution_chart(players: Sequence[PlayerFacts], removed: Collection[int])
         left=LEFT,
         right=round(right, 1),
         bottom=TOP + PLOT_HEIGHT,
-        zero=scale.y(0.0),
-        ticks=tuple((scale.y(tick), f"{tick:g}") for tick in ticks),
+        zero=scale.place(0.0),
+        ticks=scale.ticks,
         bars=tuple(
             _bar(facts, place, step, scale, is_removed=facts.player in removed)
             for place, facts in enumerate(players)
         ),
     )
-
-
-def axis_ticks(low: float, high: float) -> list[float]:
-    """About five round numbers, the first at most ``low`` and the last at least ``high``."""
-    span = high - low or 1.0
-    power = 10.0 ** math.floor(math.log10(span / _TICKS))
-    step = next(power * factor for factor in (1, 2, 5, 10) if power * factor >= span / _TICKS * (1 - 1e-9))
-    first, last = math.floor(low / step), math.ceil((low + span) / step)
-    digits = max(0, -math.floor(math.log10(step)))
-    return [round(number * step, digits) for number in range(first, last + 1)]
-
-
-@dataclass(frozen=True, slots=True)
-class Curve:
-    """Figures of several cuts against how many players each removes.
-
-    Attributes:
-        width: of the whole drawing.
-        height: of the whole drawing.
-        ticks: (y, label) of the grid lines.
-        dots: (x, y, label below, words) of each cut.
-        path: the line through them.
-    """
-
-    width: float
-    height: float
-    ticks: tuple[tuple[float, str], ...]
-    dots: tuple[tuple[float, float, str, str], ...]
-    path: str
-
-
-def removal_curve(points: Sequence[tuple[int, float]]) -> Curve | None:
-    """Lay out (players removed, perplexity); None without two finite points."""
-    known = [(removed, figure) for removed, figure in points if math.isfinite(figure)]
-    if len(known) < 2:  # noqa: PLR2004 - a line needs two
-        return None
-    ticks = axis_ticks(min(figure for _, figure in known), max(figure for _, figure in known))
-    scale, most = _Scale(ticks[0], ticks[-1]), max(removed for removed, _ in known) or 1
-    across = _MIN_WIDTH - LEFT - 3 * RIGHT
-    dots = tuple(
-        (
-            round(LEFT + RIGHT + across * removed / most, 1),
-            scale.y(figure),
-            str(removed),
-            f"{removed} removed: {figure:.2f}",
-        )
-        for removed, figure in known
-    )
-    path = " ".join(f"{'L' if place else 'M'}{dot[0]} {dot[1]}" for place, dot in enumerate(dots))
-    marks = tuple((scale.y(tick), f"{tick:g}") for tick in ticks)
-    return Curve(_MIN_WIDTH, TOP + PLOT_HEIGHT + 2.0 * RIGHT, marks, dots, path)
-
-
-@dataclass(frozen=True, slots=True)
-class _Scale:
-    low: float
-    high: float
-
-    def y(self, value: float) -> float:
-        share = (self.high - value) / (self.high - self.low)
-        return round(TOP + share * PLOT_HEIGHT, 1)
 
 
 def _extent(players: Sequence[PlayerFacts]) -> tuple[float, float]:
@@ -162,12 +99,14 @@ def _extent(players: Sequence[PlayerFacts]) -> tuple[float, float]:
     return min(ends), max(ends)
 
 
-def _bar(facts: PlayerFacts, place: int, step: float, scale: _Scale, *, is_removed: bool) -> Bar:
+def _bar(facts: PlayerFacts, place: int, step: float, scale: Scale, *, is_removed: bool) -> Bar:
     value = facts.value or 0.0
     error = facts.standard_error
-    edges = sorted((scale.y(value), scale.y(0.0)))
+    edges = sorted((scale.place(value), scale.place(0.0)))
     middle = LEFT + step * (place + 0.5)
-    has_whisker = facts.value is not None and error is not None
+    whisker = None
+    if facts.value is not None and error is not None:
+        whisker = scale.place(value + error), scale.place(value - error)
     return Bar(
         label=str(facts.player),
         text=_words(facts, is_removed=is_removed),
@@ -176,7 +115,7 @@ def _bar(facts: PlayerFacts, place: int, step: float, scale: _Scale, *, is_remov
         y=edges[0],
         width=round(step * _BAR_SHARE, 1),
         height=round(edges[1] - edges[0], 1),
-        whisker=(scale.y(value + (error or 0.0)), scale.y(value - (error or 0.0))) if has_whisker else None,
+        whisker=whisker,
         removed=is_removed,
         known=facts.value is not None,
     )

@@ -17,6 +17,13 @@ class Part(BaseModel):
     model_config = ConfigDict(frozen=True, extra="ignore")
 
 
+def number(value: Any) -> float | None:
+    """A JSON number, or one of the words that stand for infinity and NaN; None for anything else."""
+    if isinstance(value, str):
+        return float(value) if value in ("Infinity", "-Infinity", "NaN") else None
+    return None if isinstance(value, bool) or not isinstance(value, int | float) else float(value)
+
+
 class ModelFacts(Part):
     """Which model was pruned."""
 
@@ -36,6 +43,13 @@ class TextFacts(Part):
     adds_bos: bool
 
 
+class CostFacts(Part):
+    """What a method has asked for, as if nothing had been stored by an earlier start."""
+
+    evaluations: int
+    tokens: int
+
+
 class Phase(Part):
     """What a run had cost when a phase ended; all but the seconds count from the start of the run."""
 
@@ -43,31 +57,15 @@ class Phase(Part):
     evaluations_asked: int | None = None
     evaluations_measured: dict[str, int] = Field(default_factory=dict)
     block_runs: int | None = None
+    cost: CostFacts | None = None
 
-
-class PerplexityFacts(Part):
-    """Perplexity on held-out text; infinity and NaN are possible."""
-
-    perplexity: float
-    n_tokens: int
-
-
-class LatencyFacts(Part):
-    """Seconds of the two phases of generation."""
-
-    prefill_seconds: float
-    decode_seconds: float
-    prompt_tokens: int
-
-
-class Measurement(Part):
-    """The figures of one model."""
-
-    parameters: int
-    weight_bytes: int
-    checkpoint_bytes: int | None = None
-    perplexity: PerplexityFacts
-    latency: LatencyFacts | None = None
+    @property
+    def measured(self) -> str:
+        """How many coalitions were measured, on the calibration text and on all parts of the finalists'."""
+        parts = {name.partition("-")[0]: 0 for name in self.evaluations_measured}
+        for name, count in self.evaluations_measured.items():
+            parts[name.partition("-")[0]] += count
+        return ", ".join(f"{count:,} {name}" for name, count in parts.items())
 
 
 class CheckpointFacts(Part):
@@ -79,12 +77,19 @@ class CheckpointFacts(Part):
 
 
 class Result(Part):
-    """What a pruning led to."""
+    """What a pruning led to; what is measured of a model is in `report_measurements`."""
 
     plan: RemovalPlan
-    dense: Measurement
-    pruned: Measurement
+    dense: dict[str, Any]
+    pruned: dict[str, Any]
     checkpoint: CheckpointFacts
+
+    @property
+    def perplexities(self) -> tuple[float | None, float | None]:
+        """On held-out text, of the original and of the pruned model; None where there is none."""
+        found = [model.get("perplexity") for model in (self.dense, self.pruned)]
+        before, after = (number(part.get("perplexity")) if isinstance(part, dict) else None for part in found)
+        return before, after
 
 
 class Point(Part):
@@ -101,6 +106,7 @@ class Series(Part):
     """Several cuts of one run, the whole model first."""
 
     curve: tuple[Point, ...]
+    results: dict[str, Result] = Field(default_factory=dict)
 
 
 class ManifestFacts(Part):
@@ -137,6 +143,16 @@ class FidelityFacts(Part):
     spearman: float | None
     spearman_better_half: float | None
     coalitions: int
+    predicted: tuple[float | None, ...] = ()
+    measured: tuple[float | None, ...] = ()
+    absent: tuple[int, ...] = ()
+
+    @property
+    def points(self) -> list[tuple[float, float, int | None]]:
+        """(predicted, measured, players absent if known) of each coalition that has both values."""
+        absent = self.absent if len(self.absent) == len(self.measured) else (None,) * len(self.measured)
+        rows = zip(self.predicted, self.measured, absent, strict=False)
+        return [(one, other, count) for one, other, count in rows if one is not None and other is not None]
 
 
 class HalvesFacts(Part):
@@ -168,6 +184,12 @@ class ContributionFacts(Part):
     players: tuple[PlayerFacts, ...]
     fidelity_held_out: FidelityFacts | None = None
     robustness: RobustnessFacts | None = None
+    interactions: tuple[tuple[float | None, ...], ...] | None = None
+
+    @property
+    def fixed(self) -> tuple[int, ...]:
+        """Players without a finite contribution, such as those that can never be absent."""
+        return tuple(facts.player for facts in self.players if facts.value is None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,6 +206,21 @@ class RunFacts:
     contributions: ContributionFacts | None
     plan: RemovalPlan | None
 
+    @property
+    def cuts(self) -> dict[str, Result]:
+        """What was carried out: nothing, one cut without a label, or several, the smallest first."""
+        if self.manifest.series is not None:
+            return self.manifest.series.results
+        return {} if self.manifest.result is None else {"pruned": self.manifest.result}
+
+    @property
+    def removed(self) -> tuple[int, ...]:
+        """The players that are removed, or would be; of several cuts those of the largest."""
+        if self.plan is not None:
+            return self.plan.removed
+        results = list(self.cuts.values())
+        return results[-1].plan.removed if results else ()
+
 
 FactsT = TypeVar("FactsT", bound=Part)
 
@@ -198,15 +235,20 @@ def read_run(run: Run) -> RunFacts:
         raise InputError(f"{run.directory} is not a directory; name what --run was given")
     if not run.manifest.is_file():
         raise InputError(f"{run.directory} has no {run.manifest.name}, so it is not the directory of a run")
-    manifest = _read(run.manifest, ManifestFacts)
+    manifest = read_part(run.manifest, ManifestFacts)
     plan = manifest.result.plan if manifest.result else None
-    if plan is None and run.plan.exists():
+    if plan is None and manifest.series is None and run.plan.exists():
         plan = RemovalPlan.read(run.plan)
-    contributions = _read(run.contributions, ContributionFacts) if run.contributions.exists() else None
+    contributions = read_part(run.contributions, ContributionFacts) if run.contributions.exists() else None
     return RunFacts(manifest, contributions, plan)
 
 
-def _read(path: Path, kind: type[FactsT]) -> FactsT:
+def read_part(path: Path, kind: type[FactsT], *, again: str = "repeat the run") -> FactsT:
+    """Read one JSON file.
+
+    Raises:
+        InputError: if it cannot be read or is not of that kind; ``again`` says what to do.
+    """
     try:
         return kind.model_validate_json(path.read_bytes())
     except OSError as error:
@@ -214,4 +256,4 @@ def _read(path: Path, kind: type[FactsT]) -> FactsT:
     except ValidationError as error:
         first = error.errors()[0]
         place = ".".join(str(part) for part in first["loc"]) or "the file"
-        raise InputError(f"{path} is damaged: {place}: {first['msg']}; repeat the run") from error
+        raise InputError(f"{path} is damaged: {place}: {first['msg']}; {again}") from error

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from shapcut import pipeline
+from shapcut import scoring
 from shapcut.cli.main import BAD_INPUT, FAILED, run
 from shapcut.plan import RemovalPlan
 
@@ -225,7 +225,7 @@ def test_a_full_disk_is_one_line_and_status_1(
     def no_space(*_: object) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(pipeline, "write_json_atomically", no_space)
+    monkeypatch.setattr(scoring, "write_json_atomically", no_space)
     sizes = ["--samples", "2", "--sequence-length", "16", "--budget", "20"]
     assert run(["score", str(tiny_llama_directory), "--run", str(tmp_path / "run"), *sizes]) == FAILED
     assert capsys.readouterr().err.splitlines()[-1].startswith("shapcut: ")

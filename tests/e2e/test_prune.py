@@ -136,10 +136,28 @@ def test_what_the_output_holds(pruned: Path) -> None:
 
 
 def test_the_saved_recipe_reproduces_the_plan(pruned: Path, tmp_path: Path) -> None:
-    out = tmp_path / "again"
-    model = read(pruned.with_name("out.run") / "manifest.json")["model"]["source"]
-    assert run(["prune", model, "--out", str(out), "--recipe", str(pruned / "recipe.yaml")]) == 0
-    assert read(out / "plan.json") == read(pruned / "plan.json")
+    out, kept = tmp_path / "again", pruned / "recipe.yaml"
+    assert run(["prune", "--out", str(out), "--recipe", str(kept)]) == 0
+    for name in ("plan.json", "recipe.yaml", "model.safetensors"):
+        assert (out / name).read_bytes() == (pruned / name).read_bytes()
+    assert (pruned.with_name("out.run") / "recipe.yaml").read_bytes() == kept.read_bytes()
+
+
+def test_the_saved_recipe_says_that_finalists_had_no_text(ten_layers: Path, tmp_path: Path) -> None:
+    text, out = tmp_path / "text.txt", tmp_path / "out"
+    text.write_text("the quick brown fox jumps over the lazy dog. " * 30)
+    command = ["prune", str(ten_layers), "--out", str(out), "--remove", "2", "--budget", "20"]
+    sizes = ["--samples", "2", "--sequence-length", "24", "--held-out-samples", "2"]
+    assert run([*command, *sizes, "--calibration", str(text)]) == 0
+    assert "finalist_samples: 0\n" in (out / "recipe.yaml").read_text()
+    assert run(["prune", "--out", f"{out}-again", "--recipe", str(out / "recipe.yaml")]) == 0
+
+
+def test_no_model_and_no_place_for_the_result(ten_layers: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["prune", "--out", "nowhere", "--remove", "2"]) == 2
+    assert capsys.readouterr().err == "shapcut: model is not given\n"
+    assert run(["prune", str(ten_layers), "--remove", "2"]) == 2
+    assert capsys.readouterr().err.startswith("shapcut: --out is missing: name a new directory")
 
 
 def test_apply_gives_the_same_weights(pruned: Path, ten_layers: Path, tmp_path: Path) -> None:
@@ -234,7 +252,8 @@ def test_a_dry_run_touches_nothing(
     out = tmp_path / "out"
     command = ["prune", str(ten_layers), "--out", str(out), "--ratio", "0.3", *OPTIONS, "--dry-run", "--json"]
     assert run(command) == 0
-    assert json.loads(capsys.readouterr().out)["players to remove"] == 3
+    found = json.loads(capsys.readouterr().out)
+    assert (found["players"], found["players_to_remove"], found["from_config"]) == (10, 3, True)
     assert list(tmp_path.iterdir()) == []
 
 

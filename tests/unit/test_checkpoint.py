@@ -11,7 +11,7 @@ from shapcut.adapter import Adapter
 from shapcut.calibration import Calibration
 from shapcut.checkpoint import CheckpointReport, default_tolerance, write_checkpoint
 from shapcut.errors import ShapcutError, VerificationError
-from shapcut.model_card import render_card
+from shapcut.model_card import license_of, render_card
 from shapcut.perplexity import PerplexityResult
 from shapcut.plan import RemovalPlan
 
@@ -205,6 +205,70 @@ def test_the_front_matter_is_what_the_hub_expects() -> None:
     assert fields["library_name"] == "transformers"
     assert fields["pipeline_tag"] == "text-generation"
     assert "pruned" in fields["tags"]
+
+
+def metadata(text: str) -> Any:
+    """As huggingface_hub reads it; it refuses a malformed model-index."""
+    from huggingface_hub import ModelCard  # noqa: PLC0415 - slow to import
+
+    return ModelCard(text).data
+
+
+def test_the_hub_reads_what_the_front_matter_says() -> None:
+    text = Calibration(torch.arange(12).reshape(3, 4), "hf:owner/corpus:plain", adds_bos=True)
+    data = metadata(card(calibration=text, held_out=text, after=PerplexityResult.of(25.0, 10)))
+    assert data.base_model == "owner/tiny"
+    assert data.to_dict()["base_model_relation"] == "finetune"
+    assert (data.datasets, data.metrics) == (["owner/corpus"], ["perplexity"])
+    assert (data.pipeline_tag, data.library_name, data.license) == ("text-generation", "transformers", None)
+    assert data.model_name == "tiny-pruned"
+    (result,) = data.eval_results
+    assert (result.task_type, result.metric_type) == ("text-generation", "perplexity")
+    assert result.metric_value == pytest.approx(12.1825)
+    assert (result.dataset_type, result.dataset_config) == ("owner/corpus", "plain")
+    assert result.metric_args["sequence_length"] == 4
+    assert result.metric_args["adds_bos"] is True
+
+
+def test_the_card_of_a_quantized_model_names_its_relation_and_steps() -> None:
+    text = card(quantized=True, steps=["compensate", "gptq:bits=4"])
+    assert metadata(text).to_dict()["base_model_relation"] == "quantized"
+    assert "After the cut: compensate, then gptq:bits=4" in text
+    assert "no weight was changed" in card()
+
+
+@pytest.mark.parametrize(
+    ("source", "nats"), [("/home/me/text.txt", 25.0), ("hf:a b", 25.0), ("hf:owner/corpus", 8000.0)]
+)
+def test_no_evaluation_result_without_a_number_or_on_text_that_nobody_has(source: str, nats: float) -> None:
+    text = Calibration(torch.arange(12).reshape(3, 4), source, adds_bos=True)
+    data = metadata(card(calibration=text, held_out=text, after=PerplexityResult.of(nats, 10)))
+    assert data.eval_results is None
+    assert data.datasets == (["owner/corpus"] if source == "hf:owner/corpus" else None)
+
+
+@pytest.mark.parametrize(
+    ("readme", "expected"),
+    [
+        (
+            "---\nlicense: other\nlicense_name: mine\ntags: [a]\n---\n# It",
+            {"license": "other", "license_name": "mine"},
+        ),
+        ("# no metadata\n---\nlicense: mit\n---\n", {}),
+        ("---\n: [\n---\n", {}),
+        ("---\nlicense: [mit]\n---\n", {}),
+        (None, {}),
+    ],
+)
+def test_the_license_is_the_originals_if_it_says_so(
+    tmp_path: Path, readme: str | None, expected: dict[str, str]
+) -> None:
+    if readme is not None:
+        (tmp_path / "README.md").write_text(readme)
+    assert license_of(tmp_path) == expected
+    assert license_of(tmp_path / "weights.gguf") == license_of(None) == {}
+    data = metadata(card(license_fields=expected))
+    assert data.license == expected.get("license")
 
 
 @pytest.mark.parametrize("name", ["/home/me/model", 'a"b: [c', "x\n---\ny/z", "on", "tiny"])

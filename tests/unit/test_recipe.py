@@ -1,8 +1,12 @@
 """Recipes: where options come from, which wins, and what is refused."""
 
+import re
+
 import pytest
 
+from shapcut import builtin
 from shapcut.errors import InputError
+from shapcut.host import build_host
 from shapcut.methods import METHODS
 from shapcut.recipe import Recipe, make_recipe
 
@@ -86,17 +90,36 @@ def test_yaml_round_trip(recipe_file):
     assert make_recipe({}, recipe_file(recipe.to_yaml())) == recipe
 
 
+SPEC = r"NAME, NAME:key=value,... or a mapping \{NAME: \{key: value\}\}"
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"samples": 0}, r"^samples 0: Input should be greater"),
-        ({"sequence_length": 1}, r"^sequence-length 1: "),
-        ({"budget": "many"}, r"^budget '?many'?: "),
+        ({"samples": 0}, r"^samples 0: give a whole number of at least 1$"),
+        ({"sequence_length": 1}, r"^sequence-length 1: give a whole number of at least 2$"),
+        ({"budget": "many"}, r"^budget many: give a whole number of at least 1$"),
+        ({"budget": True}, r"^budget True: give a whole number of at least 1$"),
+        ({"remove": [2, True]}, r"^remove \[2, True\]: give a whole number or a list of such$"),
+        ({"parameters": "10Q"}, r"^parameters 10Q: give a whole number, with a unit or without \(100M\)"),
+        ({"memory_budget": 0}, r"^memory-budget 0: give a whole number, with a unit or without \(250MiB\)$"),
+        ({"nested": 1}, r"^nested 1: give true or false$"),
+        ({"nested": "yes"}, r"^nested yes: give true or false$"),
+        ({"model": 3}, r"^model 3: give text$"),
         ({"preset": "papers"}, r"^unknown preset 'papers': did you mean 'paper'"),
-        ({"granularity": "head"}, r"^granularity '?head'?: "),
-        ({"dtype": "int8"}, r"^dtype '?int8'?: "),
-        ({"then": "gptq"}, r"^then '?gptq'?: "),
-        ({"then": ["a", 3]}, r"^then.1 3: "),
+        ({"granularity": "head"}, r"^granularity head: give one of block, sublayer$"),
+        ({"dtype": "int8"}, r"^dtype int8: give one of auto, float32, bfloat16, float16$"),
+        ({"estimator": 3}, rf"^estimator 3: give {SPEC}$"),
+        (
+            {"estimator": "x" * 99, "seed": "y" * 99},
+            r"^seed y{60}\.\.\.: give a whole number of at least 0$",
+        ),
+        ({"then": "gptq"}, rf"^then gptq: give a list of which each item is {SPEC}$"),
+        ({"then": ["a", 3]}, rf"^then.1 3: give {SPEC}$"),
+        ({"then": [{"a": None, "b": None}]}, r"^then.0: one name with its options is wanted"),
+        ({"then": ["a", {"gptq": {"bits": None}}]}, r"^then.1: gptq.bits is neither text, number"),
+        ({"then": [{"gptq": {"group": "1,2"}}]}, r"^then.0: gptq.group has a comma"),
+        ({"then": [{"gptq": 4}]}, r"^then.0: the options of 'gptq' are no mapping"),
         ({"remove": 0}, r"^remove 0: at least one player must go"),
         ({"ratio": 1.0}, r"^ratio 1.0 is not between 0 and 1"),
         ({"ratio": float("nan")}, r"^ratio nan is not between 0 and 1"),
@@ -107,9 +130,50 @@ def test_wrong_values_name_the_option(options, message):
         make_recipe({"model": "m", **options})
 
 
+def test_a_wrong_value_of_a_file_names_the_file_and_its_key(recipe_file):
+    with pytest.raises(InputError) as error:
+        make_recipe({"budget": 9}, recipe_file("model: m\nsequence_length: many\n"))
+    assert re.fullmatch(
+        r"recipe /\S+/recipe.yaml: sequence_length 'many': give a whole number of at least 2",
+        str(error.value),
+    )
+
+
+def test_a_wrong_option_does_not_blame_the_file(recipe_file):
+    with pytest.raises(InputError, match=r"^budget 0: "):
+        make_recipe({"budget": 0}, recipe_file("model: m\nbudget: 3\n"))
+
+
 def test_a_recipe_without_a_model(recipe_file):
     with pytest.raises(InputError, match=r"recipe.yaml: model is not given$"):
         make_recipe({}, recipe_file("seed: 1\n"))
+
+
+def test_what_has_options_as_a_mapping(recipe_file):
+    text = """
+model: m
+estimator: {paper: {sizes: [60, 56], surrogate_masks: 150000}}
+then:
+  - compensate
+  - gptq: {bits: 4, sym: true}
+  - heal:
+"""
+    recipe = make_recipe({}, recipe_file(text))
+    assert recipe.estimator == "paper:sizes=60+56,surrogate_masks=150000"
+    assert recipe.then == ("compensate", "gptq:bits=4,sym=true", "heal")
+    assert make_recipe({}, recipe_file(recipe.to_yaml())) == recipe
+    estimator = build_host(core=[builtin]).estimators.create(recipe.estimator)
+    assert (estimator.sampler.sizes, estimator.surrogate_masks) == ((60, 56), 150000)
+
+
+def test_on_and_off_are_words_and_true_is_none(recipe_file):
+    recipe = make_recipe({}, recipe_file("model: m\ncompile: on\noffload: off\nnested: true\n"))
+    assert (recipe.compile, recipe.offload, recipe.nested) == ("on", "off", True)
+    with pytest.raises(InputError, match="nested 'yes': give true or false"):
+        make_recipe({}, recipe_file("model: m\nnested: yes\n"))
+
+
+LAUGHS = "".join(f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]\n" for n in range(1, 9))
 
 
 @pytest.mark.parametrize(
@@ -118,14 +182,25 @@ def test_a_recipe_without_a_model(recipe_file):
         ("", "is not a mapping"),
         ("- a\n- b\n", "is not a mapping"),
         ("1: 2\n", "is not a mapping"),
+        ("just text", "is not a mapping"),
         ("a: [1\n", "is not YAML"),
         ("model: !!python/object/apply:os.getcwd []\n", "is not YAML"),
+        ("model: m\n---\nmodel: n\n", "is not YAML"),
+        ("model: m\nseed: 1\nmodel: n\n", r"line 3, column 1: the key 'model' is there twice"),
+        ("model: m\nthen: [{gptq: {bits: 4, bits: 3}}]\n", r"line 2, .*: the key 'bits' is there twice"),
+        ("model: &name m\n", r"line 1, column 8: the anchor or alias 'name' is not taken here"),
+        (f"a0: &a0 [ha]\n{LAUGHS}", "the anchor or alias 'a0' is not taken here"),
+        ("model: " + "[" * 20000, "is not YAML"),
+        ("model: 2024-13-45\n", "is not YAML"),
+        ("a: \x00\n", "is not YAML"),
+        ("#" * (2 << 20), "more than 1,048,576 bytes"),
     ],
 )
 def test_unusable_files(recipe_file, text, message):
     with pytest.raises(InputError, match=message) as error:
         make_recipe({}, recipe_file(text))
     assert "\n" not in str(error.value)
+    assert len(str(error.value)) < 400
 
 
 def test_unreadable_files(tmp_path):

@@ -15,7 +15,7 @@ from shapcut_adapters.decoder import checked_indices
 from shapcut_adapters.interception import replaced_blocks
 from shapcut_adapters.mamba_ssm.checkpoint import load_model, save_model
 from shapcut_adapters.mamba_ssm.examples import EXAMPLES, tiny_model
-from shapcut_adapters.mamba_ssm.generation import generate_greedily
+from shapcut_adapters.mamba_ssm.generation import generate_greedily, remembered_states
 from shapcut_adapters.mamba_ssm.package import DISTRIBUTION
 from shapcut_adapters.mamba_ssm.stack import MambaStack
 from shapcut_adapters.mamba_ssm.structure import STACK, blocks_of, has_known_structure, remove_blocks
@@ -91,6 +91,10 @@ class MambaSSMAdapter(Adapter):
     def generate(self, model: nn.Module, input_ids: Tensor, new_tokens: int, *, use_cache: bool) -> Tensor:
         """Greedy continuation, on any device; attention recomputes the sequence at each step."""
         return generate_greedily(model, input_ids, new_tokens, use_cache=use_cache)
+
+    def remembered(self, model: nn.Module, input_ids: Tensor) -> object:
+        """What the package's own generation keeps: states, and keys and values of attention."""
+        return remembered_states(model, input_ids)
 
     def output_projections(self, model: nn.Module, player: Player) -> tuple[OutputProjection, ...]:
         """As `Adapter.output_projections`: found by taking a step of the block apart."""

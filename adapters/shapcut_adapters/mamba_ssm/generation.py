@@ -24,6 +24,16 @@ def generate_greedily(model: nn.Module, input_ids: Tensor, new_tokens: int, *, u
         return input_ids
 
 
+def remembered_states(model: nn.Module, input_ids: Tensor) -> object:
+    """What the package keeps for each block after reading token ids of shape (batch, length)."""
+    generation: Any = import_module("mamba_ssm.utils.generation")
+    batch, length = input_ids.shape
+    states = generation.InferenceParams(max_seqlen=length, max_batch_size=batch)
+    with torch.inference_mode():
+        model(input_ids, inference_params=states, num_last_tokens=1)
+    return states.key_value_memory_dict
+
+
 def _with_states(model: nn.Module, input_ids: Tensor, new_tokens: int) -> Tensor:
     """Read the prompt at once and then one token a time, each block going on from its own state."""
     generation: Any = import_module("mamba_ssm.utils.generation")

@@ -7,6 +7,7 @@ import typer
 
 from shapcut import __version__, builtin
 from shapcut.cli import commands
+from shapcut.cli.manners import LOG_LEVEL, like_every_command, mannered, panel_of_command, set_log_level
 from shapcut.host import Host, build_host
 
 
@@ -24,13 +25,17 @@ def build_app(*, skip_broken: bool = False) -> typer.Typer:
         name="shapcut",
         help="Layer pruning of language models as a cooperative game.",
         no_args_is_help=True,
-        rich_markup_mode=None,
+        rich_markup_mode="markdown",
         pretty_exceptions_enable=False,
     )
     app.callback(invoke_without_command=True)(_globals)
     for name, command in commands.COMMANDS.items():
         app.command(name)(_with_host(command, host))
     host.manager.hook.shapcut_register_commands(cli=app, hook=host.manager.hook)
+    for registered in app.registered_commands:
+        if registered.callback is not None:
+            registered.callback = like_every_command(registered.callback)
+        registered.rich_help_panel = panel_of_command(registered.name or "")
     return app
 
 
@@ -39,7 +44,9 @@ def _globals(
     skip_broken_plugins: Annotated[  # noqa: ARG001 - read before the command line is parsed
         bool, typer.Option("--skip-broken-plugins", help="go on without plugins that cannot be used")
     ] = False,
+    log_level: Annotated[str | None, LOG_LEVEL] = None,
 ) -> None:
+    set_log_level("info" if log_level is None else log_level)
     if version:
         typer.echo(f"shapcut {__version__}")
         raise typer.Exit
@@ -47,7 +54,7 @@ def _globals(
 
 def _with_host(command: Any, host: Host) -> Any:
     """A command that takes the host as its first argument, as typer wants to see it: without."""
-    signature = commands.signature_of(command)
+    signature = mannered(commands.signature_of(command), host)
     own = [p for p in signature.parameters.values() if p.name != "host"]
 
     @functools.wraps(command)

@@ -1,44 +1,42 @@
 """What each command does."""
 
 import inspect
-import json
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from shapcut.calibration import check_source, load_held_out
 from shapcut.cli import tables
 from shapcut.cli.compare import compare_methods
+from shapcut.cli.evaluate import evaluate_model
 from shapcut.cli.options import (
     AsJson,
     Calibration,
     Device,
     DryRun,
     Granularity,
-    HeldOutSamples,
     ModelArgument,
+    NewOut,
     Out,
     RecipeFile,
+    RecipeModel,
     RunDirectory,
-    Seed,
-    SequenceLength,
+    Throughput,
     Trust,
     takes_recipe,
 )
-from shapcut.cli.output import print_json
-from shapcut.errors import ShapcutError
+from shapcut.cli.output import print_json, reporter
+from shapcut.errors import InputError, ShapcutError
 from shapcut.files import require_new_directory
+from shapcut.forecast import THROUGHPUT, Forecast, forecast
 from shapcut.host import Host, checkpoint_formats, select_adapter
 from shapcut.loading import LoadedModel, load
-from shapcut.measure import measure
-from shapcut.pipeline import PruneResult, apply_plan, estimate_cost, prune, score
+from shapcut.pipeline import apply_plan, prune, score
 from shapcut.plan import RemovalPlan
-from shapcut.progress import ConsoleReporter
+from shapcut.prune_result import PruneResult
 from shapcut.recipe import make_recipe
 from shapcut.series import SeriesResult, prune_series
 from shapcut.silence import quiet_libraries
-from shapcut.sources import checkpoint_path
 from shapcut.testing import check_adapter
 
 DEMO_MODEL = "demo:smollm2-135m"
@@ -94,20 +92,21 @@ def inspect_model(
 def score_model(
     host: Host,
     *,
-    model: ModelArgument,
     options: dict[str, Any],
+    model: RecipeModel = None,
     run: RunDirectory = None,
     recipe: RecipeFile = None,
     as_json: AsJson = False,
     dry_run: DryRun = False,
+    throughput: Throughput = THROUGHPUT,
 ) -> None:
     """Estimate every player's contribution; the model is not changed."""
     made = make_recipe({"model": model, **options}, recipe)
     if dry_run:
-        _show_cost(estimate_cost(made, host, target=False), as_json)
+        _show_forecast(forecast(made, host, target=False, throughput=throughput), as_json)
         return
-    directory = run or Path(f"{Path(model.replace(':', '-')).name}.run")
-    contributions = score(made, directory, host, ConsoleReporter())
+    directory = run or Path(f"{Path(made.model.replace(':', '-')).name}.run")
+    contributions = score(made, directory, host, reporter())
     if as_json:
         print_json(contributions.to_json())
         return
@@ -124,26 +123,29 @@ def score_model(
 def prune_model(
     host: Host,
     *,
-    model: ModelArgument,
-    out: Out,
     options: dict[str, Any],
+    model: RecipeModel = None,
+    out: NewOut = None,
     run: RunDirectory = None,
     recipe: RecipeFile = None,
     as_json: AsJson = False,
     dry_run: DryRun = False,
+    throughput: Throughput = THROUGHPUT,
 ) -> None:
     """Score, select, remove, post-process, verify and write a checkpoint."""
     made = make_recipe({"model": model, **options}, recipe)
-    if len(made.target_labels()) < 2:  # noqa: PLR2004 - several cuts go into directories inside it
-        require_new_directory(out)
     if dry_run:
-        _show_cost(estimate_cost(made, host, target=True), as_json)
+        if out is not None and len(made.target_labels()) < 2:  # noqa: PLR2004 - several go into directories in it
+            require_new_directory(out)
+        _show_forecast(forecast(made, host, target=True, throughput=throughput), as_json)
         return
+    if out is None:
+        raise InputError("--out is missing: name a new directory for the pruned checkpoint")
     if len(made.target_labels()) > 1:
-        series = prune_series(made, out, host, run_directory=run, reporter=ConsoleReporter())
+        series = prune_series(made, out, host, run_directory=run, reporter=reporter())
         _show_series(series, out, as_json)
         return
-    result = prune(made, out, host, run_directory=run, reporter=ConsoleReporter())
+    result = prune(made, out, host, run_directory=run, reporter=reporter())
     _show_result(result, out, as_json)
 
 
@@ -163,7 +165,6 @@ def apply_model(
 ) -> None:
     """Carry out a removal plan made earlier."""
     removal = RemovalPlan.read(plan)
-    require_new_directory(out)
     recipe = make_recipe(
         {
             "model": model,
@@ -177,49 +178,11 @@ def apply_model(
         }
     )
     if dry_run:
+        require_new_directory(out)
         tables.say(f"would remove players {list(removal.removed)} of {model} and write {out}")
         return
-    result = apply_plan(recipe, removal, out, host, run_directory=run, reporter=ConsoleReporter())
+    result = apply_plan(recipe, removal, out, host, run_directory=run, reporter=reporter())
     _show_result(result, out, as_json)
-
-
-def evaluate_model(
-    host: Host,
-    *,
-    model: ModelArgument,
-    calibration: Calibration = None,
-    sequence_length: SequenceLength = None,
-    held_out_samples: HeldOutSamples = None,
-    device: Device = None,
-    seed: Seed = None,
-    trust_remote_code: Trust = None,
-    as_json: AsJson = False,
-) -> None:
-    """Perplexity on held-out text, parameters, memory and latency of one model."""
-    recipe = make_recipe(
-        {
-            "model": model,
-            "calibration": calibration,
-            "sequence_length": sequence_length,
-            "held_out_samples": held_out_samples,
-            "seed": seed,
-        }
-    )
-    check_source(recipe.calibration)
-    loaded = _loaded(host, model, device, trust_remote_code)
-    adapter = select_adapter(host, loaded.model)
-    held_out = load_held_out(
-        recipe.calibration,
-        loaded.tokenizer,
-        samples=recipe.held_out_samples,
-        sequence_length=recipe.sequence_length,
-    )
-    files = checkpoint_path(model, checkpoint_formats(host))
-    result = measure(adapter, adapter.canonicalise(loaded.model), held_out, files=files, seed=recipe.seed)
-    if as_json:
-        print_json(json.loads(result.model_dump_json()))
-        return
-    tables.show(loaded.name, ("figure", "value"), tables.measurement_rows(result))
 
 
 def list_adapters(host: Host, as_json: AsJson = False) -> None:
@@ -293,7 +256,7 @@ def demo(
     recipe = make_recipe(
         {"model": DEMO_MODEL, "remove": remove, "budget": budget, "samples": 8, "finalist_samples": 24}
     )
-    result = prune(recipe, out, host, reporter=ConsoleReporter())
+    result = prune(recipe, out, host, reporter=reporter())
     _show_result(result, out, as_json)
 
 
@@ -334,11 +297,11 @@ def _show_series(series: SeriesResult, out: Path, as_json: bool) -> None:
         tables.say(f"{label}: removed {', '.join(map(str, result['plan']['removed']))}")
 
 
-def _show_cost(cost: dict[str, Any], as_json: bool) -> None:
+def _show_forecast(found: Forecast, as_json: bool) -> None:
     if as_json:
-        print_json(cost)
+        print_json(found.to_json())
         return
-    tables.show("what would be done", ("", ""), [[key, str(value)] for key, value in cost.items()])
+    tables.show("what would be done", ("", ""), tables.forecast_rows(found))
 
 
 COMMANDS = {

@@ -8,12 +8,11 @@ import typer
 
 from shapcut.cli import tables
 from shapcut.cli.options import RECIPE_OPTIONS, AsJson, ModelArgument, RunDirectory, takes_options
-from shapcut.cli.output import print_json
+from shapcut.cli.output import print_json, reporter
 from shapcut.comparison import Comparison, HeldOutText, compare
 from shapcut.errors import InputError
 from shapcut.host import Host
 from shapcut.methods import METHODS, parse_methods
-from shapcut.progress import ConsoleReporter
 from shapcut.recipe import Recipe, make_recipe
 from shapcut.result_row import ResultRow
 
@@ -82,7 +81,7 @@ def compare_methods(
         run_directory=directory,
         host=host,
         held_out=text,
-        reporter=ConsoleReporter(),
+        reporter=reporter(),
     )
     _show(comparison, directory, as_json)
 

@@ -1,14 +1,39 @@
 """How a command ends: its exit status, and errors as one line on stderr."""
 
 import os
+import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from types import FrameType
+from typing import NoReturn
 
 import typer
 
 from shapcut.errors import InputError, ShapcutError
 
-DONE, FAILED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
+TRACEBACK = "SHAPCUT_TRACEBACK"
+"""The environment variable that shows errors of shapcut itself as Python does."""
+
+UNFORESEEN = "an error that shapcut did not foresee"
+
+DONE, FAILED, BAD_INPUT, INTERRUPTED, TERMINATED = 0, 1, 2, 130, 143
+
+
+class Termination(KeyboardInterrupt):
+    """SIGTERM: whatever ends cleanly when a user interrupts it ends alike."""
+
+
+class Stopped(Exception):  # noqa: N818 - no error
+    """A command was interrupted: not an interruption itself, of which typer makes an exit without a word.
+
+    Attributes:
+        stop: the interruption.
+    """
+
+    def __init__(self, stop: KeyboardInterrupt) -> None:
+        super().__init__()
+        self.stop = stop
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -17,26 +42,64 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def run(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line and return its exit status: 0 done, 1 failed, 2 bad input, 130 interrupted."""
+    """Run the command line and return its exit status.
+
+    Returns:
+        0 done, 1 failed, 2 bad input, 130 interrupted (Ctrl-C), 143 terminated (SIGTERM).
+    """
     os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
     given = list(sys.argv[1:] if arguments is None else arguments) or ["--help"]
     try:
-        from shapcut.cli.app import build_app  # noqa: PLC0415 - seconds to import, and errors become lines
+        with _termination_raises():
+            from shapcut.cli.app import build_app  # noqa: PLC0415 - seconds to import, errors become lines
 
-        return int(
-            build_app(skip_broken="--skip-broken-plugins" in given)(given, standalone_mode=False) or DONE
-        )
+            app = build_app(skip_broken="--skip-broken-plugins" in given)
+            return int(app(given, prog_name="shapcut", standalone_mode=False) or DONE)
     except typer.Exit as ending:
         return ending.exit_code
     except BrokenPipeError:
         # Whoever read the output has gone; the interpreter's last flush must not complain.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return FAILED
-    except (KeyboardInterrupt, typer.Abort):
-        message = "interrupted; the same command with the same --run goes on where it stopped"
-        return _complain(message, INTERRUPTED)
+    except (Stopped, KeyboardInterrupt, typer.Abort) as stop:
+        return _complain(*_stopped(stop.stop if isinstance(stop, Stopped) else stop))
     except (typer.TyperException, ShapcutError, OSError) as error:
         return _complain(*_explained(error))
+    except Exception as error:
+        if os.environ.get(TRACEBACK):
+            raise
+        what = f"{type(error).__name__}: {error}".strip(": ")
+        return _complain(f"{UNFORESEEN}: {what}; {TRACEBACK}=1 shows where it came from", FAILED)
+
+
+@contextmanager
+def _termination_raises() -> Iterator[None]:
+    """Let SIGTERM raise `Termination` as Ctrl-C raises KeyboardInterrupt; only a main thread can."""
+    try:
+        before = signal.signal(signal.SIGTERM, _terminate)
+    except ValueError:
+        yield
+        return
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _terminate(number: int, frame: FrameType | None) -> NoReturn:
+    del number, frame
+    raise Termination
+
+
+def _stopped(stop: BaseException) -> tuple[str, int]:
+    """What to say of a command that was told to stop, and the exit status; a run notes its place."""
+    what, status = (
+        ("terminated", TERMINATED) if isinstance(stop, Termination) else ("interrupted", INTERRUPTED)
+    )
+    kept = next(iter(getattr(stop, "__notes__", ())), None)
+    if kept is None:
+        return f"{what} before there was anything to keep", status
+    return f"{what}; {kept}, and the same command goes on from there", status
 
 
 def _explained(error: typer.TyperException | ShapcutError | OSError) -> tuple[str, int]:

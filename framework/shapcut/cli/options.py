@@ -14,13 +14,26 @@ import typer
 ModelArgument = Annotated[
     str, typer.Argument(metavar="MODEL", help="directory, file, hub id or demo:smollm2-135m")
 ]
+RecipeModel = Annotated[
+    str | None,
+    typer.Argument(
+        metavar="[MODEL]", help="directory, file, hub id or demo:smollm2-135m; default the recipe's"
+    ),
+]
 Out = Annotated[Path, typer.Option("--out", help="new directory for the pruned checkpoint")]
 RunDirectory = Annotated[
     Path | None, typer.Option("--run", help="where evaluations are kept; a second start resumes")
 ]
 RecipeFile = Annotated[Path | None, typer.Option("--recipe", help="YAML recipe; options given here win")]
 AsJson = Annotated[bool, typer.Option("--json", help="result as JSON on stdout")]
+NewOut = Annotated[
+    Path | None,
+    typer.Option("--out", help="new directory for the pruned checkpoint [required but for --dry-run]"),
+]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="say what would be done and what it costs")]
+Throughput = Annotated[
+    float, typer.Option(metavar="T", help="with --dry-run: TFLOP/s that the device sustains")
+]
 Calibration = Annotated[
     str | None, typer.Option(help="builtin, a .txt or .jsonl file, or hf:NAME [default: builtin]")
 ]

@@ -7,8 +7,10 @@ from rich.table import Table
 
 from shapcut.coalitions import Player
 from shapcut.contributions import Contributions
+from shapcut.footprint import gigabytes
+from shapcut.forecast import Forecast
 from shapcut.measure import ModelMeasurement
-from shapcut.pipeline import PruneResult
+from shapcut.prune_result import PruneResult
 from shapcut.series import SeriesResult
 from shapcut.testing import CheckResult
 
@@ -130,29 +132,6 @@ def curve_rows(series: SeriesResult) -> list[list[str]]:
     ]
 
 
-def measurement_rows(result: ModelMeasurement) -> list[list[str]]:
-    """One row a figure."""
-    rows = [
-        ["perplexity on held-out text", f"{result.perplexity.perplexity:.3f}"],
-        ["tokens predicted", f"{result.perplexity.n_tokens:,}"],
-        ["window", f"{result.sequence_length} tokens{', BOS first' if result.adds_bos else ''}"],
-        ["parameters", f"{result.parameters:,}"],
-        ["weights (MB)", f"{result.weight_bytes / 1e6:.1f}"],
-        ["peak memory of this process (MB)", f"{result.peak_memory_bytes / 1e6:.0f}"],
-    ]
-    if result.checkpoint_bytes is not None:
-        rows.append(["checkpoint file (MB)", _megabytes(result)])
-    if result.latency is not None:
-        rows.append(
-            [
-                f"prefill of {result.latency.prompt_tokens} tokens (ms)",
-                f"{result.latency.prefill_seconds * 1e3:.1f}",
-            ]
-        )
-        rows.append(["decode of one token (ms)", f"{result.latency.decode_seconds * 1e3:.1f}"])
-    return rows
-
-
 def conformance_rows(results: Sequence[CheckResult]) -> list[list[str]]:
     """One row an example: how many checks passed, and which failed."""
     examples = dict.fromkeys(result.example for result in results)
@@ -162,3 +141,49 @@ def conformance_rows(results: Sequence[CheckResult]) -> list[list[str]]:
         failed = [f"{result.check}: {result.detail}" for result in own if not result.passed]
         rows.append([example, f"{len(own) - len(failed)} of {len(own)}", "\n".join(failed)])
     return rows
+
+
+def forecast_rows(found: Forecast) -> list[list[str]]:
+    """What a run would do and need, one row a fact."""
+    memory = found.memory
+    read = "from its config" if found.from_config else "its weights were read to know its shape"
+    weights = "quantized" if memory.weights is None else gigabytes(memory.weights)
+    copied = f" and {gigabytes(memory.converted)} for a copy in {found.dtype}" if memory.converted else ""
+    return [
+        ["model", f"{found.model}: {found.architecture}, {found.parameters:,} parameters ({read})"],
+        ["adapter", found.adapter],
+        ["players", f"{found.players}, {found.removable} of them removable"],
+        ["to remove", _cuts(found)],
+        ["estimator and selector", f"{found.estimator}, {found.selector}"],
+        ["coalitions", f"{found.coalitions:,} at most, measured by the executor {found.executor}"],
+        ["tokens", f"{found.tokens_per_coalition:,} a coalition, {found.tokens:,} at most"],
+        ["weights in memory", f"{weights}{copied}"],
+        ["states of coalitions", f"{gigabytes(memory.state)} each, {gigabytes(memory.budget)} for all that "
+         f"are kept; {memory.coalitions_at_once} coalitions go through the layers together"],
+        ["free", f"{gigabytes(memory.free)} on {memory.device}"],
+        ["offloading", found.advice],
+        ["operations", f"{found.operations:.2e}, if {found.blocks_per_coalition} players are present in each "
+         "coalition and no prefix is shared; attention between tokens is not counted"],
+        ["time", f"{_duration(found.seconds)} for all coalitions, if the device sustains "
+         f"{found.throughput / 1e12:g} TFLOP/s in {found.dtype} (--throughput)"],
+        ["not counted", "loading, finalists' text, figures before and after, post-pruning steps"],
+        ["post-pruning steps", ", ".join(found.steps) or "none"],
+    ]  # fmt: skip
+
+
+def _cuts(found: Forecast) -> str:
+    if not found.cuts:
+        return "unknown before the players' time is measured, or nothing"
+    sizes = [
+        f"{cut.target}: {cut.fewest}" + (f" to {cut.most}" if cut.most > cut.fewest else "")
+        for cut in found.cuts
+    ]
+    return "; ".join(sizes)
+
+
+def _duration(seconds: float) -> str:
+    """Seconds in the largest unit of which there is at least one."""
+    for size, unit in ((3600.0, "hours"), (60.0, "minutes")):
+        if seconds >= size:
+            return f"{seconds / size:.1f} {unit}"
+    return f"{seconds:.1f} seconds"

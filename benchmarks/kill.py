@@ -1,0 +1,249 @@
+"""Runs that are killed at random moments and started again: what is lost, repeated or different in the end.
+
+    python benchmarks/kill.py                                     writes benchmarks/results/kill.json
+    python benchmarks/kill.py --runs 2 --kills 2 --model DIR --result FILE
+
+Half of the runs are a plain ``prune``, half a whole recipe: score, prune, compensate, heal, quantize. Each
+is killed with SIGKILL at random moments until it has been killed ``--kills`` times or ends before the next
+one; then it is left to end. After each kill the output directory must be absent or complete; in the end every
+evaluation that was reported done must be in the store, none may have been made twice, and plan and weights
+must be those of an undisturbed run. A process is forked for each start, so that kills hit the work and not
+the import of libraries.
+"""
+
+import argparse
+import collections
+import functools
+import hashlib
+import json
+import os
+import platform
+import random
+import signal
+import sqlite3
+import sys
+import tempfile
+import time
+import traceback
+from pathlib import Path
+from typing import Any
+
+import peft  # noqa: F401 - these three are imported before the forks, which then start at once
+import torch
+import torchao  # noqa: F401
+import transformers
+
+from shapcut import builtin, measure
+from shapcut.coalitions import CoalitionMatrix, keys
+from shapcut.errors import ShapcutError
+from shapcut.files import write_json_atomically
+from shapcut.hookspecs import hookimpl
+from shapcut.host import build_host
+from shapcut.manifest import command_line
+from shapcut.pipeline import prune
+from shapcut.recipe import make_recipe
+from shapcut.texts import builtin_text
+
+HERE = Path(__file__).parent
+SIZES = {
+    "remove": 2,
+    "budget": 50,
+    "samples": 2,
+    "sequence_length": 24,
+    "finalist_samples": 4,
+    "held_out_samples": 2,
+    "compile": "off",
+}
+CHARACTERS = 20_000
+"""Of the built-in text, which calibrates."""
+
+SEEDS = 5
+"""So many undisturbed runs of each kind are what the others are compared with."""
+KINDS: dict[str, dict[str, Any]] = {
+    "prune": {},
+    "full recipe": {
+        "then": ("compensate", "heal:steps=4,batch=2,rank=4,checkpoint_every=2", "torchao:kind=int8")
+    },
+}
+
+
+class Witness:
+    """Writes down every coalition that is reported as measured, as a user's plugin might."""
+
+    def __init__(self, log: Path) -> None:
+        self.log = log
+
+    @hookimpl
+    def shapcut_coalitions_evaluated(self, coalitions: CoalitionMatrix) -> None:
+        """Called after each commit of the store."""
+        with self.log.open("a") as file:
+            file.write("".join(f"{key.hex()}\n" for key in keys(coalitions)))
+
+
+def start(model: str, kind: str, seed: int, out: Path) -> int:
+    """Fork a process that prunes; its id. It ends with status 0, or 1 and a traceback in a file."""
+    out.parent.mkdir(parents=True, exist_ok=True)
+    if child := os.fork():
+        return child
+    try:
+        recipe = make_recipe(
+            {"model": model, "seed": seed, "calibration": "text.txt", **SIZES, **KINDS[kind]}
+        )
+        prune(recipe, out, build_host(core=[builtin, Witness(out.with_name("reported"))]))
+    except BaseException:  # noqa: BLE001 - a forked process must not go on into its parent's code
+        out.with_name("traceback").write_text(traceback.format_exc())
+        os._exit(1)
+    os._exit(0)
+
+
+def ended(process: int, within: float | None = None) -> bool:
+    """Wait for a process; whether it ended by itself, with status 0, before it was killed.
+
+    Args:
+        process: its id.
+        within: seconds until it is killed; None waits for it.
+
+    Raises:
+        ShapcutError: if it failed.
+    """
+    if within is not None:
+        time.sleep(within)
+        os.kill(process, signal.SIGKILL)
+    status = os.waitpid(process, 0)[1]
+    if os.WIFEXITED(status) and os.WEXITSTATUS(status):
+        raise ShapcutError(f"a start ended with status {os.WEXITSTATUS(status)}")
+    return os.WIFEXITED(status)
+
+
+def digests(out: Path) -> dict[str, str]:
+    """SHA-256 of every file that must not depend on kills: the README has latencies in it."""
+    return {
+        str(file.relative_to(out)): hashlib.sha256(file.read_bytes()).hexdigest()
+        for file in sorted(out.rglob("*"))
+        if file.is_file() and file.name != "README.md"
+    }
+
+
+def reported(log: Path) -> collections.Counter[str]:
+    """How often each coalition was reported; a last line that a kill cut short does not count."""
+    return collections.Counter(log.read_text().split("\n")[:-1]) if log.exists() else collections.Counter()
+
+
+def faults_of_store(run: Path, log: Path) -> dict[str, int]:
+    """Evaluations lost and repeated, by the store, by the witness and by the manifest."""
+    connection = sqlite3.connect(run / "evaluations.sqlite")
+    stored = collections.Counter(
+        coalition.hex() for (coalition,) in connection.execute("SELECT coalition FROM evaluations")
+    )
+    made = connection.execute("SELECT SUM(evaluations) FROM durations").fetchone()[0]
+    connection.close()
+    seen = reported(log)
+    phase = list(json.loads((run / "manifest.json").read_text())["phases"].values())[-1]
+    told, kept = phase["evaluations_of_all_starts"], phase["evaluations_stored"]
+    return {
+        "reported_but_not_stored": sum((seen - stored).values()),
+        "measured_again": made - sum(stored.values()),
+        "measured_again_by_manifest": sum(told[name] - kept[name] for name in kept),
+    }
+
+
+def undisturbed(model: str, kind: str, seed: int, work: Path) -> tuple[dict[str, str], float]:
+    """What a run leaves that nobody kills, and how many seconds it takes."""
+    begin, out = time.monotonic(), work / "out"
+    ended(start(model, kind, seed, out))
+    return digests(out), time.monotonic() - begin
+
+
+def check_run(
+    reference: tuple[dict[str, str], float],
+    model: str,
+    kind: str,
+    seed: int,
+    *,
+    rng: random.Random,
+    most: int,
+    out: Path,
+) -> dict[str, Any]:
+    """One run, killed and resumed until it is done, beside what an undisturbed one left."""
+    wanted, seconds = reference
+    kills, half_written = 0, 0
+    while kills < most and not ended(start(model, kind, seed, out), rng.uniform(0.0, seconds)):
+        kills += 1
+        half_written += out.exists() and digests(out) != wanted
+    manifest = out.with_name("out.run") / "manifest.json"
+    if not manifest.exists() or json.loads(manifest.read_text())["status"] != "done":
+        ended(start(model, kind, seed, out))
+    found = digests(out)
+    return {
+        "kind": kind,
+        "seed": seed,
+        "kills": kills,
+        "half_written_outputs": half_written,
+        **faults_of_store(out.with_name("out.run"), out.with_name("reported")),
+        "files_that_differ": sum(found.get(name) != digest for name, digest in wanted.items())
+        + len(found.keys() - wanted.keys()),
+        "done": int(json.loads(manifest.read_text())["status"] == "done"),
+        "left_behind": sum(path.name.startswith(".out.partial") for path in out.parent.iterdir()),
+        "weights_of_steps_left": len(list(out.with_name("out.run").glob("steps/*/result"))),
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--model", default=str(HERE / "zoo" / "models" / "llama"))
+    parser.add_argument("--runs", type=int, default=50)
+    parser.add_argument("--kills", type=int, default=4, help="most kills a run")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--result", type=Path, default=HERE / "results" / "kill.json")
+    given = parser.parse_args()
+    torch.set_num_threads(1)
+    rng, rows, begin = random.Random(given.seed), [], time.monotonic()  # noqa: S311 - no secret
+    references: dict[tuple[str, int], tuple[dict[str, str], float]] = {}
+    given.model, given.result = str(Path(given.model).absolute()), given.result.absolute()
+    place = tempfile.TemporaryDirectory()
+    os.chdir(place.name)
+    Path("text.txt").write_text(builtin_text()[:CHARACTERS], encoding="utf-8")
+    measure.latency = functools.partial(measure.latency, prompt_tokens=4, new_tokens=2, repeats=1)
+    for number in range(given.runs):
+        kind, seed = list(KINDS)[number % len(KINDS)], number // len(KINDS) % SEEDS
+        with tempfile.TemporaryDirectory(dir=place.name) as work:
+            try:
+                if (kind, seed) not in references:
+                    references[kind, seed] = undisturbed(given.model, kind, seed, Path(work, "first"))
+                reference, out = references[kind, seed], Path(work, "killed", "out")
+                rows.append(check_run(reference, given.model, kind, seed, rng=rng, most=given.kills, out=out))
+            except ShapcutError as error:
+                report = next(Path(work).rglob("traceback")).read_text()
+                sys.exit(f"run {number} ({kind}): {error}\n{report}")
+        print(rows[-1], flush=True)
+        write_json_atomically(given.result, summary(rows, given, time.monotonic() - begin))
+
+
+def summary(rows: list[dict[str, Any]], given: argparse.Namespace, seconds: float) -> dict[str, Any]:
+    """What the runs came to."""
+    faults = [name for name in rows[0] if name not in {"kind", "seed", "kills", "done"}]
+    model = Path(given.model)
+    return {
+        "command": command_line(),
+        "model": str(model.relative_to(HERE.parent)) if model.is_relative_to(HERE.parent) else model.name,
+        "recipe": SIZES,
+        "steps": KINDS["full recipe"]["then"],
+        "seed": given.seed,
+        "runs": len(rows),
+        "runs_by_kind": dict(collections.Counter(row["kind"] for row in rows)),
+        "runs_that_ended_done": sum(row["done"] for row in rows),
+        "kills": sum(row["kills"] for row in rows),
+        "faults": {name: sum(row[name] for row in rows) for name in faults},
+        "seconds": round(seconds),
+        "hardware": f"{platform.machine()}, {os.cpu_count()} processors, 1 thread a process",
+        "versions": {
+            "python": platform.python_version(),
+            "torch": torch.__version__,
+            "transformers": transformers.__version__,
+        },
+        "rows": rows,
+    }
+
+
+if __name__ == "__main__":
+    main()

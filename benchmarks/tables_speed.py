@@ -1,0 +1,158 @@
+"""The tables of `benchmarks/speed.py`."""
+
+from typing import Any
+
+LENGTH = 128
+
+
+def _about(content: dict[str, Any]) -> list[str]:
+    return [
+        f"{content['model']}; {content['text']}; {content['hardware']}, torch {content['torch']}. "
+        "`python benchmarks/speed.py --text wikitext2/valid.txt`.",
+        "",
+    ]
+
+
+def speed(content: dict[str, Any]) -> str:
+    """Seconds a coalition, ours and the reference's way in turns."""
+    part = content["coalitions"]
+    lines = [
+        *_about(content),
+        "| way | seconds a coalition | times faster | block runs a coalition | share of the product peak |",
+        "|---|---|---|---|---|",
+    ]
+    for name, row in part["summary"].items():
+        cells = [
+            name,
+            f"{row['seconds a coalition']:.3f}",
+            f"{row['times faster than the reference']:.2f}",
+            f"{row['block runs a coalition']:.1f}",
+            f"{row['share of the matrix-product peak']:.0%}",
+        ]
+        lines.append(f"| {' | '.join(cells)} |")
+    tried = ", ".join(
+        f"{row['dtype']} {'all samples at once' if row['samples at once'] else 'one sample at a time'} "
+        f"{row['seconds']:.2f} s"
+        for row in part["reference tried"]
+    )
+    warm = ", ".join(f"{name} {value:.0f} s" for name, value in part["warm-up seconds"].items())
+    ratios = ", ".join(f"{turn['fused, siblings']['ratio']:.2f}" for turn in part["turns"])
+    lines += [
+        "",
+        f"The reference's way was tried as: {tried}; the table has the fastest. Start of our evaluation, compiling "
+        f"included: {warm}. Ratio of the last row, turn by turn: {ratios}. Peak of bfloat16 products measured: "
+        f"{part['peak GFLOPS']:.0f} GFLOPS. Peak memory of the process that holds the model in both formats and "
+        f"all evaluators: {part['peak memory MiB']:.0f} MiB.",
+    ]
+    return "\n".join(lines)
+
+
+def speed_values(content: dict[str, Any]) -> str:
+    """How far values are from the slow bypass."""
+    part = content["values"]
+    rows = [
+        (
+            "float32 against the bypass in float32",
+            part["float32 coalitions"],
+            part["float32 largest difference"],
+        ),
+        (
+            "bfloat16 against the bypass in bfloat16",
+            part["bfloat16 coalitions"],
+            part["bfloat16 largest difference from the bypass in bfloat16"],
+        ),
+        (
+            "bfloat16 against float32",
+            part["bfloat16 coalitions"],
+            part["bfloat16 largest difference from float32"],
+        ),
+        (
+            "the bypass in bfloat16 against float32",
+            part["bfloat16 coalitions"],
+            part["bypass in bfloat16, largest difference from float32"],
+        ),
+    ]
+    low, high = part["loss range"]
+    return "\n".join(
+        [
+            "| values | coalitions | largest difference, nats |",
+            "|---|---|---|",
+            *(f"| {name} | {count} | {difference:.2g} |" for name, count, difference in rows),
+            "",
+            f"Losses range from {low:.1f} to {high:.1f} nats. 95 % of the bfloat16 values are within "
+            f"{part['bfloat16 95th percentile of that']:.2g} of their bypass. Spearman correlation in bfloat16: "
+            f"{part['bfloat16 Spearman with the bypass in bfloat16']:.5f} with the bypass, "
+            f"{part['bfloat16 Spearman with float32']:.5f} with float32.",
+        ]
+    )
+
+
+def speed_plan(content: dict[str, Any]) -> str:
+    """The whole way to a plan."""
+    part, quality = content["plan"], content.get("paper")
+    rows = [
+        ("dense", "", "", f"{part['dense perplexity']:.2f}"),
+        (
+            "the reference's pipeline: 8,000 masks, 80,000 surrogate masks",
+            f"{part['reference seconds in all, multiplied']:,.0f} (multiplied)",
+            "",
+            "",
+        ),
+        (
+            "shapcut, from loading to the plan",
+            f"{part['ours seconds, from loading to the plan']:,.0f}",
+            str(part["ours removed"]),
+            f"{part['ours perplexity']:.2f}",
+        ),
+    ]
+    if quality is not None:
+        masks = f"the paper's method, {quality['masks']:,} masks of {quality['windows']} windows run"
+        rows.insert(2, (masks, "", str(quality["removed"]), f"{quality['perplexity']:.2f}"))
+    lines = [
+        f"{content['model']}; {len(part['ours removed'])} blocks removed; {content['text'].partition(',')[0]}, "
+        f"calibration on its first three quarters, held out the last; {content['hardware']}, "
+        f"torch {content['torch']}. `python benchmarks/speed.py --text wikitext2/valid.txt plan paper`.",
+        "",
+        "| way | seconds | removed | held-out perplexity |",
+        "|---|---|---|---|",
+    ]
+    lines += [f"| {' | '.join(row)} |" for row in rows]
+    lines += [
+        "",
+        f"Ratio of times: {part['times faster']:.0f}. shapcut was given {part['ours coalitions at most']} coalitions "
+        f"on {part['ours windows a coalition']} windows of {LENGTH} tokens, and its default finals. The reference's cost is "
+        f"{part['reference seconds a mask']:.2f} s a mask and "
+        f"{part['reference surrogate seconds a mask'] * 1e3:.1f} ms of surrogate calls a surrogate mask, measured "
+        "and multiplied by its published sizes.",
+    ]
+    return "\n".join(lines)
+
+
+def speed_growth(content: dict[str, Any]) -> str:
+    """Seconds against what they should grow with."""
+    lines = ["| | seconds | seconds over the first row's | size over the first row's |", "|---|---|---|---|"]
+    for what, points in content["growth"].items():
+        size, took = points[0]
+        lines += [
+            f"| {n:,} {what} | {value:.1f} | {value / took:.2f} | {n / size:.2f} |" for n, value in points
+        ]
+    return "\n".join(lines)
+
+
+def speed_places(content: dict[str, Any]) -> str:
+    """Other processes, and weights on disk."""
+    ray, offload = content["executors"], content["offload"]
+    disk, memory = offload["disk"], offload["off"]
+    return "\n".join(
+        [
+            f"Two Ray workers of one thread each took {ray['ray over local']:.2f} times as long as one process of two "
+            f"threads for {ray['coalitions']} coalitions ({ray['ray seconds']:.0f} s against {ray['local seconds']:.0f} s; "
+            f"to start, {ray['ray seconds to start']:.0f} s against {ray['local seconds to start']:.0f} s). Largest "
+            f"difference of values: {ray['largest difference of values']:.2g} nats.",
+            "",
+            f"With {offload['limit'] / 1e6:.0f} MB of memory allowed to the whole process (control group) and "
+            f"{offload['weights'] / 1e6:.0f} MB of weights, `--offload disk` ended with status {disk['exit status']} after "
+            f"{disk['seconds']:.0f} s; without offload the same run ended with status {memory['exit status']} "
+            "(-9: killed for its memory).",
+        ]
+    )

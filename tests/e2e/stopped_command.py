@@ -1,0 +1,43 @@
+"""The command line, waiting for a signal when a moment has come: MOMENT ARGUMENTS."""
+
+import sys
+from functools import partial
+from typing import Any
+
+from shapcut import builtin
+from shapcut.cli import app
+from shapcut.cli.main import main
+from shapcut.hookspecs import hookimpl
+from shapcut.host import build_host
+
+
+class Announcer:
+    """Prints the name of the awaited moment, and reads from stdin until a signal comes."""
+
+    def __init__(self, moment: str) -> None:
+        self.moment = moment
+
+    def reached(self, moment: str) -> None:
+        if moment == self.moment:
+            print(moment, flush=True)  # noqa: T201 - the test reads it
+            sys.stdin.readline()
+
+    @hookimpl
+    def shapcut_coalitions_evaluated(self, total: int) -> None:
+        if total > 1:
+            self.reached("scoring")
+
+    @hookimpl
+    def shapcut_model_pruned(self) -> None:
+        self.reached("pruned")
+
+
+def with_announcer(announcer: Announcer, *, core: list[Any], **options: Any) -> Any:
+    return build_host(core=[*core, announcer], **options)
+
+
+if __name__ == "__main__":
+    moment, *arguments = sys.argv[1:]
+    assert builtin
+    app.build_host = partial(with_announcer, Announcer(moment))
+    main(arguments)

@@ -1,0 +1,207 @@
+"""How commands speak and end: signals, streams, colours, help, completion."""
+
+import json
+import logging
+import signal
+import sqlite3
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import pytest
+
+from shapcut import __version__
+from shapcut.cli.main import INTERRUPTED, TERMINATED, Termination, run
+from shapcut.run import open_run
+
+SCRIPT = Path(__file__).with_name("stopped_command.py")
+SIZES = ["--samples", "2", "--sequence-length", "16", "--held-out-samples", "2", "--finalist-samples", "0"]
+ESCAPE = "\x1b"
+
+
+@pytest.fixture(autouse=True)
+def loggers_as_before() -> Iterator[None]:
+    logger = logging.getLogger("shapcut")
+    level, handlers, propagate = logger.level, list(logger.handlers), logger.propagate
+    yield
+    logger.setLevel(level)
+    logger.handlers, logger.propagate = handlers, propagate
+
+
+def stopped_at(moment: str, number: int, arguments: Sequence[str]) -> tuple[int, str, str]:
+    """Status, stdout and stderr of a command that gets a signal when it says that the moment has come."""
+    command = [sys.executable, str(SCRIPT), moment, *arguments]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    with subprocess.Popen(command, text=True, **pipes) as process:
+        assert process.stdout is not None
+        first = process.stdout.readline()
+        if first.strip() == moment:
+            process.send_signal(number)
+        out, err = process.communicate()
+    assert first.strip() == moment, err
+    return process.returncode, out, err
+
+
+def stored(run_directory: Path) -> int:
+    with sqlite3.connect(run_directory / "evaluations.sqlite") as store:
+        return int(store.execute("SELECT COUNT(*) FROM evaluations").fetchone()[0])
+
+
+@pytest.mark.parametrize(
+    ("moment", "command", "number", "status", "word"),
+    [
+        ("scoring", "score", signal.SIGINT, INTERRUPTED, "interrupted"),
+        ("pruned", "prune", signal.SIGTERM, TERMINATED, "terminated"),
+    ],
+)
+def test_a_signal_ends_a_command_cleanly_and_it_goes_on(
+    *,
+    tmp_path: Path,
+    tiny_llama_directory: Path,
+    capsys: pytest.CaptureFixture[str],
+    moment: str,
+    command: str,
+    number: int,
+    status: int,
+    word: str,
+) -> None:
+    kept, out = tmp_path / "kept", tmp_path / "out"
+    arguments = [command, str(tiny_llama_directory), "--run", str(kept), "--budget", "30", "--json", *SIZES]
+    if command == "prune":
+        arguments += ["--out", str(out), "--remove", "2"]
+    ended, stdout, err = stopped_at(moment, number, arguments)
+    assert (ended, stdout) == (status, "")
+    last = err.splitlines()[-1]
+    assert last.startswith(f"shapcut: {word}; what was measured is kept in {kept}")
+    assert "Traceback" not in err
+    assert ESCAPE not in err
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["kept"]
+    before = stored(kept)
+    assert 0 < before <= 30
+    assert run(arguments) == 0
+    captured = capsys.readouterr()
+    assert json.loads(captured.out)
+    assert f"{before} evaluations found from an earlier start" in captured.err
+    if command == "prune":
+        assert stored(kept) == before
+        assert (out / "config.json").is_file()
+
+
+def test_without_a_run_there_is_nothing_to_go_on_from(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stop(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("shapcut.cli.commands.load", stop)
+    assert run(["inspect", "anything"]) == INTERRUPTED
+    assert capsys.readouterr().err == "shapcut: interrupted before there was anything to keep\n"
+
+
+def test_sigterm_is_handled_only_while_a_command_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    seen: list[object] = []
+
+    def look(_: str) -> None:
+        seen.append(signal.getsignal(signal.SIGTERM))
+
+    monkeypatch.setattr("shapcut.cli.app.set_log_level", look)
+    assert run(["--version"]) == 0
+    assert seen not in ([], [before])
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_an_interrupted_run_says_where_it_is_and_lets_go_of_its_lock(tmp_path: Path) -> None:
+    with pytest.raises(Termination) as stop, open_run(tmp_path / "run"):
+        raise Termination
+    assert stop.value.__notes__ == [f"what was measured is kept in {tmp_path / 'run'}"]
+    with open_run(tmp_path / "run"):
+        pass
+
+
+def test_stdout_has_the_result_and_stderr_the_rest(
+    tmp_path: Path, tiny_llama_directory: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["score", str(tiny_llama_directory), "--run", str(tmp_path / "run"), "--budget", "20", *SIZES]
+    assert run([*arguments, "--json"]) == 0
+    out, err = capfd.readouterr()
+    assert json.loads(out)
+    assert err
+    assert ESCAPE not in err
+    assert run([*arguments, "--json", "--log-level", "warning"]) == 0
+    assert capfd.readouterr().err == ""
+    assert run([*arguments, "--json", "--log-level", "debug"]) == 0
+    assert "DEBUG shapcut.scoring: estimate took" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize("place", ["before", "after"])
+def test_an_unknown_log_level_is_refused(place: str, capsys: pytest.CaptureFixture[str]) -> None:
+    level = ["--log-level", "loud"]
+    assert run([*level, "adapters"] if place == "before" else ["adapters", *level]) == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.startswith("shapcut: --log-level loud: ")
+
+
+def test_version(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["--version"]) == 0
+    assert capsys.readouterr().out == f"shapcut {__version__}\n"
+
+
+@pytest.mark.parametrize("colour", ["NO_COLOR", "FORCE_COLOR"])
+def test_help_is_grouped_and_says_the_defaults(
+    colour: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("NO_COLOR", "FORCE_COLOR"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv(colour, "1")
+    monkeypatch.setenv("COLUMNS", "200")
+    assert run(["prune", "--help"]) == 0
+    text = capsys.readouterr().out
+    assert ("\x1b[" in text) == (colour == "FORCE_COLOR")
+    if colour == "NO_COLOR":
+        panels = ["Target", "Method", "Text", "Machine", "Files and output"]
+        assert all(f"─ {panel} ─" in text for panel in panels)
+        assert "coalitions that may be evaluated [default: 500]" in text
+        assert "post-pruning step STEP[:key=value,...]" in text
+        assert run(["--help"]) == 0
+        assert "─ Judge ─" in capsys.readouterr().out
+
+
+def completed(words: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """What bash is told for the last word of a command line."""
+    monkeypatch.setattr(sys, "argv", ["shapcut"])
+    monkeypatch.setenv("_SHAPCUT_COMPLETE", "complete_bash")
+    monkeypatch.setenv("COMP_WORDS", words)
+    monkeypatch.setenv("COMP_CWORD", str(len(words.split(" ")) - 1))
+    with pytest.raises(SystemExit):
+        run()
+    return capsys.readouterr().out.split()
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        ("shapcut pru", ["prune"]),
+        ("shapcut prune --estimator perm", ["permutation"]),
+        ("shapcut evaluate demo:", ["demo:smollm2-135m"]),
+        ("shapcut compare --methods greedy,tayl", ["greedy,taylor"]),
+        ("shapcut score --log-level w", ["warning"]),
+        ("shapcut prune --then gp", ["gptq"]),
+    ],
+)
+def test_completion(
+    words: str, expected: list[str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert completed(words, capsys, monkeypatch) == expected
+
+
+def test_paths_are_completed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "models").mkdir()
+    (tmp_path / "models" / "small.gguf").touch()
+    assert completed("shapcut inspect mod", capsys, monkeypatch) == ["models/"]
+    assert completed("shapcut inspect models/sm", capsys, monkeypatch) == ["models/small.gguf"]

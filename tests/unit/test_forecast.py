@@ -1,0 +1,181 @@
+"""What a dry run says, and that it needs nothing but a config."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import huggingface_hub
+import psutil
+import pytest
+import torch
+from transformers import LlamaConfig
+
+from shapcut import builtin, evaluation, footprint
+from shapcut.cli.main import run
+from shapcut.cli.tables import forecast_rows
+from shapcut.errors import InputError
+from shapcut.evaluation import divide_memory
+from shapcut.forecast import Forecast, forecast
+from shapcut.host import Host, build_host
+from shapcut.recipe import make_recipe
+
+WIDTH, INNER, LAYERS, VOCABULARY = 16, 24, 10, 50
+BLOCK = 4 * WIDTH * WIDTH + 3 * WIDTH * INNER + 2 * WIDTH
+WHOLE = LAYERS * BLOCK + 2 * VOCABULARY * WIDTH + WIDTH
+
+
+@pytest.fixture(scope="module")
+def host() -> Host:
+    return build_host(core=[builtin])
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Path:
+    """A directory with a config of ten blocks and nothing else."""
+    directory = tmp_path / "model"
+    directory.mkdir()
+    content = LlamaConfig(
+        vocab_size=VOCABULARY,
+        hidden_size=WIDTH,
+        intermediate_size=INNER,
+        num_hidden_layers=LAYERS,
+        num_attention_heads=2,
+        dtype="bfloat16",
+    ).to_dict()
+    (directory / "config.json").write_text(json.dumps(content), encoding="utf-8")
+    return directory
+
+
+def foresee(config: Path, host: Host, *, target: bool = True, **options: Any) -> Forecast:
+    options = {"device": "cpu", "samples": 3, "sequence_length": 8, **options}
+    return forecast(make_recipe({"model": str(config), **options}), host, target=target)
+
+
+def test_counts_by_hand(config: Path, host: Host) -> None:
+    found = foresee(config, host, ratio=0.3, budget=100)
+    assert (found.players, found.removable, found.players_to_remove) == (10, 10, 3)
+    assert found.parameters == WHOLE
+    assert (found.coalitions, found.tokens_per_coalition, found.tokens) == (100, 24, 2400)
+    assert found.operations == 2 * (7 * BLOCK + VOCABULARY * WIDTH) * 2400
+    assert found.seconds == found.operations / 1e14
+    memory = found.memory
+    assert (memory.weights, memory.converted, memory.state) == (2 * WHOLE, 0, 24 * WIDTH * 2)
+    assert (memory.outside_blocks, memory.largest_block) == (2 * (WHOLE - LAYERS * BLOCK), 2 * BLOCK)
+    assert memory.coalitions_at_once == evaluation.MOST_COALITIONS_PER_CHUNK
+    assert memory.budget == memory.state * (11 + 4 * 256)
+    assert found.advice == "none needed: everything fits"
+
+
+def test_a_copy_in_another_format_is_counted(config: Path, host: Host) -> None:
+    found = foresee(config, host, ratio=0.3, dtype="float32")
+    assert (found.dtype, found.memory.converted) == ("float32", 4 * WHOLE)
+    assert found.memory.state == 24 * WIDTH * 4
+
+
+def test_targets(config: Path, host: Host) -> None:
+    several = foresee(config, host, remove=(2, 5))
+    assert [cut.fewest for cut in several.cuts] == [2, 5]
+    assert several.players_to_remove == 5
+    assert foresee(config, host, parameters=WHOLE - 3 * BLOCK).players_to_remove == 3
+    assert foresee(config, host, memory=2 * WHOLE - 2 * 2 * BLOCK).players_to_remove == 2
+    faster = foresee(config, host, speedup=1.5)
+    assert (faster.cuts, faster.players_to_remove) == ((), None)
+    assert "unknown before the players' time is measured" in str(forecast_rows(faster))
+    assert foresee(config, host, target=False).cuts == ()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({}, "no target"),
+        ({"remove": 10}, "of the model's 10 players 1 to 9 can be removed"),
+        ({"remove": 2, "then": ["cmpensate"]}, "did you mean 'compensate'"),
+        ({"remove": 2, "estimator": "paper:size=3"}, "did you mean 'sizes'"),
+        ({"remove": 2, "calibration": "none.txt"}, "none.txt does not exist"),
+        ({"remove": 2, "sequence_length": 9999}, "more than the 2048 tokens"),
+        ({"parameters": 10**9}, "the model has"),
+    ],
+)
+def test_what_a_run_would_refuse(config: Path, host: Host, options: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        foresee(config, host, **options)
+
+
+def test_advice(config: Path, host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = foresee(config, host, remove=3, memory_budget=4096)
+    memory, recipe = found.memory, make_recipe({"model": "m"})
+
+    def advice(free: int, **options: Any) -> str:
+        changed = make_recipe({"model": "m", **options}) if options else recipe
+        return footprint.advice(changed, replace(memory, free=free), from_config=True)
+
+    assert memory.needed == memory.weights + memory.budget  # type: ignore[operator]
+    assert memory.offloaded < memory.needed
+    assert advice(memory.needed) == "none needed: everything fits"
+    assert "--offload disk needs" in advice(memory.needed - 1)
+    assert "does not fit even with --offload disk" in advice(memory.offloaded - 1)
+    assert "--offload disk as asked" in advice(0, offload="disk")
+
+
+def test_division_of_memory() -> None:
+    assert divide_memory(10, 4, 1000).chunk_size == (1000 - 50) // 40
+    scarce = divide_memory(10, 4, 60)
+    assert (scarce.keeps_trunk, scarce.chunk_size, scarce.remembered) == (False, 1, 1)
+    assert divide_memory(10, 4, 0).chunk_size == 1
+
+
+def test_nothing_is_left_behind_and_no_weights_are_made(
+    config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = psutil.Process().memory_info().rss
+    huge = json.loads((config / "config.json").read_text())
+    huge |= {"hidden_size": 8192, "intermediate_size": 28672, "num_attention_heads": 64, "head_dim": 128}
+    (config / "config.json").write_text(json.dumps(huge))
+    monkeypatch.chdir(tmp_path)
+    command = ["prune", str(config), "--remove", "3", "--dry-run", "--json", "--throughput", "1"]
+    assert run(command) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["parameters"] > 8e9
+    assert found["throughput"] == 1e12
+    assert psutil.Process().memory_info().rss - before < 2e9
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["config.json", "model"]
+
+
+def test_a_throughput_that_is_none(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["score", str(config), "--dry-run", "--throughput", "0"]) == 2
+    assert capsys.readouterr().err.startswith("shapcut: --throughput 0.0 is no positive number")
+
+
+def test_a_hub_id_of_which_only_the_config_is_cached(
+    config: Path, host: Host, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    cache = tmp_path / "hub"
+    repository = cache / "models--someone--tiny"
+    (repository / "refs").mkdir(parents=True)
+    (repository / "refs" / "main").write_text("abc")
+    (repository / "snapshots" / "abc").mkdir(parents=True)
+    (repository / "snapshots" / "abc" / "config.json").write_bytes((config / "config.json").read_bytes())
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(cache))
+    monkeypatch.setattr(huggingface_hub.file_download, "HF_HUB_CACHE", str(cache), raising=False)
+    monkeypatch.setattr("transformers.utils.hub.constants.HF_HUB_CACHE", str(cache))
+    assert foresee(Path("someone/tiny"), host, remove=3).players == 10
+    with pytest.raises(InputError, match="no config of that name is cached; nothing is downloaded here"):
+        foresee(Path("someone/other"), host, remove=3)
+
+
+def test_a_demo_model_that_was_never_fetched(
+    host: Host, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("SHAPCUT_CACHE", str(tmp_path))
+    recipe = make_recipe({"model": "demo:smollm2-135m", "remove": 3})
+    with pytest.raises(InputError, match=r"is not in .* yet, and nothing is downloaded here"):
+        forecast(recipe, host, target=True)
+
+
+def test_rows_for_people(config: Path, host: Host) -> None:
+    rows = dict(map(tuple, forecast_rows(foresee(config, host, remove=(2, 5), then=["compensate"]))))
+    assert rows["to remove"] == "2 players: 2; 5 players: 5"
+    assert "TFLOP/s" in rows["time"]
+    assert rows["post-pruning steps"] == "compensate"
+    assert torch.get_default_device().type == "cpu"
