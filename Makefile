@@ -76,7 +76,7 @@ format: $(STAMP) ## put the code into shape
 
 docs: $(STAMP) ## write the reference pages again and build the documentation into site/
 	$(BIN)/python docs/tools/reference.py
-	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 clean: ## remove the virtual environment, caches, the built site and what the demo wrote
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis build dist

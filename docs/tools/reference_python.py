@@ -182,4 +182,5 @@ def _item(line: str) -> str:
 
 
 def _fenced(code: str) -> str:
+    code = code.replace("'", '"')  # as the formatter has it
     return f"```py\n{code}\n```"

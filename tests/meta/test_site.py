@@ -50,7 +50,7 @@ def test_the_tutorial_shows_what_its_commands_printed(monkeypatch: pytest.Monkey
 def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The whole site; a broken link or anchor, or a page that is in no menu, ends the build."""
     directory = tmp_path_factory.mktemp("site")
-    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", str(directory)]
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(directory)]
     built = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert built.returncode == 0, built.stderr
     return directory
