@@ -4,6 +4,7 @@ python benchmarks/tutorial.py            # some minutes; needs the demo model
 python benchmarks/tutorial.py --fill     # only fills the page from benchmarks/results/tutorial.json
 """
 
+import argparse
 import json
 import os
 import re
@@ -38,43 +39,63 @@ def filled(text: str, outputs: dict[str, str]) -> str:
     return _CONSOLE.sub(fill, text)
 
 
-def run_all(text: str) -> dict[str, str]:
-    """What each command prints on stdout, all run in one new directory.
+def run_all(text: str, directory: Path) -> dict[str, str]:
+    """What each command prints on stdout, run in one directory; what ran there before is not repeated.
 
     Raises:
         subprocess.CalledProcessError: if one fails.
+        ValueError: if one prints a path of this machine.
     """
-    with tempfile.TemporaryDirectory() as directory:
-        tools = Path(directory, ".bin")
-        tools.mkdir()
-        (tools / "shapcut").write_text(f'#!/bin/sh\nexec "{sys.executable}" -m shapcut "$@"\n')
-        (tools / "shapcut").chmod(0o755)
-        environment = {**os.environ, "COLUMNS": WIDTH, "PATH": f"{tools}:{os.environ['PATH']}"}
-        outputs = {}
-        for command in commands(text):
+    directory = directory.resolve()
+    kept = directory / ".outputs.json"
+    outputs: dict[str, str] = json.loads(kept.read_text("utf-8")) if kept.is_file() else {}
+    environment = {**os.environ, "COLUMNS": WIDTH, "PATH": f"{_tools(directory)}:{os.environ['PATH']}"}
+    for command in commands(text):
+        if command not in outputs:
             print(f"$ {command}", file=sys.stderr, flush=True)
-            done = subprocess.run(  # noqa: S602 - the page's own commands, pipes among them
-                f"set -o pipefail; {command}",
-                shell=True,
-                executable="/bin/bash",
-                cwd=directory,
-                env=environment,
-                stdout=subprocess.PIPE,
-                text=True,
-                check=True,
-            )
-            lines = [line.rstrip() for line in done.stdout.splitlines()]
-            outputs[command] = "".join(f"{line}\n" for line in lines)
-            if directory in outputs[command]:
-                raise ValueError(f"{command!r} prints a path of this machine")
-    return outputs
+            outputs[command] = _printed(command, directory, environment)
+            kept.write_text(json.dumps(outputs), encoding="utf-8")
+    return {command: outputs[command] for command in commands(text)}
+
+
+def _tools(directory: Path) -> Path:
+    """A directory with a `shapcut` that is this checkout's."""
+    tools = directory / ".bin"
+    tools.mkdir(parents=True, exist_ok=True)
+    (tools / "shapcut").write_text(f'#!/bin/sh\nexec "{sys.executable}" -m shapcut "$@"\n')
+    (tools / "shapcut").chmod(0o755)
+    return tools
+
+
+def _printed(command: str, directory: Path, environment: dict[str, str]) -> str:
+    done = subprocess.run(  # noqa: S602 - the page's own commands, pipes among them
+        f"set -o pipefail; {command}",
+        shell=True,
+        executable="/bin/bash",
+        cwd=directory,
+        env=environment,
+        stdout=subprocess.PIPE,
+        text=True,
+        check=True,
+    )
+    if str(directory) in done.stdout:
+        raise ValueError(f"{command!r} prints a path of this machine")
+    return "".join(f"{line.rstrip()}\n" for line in done.stdout.splitlines())
 
 
 def main() -> None:
     """Run and fill, or only fill."""
+    options = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    options.add_argument("--fill", action="store_true", help="run nothing")
+    options.add_argument("--directory", type=Path, help="where to run; a second start there goes on")
+    given = options.parse_args()
     text = PAGE.read_text(encoding="utf-8")
-    if "--fill" not in sys.argv:
-        RESULT.write_text(json.dumps(run_all(text), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    if not given.fill:
+        with tempfile.TemporaryDirectory() as temporary:
+            outputs = run_all(text, given.directory or Path(temporary))
+        RESULT.write_text(json.dumps(outputs, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     PAGE.write_text(filled(text, json.loads(RESULT.read_text(encoding="utf-8"))), encoding="utf-8")
 
 

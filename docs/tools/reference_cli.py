@@ -30,10 +30,11 @@ Results go to stdout, as tables or with `--json` as JSON; progress and errors go
 | 0 | done |
 | 1 | failed, with one line on stderr |
 | 2 | bad usage or bad input, found before any work |
-| 130 | interrupted; the same command with the same `--run` goes on |
+| 130, 143 | interrupted (Ctrl-C), terminated; the same command with the same `--run` goes on |
 
 `shapcut --version` prints the version. `shapcut --skip-broken-plugins COMMAND ...` goes on without plugins
-that cannot be used.
+that cannot be used. Every command also takes `--log-level LEVEL`: how much is said on stderr (debug, info,
+warning, error; default info).
 """
 
 RECIPE = """\
@@ -52,6 +53,9 @@ What `NAME[:key=value,...]` can be in this installation; plugins add to it. The 
 `--estimator permutation:share=0.5`.
 """
 
+EVERYWHERE = {"log_level"}
+"""Options of all commands, which the introduction describes."""
+
 _DEFAULT = re.compile(r" ?\[default: (?P<value>.*)\]$")
 _METAVARS: dict[Any, str] = {Path: "PATH", int: "N"}
 _SHOWN_KINDS = ("utilities", "samplers", "estimators", "selectors", "postprocessors", "executors")
@@ -69,6 +73,7 @@ def cli_page() -> str:
 
 def _command(name: str, command: Any) -> str:
     own = [p for p in command.params if p.param_type_name == "option" and not _is_shared(p)]
+    own = [p for p in own if p.name not in EVERYWHERE]
     arguments = [p for p in command.params if p.param_type_name == "argument"]
     words = ["shapcut", name, *(p.metavar or p.name.upper() for p in arguments)]
     words += [f"{p.opts[0]} {_metavar(p)}" for p in own if p.required]
