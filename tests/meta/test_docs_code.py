@@ -126,6 +126,8 @@ def test_what_is_left_to_other_tests_is_tested_there() -> None:
 def test_commands_parse(words: list[str], group: Any, host: Host) -> None:
     name, *arguments = words[1:]
     given = group.commands[name].make_context(name, arguments).params
+    if name == "evaluate":  # makes no recipe
+        return
     if given.get("methods"):
         parse_methods(given["methods"])
     options = {name: given[name] for name in RECIPE_OPTIONS if given.get(name)}
