@@ -11,7 +11,7 @@ from shapcut.contributions import Contributions
 from shapcut.demo_models import origin
 from shapcut.errors import InputError
 from shapcut.export_hints import export_hints
-from shapcut.files import require_new_directory
+from shapcut.files import require_new_directory, require_outside
 from shapcut.host import Host, checkpoint_formats
 from shapcut.manifest import Manifest
 from shapcut.measure import ModelMeasurement, measure, parameter_count
@@ -116,6 +116,7 @@ def _finished(
     Raises:
         InputError: if there is none and something else is at ``out``.
     """
+    require_outside(directory, out)
     if finished_earlier(recipe, out, Run(directory)) is None:
         require_new_directory(out)
         return None
