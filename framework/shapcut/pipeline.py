@@ -31,8 +31,15 @@ _VERIFIED_WINDOWS = 2
 
 
 def default_run_directory(out: Path) -> Path:
-    """Where a run is kept if the user names no place: beside the output."""
-    return out.with_name(out.name + ".run")
+    """Where a run is kept if the user names no place: beside the output.
+
+    Raises:
+        InputError: if nothing can be beside it.
+    """
+    place = out if out.name else out.absolute()
+    if not place.name:
+        raise InputError(f"--out {out} cannot become a directory of its own; name another one")
+    return place.with_name(place.name + ".run")
 
 
 def score(recipe: Recipe, run_directory: Path, host: Host, reporter: Reporter | None = None) -> Contributions:
