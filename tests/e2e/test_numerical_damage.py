@@ -12,7 +12,6 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from shapcut.cli.main import BAD_INPUT, run
 from shapcut.evaluation import CoalitionEvaluator
-from shapcut.robustness import kendall
 from shapcut.silence import quiet_libraries
 
 N = 6
@@ -50,9 +49,7 @@ def test_planted_values_are_found_without_the_damaged_coalitions(
     found = score(tiny_llama_directory, tmp_path / "run", "--estimator", estimator, "--budget", "40")
     error = capsys.readouterr().err
     assert found["excluded_non_finite"] > 0
-    assert kendall(np.array(ranking(found)), PLANTED) == 1.0
-    if estimator != "surrogate":  # whose prior shrinks
-        assert ranking(found) == pytest.approx(PLANTED.tolist())
+    assert ranking(found) == pytest.approx(PLANTED.tolist(), abs=1e-4)
     warning = [line for line in error.splitlines() if line.startswith("warning: ")]
     assert len(warning) == 1
     assert f"{found['excluded_non_finite']} of {found['evaluations']} coalitions" in warning[0]
