@@ -15,6 +15,7 @@ import argparse
 import collections
 import functools
 import hashlib
+import importlib
 import json
 import os
 import platform
@@ -28,9 +29,7 @@ import traceback
 from pathlib import Path
 from typing import Any
 
-import peft  # noqa: F401 - these three are imported before the forks, which then start at once
 import torch
-import torchao  # noqa: F401
 import transformers
 
 from shapcut import builtin, measure
@@ -191,12 +190,16 @@ def check_run(
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--model", default=str(HERE / "zoo" / "models" / "llama"))
+    parser.add_argument("--kinds", nargs="+", choices=list(KINDS), default=list(KINDS))
     parser.add_argument("--runs", type=int, default=50)
     parser.add_argument("--kills", type=int, default=4, help="most kills a run")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--result", type=Path, default=HERE / "results" / "kill.json")
     given = parser.parse_args()
     torch.set_num_threads(1)
+    for module in ("peft", "torchao"):  # before the forks, which then start at once
+        if "full recipe" in given.kinds:
+            importlib.import_module(module)
     rng, rows, begin = random.Random(given.seed), [], time.monotonic()  # noqa: S311 - no secret
     references: dict[tuple[str, int], tuple[dict[str, str], float]] = {}
     given.model, given.result = str(Path(given.model).absolute()), given.result.absolute()
@@ -205,7 +208,7 @@ def main() -> None:
     Path("text.txt").write_text(builtin_text()[:CHARACTERS], encoding="utf-8")
     measure.latency = functools.partial(measure.latency, prompt_tokens=4, new_tokens=2, repeats=1)
     for number in range(given.runs):
-        kind, seed = list(KINDS)[number % len(KINDS)], number // len(KINDS) % SEEDS
+        kind, seed = given.kinds[number % len(given.kinds)], number // len(given.kinds) % SEEDS
         with tempfile.TemporaryDirectory(dir=place.name) as work:
             try:
                 if (kind, seed) not in references:

@@ -7,6 +7,7 @@ python benchmarks/recipes.py --check    # exit status 1 if one is out of date
 import json
 import re
 import sys
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +40,7 @@ def _taken(content: dict[str, Any]) -> str:
     return accepted_values(content)
 
 
+@cache
 def foresee(recipe: Path) -> Forecast:
     """The dry run of one of the paper's recipes, with its config in place of the model."""
     config = PAPER / "configs" / model_of(recipe)

@@ -114,6 +114,6 @@ def _config(path: Path) -> dict[str, Any]:
     """The content of a directory's config.json; empty if there is none or it is damaged."""
     try:
         content = json.loads((path / "config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return {}
     return content if isinstance(content, dict) else {}

@@ -14,14 +14,14 @@ from shapcut_adapters.rwkv_weights import layer_count, read_weights, version_of
 
 
 class RwkvPth(CheckpointFormat):
-    """A .pth file, or a directory with exactly one and no config.json."""
+    """A .pth file, or a directory with one (`check` refuses several) and no config.json."""
 
     name: ClassVar[str] = "rwkv-pth"
 
     def claims(self, path: Path) -> bool:
         """By names alone."""
         if path.is_dir():
-            return not (path / "config.json").exists() and len(_weight_files(path)) == 1
+            return not (path / "config.json").exists() and bool(_weight_files(path))
         return path.suffix == ".pth"
 
     def check(self, path: Path) -> None:

@@ -56,7 +56,10 @@ def read_weights(path: Path, *, names_only: bool = False) -> dict[str, Tensor]:
     try:
         content: Any = torch.load(path, map_location=device, weights_only=True, mmap=zipfile.is_zipfile(path))
     except Exception as error:
-        raise InputError(f"{path} is damaged, or holds more than tensors: {type(error).__name__}") from error
+        raise InputError(
+            f"{path} is damaged, or holds more than tensors: {type(error).__name__}; nothing of it was run, "
+            "take another copy"
+        ) from error
     if isinstance(content, dict) and "_strategy" in content:
         raise UnsupportedModelError(
             f"{path} was converted by the rwkv package for {content['_strategy']!r}; prune the original .pth"

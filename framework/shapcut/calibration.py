@@ -132,12 +132,13 @@ def load_held_out(
     Raises:
         InputError: as `load_calibration`.
     """
-    check_size(samples or 1, sequence_length, max_length)
+    least = 1 if samples is None else samples
+    check_size(least, sequence_length, max_length)
     tokens = held_out_tokens(source, tokenizer, whole=whole)
     bos = _bos(tokenizer)
     name = source if whole else f"the held-out quarter of {source}"
-    available = _available(tokens, samples or 1, sequence_length, bos, name)
-    samples = samples or available
+    available = _available(tokens, least, sequence_length, bos, name)
+    samples = available if samples is None else samples
     chosen = np.arange(samples, dtype=np.int64) * available // samples
     return Calibration(_cut(tokens, chosen, sequence_length, bos), source, bos is not None)
 

@@ -97,6 +97,16 @@ def require_new_directory(path: Path) -> None:
     require_writable(path.absolute().parent, "--out")
 
 
+def require_outside(run: Path, out: Path) -> None:
+    """Check that a run is not kept where its checkpoint is to appear.
+
+    Raises:
+        InputError: if it would be.
+    """
+    if run.resolve().is_relative_to(out.resolve()):
+        raise InputError(f"--run {run} is inside --out {out}, which must stay empty; name another one")
+
+
 @contextmanager
 def new_directory(path: Path) -> Iterator[Path]:
     """A temporary directory beside ``path`` that becomes ``path`` when the block ends without an error.

@@ -34,7 +34,7 @@ def harness_model(adapter: Adapter, model: nn.Module, tokenizer: Any, reporter: 
     return AdapterLM(adapter, model, tokenizer, reporter)
 
 
-class TransformersLM(HFLM):
+class TransformersLM(HFLM):  # type: ignore[misc]  # the package has no types
     """The harness's own class for transformers' models, which reports through shapcut."""
 
     def __init__(self, model: Any, tokenizer: Any, reporter: Reporter) -> None:
@@ -65,7 +65,7 @@ class TransformersLM(HFLM):
             return super().generate_until(requests, disable_tqdm=True)
 
 
-class AdapterLM(TemplateLM):
+class AdapterLM(TemplateLM):  # type: ignore[misc]  # the package has no types
     """A model that only its adapter can run.
 
     Sequences of one length go through the model together, so nothing is padded.

@@ -14,7 +14,7 @@ from shapcut.arithmetic import return_freed_memory
 from shapcut.demo_models import DEMO_PREFIX
 from shapcut.errors import InputError, ShapcutError
 from shapcut.formats import CheckpointFormat, Tokenizer
-from shapcut.quantized import is_quantized, quantization_method
+from shapcut.quantized import is_quantized, quantization_method, require_packages
 from shapcut.silence import one_line, quiet_libraries, without_stderr
 from shapcut.sources import Location, Offload, check_dtype, inspect_source, locate, read_config
 from shapcut.untrusted import require_finite_weights, require_plain_templates
@@ -80,6 +80,8 @@ def load(
         model, tokenizer = _load_foreign(location.format, location, chosen_device, chosen_dtype)
     else:
         config = read_config(location, trust_remote_code)
+        if location.gguf_file is None and (method := quantization_method(config)):
+            require_packages(source, method)
         with quiet_libraries():
             placed = device_map(config, chosen_device, offload, trust_remote_code)
             model = _load_model(location, config, chosen_dtype, trust_remote_code, placed)
@@ -208,7 +210,9 @@ def _load_model(
                 **arguments,
             )
     except Exception as error:
-        raise InputError(f"cannot load the weights of {location.source}: {one_line(error)}") from error
+        raise InputError(
+            f"cannot load the weights of {location.source}: {one_line(error)}; is the copy complete?"
+        ) from error
     if info["missing_keys"]:
         missing = sorted(info["missing_keys"])
         raise InputError(
@@ -245,4 +249,7 @@ def _load_tokenizer(location: Location, trust_remote_code: bool) -> Any:
                 location.path, trust_remote_code=trust_remote_code, **location.arguments()
             )
     except Exception as error:
-        raise InputError(f"cannot load the tokenizer of {location.source}: {one_line(error)}") from error
+        raise InputError(
+            f"cannot load the tokenizer of {location.source}: {one_line(error)}; put the model's own "
+            "tokenizer.json beside its weights"
+        ) from error

@@ -9,7 +9,7 @@ from shapcut.contributions import Contributions
 from shapcut.demo_models import origin
 from shapcut.errors import InputError
 from shapcut.export_hints import export_hints
-from shapcut.files import require_new_directory
+from shapcut.files import require_new_directory, require_outside
 from shapcut.host import Host, checkpoint_formats
 from shapcut.manifest import Manifest
 from shapcut.measure import ModelMeasurement, measure, parameter_count
@@ -29,8 +29,15 @@ _VERIFIED_WINDOWS = 2
 
 
 def default_run_directory(out: Path) -> Path:
-    """Where a run is kept if the user names no place: beside the output."""
-    return out.with_name(out.name + ".run")
+    """Where a run is kept if the user names no place: beside the output.
+
+    Raises:
+        InputError: if nothing can be beside it.
+    """
+    place = out if out.name else out.absolute()
+    if not place.name:
+        raise InputError(f"--out {out} cannot become a directory of its own; name another one")
+    return place.with_name(place.name + ".run")
 
 
 def score(recipe: Recipe, run_directory: Path, host: Host, reporter: Reporter | None = None) -> Contributions:
@@ -114,6 +121,7 @@ def _finished(
     Raises:
         InputError: if there is none and something else is at ``out``.
     """
+    require_outside(directory, out)
     if finished_earlier(recipe, out, Run(directory)) is None:
         require_new_directory(out)
         return None

@@ -6,6 +6,9 @@ from typing import Any
 from torch import nn
 
 from shapcut.errors import InputError
+from shapcut.registry import did_you_mean
+
+_UNNAMED = "by an unnamed method"
 
 _PACKAGES = {
     "gptq": (("gptqmodel", "optimum"), "pip install 'shapcut[gptq]'"),
@@ -22,7 +25,7 @@ def quantization_method(config: Any) -> str | None:
     if content is None:
         return None
     method = content.get("quant_method") if isinstance(content, dict) else content.quant_method
-    return str(getattr(method, "value", method) or "by an unnamed method")
+    return str(getattr(method, "value", method) or _UNNAMED)
 
 
 def is_quantized(model: nn.Module) -> bool:
@@ -31,11 +34,19 @@ def is_quantized(model: nn.Module) -> bool:
 
 
 def require_packages(source: str, method: str) -> None:
-    """Refuse a quantized checkpoint whose packages are not installed.
+    """Refuse a quantized checkpoint whose packages are not installed, or whose method nobody knows.
 
     Raises:
-        InputError: saying how to install them.
+        InputError: saying how to install them, or that transformers would read the weights as they are.
     """
+    from transformers.quantizers import auto  # noqa: PLC0415 - slow to import
+
+    known = auto.AUTO_QUANTIZATION_CONFIG_MAPPING
+    if method != _UNNAMED and method not in known:
+        raise InputError(
+            f"{source} says that its weights are quantized by {method!r}, which this transformers does not "
+            f"know: {did_you_mean(method, known)}"
+        )
     packages, install = _PACKAGES.get(method, ((), ""))
     for package in packages:
         if importlib.util.find_spec(package) is None:

@@ -108,7 +108,7 @@ def parse_options(text: str, spec: str, unnamed: str | None = None) -> dict[str,
     """The ``key=value`` pairs of an option text; a first part without a key belongs to ``unnamed``.
 
     Raises:
-        InputError: if a part is not of the form ``key=value``.
+        InputError: if a part is not of the form ``key=value``, or a key comes twice.
     """
     options: dict[str, str] = {}
     for number, part in enumerate(filter(None, text.split(","))):
@@ -118,6 +118,8 @@ def parse_options(text: str, spec: str, unnamed: str | None = None) -> dict[str,
             continue
         if not equals or not key.strip():
             raise InputError(f"{spec!r}: {part!r} is not of the form key=value")
+        if key.strip() in options:
+            raise InputError(f"{spec!r}: {key.strip()!r} is given twice; leave one out")
         options[key.strip()] = value.strip()
     return options
 

@@ -68,10 +68,7 @@ class Scoring:
         if found:
             self.reporter.say(f"{found} evaluations found from an earlier start")
         begin = time.monotonic()
-        with (
-            self.reporter.working("estimating contributions"),
-            self.reporter.counting("measuring coalitions", recipe.budget) as count,
-        ):
+        with self.reporter.counting("measuring coalitions", recipe.budget) as count:
             self._count = count
             contributions = parts.estimator.estimate(
                 self._game, recipe.budget, self._rng, n_remove=self.session.n_remove

@@ -189,9 +189,9 @@ def _located_directory(source: str, path: Path, asked: str) -> Location:
     try:
         content = json.loads(config.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
-        raise InputError(f"{config} is damaged: {one_line(error)}") from error
+        raise InputError(f"{config} is damaged: {one_line(error)}; take another copy") from error
     if not isinstance(content, dict):
-        raise InputError(f"{config} is damaged: it holds no JSON object")
+        raise InputError(f"{config} is damaged: it holds no JSON object; take another copy")
     require_no_adapter(path)
     return Location(source, source)
 
@@ -275,7 +275,7 @@ def read_config(location: Location, trust_remote_code: bool) -> Any:
         except InputError:
             raise
         except Exception as error:
-            raise InputError(f"{_unreadable(location)}: {one_line(error)}") from error
+            raise InputError(f"{_unreadable(location)}: {one_line(error)}; is the copy complete?") from error
     _require_causal(location, config, raw.get("auto_map") or {})
     return config
 

@@ -99,7 +99,9 @@ class EvaluationStore:
         try:
             yield
         except sqlite3.OperationalError as error:  # such as a full disk
-            raise InputError(f"cannot use the evaluation store {self.path}: {error}") from error
+            raise InputError(
+                f"cannot use the evaluation store {self.path}: {error}; put that right or name another --run"
+            ) from error
         except (sqlite3.Error, ValueError, TypeError, OverflowError) as error:
             raise InputError(
                 f"cannot use the evaluation store {self.path}: it is damaged ({error}); restore it, "

@@ -116,7 +116,7 @@ def _documents(source: str, text: str) -> Iterable[str]:
             continue
         try:
             entry = json.loads(line)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise InputError(f"{source}, line {number}: not JSON ({one_line(error)})") from error
         document = entry.get("text") if isinstance(entry, dict) else entry
         if not isinstance(document, str):

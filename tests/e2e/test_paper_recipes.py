@@ -37,7 +37,9 @@ REMOVED = {32: {"20": 6, "35": 11}, 40: {"20": 8, "35": 14}, 64: {"20": 13, "35"
 MASKS = {"mamba-2.8b": 10_000, "rwkv-4-7b": 12_000}
 
 
-def load_script() -> Any:
+@pytest.fixture(scope="module")
+def script() -> Any:
+    """The script that writes the pages; it remembers what it foresaw."""
     spec = importlib.util.spec_from_file_location("recipes", ROOT / "benchmarks" / "recipes.py")
     assert spec is not None
     assert spec.loader is not None
@@ -55,8 +57,7 @@ def test_there_is_a_recipe_for_every_model_and_share() -> None:
 @pytest.mark.parametrize(
     "recipe", sorted([*PAPER.glob("*-[23][05].yaml"), *PAPER.glob("*-ours.yaml")]), ids=lambda path: path.stem
 )
-def test_dry_run(recipe: Path) -> None:
-    script = load_script()
+def test_dry_run(recipe: Path, script: Any) -> None:
     model = script.model_of(recipe)
     share = recipe.stem.removeprefix(f"{model}-")[:2]
     players, block = BLOCKS[model]
@@ -87,8 +88,7 @@ def test_the_published_cuts(capsys: pytest.CaptureFixture[str]) -> None:
     assert cuts == [row["removed"] for row in rows if row["model"] == "llama-2-7b"]
 
 
-def test_the_pages_are_generated() -> None:
-    script = load_script()
+def test_the_pages_are_generated(script: Any) -> None:
     for page in script.PAGES:
         text = (ROOT / page).read_text(encoding="utf-8")
         assert script.filled(text) == text, "run: make recipes"

@@ -71,7 +71,21 @@ scalars = st.one_of(
     st.binary(max_size=4),
     st.text(max_size=12),
     st.sampled_from(
-        ["1e400", "-0", ".inf", "nan", "10**9", "1_000", "0x10", "250MiB", "1e9GiB", "9" * 30, "½"]
+        [
+            "1e400",
+            "-0",
+            ".inf",
+            "nan",
+            "10**9",
+            "1_000",
+            "0x10",
+            "250MiB",
+            "1e9GiB",
+            "9" * 30,
+            "½",
+            "infB",
+            "nanM",
+        ]
     ),
 )
 values = st.recursive(

@@ -33,7 +33,7 @@ from shapcut_plugins.report_summary import interaction, why
 
 HOSTILE = "<script>alert('&\"')</script>"
 DECODING = report_measurements.LABELS["latency.decode_seconds"].text
-VOID = {"meta", "br", "img"}
+VOID = {"meta", "br", "img", "input"}
 
 
 class Page(HTMLParser):
@@ -464,3 +464,34 @@ def test_the_depth_map_fills_what_was_removed_by_share_of_seeds() -> None:
         (1.0, "a: 2 removed in 2 of 2 seeds"),
     ]
     assert row.cells[1][0] - row.cells[0][0] == pytest.approx(2 * (drawn.cell + 1))
+
+
+@pytest.mark.parametrize(("players", "known"), [(6, True), (6, False), (5, True)])
+def test_other_methods_are_shown_only_where_their_perplexities_compare(
+    copy: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str], players: int, known: bool
+) -> None:
+    dense = json.loads(copy.manifest.read_text(encoding="utf-8"))["result"]["dense"]
+    row = {"method": "greedy", "source": "", "n_remove": 1, "removed": [3], "calibration_nats": None}
+    row |= {"held_out_perplexity": 300.0, "evaluations": 1, "tokens": 1, "seconds": 1.0}
+    row |= {"reason": "", "failure": ""}
+    text = {"calibration": "c", "calibration_windows": [1, 2], "held_out": "h", "held_out_windows": [1, 2]}
+    text |= {"adds_bos": False, "held_out_fingerprint": dense["held_out_fingerprint"] if known else "other"}
+    comparison = {
+        "format_version": 1,
+        "model": {"source": "m", "class": "M", "players": players},
+        "text": text,
+        "dense_held_out_perplexity": 250.0,
+        "rows": [row | {"seed": 0}, row | {"seed": 1, "held_out_perplexity": 400.0}],
+    }
+    other = Run(tmp_path / "compared")
+    other.directory.mkdir()
+    other.comparison.write_text(json.dumps(comparison))
+    status = run_command(["report", str(copy.directory), "--baselines", str(other.directory)])
+    if known and players == 6:
+        texts = Page(copy.report.read_text(encoding="utf-8")).texts
+        assert status == 0
+        assert "greedy, 1 removed: perplexity 350.00 (from 300.00 to 400.00)" in texts
+    else:
+        assert status == 2
+        complaint = "other held-out text" if players == 6 else "on a model of 5 players, this run's has 6"
+        assert complaint in capsys.readouterr().err

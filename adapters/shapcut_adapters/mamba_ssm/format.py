@@ -24,7 +24,7 @@ class MambaSSMFormat(CheckpointFormat):
         """Whether the directory's config is one of the package's."""
         try:
             config = json.loads((path / CONFIG).read_text(encoding="utf-8"))
-        except (OSError, ValueError):
+        except (OSError, ValueError, RecursionError):
             return False
         return (
             isinstance(config, dict)

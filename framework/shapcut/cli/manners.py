@@ -17,7 +17,7 @@ from shapcut.demo_models import DEMO_MODELS, DEMO_PREFIX
 from shapcut.errors import InputError
 from shapcut.host import Host
 from shapcut.methods import METHODS
-from shapcut.registry import did_you_mean
+from shapcut.registry import Registry, did_you_mean
 from shapcut.sources import DTYPES
 from shapcut.texts import BUILTIN, HUB_PREFIX
 
@@ -133,7 +133,7 @@ def _with_manners(part: Any, name: str, completions: Mapping[str, Complete]) -> 
 
 def _completions(host: Host) -> dict[str, Complete]:
     """What a shell may put in place of an unfinished word, by parameter."""
-    lists = {
+    lists: dict[str, Registry[Any]] = {
         "estimator": host.estimators,
         "selector": host.selectors,
         "sampler": host.samplers,
