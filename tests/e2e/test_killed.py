@@ -84,6 +84,9 @@ def test_a_run_killed_when_its_checkpoint_is_complete_ends_as_done(
     assert (tmp_path / "out.run" / "report.html").is_file()
     assert not list((tmp_path / "out.run").glob("steps/*/result"))
     assert run(command) == BAD_INPUT  # all is done
+    (tmp_path / "out.run" / "report.html").unlink()
+    assert run(command) == DONE  # killed between manifest and report
+    assert (tmp_path / "out.run" / "report.html").is_file()
 
 
 def test_a_cut_of_several_that_was_complete_is_not_made_again(
