@@ -117,10 +117,19 @@ def ended(process: int, within: float | None = None) -> bool:
 def digests(out: Path) -> dict[str, str]:
     """SHA-256 of every file that must not depend on kills: the README has latencies in it."""
     return {
-        str(file.relative_to(out)): hashlib.sha256(file.read_bytes()).hexdigest()
+        str(file.relative_to(out)): hashlib.sha256(content_of(file)).hexdigest()
         for file in sorted(out.rglob("*"))
         if file.is_file() and file.name != "README.md"
     }
+
+
+def content_of(file: Path) -> bytes:
+    """A file's bytes; of safetensors with a sorted header, whose metadata come in an order of chance."""
+    content = file.read_bytes()
+    if file.suffix != ".safetensors":
+        return content
+    end = 8 + int.from_bytes(content[:8], "little")
+    return json.dumps(json.loads(content[8:end]), sort_keys=True).encode() + content[end:]
 
 
 def reported(log: Path) -> collections.Counter[str]:
@@ -153,6 +162,13 @@ def undisturbed(model: str, kind: str, seed: int, work: Path) -> tuple[dict[str,
     return digests(out), time.monotonic() - begin
 
 
+def is_done(out: Path) -> bool:
+    """Whether a run has nothing left to do."""
+    manifest = out.with_name("out.run") / "manifest.json"
+    told = manifest.exists() and json.loads(manifest.read_text())["status"] == "done"
+    return told and (manifest.with_name("report.html")).exists()
+
+
 def check_run(
     reference: tuple[dict[str, str], float],
     model: str,
@@ -166,11 +182,14 @@ def check_run(
     """One run, killed and resumed until it is done, beside what an undisturbed one left."""
     wanted, seconds = reference
     kills, half_written = 0, 0
-    while kills < most and not ended(start(model, kind, seed, out), rng.uniform(0.0, seconds)):
+    while (
+        kills < most
+        and not is_done(out)
+        and not ended(start(model, kind, seed, out), rng.uniform(0.0, seconds))
+    ):
         kills += 1
         half_written += out.exists() and digests(out) != wanted
-    manifest = out.with_name("out.run") / "manifest.json"
-    if not manifest.exists() or json.loads(manifest.read_text())["status"] != "done":
+    if not is_done(out):
         ended(start(model, kind, seed, out))
     found = digests(out)
     return {
@@ -181,7 +200,7 @@ def check_run(
         **faults_of_store(out.with_name("out.run"), out.with_name("reported")),
         "files_that_differ": sum(found.get(name) != digest for name, digest in wanted.items())
         + len(found.keys() - wanted.keys()),
-        "done": int(json.loads(manifest.read_text())["status"] == "done"),
+        "done": int(is_done(out)),
         "left_behind": sum(path.name.startswith(".out.partial") for path in out.parent.iterdir()),
         "weights_of_steps_left": len(list(out.with_name("out.run").glob("steps/*/result"))),
     }

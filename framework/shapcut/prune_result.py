@@ -98,17 +98,18 @@ def finished_earlier(recipe: Recipe, out: Path, run: Run) -> PruneResult | None:
     Args:
         recipe: what is asked for.
         out: where the checkpoint is, if there is one.
-        run: whose manifest does not say that it is done.
+        run: which is not done: so its manifest says, or there is no report.
     """
     try:
         result = read_result(run.result)
         same_recipe = (out / "recipe.yaml").read_text(encoding="utf-8") == recipe.to_yaml()
         same_plan = json.loads((out / "plan.json").read_text(encoding="utf-8")) == result.to_json()["plan"]
-        running = json.loads(run.manifest.read_text(encoding="utf-8"))["status"] == "running"
+        status = json.loads(run.manifest.read_text(encoding="utf-8"))["status"]
     except (InputError, OSError, ValueError, KeyError, TypeError, RecursionError):
         return None
     here = result.checkpoint.directory.absolute() == out.absolute()
-    return result if same_recipe and same_plan and running and here else None
+    unfinished = status == "running" or not run.report.exists()  # which is written last
+    return result if same_recipe and same_plan and unfinished and here else None
 
 
 def finish_earlier(result: PruneResult, run: Run) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 import yaml
 
 from shapcut.errors import InputError
+from shapcut.silence import one_line
 
 _LARGEST = 1 << 20
 _BOOL = "tag:yaml.org,2002:bool"
@@ -59,8 +60,9 @@ def read_recipe_file(file: Path) -> dict[str, Any]:
         raise InputError(f"cannot read the recipe {file}: {reason}") from error
     except yaml.YAMLError as error:
         raise InputError(f"the recipe {file} is not YAML that can be used: {_reason(error)}") from error
-    except (RecursionError, ValueError) as error:  # nested too deeply; a date or number that is none
-        raise InputError(f"the recipe {file} is not YAML that can be used: {error}") from error
+    except (RecursionError, ValueError, TypeError, LookupError, AttributeError) as error:
+        # nested too deeply, or what PyYAML lets out of a date or number that is none
+        raise InputError(f"the recipe {file} is not YAML that can be used: {one_line(error)}") from error
     if not isinstance(options, dict) or not all(isinstance(key, str) for key in options):
         raise InputError(f"the recipe {file} is not a mapping of options to values, such as 'ratio: 0.2'")
     return options

@@ -126,11 +126,11 @@ def test_too_many_layers_are_refused_before_weights_are_read(
         assert "of the model's 5 players 1 to 4 can be removed" in capsys.readouterr().err
 
 
-def test_a_directory_of_two_files_is_refused_with_what_was_asked(
+def test_a_directory_of_two_files_is_refused_with_what_to_do(
     pth_file: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert run(["inspect", str(pth_file.parent)]) == 2
-    assert "rwkv-pth" in capsys.readouterr().err
+    assert "2 .pth files; name the one that is meant" in capsys.readouterr().err
 
 
 def test_a_game_is_made_of_a_file(pth_file: Path) -> None:

@@ -93,6 +93,14 @@ values = st.recursive(
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=6), inner, max_size=3),
     max_leaves=6,
 )
+yaml_scalars = st.one_of(
+    st.from_regex(r"[0-9]{4}-[0-9]{1,2}-[0-9]{1,2}( [0-9]{1,2}:[0-9]{2}:[0-9]{2})?", fullmatch=True),
+    st.from_regex(r"[-+]?(0[xob])?[0-9_:.]{1,8}(e[-+]?[0-9]{1,4})?", fullmatch=True),
+    st.sampled_from(
+        ["!!int a", "!!float x", "!!binary ?", "!!timestamp b", "!!set {a}", "*a", "&a [*a]", "<<: 3"]
+    ),
+    st.sampled_from(["!!python/name:os.system", "{<<: [1]}", "[" * 400, "{a: " * 400, "!!bool maybe", "? a"]),
+)
 specs = st.text(
     st.sampled_from(list("abkxyz0123456789=:,.-_ ½\n\u0000eE+")) | st.characters(codec="utf-8"), max_size=24
 )
@@ -125,6 +133,16 @@ def use(recipe: Recipe) -> None:
 def test_texts_as_recipes(text: str, tmp_path: Path) -> None:
     file = tmp_path / "recipe.yaml"
     file.write_bytes(text.encode("utf-8", "surrogatepass"))
+    recipe = holds_or_is_refused(lambda: make_recipe({"model": "m"}, file))
+    if recipe is not None:
+        use(recipe)
+
+
+@few
+@given(key=st.sampled_from(sorted(Recipe.model_fields)), scalar=yaml_scalars)
+def test_odd_values_of_yaml(key: str, scalar: str, tmp_path: Path) -> None:
+    file = tmp_path / "recipe.yaml"
+    file.write_text(f"{key}: {scalar}\n", encoding="utf-8")
     recipe = holds_or_is_refused(lambda: make_recipe({"model": "m"}, file))
     if recipe is not None:
         use(recipe)

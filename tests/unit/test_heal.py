@@ -107,6 +107,28 @@ def test_a_killed_training_ends_with_the_same_weights(
     )
 
 
+@pytest.mark.parametrize("name", ["state.pt", "weights.safetensors"])
+def test_a_training_whose_checkpoint_is_damaged_starts_afresh(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    step = Heal(loss="text", steps=5, batch=4, rank=4, checkpoint_every=2)
+    original, model, plan = pruned()
+    where = context(original, plan, tmp_path)
+    with monkeypatch.context() as patch:
+        patch.setattr(Schedule, "rate", _interrupted_at_the_fourth_step)
+        with pytest.raises(KeyboardInterrupt):
+            step.run(copy.deepcopy(model), where)
+    (checkpoint,) = (tmp_path / "checkpoints").iterdir()
+    content = bytearray((checkpoint / name).read_bytes())
+    content[-1] ^= 64  # the exponent of a weight
+    (checkpoint / name).write_bytes(content if name != "state.pt" else content[: len(content) // 2])
+    (tmp_path / "undisturbed").mkdir()
+    found = step.run(copy.deepcopy(model), where).state_dict()
+    wanted = step.run(model, context(original, plan, tmp_path / "undisturbed")).state_dict()
+    assert all(torch.equal(found[key], value) for key, value in wanted.items())
+    assert len(json.loads((tmp_path / "curve.json").read_text())) == 5
+
+
 _RATE = Schedule.rate
 
 
