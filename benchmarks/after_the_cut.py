@@ -13,7 +13,7 @@ import json
 import platform
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -45,13 +45,9 @@ ZOO = ("llama", "mamba", "mamba2", "rwkv4", "rwkv7")
 REAL = "smollm2-135m"
 REAL_SETS = ([4, 5, 13, 14, 17, 26], [4, 5, 12, 13, 14, 15, 16, 17, 18, 26])
 ZOO_REMOVED = (4, 6)
-VARIANTS = ("into=both", "places=all", "into=both,places=all")
-TREATMENTS = (
-    (),
-    ("compensate",),
-    *((f"compensate:{options}",) for options in VARIANTS),
-    ("heal",),
-    ("compensate", "heal"),
+TREATMENTS = ((), ("compensate",), ("heal",), ("compensate", "heal"))
+VARIANTS = tuple(
+    (f"compensate:{options}",) for options in ("into=both", "places=all", "into=both,places=all")
 )
 FINALISTS = 8
 
@@ -125,12 +121,10 @@ def measured(who: Subject, model: nn.Module) -> float:
 
 
 def rows_of(
-    who: Subject, removed: list[int], heal: str, known: set[str], *, train: bool
+    who: Subject, removed: list[int], heal: str, known: set[str], treatments: Sequence[tuple[str, ...]]
 ) -> Iterator[dict[str, Any]]:
     """A row for each treatment that is not known yet."""
-    for steps in TREATMENTS:
-        if "heal" in steps and not train:
-            continue
+    for steps in treatments:
         named = " + ".join(steps) or "none"
         key = {"model": who.name, "removed": removed, "after": named}
         if json.dumps(key) in known:
@@ -180,8 +174,10 @@ def main() -> None:
     parser.add_argument("--text", help="for the real model; the zoo is measured on the built-in text")
     parser.add_argument("--models", nargs="+", default=[REAL, *ZOO])
     parser.add_argument("--heal", default="", help="options of the step heal")
+    parser.add_argument("--variants", action="store_true", help="other ways to compensate, too")
     parser.add_argument("--quick", action="store_true", help="no training, no game")
     given = parser.parse_args()
+    treatments = (TREATMENTS[:2] if given.quick else TREATMENTS) + (VARIANTS if given.variants else ())
     content = json.loads(RESULT.read_text()) if RESULT.exists() else {"rows": [], "in_the_game": []}
     fast = "yes" if has_fast_bfloat16(torch.device("cpu")) else "no"
     content |= {
@@ -198,7 +194,7 @@ def main() -> None:
             content["rows"].append(dense(who))
         sets = REAL_SETS if name == REAL else [greedy_set(who.game, number) for number in ZOO_REMOVED]
         for removed in sets:
-            for row in rows_of(who, list(removed), given.heal, known, train=not given.quick):
+            for row in rows_of(who, list(removed), given.heal, known, treatments):
                 print(row, flush=True)
                 content["rows"].append(row)
                 write_json_atomically(RESULT, content)

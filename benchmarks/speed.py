@@ -143,17 +143,21 @@ def values(bench: Bench) -> dict[str, Any]:
     """How far values are from the slow bypass: bfloat16 on all coalitions, float32 on every eighth."""
     drawn = bench.coalitions(COALITIONS, 0)
     half = bench.ours(fuse=True).means(drawn)
+    plain = bench.ours(fuse=False).means(drawn)
     slow_half = BypassEvaluator(bench.adapter, bench.half, bench.ids, "nll").means(drawn)
     fourth, eighth = slice(None, None, 4), slice(None, None, 8)
     exact = bench.ours(fuse=False, model=bench.model).means(drawn[fourth])
     slow = BypassEvaluator(bench.adapter, bench.model, bench.ids, "nll").means(drawn[eighth])
     off = np.abs(half - slow_half)
     return {
+        "bfloat16, not fused, largest difference from the bypass": float(np.abs(plain - slow_half).max()),
+        "bfloat16, not fused, Spearman with the bypass": float(spearmanr(plain, slow_half)[0]),
         "float32 coalitions": len(slow),
         "float32 largest difference": float(np.abs(exact[::2] - slow).max()),
         "bfloat16 coalitions": len(drawn),
         "bfloat16 largest difference from the bypass in bfloat16": float(off.max()),
         "bfloat16 95th percentile of that": float(np.quantile(off, 0.95)),
+        "bfloat16 largest of that in the better half": float(off[slow_half <= np.median(slow_half)].max()),
         "bfloat16 Spearman with the bypass in bfloat16": float(spearmanr(half, slow_half)[0]),
         "coalitions in both formats": len(exact),
         "bfloat16 largest difference from float32": float(np.abs(half[fourth] - exact).max()),
