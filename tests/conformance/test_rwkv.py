@@ -284,7 +284,9 @@ def test_paths_are_claimed_by_their_names(tmp_path, tokenizer):
     assert [one.claims(file) for one in formats] == [True, False]
     assert [one.claims(tmp_path) for one in formats] == [True, False]
     (tmp_path / "other.pth").touch()
-    assert [one.claims(tmp_path) for one in formats] == [False, False]
+    assert [one.claims(tmp_path) for one in formats] == [True, False]
+    with pytest.raises(InputError, match=r"model\.pth.*other\.pth|2 \.pth"):
+        formats[0].check(tmp_path)
     (tmp_path / "other.pth").unlink()
     (tmp_path / "config.json").write_text('{"model_type": "rwkv7"}')
     assert [one.claims(tmp_path) for one in formats] == [False, True]

@@ -14,7 +14,7 @@ SCORE = "score {model} --run {run} --calibration {text} --samples 2 --sequence-l
 # fmt: off
 CASES: dict[str, tuple[str, ...]] = {
     "a command that does not exist": ("prun {model}", "'prun'", "'prune'"),
-    "no model": ("prune --out {out}", "MODEL"),
+    "no model": ("prune --out {out}", "model is not given"),
     "no output": ("prune {model} --remove 2", "--out"),
     "one word too many": ("inspect {model} {model}", "unexpected", "tiny-llama"),
     "an option of another command": ("inspect {model} --remove 2", "--remove"),
@@ -228,7 +228,7 @@ CASES: dict[str, tuple[str, ...]] = {
     "a recipe with an impossible date": (f"{PRUNE} --recipe {{recipe_date}}", "date.yaml", "month"),
     "a recipe that would run code": (f"{PRUNE} --recipe {{recipe_code}}", "code.yaml", "os.getpid"),
     "a recipe that is nested too deeply": (f"{PRUNE} --recipe {{recipe_deep}}", "deep.yaml"),
-    "a recipe that contains itself": (f"{PRUNE} --recipe {{recipe_cycle}}", "cycle.yaml", "then"),
+    "a recipe that contains itself": (f"{PRUNE} --recipe {{recipe_cycle}}", "cycle.yaml", "anchor"),
     "a recipe with a number of steps": (
         f"{PRUNE} --remove 2 --recipe {{recipe_then}}",
         "then.yaml", "then", "3",
@@ -295,7 +295,7 @@ CASES: dict[str, tuple[str, ...]] = {
     "evaluation in no windows": ("evaluate {model} --held-out-samples 0", "held-out-samples", "0", "1"),
     "evaluation in windows too long": (
         "evaluate {model} --sequence-length 100000",
-        "100000 tokens", "lower --samples",
+        "--sequence-length 100000", "tokens that the model takes",
     ),
     "comparison of nothing": ("compare {model} --run {run}", "--remove 3,6 or --ratios"),
     "comparison of two kinds": (

@@ -49,12 +49,9 @@ class _Job:
         """Load a model, measure it and let go of it."""
         restarted = restart_peak_memory()
         formats = checkpoint_formats(self.host)
-        with said.working(f"loading {model}"):
-            loaded = load(
-                model, device=self.device, trust_remote_code=self.trust_remote_code, formats=formats
-            )
-            adapter = select_adapter(self.host, loaded.model)
-            ready = adapter.canonicalise(loaded.model)
+        loaded = load(model, device=self.device, trust_remote_code=self.trust_remote_code, formats=formats)
+        adapter = select_adapter(self.host, loaded.model)
+        ready = adapter.canonicalise(loaded.model)
         found = assess(
             adapter,
             ready,
