@@ -41,7 +41,7 @@ def require_packages(source: str, method: str) -> None:
     """
     from transformers.quantizers import auto  # noqa: PLC0415 - slow to import
 
-    known = auto.AUTO_QUANTIZATION_CONFIG_MAPPING
+    known = {*auto.AUTO_QUANTIZATION_CONFIG_MAPPING, *_PACKAGES}  # the former name bitsandbytes with its bits
     if method != _UNNAMED and method not in known:
         raise InputError(
             f"{source} says that its weights are quantized by {method!r}, which this transformers does not "
