@@ -192,6 +192,17 @@ def zoo_prune(content: dict[str, Any]) -> str:
     )
 
 
+def kill(content: dict[str, Any]) -> str:
+    """What was lost, repeated or different after runs were killed."""
+    kinds = " and ".join(f"{count} of kind *{kind}*" for kind, count in content["runs_by_kind"].items())
+    faults = ", ".join(f"{name.replace('_', ' ')} {count}" for name, count in content["faults"].items())
+    return (
+        f"{content['runs']} runs ({kinds}) on `{content['model']}` were killed {content['kills']} times in all; "
+        f"{content['runs_that_ended_done']} ended done. Faults: {faults}. Seed {content['seed']}; the steps of the full "
+        f"recipe: {', '.join(content['steps'])}. `python benchmarks/{content['command']}`, {content['hardware']}."
+    )
+
+
 def read_result(name: str) -> dict[str, Any]:
     """What a table is made of."""
     if name != "zoo":
@@ -222,6 +233,7 @@ TABLES: dict[str, Callable[[dict[str, Any]], str]] = {
     "zoo_prune": zoo_prune,
     "after_the_cut": after_the_cut,
     "estimators": estimators,
+    "kill": kill,
     "optimum": optimum,
     "calibration_size": calibration_size,
 }
@@ -231,6 +243,7 @@ PAGES = (
     "docs/estimators.md",
     "docs/families.md",
     "docs/quantization.md",
+    "docs/security.md",
     "docs/selection.md",
     "docs/speed.md",
     "benchmarks/zoo/README.md",
