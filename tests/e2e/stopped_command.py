@@ -1,5 +1,6 @@
 """The command line, waiting for a signal when a moment has come: MOMENT ARGUMENTS."""
 
+import signal
 import sys
 from functools import partial
 from typing import Any
@@ -39,5 +40,6 @@ def with_announcer(announcer: Announcer, *, core: list[Any], **options: Any) -> 
 if __name__ == "__main__":
     moment, *arguments = sys.argv[1:]
     assert builtin
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job's children ignore it
     app.build_host = partial(with_announcer, Announcer(moment))
     main(arguments)
