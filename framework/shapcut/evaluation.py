@@ -10,6 +10,7 @@ from abc import ABC, abstractmethod
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import cycle, islice
 
 import numpy as np
 import torch
@@ -196,12 +197,18 @@ class CoalitionEvaluator(Evaluator):
         return state
 
     def _shareable(self, kinds: Sequence[int], most: int) -> int:
-        """The largest number of states of which each comes out of every kind of step as it does alone."""
+        """The largest number of states of which each comes out of every kind of step as it does alone.
+
+        The last layer of each kind is tried, on states that can enter it: of fewer layers than are before it.
+        """
         trunk = [self._known.get((1 << layer) - 1) for layer in range(self.n_players)]
-        states = [state for state in trunk if state is not None]
-        count = min(most, MOST_STATES_PER_STEP, len(states))
-        firsts = [kinds.index(kind) for kind in sorted(set(kinds))]
-        while count > 1 and not all(shares_exactly(self.stack, layer, states[:count]) for layer in firsts):
+        lasts = dict(zip(kinds, range(self.n_players), strict=True)).values()
+        entering = {layer: [state for state in trunk[: layer + 1] if state is not None] for layer in lasts}
+        count = min(most, MOST_STATES_PER_STEP, max(map(len, entering.values())))
+        while count > 1 and not all(
+            shares_exactly(self.stack, layer, list(islice(cycle(states), count)))
+            for layer, states in entering.items()
+        ):
             count //= 2
         return max(1, count)
 
