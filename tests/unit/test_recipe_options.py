@@ -17,14 +17,14 @@ from shapcut.session import make_parts
 
 ROOT = Path(__file__).parents[2]
 COMMAND_ONLY = {
-    "score": {"json", "dry-run", "run", "recipe", "throughput"},
-    "prune": {"json", "dry-run", "run", "recipe", "throughput", "out"},
-    "compare": {"json", "run", "methods", "ratios", "seeds", "held-out", "held-out-length"},
+    "score": {"json", "log-level", "dry-run", "run", "recipe", "throughput"},
+    "prune": {"json", "log-level", "dry-run", "run", "recipe", "throughput", "out"},
+    "compare": {"json", "log-level", "run", "methods", "ratios", "seeds", "held-out", "held-out-length"},
 }
 """Options that say how a command is run, or what is compared, not what a run's result depends on."""
 
 NOT_COMPARED = {
-    *("ratio", "parameters", "memory", "speedup", "nested"),
+    *("ratio", "parameters", "memory", "speedup", "nested", "mend-finalists"),
     *("preset", "estimator", "selector", "sampler", "then", "seed", "executor"),
 }
 """Keys that `compare` gives in another form, or decides itself."""
