@@ -199,7 +199,7 @@ def kill(content: dict[str, Any]) -> str:
     return (
         f"{content['runs']} runs ({kinds}) on `{content['model']}` were killed {content['kills']} times in all; "
         f"{content['runs_that_ended_done']} ended done. Faults: {faults}. Seed {content['seed']}; the steps of the full "
-        f"recipe: {', '.join(content['steps'])}. `python benchmarks/{content['command']}`, {content['hardware']}."
+        f"recipe: {', '.join(content['steps'])}. `benchmarks/{content['command'].partition(' ')[0]}`, {content['hardware']}."
     )
 
 
