@@ -102,13 +102,17 @@ def finished_earlier(recipe: Recipe, out: Path, run: Run) -> PruneResult | None:
     """
     try:
         result = read_result(run.result)
-        same_recipe = (out / "recipe.yaml").read_text(encoding="utf-8") == recipe.to_yaml()
+        written = (out / "recipe.yaml").read_text(encoding="utf-8")
         same_plan = json.loads((out / "plan.json").read_text(encoding="utf-8")) == result.to_json()["plan"]
         status = json.loads(run.manifest.read_text(encoding="utf-8"))["status"]
     except (InputError, OSError, ValueError, KeyError, TypeError, RecursionError):
         return None
     here = result.checkpoint.directory.absolute() == out.absolute()
     unfinished = status == "running" or not run.report.exists()  # which is written last
+    asked = [recipe]
+    if "finalist_samples" not in recipe.model_fields_set:  # a text without room for finals leaves them out
+        asked.append(recipe.model_copy(update={"finalist_samples": 0}))
+    same_recipe = written in [each.to_yaml() for each in asked]
     return result if same_recipe and same_plan and unfinished and here else None
 
 

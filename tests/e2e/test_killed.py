@@ -54,19 +54,25 @@ class Interruption:
         self._context.__exit__(*error)
 
 
-def prune_command(model: Path, out: Path, *more: str) -> list[str]:
-    sizes = ["--samples", "2", "--sequence-length", "16", "--budget", "20", "--finalist-samples", "0"]
-    return ["prune", str(model), "--out", str(out), "--held-out-samples", "2", *sizes, *more]
+def prune_command(model: Path, out: Path, *more: str, text: Path | None = None) -> list[str]:
+    sizes = ["--samples", "2", "--sequence-length", "16", "--budget", "20", "--held-out-samples", "2"]
+    finals = ["--finalist-samples", "0"] if text is None else ["--calibration", str(text)]
+    return ["prune", str(model), "--out", str(out), *finals, *sizes, *more]
 
 
+@pytest.mark.parametrize("short", [False, True], ids=["no finals wanted", "no text for finals"])
 def test_a_run_killed_when_its_checkpoint_is_complete_ends_as_done(
+    short: bool,
     tiny_llama_directory: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     out = tmp_path / "out"
-    command = prune_command(tiny_llama_directory, out, "--remove", "2", "--then", "compensate")
+    text = tmp_path / "short.txt" if short else None
+    if text is not None:
+        text.write_text("some words of a short text, " * 25)
+    command = prune_command(tiny_llama_directory, out, "--remove", "2", "--then", "compensate", text=text)
     with Interruption(monkeypatch):
         assert run(command) == INTERRUPTED
     before = {file.name: file.read_bytes() for file in out.iterdir()}
