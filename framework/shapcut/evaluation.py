@@ -199,7 +199,7 @@ class CoalitionEvaluator(Evaluator):
     def _shareable(self, kinds: Sequence[int], most: int) -> int:
         """The largest number of states of which each comes out of every kind of step as it does alone.
 
-        The last layer of each kind is tried, on states that can enter it: of no more layers than are before it.
+        The last layer of each kind is tried, on states of no more layers than come before it.
         """
         trunk = [self._known.get((1 << layer) - 1) for layer in range(self.n_players)]
         lasts = dict(zip(kinds, range(self.n_players), strict=True)).values()
