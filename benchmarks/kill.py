@@ -1,14 +1,15 @@
 """Runs that are killed at random moments and started again: what is lost, repeated or different in the end.
 
     python benchmarks/kill.py                                     writes benchmarks/results/kill.json
-    python benchmarks/kill.py --runs 2 --kills 2 --model DIR --result FILE
+    python benchmarks/kill.py --runs 2 --kills 2 --moments operations --model DIR --result FILE
 
 Half of the runs are a plain ``prune``, half a whole recipe: score, prune, compensate, heal, quantize. Each
 is killed with SIGKILL at random moments until it has been killed ``--kills`` times or ends before the next
 one; then it is left to end. After each kill the output directory must be absent or complete; in the end every
 evaluation that was reported done must be in the store, none may have been made twice, and plan and weights
 must be those of an undisturbed run. A process is forked for each start, so that kills hit the work and not
-the import of libraries.
+the import of libraries. Moments are of the clock, or the next of a process's operations on files and
+databases, which does not depend on the machine's speed.
 """
 
 import argparse
@@ -27,7 +28,7 @@ import tempfile
 import time
 import traceback
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import transformers
@@ -79,11 +80,31 @@ class Witness:
             file.write("".join(f"{key.hex()}\n" for key in keys(coalitions)))
 
 
-def start(model: str, kind: str, seed: int, out: Path) -> int:
-    """Fork a process that prunes; its id. It ends with status 0, or 1 and a traceback in a file."""
+class Operations:
+    """Counts what a process does to files and databases; kills it before operation number ``fatal``."""
+
+    def __init__(self, fatal: int | None) -> None:
+        self.fatal = fatal
+        self.count = 0
+
+    def __call__(self, event: str, _arguments: tuple[Any, ...]) -> None:
+        if event == "open" or event.startswith(("os.", "shutil.", "sqlite3.", "tempfile.")):
+            self.count += 1
+            if self.count == self.fatal:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+
+def start(model: str, kind: str, seed: int, out: Path, fatal: int | None = None) -> int:
+    """Fork a process that prunes; its id.
+
+    It ends with status 0 and the count of its operations in a file, with 1 and a traceback in a file, or is
+    killed before operation number ``fatal``.
+    """
     out.parent.mkdir(parents=True, exist_ok=True)
     if child := os.fork():
         return child
+    operations = Operations(fatal)
+    sys.addaudithook(operations)
     try:
         recipe = make_recipe(
             {"model": model, "seed": seed, "calibration": "text.txt", **SIZES, **KINDS[kind]}
@@ -92,6 +113,7 @@ def start(model: str, kind: str, seed: int, out: Path) -> int:
     except BaseException:  # noqa: BLE001 - a forked process must not go on into its parent's code
         out.with_name("traceback").write_text(traceback.format_exc())
         os._exit(1)
+    out.with_name("operations").write_text(str(operations.count))
     os._exit(0)
 
 
@@ -155,11 +177,20 @@ def faults_of_store(run: Path, log: Path) -> dict[str, int]:
     }
 
 
-def undisturbed(model: str, kind: str, seed: int, work: Path) -> tuple[dict[str, str], float]:
-    """What a run leaves that nobody kills, and how many seconds it takes."""
+class Undisturbed(NamedTuple):
+    """What a run leaves that nobody kills, and how long it takes."""
+
+    files: dict[str, str]
+    seconds: float
+    operations: int
+
+
+def undisturbed(model: str, kind: str, seed: int, work: Path) -> Undisturbed:
+    """A run that nobody kills."""
     begin, out = time.monotonic(), work / "out"
     ended(start(model, kind, seed, out))
-    return digests(out), time.monotonic() - begin
+    seconds = time.monotonic() - begin
+    return Undisturbed(digests(out), seconds, int(out.with_name("operations").read_text()))
 
 
 def is_done(out: Path) -> bool:
@@ -170,23 +201,26 @@ def is_done(out: Path) -> bool:
 
 
 def check_run(
-    reference: tuple[dict[str, str], float],
+    reference: Undisturbed,
     model: str,
     kind: str,
     seed: int,
     *,
     rng: random.Random,
+    moments: str,
     most: int,
     out: Path,
 ) -> dict[str, Any]:
     """One run, killed and resumed until it is done, beside what an undisturbed one left."""
-    wanted, seconds = reference
+
+    def killed() -> bool:
+        if moments == "clock":
+            return not ended(start(model, kind, seed, out), rng.uniform(0.0, reference.seconds))
+        return not ended(start(model, kind, seed, out, rng.randint(1, reference.operations)))
+
+    wanted = reference.files
     kills, half_written = 0, 0
-    while (
-        kills < most
-        and not is_done(out)
-        and not ended(start(model, kind, seed, out), rng.uniform(0.0, seconds))
-    ):
+    while kills < most and not is_done(out) and killed():
         kills += 1
         half_written += out.exists() and digests(out) != wanted
     if not is_done(out):
@@ -212,6 +246,7 @@ def main() -> None:
     parser.add_argument("--kinds", nargs="+", choices=list(KINDS), default=list(KINDS))
     parser.add_argument("--runs", type=int, default=50)
     parser.add_argument("--kills", type=int, default=4, help="most kills a run")
+    parser.add_argument("--moments", choices=["clock", "operations"], default="clock")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--result", type=Path, default=HERE / "results" / "kill.json")
     given = parser.parse_args()
@@ -220,7 +255,7 @@ def main() -> None:
         if "full recipe" in given.kinds:
             importlib.import_module(module)
     rng, rows, begin = random.Random(given.seed), [], time.monotonic()  # noqa: S311 - no secret
-    references: dict[tuple[str, int], tuple[dict[str, str], float]] = {}
+    references: dict[tuple[str, int], Undisturbed] = {}
     given.model, given.result = str(Path(given.model).absolute()), given.result.absolute()
     place = tempfile.TemporaryDirectory()
     os.chdir(place.name)
@@ -233,7 +268,8 @@ def main() -> None:
                 if (kind, seed) not in references:
                     references[kind, seed] = undisturbed(given.model, kind, seed, Path(work, "first"))
                 reference, out = references[kind, seed], Path(work, "killed", "out")
-                rows.append(check_run(reference, given.model, kind, seed, rng=rng, most=given.kills, out=out))
+                killed = {"rng": rng, "moments": given.moments, "most": given.kills}
+                rows.append(check_run(reference, given.model, kind, seed, **killed, out=out))
             except ShapcutError as error:
                 report = next(Path(work).rglob("traceback")).read_text()
                 sys.exit(f"run {number} ({kind}): {error}\n{report}")
@@ -250,6 +286,7 @@ def summary(rows: list[dict[str, Any]], given: argparse.Namespace, seconds: floa
         "model": str(model.relative_to(HERE.parent)) if model.is_relative_to(HERE.parent) else model.name,
         "recipe": SIZES,
         "steps": KINDS["full recipe"]["then"],
+        "moments": given.moments,
         "seed": given.seed,
         "runs": len(rows),
         "runs_by_kind": dict(collections.Counter(row["kind"] for row in rows)),
