@@ -88,6 +88,7 @@ class Operations:
         self.count = 0
 
     def __call__(self, event: str, _arguments: tuple[Any, ...]) -> None:
+        """Called before each of the interpreter's audited operations."""
         if event == "open" or event.startswith(("os.", "shutil.", "sqlite3.", "tempfile.")):
             self.count += 1
             if self.count == self.fatal:

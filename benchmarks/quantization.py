@@ -4,7 +4,7 @@
     python benchmarks/quantization.py --text wikitext2/valid.txt --part order
 
 Steps and choices see the first three quarters of the text, perplexities are of windows of the last, each read
-on its own. Results are written row by row.
+on its own. Results are written row by row; rows that the result file has are not measured again.
 """
 
 import argparse
@@ -14,7 +14,7 @@ import tempfile
 import time
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
@@ -32,34 +32,61 @@ from shapcut.recipe import make_recipe
 from shapcut.silence import quiet_libraries
 from shapcut_plugins.quantizer import linear_layers
 
+
+class Grid(NamedTuple):
+    """The values that weights are rounded to.
+
+    Attributes:
+        bits: of a weight.
+        group_size: weights that share a scale; None for a whole row.
+        symmetric: whether the values lie around zero, or from the smallest to the largest weight of a group.
+    """
+
+    bits: int
+    group_size: int | None = None
+    symmetric: bool = True
+
+    def __str__(self) -> str:
+        groups = f"groups of {self.group_size}" if self.group_size else "whole rows"
+        return f"{self.bits} bits, {groups}{'' if self.symmetric else ', asymmetric'}"
+
+
 MODEL = "demo:smollm2-135m"
 REMOVED = (4, 5, 13, 14, 17, 26)
 RESULT = Path(__file__).parent / "results" / "quantization.json"
 WINDOWS, LENGTH = 80, 256
 CALIBRATION_WINDOWS = 64
 STEPS = (
-    ("compressed-tensors:scheme=W4A16,group_size=64", 4, 64),
-    ("compressed-tensors:scheme=W4A16,group_size=32", 4, 32),
-    ("compressed-tensors:scheme=W4A16,group_size=64,algorithm=rtn", 4, 64),
-    ("compressed-tensors:scheme=W8A8", 8, None),
-    ("torchao:kind=int8", 8, None),
-    ("torchao:kind=int4,group_size=32", 4, 32),
-    ("bitsandbytes:kind=nf4", 4, 64),
-    ("bitsandbytes:kind=int8", 8, None),
-    ("auto-gptq:bits=4,group_size=64", 4, 64),
-    ("gptq:bits=4,group_size=64", 4, 64),
+    ("gptq:bits=4,group_size=64", Grid(4, 64)),
+    ("gptq:bits=4,group_size=32", Grid(4, 32)),
+    ("gptq:bits=4,group_size=32,sym=false", Grid(4, 32, symmetric=False)),
+    ("auto-gptq:bits=4,group_size=32,sym=false", Grid(4, 32, symmetric=False)),
+    ("compressed-tensors:scheme=W4A16,group_size=64", Grid(4, 64)),
+    ("compressed-tensors:scheme=W4A16,group_size=64,symmetric=false", Grid(4, 64, symmetric=False)),
+    ("compressed-tensors:scheme=W4A16,group_size=64,algorithm=rtn", Grid(4, 64)),
+    ("compressed-tensors:scheme=W8A8", Grid(8)),
+    ("torchao:kind=int8", Grid(8)),
+    ("torchao:kind=int4,group_size=32", Grid(4, 32)),
+    ("bitsandbytes:kind=nf4", Grid(4, 64)),
+    ("bitsandbytes:kind=int8", Grid(8)),
 )
 ORDER_BUDGET, ORDER_STEP = 120, "bitsandbytes:kind=nf4"
 
 
-def round_to_nearest(model: nn.Module, bits: int, group_size: int | None) -> None:
-    """Replace each linear layer's weights by the nearest of 2**bits evenly spaced values, a scale a group."""
-    top = 2 ** (bits - 1) - 1
+def round_to_nearest(model: nn.Module, grid: Grid) -> None:
+    """Replace each linear layer's weights by the nearest of a grid's values, a scale a group."""
+    top = 2 ** (grid.bits - 1) - 1
     for _, layer in linear_layers(model):
         weight = layer.weight.data
-        groups = weight.reshape(weight.shape[0], -1, group_size or weight.shape[1])
-        scales = groups.abs().amax(dim=-1, keepdim=True).clamp_min(1e-12) / (top + 0.5)
-        layer.weight.data = ((groups / scales).round().clamp(-top - 1, top) * scales).view_as(weight)
+        groups = weight.reshape(weight.shape[0], -1, grid.group_size or weight.shape[1])
+        low, high = groups.amin(dim=-1, keepdim=True), groups.amax(dim=-1, keepdim=True)
+        if grid.symmetric:
+            high = torch.maximum(high, -low)
+            low = -high
+        scales = (high - low).clamp_min(1e-12) / (2**grid.bits - 1)
+        middle = torch.zeros_like(low) if grid.symmetric else (low / scales).round() + top + 1
+        integers = ((groups / scales).round() - middle).clamp(-top - 1, top)
+        layer.weight.data = ((integers + middle) * scales).view_as(weight)
 
 
 class Bench:
@@ -121,10 +148,10 @@ class Bench:
                 "seconds": round(seconds, 1),
             }
 
-    def nearest(self, bits: int, group_size: int | None) -> float:
+    def nearest(self, grid: Grid) -> float:
         """Perplexity after rounding to the nearest."""
         model = self.pruned()
-        round_to_nearest(model, bits, group_size)
+        round_to_nearest(model, grid)
         return self.perplexity(model)
 
 
@@ -155,14 +182,16 @@ def compare_steps(bench: Bench, text: str) -> None:
         bench.adapter.save(model, Path(directory))
         size = checkpoint_bytes(Path(directory))
     note(unquantized={"perplexity": bench.perplexity(model), "checkpoint_bytes": size})
-    nearest: dict[str, float] = {}
-    rows: list[dict[str, Any]] = []
-    for spec, bits, group in STEPS:
-        key = f"{bits} bits, " + (f"groups of {group}" if group else "whole rows")
-        if key not in nearest:
-            nearest[key] = bench.nearest(bits, group)
-        rows.append(bench.step(spec) | {"nearest": key, "nearest_perplexity": nearest[key]})
-        print(rows[-1], flush=True)
+    rows: list[dict[str, Any]] = read().get("steps", [])
+    nearest = {row["nearest"]: row["nearest_perplexity"] for row in rows}
+    for spec, grid in STEPS:
+        if any(row["step"] == spec for row in rows):
+            continue
+        if str(grid) not in nearest:
+            nearest[str(grid)] = bench.nearest(grid)
+        row = bench.step(spec) | {"nearest": str(grid), "nearest_perplexity": nearest[str(grid)]}
+        print(row, flush=True)
+        rows.append(row)
         note(steps=rows)
 
 

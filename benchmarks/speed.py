@@ -30,6 +30,7 @@ from reference_way import ReferenceWay, surrogate_calls, surrogate_network
 from shapcut import builtin
 from shapcut.arithmetic import has_fast_bfloat16, keep_freed_memory
 from shapcut.calibration import load_held_out
+from shapcut.coalitions import CoalitionMatrix, Values
 from shapcut.evaluation import BypassEvaluator
 from shapcut.host import build_host
 from shapcut.measure import perplexity
@@ -140,31 +141,38 @@ def coalitions(bench: Bench) -> dict[str, Any]:
 
 
 def values(bench: Bench) -> dict[str, Any]:
-    """How far values are from the slow bypass: bfloat16 on all coalitions, float32 on every eighth."""
+    """How far values are from the slow bypass of all windows at once.
+
+    In bfloat16 on all coalitions, in float32 and with one window at a time on every fourth or eighth.
+    """
     drawn = bench.coalitions(COALITIONS, 0)
-    half = bench.ours(fuse=True).means(drawn)
-    plain = bench.ours(fuse=False).means(drawn)
-    slow_half = BypassEvaluator(bench.adapter, bench.half, bench.ids, "nll").means(drawn)
     fourth, eighth = slice(None, None, 4), slice(None, None, 8)
+
+    def bypass(model: torch.nn.Module, rows: CoalitionMatrix, windows: int = SAMPLES) -> Values:
+        evaluator = BypassEvaluator(bench.adapter, model, bench.ids, "nll", sequences_per_step=windows)
+        return evaluator.means(rows)
+
+    fused, plain = (bench.ours(fuse=fuse).means(drawn) for fuse in (True, False))
+    slow = bypass(bench.half, drawn)
     exact = bench.ours(fuse=False, model=bench.model).means(drawn[fourth])
-    slow = BypassEvaluator(bench.adapter, bench.model, bench.ids, "nll").means(drawn[eighth])
-    off = np.abs(half - slow_half)
-    return {
-        "bfloat16, not fused, largest difference from the bypass": float(np.abs(plain - slow_half).max()),
-        "bfloat16, not fused, Spearman with the bypass": float(spearmanr(plain, slow_half)[0]),
-        "float32 coalitions": len(slow),
-        "float32 largest difference": float(np.abs(exact[::2] - slow).max()),
-        "bfloat16 coalitions": len(drawn),
-        "bfloat16 largest difference from the bypass in bfloat16": float(off.max()),
-        "bfloat16 95th percentile of that": float(np.quantile(off, 0.95)),
-        "bfloat16 largest of that in the better half": float(off[slow_half <= np.median(slow_half)].max()),
-        "bfloat16 Spearman with the bypass in bfloat16": float(spearmanr(half, slow_half)[0]),
-        "coalitions in both formats": len(exact),
-        "bfloat16 largest difference from float32": float(np.abs(half[fourth] - exact).max()),
-        "bfloat16 Spearman with float32": float(spearmanr(half[fourth], exact)[0]),
-        "bypass in bfloat16, largest difference from float32": float(np.abs(slow_half[fourth] - exact).max()),
-        "loss range": [float(half.min()), float(half.max())],
+    pairs = {
+        "float32, against the bypass": (exact[::2], bypass(bench.model, drawn[eighth])),
+        "bfloat16, against the bypass": (plain, slow),
+        "bfloat16 fused, against the bypass": (fused, slow),
+        "the bypass in bfloat16, one window at a time": (bypass(bench.half, drawn[fourth], 1), slow[fourth]),
+        "bfloat16 fused, against float32": (fused[fourth], exact),
+        "the bypass in bfloat16, against float32": (slow[fourth], exact),
     }
+    rows = [
+        {
+            "values": name,
+            "coalitions": len(found),
+            "largest difference": float(np.abs(found - expected).max()),
+            "Spearman": float(spearmanr(found, expected)[0]),
+        }
+        for name, (found, expected) in pairs.items()
+    ]
+    return {"rows": rows, "loss range": [float(slow.min()), float(slow.max())]}
 
 
 def plan(bench: Bench) -> dict[str, Any]:

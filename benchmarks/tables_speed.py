@@ -50,43 +50,17 @@ def speed(content: dict[str, Any]) -> str:
 def speed_values(content: dict[str, Any]) -> str:
     """How far values are from the slow bypass."""
     part = content["values"]
-    every, both = part["bfloat16 coalitions"], part["coalitions in both formats"]
-    rows = [
-        ("float32, against the bypass", part["float32 coalitions"], part["float32 largest difference"]),
-        (
-            "bfloat16, against the bypass",
-            every,
-            part["bfloat16, not fused, largest difference from the bypass"],
-        ),
-        (
-            "bfloat16 fused, against the bypass",
-            every,
-            part["bfloat16 largest difference from the bypass in bfloat16"],
-        ),
-        (
-            "bfloat16 fused, against the bypass, better half",
-            every // 2,
-            part["bfloat16 largest of that in the better half"],
-        ),
-        ("bfloat16 fused, against float32", both, part["bfloat16 largest difference from float32"]),
-        (
-            "the bypass in bfloat16, against float32",
-            both,
-            part["bypass in bfloat16, largest difference from float32"],
-        ),
-    ]
     low, high = part["loss range"]
     return "\n".join(
         [
-            "| values | coalitions | largest difference, nats |",
-            "|---|---|---|",
-            *(f"| {name} | {count} | {difference:.2g} |" for name, count, difference in rows),
+            "| values | coalitions | largest difference, nats | Spearman |",
+            "|---|---|---|---|",
+            *(
+                f"| {row['values']} | {row['coalitions']} | {row['largest difference']:.2g} | {row['Spearman']:.6f} |"
+                for row in part["rows"]
+            ),
             "",
-            f"Losses range from {low:.1f} to {high:.1f} nats. Fused kernels round less often than the bypass does. 95 % of "
-            f"their values are within {part['bfloat16 95th percentile of that']:.2g} of the bypass. Spearman correlation "
-            f"with the bypass: {part['bfloat16, not fused, Spearman with the bypass']:.5f}, fused "
-            f"{part['bfloat16 Spearman with the bypass in bfloat16']:.5f}; fused with float32 "
-            f"{part['bfloat16 Spearman with float32']:.5f}.",
+            f"Losses range from {low:.1f} to {high:.1f} nats. The bypass runs all windows at once.",
         ]
     )
 

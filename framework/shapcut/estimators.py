@@ -143,7 +143,8 @@ class SurrogateEstimator(Estimator):
         weighting: ``shapley`` reports the surrogate's Shapley values; ``target`` the mean marginal
             contribution where as many other players are absent as will be removed (a weighted Banzhaf value),
             which needs no extrapolation beyond the measured coalitions.
-        share: part of the budget to spend; the rest is left to a selector that measures candidates.
+        share: part of the budget to spend; the rest is left to a selector that measures candidates. None is
+            a half if players are to be removed, and all of it if only contributions are wanted.
         focus: see `QuadraticSurrogate`.
         sampler: where to look after the single absences; None looks near the target.
     """
@@ -153,11 +154,11 @@ class SurrogateEstimator(Estimator):
     def __init__(
         self,
         weighting: Literal["shapley", "target"] = "shapley",
-        share: float = 0.5,
+        share: float | None = None,
         focus: float | None = None,
         sampler: Sampler | None = None,
     ) -> None:
-        if not 0.0 < share <= 1.0:
+        if share is not None and not 0.0 < share <= 1.0:
             raise ValueError(f"share={share} is not in (0, 1]")
         QuadraticSurrogate(focus)  # refuses a wrong focus before any work
         self.weighting = weighting
@@ -187,7 +188,8 @@ class SurrogateEstimator(Estimator):
         known = np.where(np.isfinite(values), values, np.nan)
         damage[candidates] = known[0] - known[1:]
         sampler = self.sampler or GuidedSampler(damage, min(largest + 1, len(candidates)))
-        wanted = max(0, max(minimum, round(self.share * budget)) - counted.spent)
+        share = self.share or (1.0 if n_remove is None else 0.5)
+        wanted = max(0, max(minimum, round(share * budget)) - counted.spent)
         drawn = sampler.sample(game.players, wanted + len(singles), rng)
         counted.values(not_among(drawn, set(keys(singles)))[:wanted])
         return self._contributions(counted, sampler, rng, largest / max(1, len(candidates)))

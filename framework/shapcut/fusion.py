@@ -9,9 +9,15 @@ import torch
 
 from shapcut.files import cache_directory
 
+ROUND_LIKE_EAGER: dict[str, Any] = {"emulate_precision_casts": True}
+"""Fused kernels would keep in float32 what separate ones round to the tensors' own format in between."""
+
 
 class Fused:
     """A function that runs as fused kernels, or as it is where it cannot be compiled.
+
+    Values are rounded where the uncompiled function rounds them: in bfloat16, losses of deep cuts would
+    differ by tenths of a nat otherwise.
 
     Every input shape is compiled on its own when it is first met. What was compiled is kept in shapcut's
     cache folder (unless TORCHINDUCTOR_CACHE_DIR names another), so that a later process starts in seconds.
@@ -25,7 +31,9 @@ class Fused:
         self._function = function
         with warnings.catch_warnings():  # torch's own modules, imported now, use what torch deprecates
             warnings.simplefilter("ignore", DeprecationWarning)
-            self._compiled: Callable[..., Any] | None = torch.compile(function, dynamic=False)
+            self._compiled: Callable[..., Any] | None = torch.compile(
+                function, dynamic=False, options=ROUND_LIKE_EAGER
+            )
         self.failure: Exception | None = None
         """Why the function runs as it is, or None."""
 

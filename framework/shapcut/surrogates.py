@@ -54,6 +54,9 @@ class Scales:
 
 _START = np.log([0.1, 0.01, 0.1, 0.01, 0.01])
 _BOUNDS = [(-14.0, 5.0)] * 5
+_WITHOUT_PAIRS = [*_BOUNDS[:4], _BOUNDS[4][:1] * 2]
+"""Of data in which no two players are absent together: one effect each, which noise could explain as well."""
+
 _INTERCEPT_VARIANCE = 10.0
 
 
@@ -259,7 +262,7 @@ class QuadraticSurrogate(Surrogate):
             self._negative_log_evidence,
             _START,
             method="L-BFGS-B",
-            bounds=_BOUNDS,
+            bounds=_BOUNDS if self._absent.sum(axis=1).max() > 1 else _WITHOUT_PAIRS,
             options={"maxiter": 40},
         )
         return Scales(*np.exp(result.x).tolist())

@@ -42,6 +42,7 @@ class AutoGptq(Quantizer):
         bits: of a weight.
         group_size: weights that share a scale; -1: a whole row.
         desc_act: whether columns are quantized in the order of their activations' size.
+        sym: whether a group's integers lie around zero, or between its smallest and its largest weight.
         samples: calibration windows; by default as many as coalitions are measured on.
         entry: ``layers``, or ``package`` for the package's own entry (CUDA only).
     """
@@ -58,11 +59,13 @@ class AutoGptq(Quantizer):
         group_size: int = 64,
         *,
         desc_act: bool = False,
+        sym: bool = True,
         samples: int | None = None,
         entry: Literal["layers", "package"] = "layers",
     ) -> None:
         self.bits = checked_choice("bits", bits, BITS)
         self.desc_act = desc_act
+        self.sym = sym
         self.samples = checked_samples(samples)
         self.entry = entry
         self._group_size = checked_choice("group_size", group_size, (WHOLE_ROWS, *GROUP_SIZES))
@@ -92,7 +95,12 @@ class AutoGptq(Quantizer):
     def run(self, model: nn.Module, context: StepContext) -> StoredModel:
         """Quantize, write the packed checkpoint, and load it."""
         if self.entry == "package":
-            options = {"bits": self.bits, "group_size": self._group_size, "desc_act": self.desc_act}
+            options = {
+                "bits": self.bits,
+                "group_size": self._group_size,
+                "desc_act": self.desc_act,
+                "sym": self.sym,
+            }
             directory = quantized_elsewhere("shapcut_plugins.auto_gptq_process", model, options, context)
             return checked_result(directory, model, context)
         model = copy.deepcopy(model)
@@ -119,7 +127,7 @@ class AutoGptq(Quantizer):
 
     def _worker(self, layer: nn.Module) -> Any:
         worker = quantizer_class()(layer)
-        worker.quantizer.configure(self.bits, perchannel=True, sym=True, mse=False)
+        worker.quantizer.configure(self.bits, perchannel=True, sym=self.sym, mse=False)
         return worker
 
     def _quantize_layer(self, layer: nn.Module, worker: Any) -> GroupedWeight:
@@ -149,7 +157,7 @@ class AutoGptq(Quantizer):
             "bits": self.bits,
             "group_size": self._group_size,
             "desc_act": self.desc_act,
-            "sym": True,
+            "sym": self.sym,
             "checkpoint_format": "gptq",
         }
         model.save_pretrained(directory, state_dict=state)

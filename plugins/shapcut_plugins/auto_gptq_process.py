@@ -16,7 +16,10 @@ def quantize(job: Job) -> None:
     library, options = auto_gptq, job.options
     entry: Any = library.AutoGPTQForCausalLM
     config = library.BaseQuantizeConfig(
-        bits=options["bits"], group_size=options["group_size"], desc_act=options["desc_act"], sym=True
+        bits=options["bits"],
+        group_size=options["group_size"],
+        desc_act=options["desc_act"],
+        sym=options["sym"],
     )
     model = entry.from_pretrained(str(job.source), config)
     model.quantize(

@@ -29,6 +29,7 @@ class Gptq(Quantizer):
         bits: of a weight.
         group_size: weights that share a scale; -1: a whole row.
         desc_act: whether columns are quantized in the order of their activations' size.
+        sym: whether a group's integers lie around zero, or between its smallest and its largest weight.
         samples: calibration windows; by default as many as coalitions are measured on.
     """
 
@@ -42,10 +43,12 @@ class Gptq(Quantizer):
         group_size: int = 64,
         *,
         desc_act: bool = False,
+        sym: bool = True,
         samples: int | None = None,
     ) -> None:
         self.bits = checked_choice("bits", bits, BITS)
         self.desc_act = desc_act
+        self.sym = sym
         self.samples = checked_samples(samples)
         self._group_size = checked_choice("group_size", group_size, (WHOLE_ROWS, *GROUP_SIZES))
 
@@ -60,6 +63,7 @@ class Gptq(Quantizer):
             "bits": self.bits,
             "group_size": self._group_size,
             "desc_act": self.desc_act,
+            "sym": self.sym,
             "dtype": kernel_dtype(model),
         }
         directory = quantized_elsewhere("shapcut_plugins.gptq_process", model, options, context)

@@ -21,6 +21,7 @@ def quantize(job: Job) -> None:
         bits=options["bits"],
         group_size=options["group_size"],
         desc_act=options["desc_act"],
+        sym=options["sym"],
         device=options["device"],
     )
     model = builder.load(str(job.source), config, dtype=getattr(torch, options["dtype"]))

@@ -88,6 +88,7 @@ def main(source: Path, directory: Path, step: str) -> None:
         "effect": effect,
         "layers": [content["num_hidden_layers"] for content in config],
         "fingerprints": len(fingerprints),
+        "sym": config[0]["quantization_config"].get("sym"),
     }
     (directory / "found.json").write_text(json.dumps(content))
 

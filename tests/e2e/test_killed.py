@@ -24,7 +24,15 @@ def test_nothing_is_lost_repeated_or_half_written(
     result = tmp_path / "kill.json"
     options = ["--kinds", kind, "--runs", "1", "--kills", "2", "--moments", "operations"]
     done = subprocess.run(
-        [sys.executable, str(SCRIPT), *options, "--model", str(tiny_llama_directory), "--result", str(result)],
+        [
+            sys.executable,
+            str(SCRIPT),
+            *options,
+            "--model",
+            str(tiny_llama_directory),
+            "--result",
+            str(result),
+        ],
         capture_output=True,
         text=True,
         check=False,

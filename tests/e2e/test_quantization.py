@@ -18,10 +18,12 @@ from shapcut.silence import quiet_libraries
 SCRIPT = Path(__file__).with_name("quantize_tiny.py")
 PACKAGES = {
     "auto-gptq:group_size=32": ("auto_gptq", "gptqmodel", "optimum"),
+    "auto-gptq:group_size=32,sym=false": ("auto_gptq", "gptqmodel", "optimum"),
     "bitsandbytes:kind=nf4": ("bitsandbytes",),
     "bitsandbytes:kind=int8": ("bitsandbytes",),
-    "compressed-tensors:group_size=32": ("llmcompressor", "compressed_tensors"),
+    "compressed-tensors:group_size=32,symmetric=false": ("llmcompressor", "compressed_tensors"),
     "gptq:group_size=32": ("gptqmodel", "optimum"),
+    "gptq:group_size=32,sym=false": ("gptqmodel", "optimum"),
     "torchao:kind=int4": ("torchao",),
 }
 CHOSEN = [
@@ -75,6 +77,7 @@ def test_a_step_and_then_another_cut_of_its_result(spec: str, wide_llama: Path, 
     assert found["cut_differences"] == {"fast": 0.0, "remove": 0.0, "reload": 0.0}
     assert found["layers"] == [4, 3]
     assert found["fingerprints"] == 2
+    assert found["sym"] == (("sym=false" not in spec) if "gptq" in spec else None)
 
 
 @pytest.mark.parametrize(
@@ -86,6 +89,7 @@ def test_a_step_and_then_another_cut_of_its_result(spec: str, wide_llama: Path, 
         ("auto-gptq:bits=5", "bits=5 is not supported"),
         ("compressed-tensors:scheme=W5A5", "scheme='W5A5'"),
         ("compressed-tensors:scheme=W8A8,group_size=64", "group_size=64 cannot be had with scheme=W8A8"),
+        ("compressed-tensors:scheme=W8A8,symmetric=false", "symmetric=false cannot be had with scheme=W8A8"),
         ("torchao:kind=int8,group_size=32", "group_size=32 is for kind=int4"),
         ("bitsandbytes:kind=int8,double_quant=true", "double_quant=True is for 4 bits"),
     ],

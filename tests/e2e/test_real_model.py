@@ -58,7 +58,7 @@ def test_fast_values_are_those_of_bypassing(dtype: torch.dtype, tolerance: float
     stack = adapter.stack(model)
     assert stack is not None
     fast = CoalitionEvaluator(stack, len(players), ids, "nll", Placement(2**28))
-    slow = BypassEvaluator(adapter, model, ids, "nll")
+    slow = BypassEvaluator(adapter, model, ids, "nll", sequences_per_step=len(ids))
     expected = slow.means(coalitions)
     assert np.ptp(expected) > 10 * tolerance
     np.testing.assert_allclose(fast.means(coalitions), expected, rtol=0, atol=tolerance)

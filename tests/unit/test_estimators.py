@@ -71,6 +71,16 @@ def test_surrogate_spends_its_share_on_all_players_single_absences_and_the_neigh
     assert (found.values == again.values).all()
 
 
+def test_surrogate_spends_all_if_nothing_is_to_be_removed():
+    assert SurrogateEstimator().estimate(quadratic(), 60, rng()).evaluations == 60
+    assert SurrogateEstimator(share=0.5).estimate(quadratic(), 60, rng()).evaluations == 30
+
+
+def test_surrogate_of_single_absences_is_leave_one_out():
+    found = SurrogateEstimator().estimate(quadratic(), 9, rng())
+    assert found.values == pytest.approx(LINEAR, abs=1e-3)
+
+
 def test_surrogate_with_another_sampler_and_weighting():
     sampler = ShapleySampler()
     found = SurrogateEstimator(weighting="target", share=1.0, sampler=sampler, focus=np.inf).estimate(

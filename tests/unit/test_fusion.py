@@ -59,6 +59,19 @@ print(np.abs(found[0] - found[1]).max())
 """
 
 
+def gated(rows):
+    return torch.nn.functional.silu(rows) * rows + rows
+
+
+def test_fused_kernels_round_where_separate_ones_do(tmp_path, monkeypatch):
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
+    rows = torch.randn(8, 512, generator=torch.Generator().manual_seed(0)).bfloat16()
+    fused = Fused(gated)
+    assert torch.equal(fused(rows), gated(rows))
+    assert fused.failure is None
+    assert not torch.equal(gated(rows.float()).bfloat16(), gated(rows))
+
+
 def run(script, tmp_path, **environment):
     done = subprocess.run(
         [sys.executable, "-W", "ignore", "-c", script],
