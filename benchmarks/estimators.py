@@ -44,6 +44,7 @@ ESTIMATORS = (
     "shapiq:SVARM",
     "shapiq:PermutationSamplingSV",
     "shapiq:OwenSamplingSV",
+    "paper:bootstraps=2",
     QUADRATIC,
 )
 

@@ -1,11 +1,14 @@
 """How near chosen sets come to the best set there is, on the enumerated games of the zoo.
 
     python benchmarks/games.py && python benchmarks/optimum.py
+    python benchmarks/optimum.py rwkv7     # this game again, the others stay
 
 A cell is a game, a number of removed blocks (1 to 11 of 12) and a seed. The gap is how much lower the chosen
 set's value (mean log-likelihood, nats) is than the best set's, as a share of the latter.
 """
 
+import argparse
+import json
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -67,11 +70,16 @@ def rows(name: str) -> list[dict[str, Any]]:
 
 
 def main() -> None:
-    """Run all and write the result."""
-    found = []
-    for name in names():
+    """Run the games that the command line names, or all, and write the result after each."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("games", nargs="*", choices=[*names(), []])
+    wanted = parser.parse_args().games or names()
+    known = json.loads(RESULT.read_text(encoding="utf-8"))["rows"] if RESULT.exists() else []
+    found = [row for row in known if row["game"] not in wanted]
+    for name in wanted:
         found += rows(name)
-        about = {"command": "python benchmarks/optimum.py", "games": names(), "near": NEAR}
+        games = sorted({row["game"] for row in found})
+        about = {"command": "python benchmarks/optimum.py", "games": games, "near": NEAR}
         write_json_atomically(RESULT, about | {"rows": found})
         for contestant in parse_methods(METHODS):
             gaps = [r["gap"] for r in found if (r["game"], r["method"]) == (name, contestant.label)]
