@@ -2,14 +2,15 @@
 
     python benchmarks/kill.py                                     writes benchmarks/results/kill.json
     python benchmarks/kill.py --runs 2 --kills 2 --moments operations --model DIR --result FILE
+    python benchmarks/kill.py --runs 1 --kinds 'full recipe' --moments phases --model DIR --result FILE
 
 Half of the runs are a plain ``prune``, half a whole recipe: score, prune, compensate, heal, quantize. Each
 is killed with SIGKILL at random moments until it has been killed ``--kills`` times or ends before the next
 one; then it is left to end. After each kill the output directory must be absent or complete; in the end every
 evaluation that was reported done must be in the store, none may have been made twice, and plan and weights
 must be those of an undisturbed run. A process is forked for each start, so that kills hit the work and not
-the import of libraries. Moments are of the clock, or the next of a process's operations on files and
-databases, which does not depend on the machine's speed.
+the import of libraries. Moments are of the clock, or of a process's operations on files and databases, which
+do not depend on the machine's speed; or one after each phase: evaluations, plan, cut, every step, all.
 """
 
 import argparse
@@ -67,23 +68,57 @@ KINDS: dict[str, dict[str, Any]] = {
 }
 
 
-class Witness:
-    """Writes down every coalition that is reported as measured, as a user's plugin might."""
+PHASES = ("evaluations", "plan", "cut", "compensate", "heal", "torchao", "all")
+"""After which a run is killed, in turn, if that is asked for."""
 
-    def __init__(self, log: Path) -> None:
+
+class Witness:
+    """Writes down every coalition that is reported as measured, as a user's plugin might.
+
+    Kills its process after ``fatal``, one of `PHASES`.
+    """
+
+    def __init__(self, log: Path, fatal: object) -> None:
         self.log = log
+        self.fatal = fatal
+
+    def passed(self, phase: str) -> None:
+        """A phase is over."""
+        if phase == self.fatal:
+            os.kill(os.getpid(), signal.SIGKILL)
 
     @hookimpl
     def shapcut_coalitions_evaluated(self, coalitions: CoalitionMatrix) -> None:
         """Called after each commit of the store."""
         with self.log.open("a") as file:
             file.write("".join(f"{key.hex()}\n" for key in keys(coalitions)))
+        self.passed("evaluations")
+
+    @hookimpl
+    def shapcut_plan_ready(self) -> None:
+        """Called when the plan is written."""
+        self.passed("plan")
+
+    @hookimpl
+    def shapcut_model_pruned(self) -> None:
+        """Called after the cut."""
+        self.passed("cut")
+
+    @hookimpl
+    def shapcut_step_finished(self, name: str) -> None:
+        """Called when a step's result is kept."""
+        self.passed(name.partition(":")[0])
+
+    @hookimpl
+    def shapcut_run_finished(self) -> None:
+        """Called at the end."""
+        self.passed("all")
 
 
 class Operations:
     """Counts what a process does to files and databases; kills it before operation number ``fatal``."""
 
-    def __init__(self, fatal: int | None) -> None:
+    def __init__(self, fatal: object) -> None:
         self.fatal = fatal
         self.count = 0
 
@@ -95,11 +130,11 @@ class Operations:
                 os.kill(os.getpid(), signal.SIGKILL)
 
 
-def start(model: str, kind: str, seed: int, out: Path, fatal: int | None = None) -> int:
+def start(model: str, kind: str, seed: int, out: Path, fatal: int | str | None = None) -> int:
     """Fork a process that prunes; its id.
 
     It ends with status 0 and the count of its operations in a file, with 1 and a traceback in a file, or is
-    killed before operation number ``fatal``.
+    killed before operation number ``fatal`` or after the phase of that name.
     """
     out.parent.mkdir(parents=True, exist_ok=True)
     if child := os.fork():
@@ -110,7 +145,7 @@ def start(model: str, kind: str, seed: int, out: Path, fatal: int | None = None)
         recipe = make_recipe(
             {"model": model, "seed": seed, "calibration": "text.txt", **SIZES, **KINDS[kind]}
         )
-        prune(recipe, out, build_host(core=[builtin, Witness(out.with_name("reported"))]))
+        prune(recipe, out, build_host(core=[builtin, Witness(out.with_name("reported"), fatal)]))
     except BaseException:  # noqa: BLE001 - a forked process must not go on into its parent's code
         out.with_name("traceback").write_text(traceback.format_exc())
         os._exit(1)
@@ -217,7 +252,8 @@ def check_run(
     def killed() -> bool:
         if moments == "clock":
             return not ended(start(model, kind, seed, out), rng.uniform(0.0, reference.seconds))
-        return not ended(start(model, kind, seed, out, rng.randint(1, reference.operations)))
+        fatal = PHASES[kills] if moments == "phases" else rng.randint(1, reference.operations)
+        return not ended(start(model, kind, seed, out, fatal))
 
     wanted = reference.files
     kills, half_written = 0, 0
@@ -247,10 +283,11 @@ def main() -> None:
     parser.add_argument("--kinds", nargs="+", choices=list(KINDS), default=list(KINDS))
     parser.add_argument("--runs", type=int, default=50)
     parser.add_argument("--kills", type=int, default=4, help="most kills a run")
-    parser.add_argument("--moments", choices=["clock", "operations"], default="clock")
+    parser.add_argument("--moments", choices=["clock", "operations", "phases"], default="clock")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--result", type=Path, default=HERE / "results" / "kill.json")
     given = parser.parse_args()
+    given.kills = len(PHASES) if given.moments == "phases" else given.kills
     torch.set_num_threads(1)
     for module in ("peft", "torchao"):  # before the forks, which then start at once
         if "full recipe" in given.kinds:

@@ -71,7 +71,9 @@ def rows(name: str) -> list[dict[str, Any]]:
 
 def main() -> None:
     """Run the games that the command line names, or all, and write the result after each."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("games", nargs="*", choices=[*names(), []])
     wanted = parser.parse_args().games or names()
     known = json.loads(RESULT.read_text(encoding="utf-8"))["rows"] if RESULT.exists() else []

@@ -195,9 +195,11 @@ def zoo_prune(content: dict[str, Any]) -> str:
 def kill(content: dict[str, Any]) -> str:
     """What was lost, repeated or different after runs were killed."""
     kinds = " and ".join(f"{count} of kind *{kind}*" for kind, count in content["runs_by_kind"].items())
+    moments = "after each phase in turn" if content.get("moments") == "phases" else "at random moments"
     faults = ", ".join(f"{name.replace('_', ' ')} {count}" for name, count in content["faults"].items())
     return (
-        f"{content['runs']} runs ({kinds}) on `{content['model']}` were killed {content['kills']} times in all; "
+        f"{content['runs']} runs ({kinds}) on `{content['model']}` were killed {content['kills']} times in all, "
+        f"{moments}; "
         f"{content['runs_that_ended_done']} ended done. Faults: {faults}. Seed {content['seed']}; the steps of the full "
         f"recipe: {', '.join(content['steps'])}. `benchmarks/{content['command'].partition(' ')[0]}`, {content['hardware']}."
     )
@@ -234,6 +236,7 @@ TABLES: dict[str, Callable[[dict[str, Any]], str]] = {
     "after_the_cut": after_the_cut,
     "estimators": estimators,
     "kill": kill,
+    "kill_phases": kill,
     "optimum": optimum,
     "calibration_size": calibration_size,
 }

@@ -14,15 +14,17 @@ from shapcut.steps import StepResults
 SCRIPT = Path(__file__).parents[2] / "benchmarks" / "kill.py"
 
 
-@pytest.mark.parametrize("kind", ["prune", "full recipe"])
+@pytest.mark.parametrize(
+    ("kind", "moments", "kills"), [("prune", "operations", 2), ("full recipe", "phases", 7)]
+)
 def test_nothing_is_lost_repeated_or_half_written(
-    kind: str, tiny_llama_directory: Path, tmp_path: Path
+    kind: str, moments: str, kills: int, tiny_llama_directory: Path, tmp_path: Path
 ) -> None:
     missing = [name for name in ("peft", "torchao") if importlib.util.find_spec(name) is None]
     if kind == "full recipe" and missing:
         pytest.skip(f"{' and '.join(missing)} not installed")
     result = tmp_path / "kill.json"
-    options = ["--kinds", kind, "--runs", "1", "--kills", "2", "--moments", "operations"]
+    options = ["--kinds", kind, "--runs", "1", "--kills", "2", "--moments", moments]
     done = subprocess.run(
         [
             sys.executable,
@@ -39,7 +41,7 @@ def test_nothing_is_lost_repeated_or_half_written(
     )
     assert done.returncode == 0, done.stderr[-2000:]
     found = json.loads(result.read_text())
-    assert found["kills"] == 2
+    assert found["kills"] == kills
     assert found["runs_that_ended_done"] == 1
     assert set(found["faults"].values()) == {0}, found["faults"]
 
