@@ -23,7 +23,7 @@ from shapcut.errors import InputError
 from shapcut.fusion import Fused
 from shapcut.game import Measurements
 from shapcut.readout import Readout, make_readout, mean_and_halves, token_quantity
-from shapcut.regularity import divided, examine, joined, shares_exactly
+from shapcut.regularity import divided, examine, joined
 from shapcut.utilities import Measure
 
 TOKENS_PER_STEP = 16_384
@@ -178,8 +178,8 @@ class CoalitionEvaluator(Evaluator):
             final = self._walk_trunk(entering, placement.memory_budget)
             self._readout: Readout = make_readout(measure, stack, input_ids, final, fuse=placement.fuse)
             self.full = self._readout.measurements([final])[0].cpu().numpy()
-            if regularity.kinds is not None and stack.batch_size is None:
-                self.states_per_step = self._shareable(regularity.kinds, most // batch)
+            if regularity.fixed and stack.batch_size is None:
+                self.states_per_step = self._shareable(most // batch)
 
     def _walk_trunk(self, entering: State, budget: int) -> State:
         """Run every layer, divide the memory, and return the final state."""
@@ -196,21 +196,31 @@ class CoalitionEvaluator(Evaluator):
                 self._known.pin(layers, state)
         return state
 
-    def _shareable(self, kinds: Sequence[int], most: int) -> int:
-        """The largest number of states of which each comes out of every kind of step as it does alone.
-
-        The last layer of each kind is tried, on states of no more layers than come before it.
-        """
-        trunk = [self._known.get((1 << layer) - 1) for layer in range(self.n_players)]
-        lasts = dict(zip(kinds, range(self.n_players), strict=True)).values()
-        entering = {layer: [state for state in trunk[: layer + 1] if state is not None] for layer in lasts}
-        count = min(most, MOST_STATES_PER_STEP, max(map(len, entering.values())))
-        while count > 1 and not all(
-            shares_exactly(self.stack, layer, list(islice(cycle(states), count)))
-            for layer, states in entering.items()
-        ):
+    def _shareable(self, most: int) -> int:
+        """The largest number of states of which each comes out of every layer as it does alone."""
+        count = min(most, MOST_STATES_PER_STEP)
+        while count > 1 and not self._share_exactly(count):
             count //= 2
         return max(1, count)
+
+    def _share_exactly(self, count: int) -> bool:
+        """Whether every layer gives so many states at once, bit for bit, what it gives each alone.
+
+        They are the trunk's last two before the layer, in turn. Every layer is tried, as kernels that differ
+        in the order of their sums give the same bits by chance now and then.
+        """
+        (before,) = (state,) = self._remembered([0]).values()
+        for layer in range(self.n_players):
+            after = self._known.get((1 << layer + 1) - 1)
+            with self.stack.resident(layer):
+                after = self._run(layer, state) if after is None else after
+                alone = cycle([after, self._run(layer, before)])
+                together = self.stack.step(layer, joined(list(islice(cycle([state, before]), count))))
+            expected = joined(list(islice(alone, count)))
+            if not all(torch.equal(a, b) for a, b in zip(together, expected, strict=True)):
+                return False
+            before, state = state, after
+        return True
 
     def measurements(self, coalitions: CoalitionMatrix) -> Measurements:
         """See `Evaluator.measurements`."""

@@ -25,12 +25,11 @@ class Regularity:
 
     Attributes:
         fusible: whether every step is a short, fixed sequence of tensor operations.
-        kinds: for each layer which kind of step it is, by its sequence of operations; None if some layer's
-            operations depend on what flows through it (a mixture of experts).
+        fixed: whether no layer's operations depend on what flows through it, as in a mixture of experts.
     """
 
     fusible: bool
-    kinds: tuple[int, ...] | None
+    fixed: bool
 
 
 class _Operations(TorchDispatchMode):  # type: ignore[no-untyped-call]
@@ -57,8 +56,7 @@ def examine(stack: LayerStack, n_layers: int, state: State) -> Regularity:
         state: what enters layer 0, for at least one sequence.
     """
     rows = [tuple(tensor[row : row + 1] for tensor in state) for row in (0, state[0].shape[0] - 1)]
-    known: dict[Signature, int] = {}
-    kinds, fixed, longest = [], state[0].shape[0] > 1, 0
+    fixed, longest = state[0].shape[0] > 1, 0
     for layer in range(n_layers):
         signatures = []
         with stack.resident(layer):
@@ -69,16 +67,7 @@ def examine(stack: LayerStack, n_layers: int, state: State) -> Regularity:
         routed = any(word in name for name, _ in signatures[0] for word in _ROUTING)
         fixed = fixed and signatures[0] == signatures[1] and not routed
         longest = max(longest, len(signatures[0]))
-        kinds.append(known.setdefault(signatures[0], len(known)))
-    return Regularity(fixed and longest <= _MOST_OPERATIONS_TO_FUSE, tuple(kinds) if fixed else None)
-
-
-def shares_exactly(stack: LayerStack, layer: int, states: list[State]) -> bool:
-    """Whether a step gives several states at once, bit for bit, what it gives each alone."""
-    with stack.resident(layer):
-        together = stack.step(layer, joined(states))
-        alone = [stack.step(layer, state) for state in states]
-    return all(torch.equal(a, b) for a, b in zip(together, joined(alone), strict=True))
+    return Regularity(fixed and longest <= _MOST_OPERATIONS_TO_FUSE, fixed)
 
 
 def joined(states: list[State]) -> State:

@@ -109,5 +109,5 @@ def test_a_mixture_of_experts_is_neither_fused_nor_shared():
     with torch.inference_mode():
         regularity = examine(stack, n_players, stack.prelude(ids))
     assert not regularity.fusible
-    assert regularity.kinds is None
+    assert not regularity.fixed
     assert CoalitionEvaluator(stack, n_players, ids, "nll", Placement(10**8)).states_per_step == 1
