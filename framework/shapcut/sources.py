@@ -14,7 +14,7 @@ from shapcut.errors import InputError
 from shapcut.formats import CheckpointFormat, asked_formats, claiming_format
 from shapcut.quantized import quantization_method, require_packages
 from shapcut.silence import one_line, quiet_libraries
-from shapcut.untrusted import require_no_adapter, require_plain_shards
+from shapcut.untrusted import require_no_adapter, require_plain_shards, require_sound_gguf
 
 DTYPES = ("float32", "bfloat16", "float16")
 
@@ -263,6 +263,8 @@ def read_config(location: Location, trust_remote_code: bool) -> Any:
     """
     from transformers import AutoConfig, PreTrainedConfig  # noqa: PLC0415 - slow to import
 
+    if location.gguf_file is not None:
+        require_sound_gguf(Path(location.gguf_file))
     with quiet_libraries():
         try:
             raw: dict[str, Any] = {}

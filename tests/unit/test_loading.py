@@ -1,5 +1,6 @@
 import json
 import shutil
+import struct
 from pathlib import Path
 
 import pytest
@@ -272,6 +273,29 @@ def test_a_truncated_gguf_file_is_refused(tiny_gguf_file: Path, tmp_path: Path, 
     damaged = tmp_path / "damaged.gguf"
     damaged.write_bytes(content[: int(len(content) * share)])
     assert "cannot read the GGUF file" in refusal(damaged)
+
+
+@pytest.mark.parametrize(
+    ("after", "patch", "message"),
+    [
+        ("tokenizer.ggml.tokens", struct.pack("<IIQ", 9, 4, 1 << 40), "bytes at"),
+        ("tokenizer.ggml.tokens", struct.pack("<IIQ", 9, 8, 1 << 40), "are more than it has"),
+        ("tokenizer.ggml.tokens", struct.pack("<IIQ", 9, 9, 1 << 40), "9 before"),
+        ("tokenizer.ggml.model", struct.pack("<I", 77), "77 before"),
+        ("llama.block_count", struct.pack("<II", 4, 1 << 30), "too few for 1073741824 blocks"),
+    ],
+)
+def test_lengths_that_a_gguf_file_cannot_have_are_not_followed(
+    tiny_gguf_file: Path, tmp_path: Path, after: str, patch: bytes, message: str
+) -> None:
+    content = bytearray(tiny_gguf_file.read_bytes())
+    at = content.index(after.encode()) + len(after)
+    content[at : at + len(patch)] = patch
+    damaged = tmp_path / "damaged.gguf"
+    damaged.write_bytes(content)
+    told = refusal(damaged)
+    assert "cannot read the GGUF file" in told
+    assert message in told
 
 
 def test_another_file_is_refused(tmp_path: Path) -> None:
