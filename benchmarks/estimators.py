@@ -8,7 +8,7 @@ Kendall's tau compares the rankings. Means over seeds 0 to 4.
 
 import json
 import warnings
-from collections.abc import Iterator
+from collections.abc import Collection
 from functools import partial
 from itertools import product
 from pathlib import Path
@@ -91,13 +91,18 @@ def row(name: str, spec: str, budget: int) -> dict[str, Any]:
     }
 
 
-def rows(known: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
-    """One row for each game, estimator and budget; known ones are not run again."""
-    done = {(r["game"], r["estimator"], r["budget"]): r for r in known}
-    for name, spec, budget in product(names(), ESTIMATORS, BUDGETS):
-        if spec == QUADRATIC and budget > MOST_QUADRATIC:
-            continue
-        yield done.get((name, spec, budget)) or row(name, spec, budget)
+def cells() -> list[tuple[str, str, int]]:
+    """Every game, estimator and budget that is tried."""
+    return [
+        (name, spec, budget)
+        for name, spec, budget in product(names(), ESTIMATORS, BUDGETS)
+        if spec != QUADRATIC or budget <= MOST_QUADRATIC
+    ]
+
+
+def complete(done: Collection[tuple[str, str, int]]) -> list[str]:
+    """The games of which every cell is done."""
+    return [name for name in names() if all(cell in done for cell in cells() if cell[0] == name)]
 
 
 def draw(found: list[dict[str, Any]]) -> None:
@@ -131,16 +136,18 @@ def mean_over_games(found: list[dict[str, Any]], spec: str, budget: int, key: st
 
 
 def main() -> None:
-    """Run all, write the result after each game and the figure."""
+    """Run what the result file lacks, write it after each row, and draw the games that are complete."""
     warnings.simplefilter("ignore", category=UserWarning)
     known = json.loads(RESULT.read_text(encoding="utf-8"))["rows"] if RESULT.exists() else []
-    found: list[dict[str, Any]] = []
-    for each in rows(known):
-        found.append(each)
-        about = {"command": "python benchmarks/estimators.py", "games": names(), "seeds": len(SEEDS)}
-        write_json_atomically(RESULT, about | {"rows": found})
-        print(each, flush=True)
-    draw(found)
+    done = {(r["game"], r["estimator"], r["budget"]): r for r in known}
+    for cell in cells():
+        if cell in done:
+            continue
+        done[cell] = row(*cell)
+        print(done[cell], flush=True)
+        about = {"command": "python benchmarks/estimators.py", "games": complete(done), "seeds": len(SEEDS)}
+        write_json_atomically(RESULT, about | {"rows": list(done.values())})
+    draw([found for found in done.values() if found["game"] in complete(done)])
 
 
 if __name__ == "__main__":

@@ -75,8 +75,9 @@ def _perplexity(value: float | None) -> str:
 
 def estimators(content: dict[str, Any]) -> str:
     """Error and rank agreement of every estimator, means over the enumerated games."""
-    rows = content["rows"]
-    budgets, games = sorted({row["budget"] for row in rows}), content["games"]
+    games = content["games"]
+    rows = [row for row in content["rows"] if row["game"] in games]
+    budgets = sorted({row["budget"] for row in rows})
     lines = [
         f"| estimator | {' | '.join(f'{budget} coalitions' for budget in budgets)} |",
         f"|---|{'---|' * len(budgets)}",
