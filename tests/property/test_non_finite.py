@@ -110,7 +110,7 @@ def test_whole_model_without_a_finite_value(bad):
 
 def test_nothing_finite_is_an_error():
     game = patchy_game(0, share=1.0)
-    with pytest.raises(ShapcutError, match="none of 20 coalitions has a finite value"):
+    with pytest.raises(ShapcutError, match="none of 40 coalitions has a finite value"):
         SurrogateEstimator().estimate(game, 40, np.random.default_rng(0))
 
 
