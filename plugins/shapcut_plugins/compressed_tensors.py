@@ -30,7 +30,6 @@ class CompressedTensors(Quantizer):
         scheme: bits of weights and activations; those of 8 bits are quantized as they come.
         group_size: weights that share a scale; by default 64, and a whole row for W8A8, which has no groups.
         algorithm: ``gptq`` (uses the calibration text) or ``rtn``, rounding to the nearest.
-        symmetric: whether a group's integers lie around zero, or between its smallest and its largest weight.
         samples: calibration windows; by default as many as coalitions are measured on.
     """
 
@@ -45,18 +44,13 @@ class CompressedTensors(Quantizer):
         scheme: Scheme = "W4A16",
         group_size: int | None = None,
         algorithm: Literal["gptq", "rtn"] = "gptq",
-        *,
-        symmetric: bool = True,
         samples: int | None = None,
     ) -> None:
         if scheme == "W8A8" and group_size is not None:
             raise ValueError(
                 f"group_size={group_size} cannot be had with scheme=W8A8, which has a scale a row"
             )
-        if scheme == "W8A8" and not symmetric:
-            raise ValueError("symmetric=false cannot be had with scheme=W8A8: engines multiply without zeros")
         self.scheme = scheme
-        self.symmetric = symmetric
         self.algorithm = algorithm
         self.samples = checked_samples(samples)
         self._group_size = (
@@ -83,11 +77,7 @@ class CompressedTensors(Quantizer):
         return checked_result(directory, model, context)
 
     def _weights(self) -> dict[str, Any]:
-        weights: dict[str, Any] = {
-            "num_bits": int(self.scheme[1]),
-            "type": "int",
-            "symmetric": self.symmetric,
-        }
+        weights: dict[str, Any] = {"num_bits": int(self.scheme[1]), "type": "int", "symmetric": True}
         if self._group_size is None:
             return weights | {"strategy": "channel"}
         return weights | {"strategy": "group", "group_size": self._group_size}
