@@ -16,8 +16,8 @@ ROUND_LIKE_EAGER: dict[str, Any] = {"emulate_precision_casts": True}
 class Fused:
     """A function that runs as fused kernels, or as it is where it cannot be compiled.
 
-    Values are rounded where the uncompiled function rounds them: in bfloat16, losses of deep cuts would
-    differ by tenths of a nat otherwise.
+    Values are rounded between operations on tensors as the uncompiled function rounds them (arithmetic with
+    constants may keep more): in bfloat16, losses of deep cuts would differ by tenths of a nat otherwise.
 
     Every input shape is compiled on its own when it is first met. What was compiled is kept in shapcut's
     cache folder (unless TORCHINDUCTOR_CACHE_DIR names another), so that a later process starts in seconds.

@@ -16,8 +16,6 @@ _MOST_OPERATIONS_TO_FUSE = 200
 _ROUTING = ("topk", "sort", "grouped_mm", "bincount", "histc")
 """Operations by which data decides what is computed with what, even where all shapes stay the same."""
 
-Signature = tuple[tuple[str, Hashable], ...]
-
 
 @dataclass(frozen=True, slots=True)
 class Regularity:

@@ -91,8 +91,6 @@ class _GGUFHeader:
     """
 
     def __init__(self, content: mmap.mmap) -> None:
-        if content[:4] != b"GGUF":
-            raise ValueError("it does not begin with GGUF")
         self._content = content
         self._big = content[4:6] == b"\0\0"
         self._at = 8
