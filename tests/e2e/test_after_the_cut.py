@@ -34,14 +34,15 @@ def test_a_zoo_model_is_cut_compensated_and_healed(name: str, tmp_path: Path) ->
 
 def test_compensation_lowers_the_perplexity(tmp_path: Path) -> None:
     results = []
+    cut = [str(ZOO / "llama"), "--remove", "6", "--estimator", "block-influence", "--selector", "ranking"]
     for name, steps in (("bare", []), ("mended", ["--then", "compensate:samples=48,into=both"])):
         out = tmp_path / name
-        assert run(["prune", str(ZOO / "llama"), "--remove", "4", *SIZES, *steps, "--out", str(out)]) == 0
+        assert run(["prune", *cut, *SIZES, *steps, "--out", str(out)]) == 0
         results.append(read(tmp_path / f"{name}.run" / "manifest.json")["result"])
     bare, mended = results
     assert bare["plan"]["removed"] == mended["plan"]["removed"]
     lost = bare["pruned"]["perplexity"]["perplexity"]
-    assert mended["pruned"]["perplexity"]["perplexity"] < 0.97 * lost
+    assert mended["pruned"]["perplexity"]["perplexity"] < 0.95 * lost
 
 
 def test_finalists_are_compared_after_they_are_mended(
