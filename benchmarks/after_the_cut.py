@@ -133,11 +133,10 @@ def rows_of(
         yield {**key, "perplexity": measured(who, model), "seconds": round(seconds, 1)}
 
 
-def in_the_game(who: Subject, n_remove: int) -> dict[str, Any]:
-    """The best set by its own value against the best by its value after compensation, both compensated."""
+def in_the_game(who: Subject, chosen: list[int]) -> dict[str, Any]:
+    """Of sets one exchange away: the best by its own value, and the best when mended; then both mended."""
     game, host = who.game, build_host(core=[builtin])
     seen: list[tuple[float, tuple[int, ...]]] = []
-    chosen = greedy_set(game, n_remove)
     around = [
         sorted({*chosen} - {back} | {gone})
         for back in chosen
@@ -150,17 +149,18 @@ def in_the_game(who: Subject, n_remove: int) -> dict[str, Any]:
     finalists = [list(removed) for _, removed in sorted(seen, reverse=True)[:FINALISTS]]
     mended = MendedGame(game, [("compensate", host.postprocessors.create("compensate"))], who.windows, 0)
     values = mended.values(without(game.n_players, finalists))
-    best = finalists[int(np.argmax(values))]
-    after = {}
-    for name, removed in (("before", finalists[0]), ("after", best)):
-        after[name] = measured(who, treated(who, removed, ("compensate",), "")[0])
+    before, after = finalists[0], finalists[int(np.argmax(values))]
+    perplexities = [
+        measured(who, treated(who, removed, ("compensate",), "")[0])
+        for removed in ([before] if before == after else [before, after])
+    ]
     return {
         "model": who.name,
-        "n_remove": n_remove,
-        "chosen_before_mending": finalists[0],
-        "chosen_after_mending": best,
-        "perplexity_before": after["before"],
-        "perplexity_after": after["after"],
+        "n_remove": len(chosen),
+        "chosen_before_mending": before,
+        "chosen_after_mending": after,
+        "perplexity_before": perplexities[0],
+        "perplexity_after": perplexities[-1],
     }
 
 
@@ -199,9 +199,9 @@ def main() -> None:
                 content["rows"].append(row)
                 write_json_atomically(RESULT, content)
         done = {(row["model"], row["n_remove"]) for row in content["in_the_game"]}
-        for number in () if name == REAL or given.quick else ZOO_REMOVED:
-            if (name, number) not in done:
-                content["in_the_game"].append(in_the_game(who, number))
+        for removed in () if given.quick else sets:
+            if (name, len(removed)) not in done:
+                content["in_the_game"].append(in_the_game(who, list(removed)))
                 print(content["in_the_game"][-1], flush=True)
                 write_json_atomically(RESULT, content)
 

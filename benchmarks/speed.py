@@ -31,7 +31,7 @@ from shapcut import builtin
 from shapcut.arithmetic import has_fast_bfloat16, keep_freed_memory
 from shapcut.calibration import load_held_out
 from shapcut.coalitions import CoalitionMatrix, Values
-from shapcut.evaluation import BypassEvaluator
+from shapcut.evaluation import COALITIONS_BEFORE_TRIAL, BypassEvaluator, CoalitionEvaluator
 from shapcut.host import build_host
 from shapcut.measure import perplexity
 from shapcut.modelgame import ModelGame
@@ -83,13 +83,20 @@ def fastest_reference(bench: Bench) -> tuple[ReferenceWay, list[dict[str, Any]]]
     return bench.reference(model, at_once=best["samples at once"]), tried
 
 
+def started(bench: Bench, *, fuse: bool) -> CoalitionEvaluator:
+    """An evaluator that has tried whether states may share a step."""
+    evaluator = bench.ours(fuse=fuse)
+    evaluator.means(np.ones((COALITIONS_BEFORE_TRIAL, len(bench.players)), dtype=np.bool_))
+    return evaluator
+
+
 def coalitions(bench: Bench) -> dict[str, Any]:
     """Seconds a coalition, in turns."""
     default_allocator()
     reference, tried = fastest_reference(bench)
     warm_up, evaluators = {}, {}
     for name, fuse in (("eager", False), ("fused", True)):
-        warm_up[name], evaluators[name] = seconds(lambda fuse=fuse: bench.ours(fuse=fuse))
+        warm_up[name], evaluators[name] = seconds(lambda fuse=fuse: started(bench, fuse=fuse))
     sets = {"independent": bench.coalitions(COALITIONS, 0), "siblings": bench.coalitions(COALITIONS, 2)}
     ways = {
         "eager, independent": ("eager", "independent"),

@@ -236,6 +236,7 @@ TABLES: dict[str, Callable[[dict[str, Any]], str]] = {
     "after_the_cut": after_the_cut,
     "estimators": estimators,
     "kill": kill,
+    "kill_phases": kill,
     "optimum": optimum,
     "calibration_size": calibration_size,
 }

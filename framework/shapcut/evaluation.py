@@ -29,6 +29,8 @@ from shapcut.utilities import Measure
 TOKENS_PER_STEP = 16_384
 MOST_STATES_PER_STEP = 8
 MOST_COALITIONS_PER_CHUNK = 256
+COALITIONS_BEFORE_TRIAL = 64
+"""So many are worth a trial of whether states may share a step, which costs as much as tens of coalitions."""
 
 
 def state_bytes(state: State) -> int:
@@ -174,12 +176,12 @@ class CoalitionEvaluator(Evaluator):
         with torch.inference_mode():
             entering = stack.prelude(input_ids)
             regularity = examine(stack, n_players, entering)
+            may_share = regularity.fixed and stack.batch_size is None
+            self._untried = min(most // batch, MOST_STATES_PER_STEP) if may_share else 1
             self.fused = placement.fuse and regularity.fusible and stack.fuse(Fused)
             final = self._walk_trunk(entering, placement.memory_budget)
             self._readout: Readout = make_readout(measure, stack, input_ids, final, fuse=placement.fuse)
             self.full = self._readout.measurements([final])[0].cpu().numpy()
-            if regularity.fixed and stack.batch_size is None:
-                self.states_per_step = self._shareable(most // batch)
 
     def _walk_trunk(self, entering: State, budget: int) -> State:
         """Run every layer, divide the memory, and return the final state."""
@@ -196,12 +198,13 @@ class CoalitionEvaluator(Evaluator):
                 self._known.pin(layers, state)
         return state
 
-    def _shareable(self, most: int) -> int:
-        """The largest number of states of which each comes out of every layer as it does alone."""
-        count = min(most, MOST_STATES_PER_STEP)
-        while count > 1 and not self._share_exactly(count):
-            count //= 2
-        return max(1, count)
+    def _try_sharing(self) -> None:
+        """Find the largest number of states of which each comes out of every layer as it does alone."""
+        count, self._untried = self._untried, 1
+        with torch.inference_mode():
+            while count > 1 and not self._share_exactly(count):
+                count //= 2
+        self.states_per_step = max(1, count)
 
     def _share_exactly(self, count: int) -> bool:
         """Whether every layer gives so many states at once, bit for bit, what it gives each alone.
@@ -224,12 +227,14 @@ class CoalitionEvaluator(Evaluator):
 
     def measurements(self, coalitions: CoalitionMatrix) -> Measurements:
         """See `Evaluator.measurements`."""
+        self.work.coalitions += len(coalitions)
+        if self._untried > 1 and self.work.coalitions >= COALITIONS_BEFORE_TRIAL:
+            self._try_sharing()
         order = np.lexsort(coalitions.T[::-1])
         means = np.empty((len(coalitions), 3), dtype=np.float64)
         for start in range(0, len(order), self.chunk_size):
             rows = order[start : start + self.chunk_size]
             means[rows] = self._chunk(coalitions[rows])
-        self.work.coalitions += len(coalitions)
         return means
 
     def _chunk(self, coalitions: CoalitionMatrix) -> Measurements:

@@ -187,11 +187,27 @@ def test_states_share_a_step_only_if_that_changes_nothing():
         def step(self, index, state):
             return (super() if index == 1 else super(Unstable, self)).step(index, state)
 
-    assert fast(toy.ToyStack()).states_per_step == 8
-    assert fast(Unstable()).states_per_step == 2
-    assert fast(SometimesUnstable()).states_per_step == 2
-    assert fast(toy.ToyStack(batch_size=1)).states_per_step == 1
-    assert fast(Mixture()).states_per_step == 1
+    def states_per_step(stack):
+        evaluator = fast(stack)
+        evaluator.means(np.ones((evaluation.COALITIONS_BEFORE_TRIAL, N), dtype=np.bool_))
+        return evaluator.states_per_step
+
+    assert states_per_step(toy.ToyStack()) == 8
+    assert states_per_step(Unstable()) == 2
+    assert states_per_step(SometimesUnstable()) == 2
+    assert states_per_step(toy.ToyStack(batch_size=1)) == 1
+    assert states_per_step(Mixture()) == 1
+
+
+def test_sharing_is_tried_only_where_many_coalitions_are_asked_for():
+    evaluator = fast(toy.ToyStack())
+    asked = np.ones((evaluation.COALITIONS_BEFORE_TRIAL - 1, N), dtype=np.bool_)
+    evaluator.stack.steps.clear()
+    evaluator.means(asked)
+    assert evaluator.stack.steps == []
+    assert evaluator.states_per_step == 1
+    evaluator.means(asked[:1])
+    assert evaluator.states_per_step == 8
 
 
 def test_the_whole_model_needs_no_further_run():

@@ -4,12 +4,13 @@ import os
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 import torch
 from torch._dynamo.exc import TorchRuntimeError
 
 from shapcut.arithmetic import fusing_pays
-from shapcut.evaluation import CoalitionEvaluator, Placement
+from shapcut.evaluation import COALITIONS_BEFORE_TRIAL, CoalitionEvaluator, Placement
 from shapcut.fusion import Fused
 from shapcut.regularity import examine
 from shapcut_adapters.hf_decoder import HFDecoderAdapter
@@ -110,4 +111,6 @@ def test_a_mixture_of_experts_is_neither_fused_nor_shared():
         regularity = examine(stack, n_players, stack.prelude(ids))
     assert not regularity.fusible
     assert not regularity.fixed
-    assert CoalitionEvaluator(stack, n_players, ids, "nll", Placement(10**8)).states_per_step == 1
+    evaluator = CoalitionEvaluator(stack, n_players, ids, "nll", Placement(10**8))
+    evaluator.means(np.ones((COALITIONS_BEFORE_TRIAL, n_players), dtype=np.bool_))
+    assert evaluator.states_per_step == 1
