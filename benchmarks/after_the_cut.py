@@ -130,7 +130,8 @@ def rows_of(
         if json.dumps(key) in known:
             continue
         model, seconds = treated(who, removed, steps, heal)
-        yield {**key, "perplexity": measured(who, model), "seconds": round(seconds, 1)}
+        options = {"heal": heal} if "heal" in steps else {}
+        yield {**key, **options, "perplexity": measured(who, model), "seconds": round(seconds, 1)}
 
 
 def in_the_game(who: Subject, chosen: list[int]) -> dict[str, Any]:
@@ -183,7 +184,6 @@ def main() -> None:
     content |= {
         "hardware": f"{torch.get_num_threads()} threads, {platform.machine()}, bfloat16 in hardware: {fast}",
         "torch": torch.__version__,
-        "heal": given.heal or "as it is by default",
     }
     for name in given.models:
         if name == REAL and not given.text:

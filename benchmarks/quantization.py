@@ -59,15 +59,15 @@ CALIBRATION_WINDOWS = 64
 STEPS = (
     ("gptq:bits=4,group_size=64", Grid(4, 64)),
     ("gptq:bits=4,group_size=32", Grid(4, 32)),
+    ("bitsandbytes:kind=nf4", Grid(4, 64)),
+    ("bitsandbytes:kind=int8", Grid(8)),
+    ("torchao:kind=int8", Grid(8)),
+    ("torchao:kind=int4,group_size=32", Grid(4, 32)),
     ("gptq:bits=4,group_size=32,sym=false", Grid(4, 32, symmetric=False)),
     ("auto-gptq:bits=4,group_size=32,sym=false", Grid(4, 32, symmetric=False)),
     ("compressed-tensors:scheme=W4A16,group_size=64", Grid(4, 64)),
     ("compressed-tensors:scheme=W4A16,group_size=64,algorithm=rtn", Grid(4, 64)),
     ("compressed-tensors:scheme=W8A8", Grid(8)),
-    ("torchao:kind=int8", Grid(8)),
-    ("torchao:kind=int4,group_size=32", Grid(4, 32)),
-    ("bitsandbytes:kind=nf4", Grid(4, 64)),
-    ("bitsandbytes:kind=int8", Grid(8)),
 )
 ORDER_BUDGET, ORDER_STEP = 120, "bitsandbytes:kind=nf4"
 

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from tables_selection import calibration_size, estimators, optimum, selection
+from tables_selection import best_sets, calibration_size, estimators, selection
 from tables_speed import speed, speed_growth, speed_places, speed_plan, speed_values
 
 ROOT = Path(__file__).parent.parent
@@ -58,7 +58,13 @@ def after_the_cut(content: dict[str, Any]) -> str:
         values = [f"{row[f'perplexity_{when}']:.2f}" for when in ("before", "after")]
         cells = [row["model"], str(row["n_remove"]), sets[0], values[0], sets[1], values[1]]
         lines.append(f"| {' | '.join(cells)} |")
-    about = f"{content['hardware']}, torch {content['torch']}; heal: {content['heal']}."
+    healed: dict[str, list[str]] = {}
+    for row in content["rows"]:
+        if "heal" in row:
+            models = healed.setdefault(row["heal"], [])
+            models += [row["model"]] if row["model"] not in models else []
+    trained = "; ".join(f"`heal:{options}` for {', '.join(models)}" for options, models in healed.items())
+    about = f"{content['hardware']}, torch {content['torch']}; {trained}."
     return "\n".join([*lines, "", f"`python benchmarks/after_the_cut.py`, {about}"])
 
 
@@ -237,7 +243,7 @@ TABLES: dict[str, Callable[[dict[str, Any]], str]] = {
     "estimators": estimators,
     "kill": kill,
     "kill_phases": kill,
-    "optimum": optimum,
+    "best_sets": best_sets,
     "calibration_size": calibration_size,
 }
 PAGES = (

@@ -100,7 +100,7 @@ def estimators(content: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def optimum(content: dict[str, Any]) -> str:
+def best_sets(content: dict[str, Any]) -> str:
     """How near every method comes to the best set, over all enumerated games."""
     rows, near = content["rows"], content["near"]
     lines = [

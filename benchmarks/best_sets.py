@@ -1,7 +1,7 @@
 """How near chosen sets come to the best set there is, on the enumerated games of the zoo.
 
-    python benchmarks/games.py && python benchmarks/optimum.py
-    python benchmarks/optimum.py rwkv7     # this game again, the others stay
+    python benchmarks/games.py && python benchmarks/best_sets.py
+    python benchmarks/best_sets.py rwkv7     # this game again, the others stay
 
 A cell is a game, a number of removed blocks (1 to 11 of 12) and a seed. The gap is how much lower the chosen
 set's value (mean log-likelihood, nats) is than the best set's, as a share of the latter.
@@ -23,7 +23,7 @@ from shapcut.game import BudgetedGame, Game
 from shapcut.host import build_host
 from shapcut.methods import Contestant, parse_methods
 
-RESULT = Path(__file__).parent / "results" / "optimum.json"
+RESULT = Path(__file__).parent / "results" / "best_sets.json"
 METHODS = "ours@300,ours@150,ours@75,greedy,evolutionary@300,shapley@300,leave-one-out,exact+ranking@4096"
 SEEDS = range(3)
 NEAR = 0.01
@@ -81,7 +81,7 @@ def main() -> None:
     for name in wanted:
         found += rows(name)
         games = sorted({row["game"] for row in found})
-        about = {"command": "python benchmarks/optimum.py", "games": games, "near": NEAR}
+        about = {"command": "python benchmarks/best_sets.py", "games": games, "near": NEAR}
         write_json_atomically(RESULT, about | {"rows": found})
         for contestant in parse_methods(METHODS):
             gaps = [r["gap"] for r in found if (r["game"], r["method"]) == (name, contestant.label)]
