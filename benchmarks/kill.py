@@ -320,7 +320,7 @@ def summary(rows: list[dict[str, Any]], given: argparse.Namespace, seconds: floa
     faults = [name for name in rows[0] if name not in {"kind", "seed", "kills", "done"}]
     model = Path(given.model)
     return {
-        "command": command_line(),
+        "command": " ".join(Path(word).name for word in command_line().split(" ")),
         "model": str(model.relative_to(HERE.parent)) if model.is_relative_to(HERE.parent) else model.name,
         "recipe": SIZES,
         "steps": KINDS["full recipe"]["then"],

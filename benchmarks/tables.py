@@ -203,8 +203,9 @@ def kill(content: dict[str, Any]) -> str:
     kinds = " and ".join(f"{count} of kind *{kind}*" for kind, count in content["runs_by_kind"].items())
     moments = "after each phase in turn" if content.get("moments") == "phases" else "at random moments"
     faults = ", ".join(f"{name.replace('_', ' ')} {count}" for name, count in content["faults"].items())
+    runs = f"{content['runs']} run{'s' * (content['runs'] != 1)}"
     return (
-        f"{content['runs']} runs ({kinds}) on `{content['model']}` were killed {content['kills']} times in all, "
+        f"{runs} ({kinds}) on `{content['model']}`, killed {content['kills']} times in all, "
         f"{moments}; "
         f"{content['runs_that_ended_done']} ended done. Faults: {faults}. Seed {content['seed']}; the steps of the full "
         f"recipe: {', '.join(content['steps'])}. `benchmarks/{content['command'].partition(' ')[0]}`, {content['hardware']}."
