@@ -22,6 +22,7 @@ import json
 import os
 import platform
 import random
+import shlex
 import signal
 import sqlite3
 import sys
@@ -40,7 +41,6 @@ from shapcut.errors import ShapcutError
 from shapcut.files import write_json_atomically
 from shapcut.hookspecs import hookimpl
 from shapcut.host import build_host
-from shapcut.manifest import command_line
 from shapcut.pipeline import prune
 from shapcut.recipe import make_recipe
 from shapcut.texts import builtin_text
@@ -320,7 +320,7 @@ def summary(rows: list[dict[str, Any]], given: argparse.Namespace, seconds: floa
     faults = [name for name in rows[0] if name not in {"kind", "seed", "kills", "done"}]
     model = Path(given.model)
     return {
-        "command": " ".join(Path(word).name for word in command_line().split(" ")),
+        "command": shlex.join(Path(word).name for word in sys.argv),
         "model": str(model.relative_to(HERE.parent)) if model.is_relative_to(HERE.parent) else model.name,
         "recipe": SIZES,
         "steps": KINDS["full recipe"]["then"],

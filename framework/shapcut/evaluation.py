@@ -177,7 +177,7 @@ class CoalitionEvaluator(Evaluator):
             entering = stack.prelude(input_ids)
             regularity = examine(stack, n_players, entering)
             may_share = regularity.fixed and stack.batch_size is None
-            self._untried = min(most // batch, MOST_STATES_PER_STEP) if may_share else 1
+            self._states_to_try = min(most // batch, MOST_STATES_PER_STEP) if may_share else 1
             self.fused = placement.fuse and regularity.fusible and stack.fuse(Fused)
             final = self._walk_trunk(entering, placement.memory_budget)
             self._readout: Readout = make_readout(measure, stack, input_ids, final, fuse=placement.fuse)
@@ -200,11 +200,11 @@ class CoalitionEvaluator(Evaluator):
 
     def _try_sharing(self) -> None:
         """Find the largest number of states of which each comes out of every layer as it does alone."""
-        count, self._untried = self._untried, 1
+        count, self._states_to_try = self._states_to_try, 1
         with torch.inference_mode():
             while count > 1 and not self._share_exactly(count):
                 count //= 2
-        self.states_per_step = max(1, count)
+        self.states_per_step = count
 
     def _share_exactly(self, count: int) -> bool:
         """Whether every layer gives so many states at once, bit for bit, what it gives each alone.
@@ -228,7 +228,7 @@ class CoalitionEvaluator(Evaluator):
     def measurements(self, coalitions: CoalitionMatrix) -> Measurements:
         """See `Evaluator.measurements`."""
         self.work.coalitions += len(coalitions)
-        if self._untried > 1 and self.work.coalitions >= COALITIONS_BEFORE_TRIAL:
+        if self._states_to_try > 1 and self.work.coalitions >= COALITIONS_BEFORE_TRIAL:
             self._try_sharing()
         order = np.lexsort(coalitions.T[::-1])
         means = np.empty((len(coalitions), 3), dtype=np.float64)
