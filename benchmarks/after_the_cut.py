@@ -50,6 +50,7 @@ VARIANTS = tuple(
     (f"compensate:{options}",) for options in ("into=both", "places=all", "into=both,places=all")
 )
 FINALISTS = 8
+FITTED_WINDOWS = 128  # the step's own default
 
 
 @dataclass(frozen=True, eq=False)
@@ -135,9 +136,12 @@ def rows_of(
 
 
 def in_the_game(who: Subject, chosen: list[int]) -> dict[str, Any]:
-    """Of sets one exchange away: the best by its own value, and the best when mended; then both mended."""
+    """The best of a few sets by its own value, and by its value when mended, on as many tokens; both mended.
+
+    The sets are the best of those one exchange away from ``chosen``. To mend one takes both models through
+    the windows that it is fitted on, so its own value is measured on twice as many.
+    """
     game, host = who.game, build_host(core=[builtin])
-    seen: list[tuple[float, tuple[int, ...]]] = []
     around = [
         sorted({*chosen} - {back} | {gone})
         for back in chosen
@@ -145,23 +149,28 @@ def in_the_game(who: Subject, chosen: list[int]) -> dict[str, Any]:
         if gone not in chosen
     ]
     rows = without(game.n_players, [chosen, *around])
-    for value, row in zip(game.values(rows).tolist(), rows, strict=True):
-        seen.append((value, absent_players(row)))
-    finalists = [list(removed) for _, removed in sorted(seen, reverse=True)[:FINALISTS]]
+    finalists = rows[np.argsort(-game.values(rows), kind="stable")[:FINALISTS]]
     mended = MendedGame(game, [("compensate", host.postprocessors.create("compensate"))], who.windows, 0)
-    values = mended.values(without(game.n_players, finalists))
-    before, after = finalists[0], finalists[int(np.argmax(values))]
+    samples, length = game.input_ids.shape
+    windows = who.windows(length)
+    spread = torch.randperm(len(windows), generator=torch.Generator().manual_seed(0))
+    plain = game.on(windows[spread[: samples + 2 * FITTED_WINDOWS]])
+    sets = [
+        list(absent_players(finalists[int(np.argmax(values))]))
+        for values in (plain.values(finalists), mended.values(finalists))
+    ]
     perplexities = [
         measured(who, treated(who, removed, ("compensate",), "")[0])
-        for removed in ([before] if before == after else [before, after])
+        for removed in (sets[:1] if sets[0] == sets[1] else sets)
     ]
     return {
         "model": who.name,
         "n_remove": len(chosen),
-        "chosen_before_mending": before,
-        "chosen_after_mending": after,
-        "perplexity_before": perplexities[0],
-        "perplexity_after": perplexities[-1],
+        "tokens_a_finalist": plain.input_ids.numel(),
+        "chosen_unmended": sets[0],
+        "chosen_mended": sets[1],
+        "perplexity_chosen_unmended": perplexities[0],
+        "perplexity_chosen_mended": perplexities[-1],
     }
 
 

@@ -48,15 +48,17 @@ def after_the_cut(content: dict[str, Any]) -> str:
     if content["in_the_game"]:
         lines += [
             "",
-            "Eight finalists, the best by its own value against the best by its value after compensation:",
+            "The best of eight finalists by its own value, and by its value after compensation, each judged on "
+            "as many tokens; perplexities are of both sets after compensation:",
             "",
-            "| model | removed | chosen before mending | then compensated | chosen after mending | perplexity |",
-            "|---|---|---|---|---|---|",
+            "| model | removed | tokens a finalist | by its own value | perplexity | when mended | perplexity |",
+            "|---|---|---|---|---|---|---|",
         ]
     for row in content["in_the_game"]:
-        sets = [", ".join(map(str, row[f"chosen_{when}_mending"])) for when in ("before", "after")]
-        values = [f"{row[f'perplexity_{when}']:.2f}" for when in ("before", "after")]
-        cells = [row["model"], str(row["n_remove"]), sets[0], values[0], sets[1], values[1]]
+        cells = [row["model"], str(row["n_remove"]), f"{row['tokens_a_finalist']:,}"]
+        for how in ("unmended", "mended"):
+            chosen = ", ".join(map(str, row[f"chosen_{how}"]))
+            cells += [chosen, f"{row[f'perplexity_chosen_{how}']:.2f}"]
         lines.append(f"| {' | '.join(cells)} |")
     healed: dict[str, list[str]] = {}
     for row in content["rows"]:

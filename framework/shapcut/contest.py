@@ -70,6 +70,7 @@ class Contest:
         self._store = store
         self._reporter = reporter
         self._count: Counter | None = None
+        self._measured = 0
         recipe, tokenizer = session.recipe, session.loaded.tokenizer
         windows = load_windows(recipe, tokenizer, recipe.samples, seed)
         self._first = session.game.on(windows.input_ids)
@@ -111,7 +112,7 @@ class Contest:
         self._reporter.say(f"{contestant.label}: {n_remove} removed, seed {self.seed}")
         try:
             with self._reporter.counting(contestant.label, budget) as count:
-                self._count = count
+                self._count, self._measured = count, 0
                 return row.model_copy(update=self._played(contestant, budget, n_remove))
         except InputError as error:
             return row.model_copy(update={"failure": str(error)})
@@ -121,7 +122,7 @@ class Contest:
         kept = stored(game, self._store, self._observe)
         metered = BudgetedGame(kept, budget)
         parts = [part.on(part.input_ids, utility=game.utility) for part in self._finals]
-        games = [kept, *(stored(part, self._store, self._observe) for part in parts)]
+        games = [kept, *(stored(part, self._store, self._announce) for part in parts)]
         finals = [MeteredGame(part, cost=metered.cost) for part in games[1:]]
         if budget and isinstance(game.utility, TokenUtility):
             _ = game.evaluator  # set up once for all methods, so none of them is charged for it
@@ -173,7 +174,11 @@ class Contest:
 
     def _observe(self, coalitions: CoalitionMatrix, values: Values, total: int) -> None:
         if self._count is not None:
-            self._count(total)
+            self._measured += len(coalitions)
+            self._count(self._measured)
+        self._announce(coalitions, values, total)
+
+    def _announce(self, coalitions: CoalitionMatrix, values: Values, total: int) -> None:
         self._session.host.manager.hook.shapcut_coalitions_evaluated(
             coalitions=coalitions, values=values, total=total
         )

@@ -5,15 +5,22 @@ import signal
 import sqlite3
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
+from shapcut import builtin
 from shapcut.cli.main import BAD_INPUT, run
+from shapcut.comparison import compare as compare_methods
+from shapcut.host import build_host
 from shapcut.methods import parse_methods
 from shapcut.perplexity import perplexity
+from shapcut.progress import Counter, Silent
+from shapcut.recipe import make_recipe
 from shapcut.silence import quiet_libraries
 from shapcut_adapters.hf_decoder import HFDecoderAdapter
 from shapcut_plugins.comparison_data import ComparisonFacts
@@ -95,6 +102,35 @@ def test_held_out_perplexity_is_that_of_the_bypassed_model_on_the_first_windows(
     assert row["removed"] == [4, 5]
     assert row["held_out_perplexity"] == pytest.approx(pruned, rel=1e-4)
     assert pruned != pytest.approx(dense, rel=1e-2)
+
+
+class Counts(Silent):
+    """What a reporter is told, task by task."""
+
+    def __init__(self) -> None:
+        self.of: dict[str, list[int]] = {}
+
+    @contextmanager
+    def counting(self, what: str, total: int) -> Iterator[Counter]:
+        yield self.of.setdefault(what, []).append
+
+
+def test_progress_counts_what_a_method_measures_itself(tiny_llama_directory: Path, tmp_path: Path) -> None:
+    options = {"model": str(tiny_llama_directory), "samples": 3, "sequence_length": 24, "remove": 2}
+    recipe = make_recipe({**options, "finalist_samples": 4, "held_out_samples": 4})
+    counts = Counts()
+    compare_methods(
+        recipe,
+        parse_methods("shapley@20,greedy,ours@20"),
+        [recipe],
+        seeds=[0],
+        run_directory=tmp_path / "run",
+        host=build_host(core=[builtin]),
+        reporter=counts,
+    )
+    assert counts.of["shapley@20"][-1] == 20
+    assert all(counted <= 6 + 5 for counted in counts.of["greedy"])
+    assert 0 < counts.of["ours@20"][-1] <= 20
 
 
 KILLED = """
