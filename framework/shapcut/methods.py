@@ -47,11 +47,11 @@ def _singles(candidates: int, _n_remove: int) -> int:
 
 
 def _half_of_greedy(candidates: int, n_remove: int) -> int:
-    """What half of greedy's tokens pay for, on 8 of 16 windows: coalitions, and default finals.
+    """What half of greedy's tokens pay for, on 4 of 16 windows: coalitions, and default finals.
 
-    These measure 16 sets on 8 windows, 8 on as many again and so on: as many tokens as 40 coalitions.
+    These measure 16 sets on 8 windows, 8 on as many again and so on: as many tokens as 80 coalitions.
     """
-    return max(candidates + 2, greedy_evaluations(candidates, n_remove) - 40)
+    return max(candidates + 2, 2 * greedy_evaluations(candidates, n_remove) - 80)
 
 
 _ALL = (
@@ -86,7 +86,15 @@ _ALL = (
     Method("evolutionary", "none", "evolutionary", "kl", None, "EvoPress, arXiv 2410.14649"),
     Method("shapley", "permutation", "ranking", "log-likelihood", None, "Castro et al. 2009: sampled orders"),
     Method("paper", "paper", "ranking", "perplexity-ratio", None, "arXiv 2602.07804"),
-    Method("ours", "surrogate", "search", "log-likelihood", _half_of_greedy, "shapcut's default", windows=8),
+    Method(
+        "ours",
+        "surrogate",
+        "search:patience=8",
+        "log-likelihood",
+        _half_of_greedy,
+        "shapcut's default, twice as patient",
+        windows=4,
+    ),
 )
 
 METHODS: Mapping[str, Method] = MappingProxyType({method.name: method for method in _ALL})
