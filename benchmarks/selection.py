@@ -113,13 +113,16 @@ def main() -> None:
     parser.add_argument("--models", nargs="+", help="only these, by name")
     parser.add_argument("--methods", nargs="+", help="only these")
     parser.add_argument("--remove", type=int, nargs="+", help="instead of each model's own numbers")
+    parser.add_argument("--remark", default="", help="what a reader must know of this run, a sentence")
     parser.add_argument("--seeds", type=int, nargs="+", help="instead of 0 1 2")
     given = parser.parse_args()
     results = [run_task(task, given) for task in tasks() if given.models is None or task.name in given.models]
     places = {"--runs", str(given.runs), "--out", str(given.out)}  # where, not what
+    places |= {"--remark", given.remark}
     words = [_short(word) for word in sys.argv[1:] if word not in places]
     content = {
         "command": f"python benchmarks/selection.py {shlex.join(words)}",
+        "remark": given.remark,
         "hardware": f"{torch.get_num_threads()} threads, {platform.machine()}",
         "torch": torch.__version__,
         "sources": {name: method.source for name, method in METHODS.items()},

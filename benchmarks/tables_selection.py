@@ -38,7 +38,8 @@ def selection(content: dict[str, Any]) -> str:
             lines.append(f"| {' | '.join(cells)} |")
         failures = {f"{row['method']}: {row['failure']}" for row in model["rows"] if row["failure"]}
         lines += ["", *(f"{failure}" for failure in sorted(failures)), ""]
-    lines.append(f"`{content['command']}`, {content['hardware']}, torch {content['torch']}.")
+    remark = f" {content['remark']}" if content.get("remark") else ""
+    lines.append(f"`{content['command']}`, {content['hardware']}, torch {content['torch']}.{remark}")
     return "\n".join(lines)
 
 
