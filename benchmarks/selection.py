@@ -75,7 +75,7 @@ def run_task(task: Task, given: argparse.Namespace) -> dict[str, Any]:
     recipe = make_recipe(options)
     seeds: Sequence[int] = given.seeds or task.seeds
     names: Sequence[str] = given.methods or METHOD_NAMES
-    once = [name for name in names if name in ONE_SEED]
+    once = [name for name in names if name in given.once]
     often = [name for name in names if name not in once]
     content: dict[str, Any] = {"rows": []}
     for methods, some in ((often, seeds), (once, seeds[:1])):
@@ -113,6 +113,9 @@ def main() -> None:
     parser.add_argument("--models", nargs="+", help="only these, by name")
     parser.add_argument("--methods", nargs="+", help="only these")
     parser.add_argument("--remove", type=int, nargs="+", help="instead of each model's own numbers")
+    parser.add_argument(
+        "--once", nargs="*", default=ONE_SEED, help="methods that run for the first seed only"
+    )
     parser.add_argument("--remark", default="", help="what a reader must know of this run, a sentence")
     parser.add_argument("--seeds", type=int, nargs="+", help="instead of 0 1 2")
     given = parser.parse_args()

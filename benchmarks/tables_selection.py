@@ -16,7 +16,7 @@ def selection(content: dict[str, Any]) -> str:
             f"tokens of {text['held_out']}, {'BOS first' if text['adds_bos'] else 'no BOS'}. "
             f"Dense: {_perplexity(model['dense_held_out_perplexity'])}.",
             "",
-            "| removed | method | held-out perplexity | lowest, highest | coalitions | tokens processed | seconds "
+            "| removed | method | held-out perplexity | lowest, highest | coalitions | tokens processed | seconds, first seed "
             "| blocks removed, seed by seed |",
             "|---|---|---|---|---|---|---|---|",
         ]
@@ -65,7 +65,7 @@ def _average(rows: list[dict[str, Any]]) -> dict[str, Any]:
         "removed": [row["removed"] for row in rows],
         "evaluations": mean(row["evaluations"] for row in rows),
         "tokens": mean(row["tokens"] for row in rows),
-        "seconds": mean(row["seconds"] for row in rows),
+        "seconds": rows[0]["seconds"],
         "seeds": len(rows),
     }
 

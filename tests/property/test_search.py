@@ -11,6 +11,8 @@ from shapcut.coalitions import absent_players, keys, without
 from shapcut.errors import InputError
 from shapcut.estimators import ExactEstimator, SurrogateEstimator
 from shapcut.game import BudgetedGame, FunctionGame
+from shapcut.methods import parse_methods
+from shapcut.recipe import make_recipe
 from shapcut.search import Evidence, SearchSelector, climb, race, swaps
 from shapcut.surrogates import QuadraticSurrogate, Scales
 
@@ -183,6 +185,18 @@ def test_a_race_halves_its_field_each_time_the_text_doubles():
     assert [text.asked for text in texts] == [[16], [8], [4], [4], [2], [2], [2], [2]]
     assert winner == int(quality.argmax())
     assert value == pytest.approx(quality.max(), abs=0.02)
+
+
+@pytest.mark.parametrize("n_remove", [3, 6, 10])
+def test_ours_and_its_finals_take_at_most_half_of_greedys_tokens(n_remove):
+    ours, greedy = parse_methods("ours,greedy")
+    sizes = make_recipe({"model": "any", "remove": n_remove})
+    field = without(30, [(player,) for player in range(SearchSelector().finalists)])
+    parts = [Text(dict.fromkeys(keys(field), 0.0)) for _ in range(8)]
+    race(field, parts)
+    finals = sum(sum(part.asked) for part in parts) * sizes.finalist_samples // len(parts)
+    searched = ours.evaluations(30, n_remove, sizes.budget) * ours.method.windows
+    assert searched + finals <= greedy.evaluations(30, n_remove, sizes.budget) * sizes.samples / 2
 
 
 def test_a_set_without_a_finite_value_loses_the_race():
