@@ -38,6 +38,7 @@ OF_OTHER_PROGRAMS = {
     "--check": "benchmarks/tables.py",
     "--fill": "benchmarks/tutorial.py",
     "--models": "benchmarks/selection.py",
+    "--once": "benchmarks/selection.py",
     "--part": "benchmarks/quantization.py",
     "--text": "benchmarks/speed.py",
 }
