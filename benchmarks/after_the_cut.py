@@ -50,7 +50,7 @@ VARIANTS = tuple(
     (f"compensate:{options}",) for options in ("into=both", "places=all", "into=both,places=all")
 )
 FINALISTS = 8
-FITTED_WINDOWS = 128  # the step's own default
+FITTED_WINDOWS = 128
 
 
 @dataclass(frozen=True, eq=False)
@@ -150,7 +150,8 @@ def in_the_game(who: Subject, chosen: list[int]) -> dict[str, Any]:
     ]
     rows = without(game.n_players, [chosen, *around])
     finalists = rows[np.argsort(-game.values(rows), kind="stable")[:FINALISTS]]
-    mended = MendedGame(game, [("compensate", host.postprocessors.create("compensate"))], who.windows, 0)
+    step = f"compensate:samples={FITTED_WINDOWS}"
+    mended = MendedGame(game, [(step, host.postprocessors.create(step))], who.windows, 0)
     samples, length = game.input_ids.shape
     windows = who.windows(length)
     spread = torch.randperm(len(windows), generator=torch.Generator().manual_seed(0))
@@ -160,7 +161,7 @@ def in_the_game(who: Subject, chosen: list[int]) -> dict[str, Any]:
         for values in (plain.values(finalists), mended.values(finalists))
     ]
     perplexities = [
-        measured(who, treated(who, removed, ("compensate",), "")[0])
+        measured(who, treated(who, removed, (step,), "")[0])
         for removed in (sets[:1] if sets[0] == sets[1] else sets)
     ]
     return {

@@ -129,7 +129,7 @@ def test_progress_counts_what_a_method_measures_itself(tiny_llama_directory: Pat
         reporter=counts,
     )
     assert counts.of["shapley@20"][-1] == 20
-    assert all(counted <= 6 + 5 for counted in counts.of["greedy"])
+    assert 0 < max(counts.of["greedy"]) <= 6 + 5
     assert 0 < counts.of["ours@20"][-1] <= 20
 
 
