@@ -70,7 +70,7 @@ class Contest:
         self._store = store
         self._reporter = reporter
         self._count: Counter | None = None
-        self._measured = 0
+        self._kept: StoredGame | None = None
         recipe, tokenizer = session.recipe, session.loaded.tokenizer
         windows = load_windows(recipe, tokenizer, recipe.samples, seed)
         self._first = session.game.on(windows.input_ids)
@@ -112,14 +112,14 @@ class Contest:
         self._reporter.say(f"{contestant.label}: {n_remove} removed, seed {self.seed}")
         try:
             with self._reporter.counting(contestant.label, budget) as count:
-                self._count, self._measured = count, 0
+                self._count = count
                 return row.model_copy(update=self._played(contestant, budget, n_remove))
         except InputError as error:
             return row.model_copy(update={"failure": str(error)})
 
     def _played(self, contestant: Contestant, budget: int, n_remove: int) -> dict[str, Any]:
         game = self._played_on(contestant)
-        kept = stored(game, self._store, self._observe)
+        self._kept = kept = stored(game, self._store, self._observe)
         metered = BudgetedGame(kept, budget)
         parts = [part.on(part.input_ids, utility=game.utility) for part in self._finals]
         games = [kept, *(stored(part, self._store, self._announce) for part in parts)]
@@ -173,9 +173,8 @@ class Contest:
         return self._games[utility]
 
     def _observe(self, coalitions: CoalitionMatrix, values: Values, total: int) -> None:
-        if self._count is not None:
-            self._measured += len(coalitions)
-            self._count(self._measured)
+        if self._count is not None and self._kept is not None:
+            self._count(math.floor(self._kept.measured_in_all()))
         self._announce(coalitions, values, total)
 
     def _announce(self, coalitions: CoalitionMatrix, values: Values, total: int) -> None:

@@ -89,7 +89,10 @@ def shapcut_run_started(run: "Run") -> None:
 
 @hookspec
 def shapcut_coalitions_evaluated(coalitions: "CoalitionMatrix", values: "Values", total: int) -> None:
-    """Called after each chunk that was measured and stored; ``total`` counts the store's evaluations."""
+    """Called after each chunk that was measured and stored.
+
+    ``total`` counts what is stored of the game, a coalition on a part of its text as that fraction of one.
+    """
 
 
 @hookspec

@@ -7,6 +7,7 @@ import zlib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from math import floor
 from pathlib import Path
 
 import numpy as np
@@ -218,7 +219,8 @@ class StoredGame(WrappedGame):
         store: where values are kept.
         name: the game's name in the store.
         fingerprint: what the values belong to.
-        observe: called after each commit with the new coalitions, their values and the store's total.
+        observe: called after each commit with the new coalitions, their values and how many are stored, where
+            one of a narrowed game is the fraction that its tokens are.
     """
 
     def __init__(
@@ -252,7 +254,7 @@ class StoredGame(WrappedGame):
                 self.store,
                 name=f"{self.name}, first {narrower.tokens} tokens",
                 fingerprint={**self.fingerprint, "first_tokens": str(narrower.tokens)},
-                observe=self._observe,
+                observe=lambda chunk, values, _: self._tell(chunk, values),
             )
             stored.reuse = self.reuse
             self._narrowed[narrower.tokens] = stored
@@ -277,10 +279,25 @@ class StoredGame(WrappedGame):
             self.store.add(self.name, chunk, found, time.monotonic() - begin)
             self.measured += len(chunk)
             known.update(zip(keys(chunk), found.tolist(), strict=True))
-            if self._observe is not None:
-                self._observe(chunk, found[:, 0], self.store.count(self.name))
+            self._tell(chunk, found[:, 0])
             begin = time.monotonic()
         return np.array([known[name] for name in names], dtype=np.float64).reshape(-1, 3)
+
+    def measured_in_all(self) -> float:
+        """Coalitions measured since the start; one of a narrowed game is the fraction that its tokens are."""
+        return self.measured + sum(
+            narrow.measured_in_all() * narrow.tokens / self.tokens for narrow in self._narrowed.values()
+        )
+
+    def stored_in_all(self) -> float:
+        """As `measured_in_all`, of those that the store has."""
+        return self.store.count(self.name) + sum(
+            narrow.stored_in_all() * narrow.tokens / self.tokens for narrow in self._narrowed.values()
+        )
+
+    def _tell(self, coalitions: CoalitionMatrix, values: Values) -> None:
+        if self._observe is not None:
+            self._observe(coalitions, values, floor(self.stored_in_all()))
 
     def _parts(self, coalitions: CoalitionMatrix) -> Parts:
         """Parts that the game makes, or else chunks whose size follows from the clock."""

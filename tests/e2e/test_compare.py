@@ -121,7 +121,7 @@ def test_progress_counts_what_a_method_measures_itself(tiny_llama_directory: Pat
     counts = Counts()
     compare_methods(
         recipe,
-        parse_methods("shapley@20,greedy,ours@20"),
+        parse_methods("shapley@20,greedy,evolutionary@20,ours@20"),
         [recipe],
         seeds=[0],
         run_directory=tmp_path / "run",
@@ -130,6 +130,7 @@ def test_progress_counts_what_a_method_measures_itself(tiny_llama_directory: Pat
     )
     assert counts.of["shapley@20"][-1] == 20
     assert 0 < max(counts.of["greedy"]) <= 6 + 5
+    assert 0 < counts.of["evolutionary@20"][-1] <= 20
     assert 0 < counts.of["ours@20"][-1] <= 20
 
 

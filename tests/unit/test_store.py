@@ -107,6 +107,37 @@ def test_another_fingerprint_is_refused_naming_what_differs(store):
     store.open_game("calibration", dict(reversed(FINGERPRINT.items())))
 
 
+class OnText(FunctionGame):
+    """Has tokens, and a narrower form with fewer."""
+
+    def __init__(self, tokens):
+        self._tokens = tokens
+        super().__init__(N, lambda rows: rows.sum(axis=1) / self._tokens)
+
+    @property
+    def tokens(self):
+        return self._tokens
+
+    def narrowed(self, tokens):
+        return self if tokens >= self._tokens else OnText(tokens)
+
+
+def test_a_coalition_on_a_part_of_the_text_counts_as_that_part_of_one(store):
+    totals = []
+    game = stored_game(store, OnText(800), observe=lambda _rows, _values, total: totals.append(total))
+    quarter = game.narrowed(200)
+    quarter.values(ROWS[:6])
+    quarter.narrowed(100).values(ROWS[:4])
+    game.values(ROWS[:3])
+    assert totals[-1] == 5
+    assert game.measured_in_all() == game.stored_in_all() == 6 / 4 + 4 / 8 + 3
+    assert game.measured == 3
+    again = stored_game(store, OnText(800))
+    again.narrowed(200).values(ROWS[:6])
+    assert again.measured_in_all() == 0
+    assert again.stored_in_all() == 6 / 4 + 3
+
+
 def test_two_games_in_one_file(store):
     store.open_game("calibration", FINGERPRINT)
     store.open_game("finals", {"model": "abc", "data": "more"})
