@@ -51,10 +51,12 @@ class SearchSelector(Selector):
     Args:
         batch: candidates measured in each round: half of them optima of polynomials drawn from the
             surrogate's posterior (Thompson sampling), half the most promising ones by mean and deviation.
+            A batch or less that the budget's end leaves goes to the best ones by mean.
         exploration: how many posterior standard deviations a candidate is credited with.
         patience: rounds in which no other set takes the lead after which the search stops.
         starts: random sets, besides the best known ones, from which each local search starts.
-        finalists: how many of the best sets race over more text, where there is some.
+        finalists: how many of the best sets race over more text, where there is some; the surrogate's best
+            fill up where fewer have been measured.
     """
 
     name = "search"
@@ -102,6 +104,9 @@ class SearchSelector(Selector):
         leaders = evidence.best(n_remove, search.permits, count)
         if game is None or not len(leaders):
             leaders = permitted(search.most_valuable(surrogate, evidence), search.permits, count)
+        elif finals and len(leaders) < count:
+            more = distinct(np.vstack([leaders, search.most_valuable(surrogate, evidence)]))
+            leaders = permitted(more, search.permits, count)
         if not len(leaders):
             raise InputError(f"no permitted set of {n_remove} players was found")
         winner, final_value = race(leaders, finals if len(leaders) > 1 else ())
@@ -133,7 +138,8 @@ class _Search:
         leader, stale = keys(evidence.best(self.n_remove, self.permits, 1)), 0
         while stale < self.options.patience and game.remaining > 0:
             surrogate = QuadraticSurrogate().fit(evidence.coalitions, evidence.values)
-            proposals = self.propose(surrogate, evidence)
+            last = game.remaining <= self.options.batch
+            proposals = self.propose(surrogate, evidence, last=last)
             fresh = proposals[[key not in seen for key in keys(proposals)]]
             fresh = permitted(fresh, self.permits, min(self.options.batch, game.remaining))
             if not len(fresh):
@@ -145,9 +151,16 @@ class _Search:
             leader = leading
         return evidence
 
-    def propose(self, surrogate: QuadraticSurrogate, evidence: Evidence) -> CoalitionMatrix:
-        """Sets of the right size, the ones to measure first: optima of draws, then the most promising."""
+    def propose(
+        self, surrogate: QuadraticSurrogate, evidence: Evidence, *, last: bool = False
+    ) -> CoalitionMatrix:
+        """Sets of the right size, the ones to measure first: optima of draws, then the most promising.
+
+        Nothing follows the last round that could use what exploring finds: then by predicted value alone.
+        """
         pool = self._pool(surrogate, evidence)
+        if last:
+            return pool[np.argsort(-surrogate.predict(pool), kind="stable")]
         promise = surrogate.predict(pool) + self.options.exploration * surrogate.deviation(pool)
         drawn = self._optima_of_draws(surrogate, evidence, self.options.batch // 2)
         return distinct(np.vstack([drawn, pool[np.argsort(-promise, kind="stable")]]))

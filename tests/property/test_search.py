@@ -73,6 +73,17 @@ def test_finds_the_optimum_for_each_number_removed(n, seed):
         assert len(plan.removed) == n_remove
 
 
+@pytest.mark.parametrize("seed", range(4))
+def test_what_the_end_of_a_budget_leaves_goes_to_the_best_by_mean(seed):
+    damage = np.random.default_rng(seed).uniform(0.1, 1.0, 9)
+    game = FunctionGame(9, lambda rows: (~rows) @ -damage)
+    counted, rng = BudgetedGame(game, 11), np.random.default_rng(seed)
+    found = SurrogateEstimator(focus=np.inf).estimate(counted, 11, rng, n_remove=3)
+    plan = SearchSelector().select(found, game.players, 3, game=counted, budget=counted.remaining, rng=rng)
+    assert list(plan.removed) == sorted(np.argsort(damage)[:3])
+    assert counted.remaining == 0
+
+
 @pytest.mark.parametrize(("n", "seed"), [(12, 3), (12, 4)])
 def test_finds_the_optimum_without_a_game_to_measure_in(n, seed):
     game = quadratic_game(n, seed)
@@ -185,6 +196,19 @@ def test_a_race_halves_its_field_each_time_the_text_doubles():
     assert [text.asked for text in texts] == [[16], [8], [4], [4], [2], [2], [2], [2]]
     assert winner == int(quality.argmax())
     assert value == pytest.approx(quality.max(), abs=0.02)
+
+
+def test_predicted_sets_fill_up_the_race_where_few_have_been_measured():
+    game = quadratic_game(9, 5)
+    final = FunctionGame(9, game.values)
+    raced = BudgetedGame(final, 100)
+    counted, rng = BudgetedGame(game, 12), np.random.default_rng(5)
+    found = SurrogateEstimator(focus=np.inf).estimate(counted, 12, rng, n_remove=3)
+    plan = SearchSelector().select(
+        found, game.players, 3, game=counted, budget=counted.remaining, finals=[raced], rng=rng
+    )
+    assert raced.spent == 16
+    assert plan.final_value == raced.evaluated()[1].max()
 
 
 @pytest.mark.parametrize("n_remove", [3, 6, 10])
