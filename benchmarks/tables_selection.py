@@ -3,57 +3,114 @@
 from statistics import mean
 from typing import Any
 
+NEAR = 0.01
+
 
 def selection(content: dict[str, Any]) -> str:
-    """Every method on every model, averaged over seeds."""
-    lines: list[str] = []
-    for model in content["models"]:
-        text, facts = model["text"], model["model"]
-        windows = " x ".join(map(str, text["held_out_windows"]))
-        lines += [
-            f"**{facts['source']}**, {facts['players']} blocks, coalitions in {facts['dtype']}; calibration "
-            f"{' x '.join(map(str, text['calibration_windows']))} tokens of {text['calibration']}, judged on {windows} "
-            f"tokens of {text['held_out']}, {'BOS first' if text['adds_bos'] else 'no BOS'}. "
-            f"Dense: {_perplexity(model['dense_held_out_perplexity'])}.",
-            "",
-            "| removed | method | held-out perplexity | lowest, highest | coalitions | tokens processed | seconds, first seed "
-            "| blocks removed, seed by seed |",
-            "|---|---|---|---|---|---|---|---|",
+    """Every method: on the first model in full, on the others in one table, averaged over seeds."""
+    first, *others = content["models"]
+    lines = [
+        f"{_about(first)} Dense: {_perplexity(first['dense_held_out_perplexity'])}.",
+        "",
+        f"| removed | method | held-out perplexity | lowest, highest | within {NEAR:.0%} of the best, seeds | coalitions "
+        "| tokens processed | seconds, first seed | blocks removed, seed by seed |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
+    for row in averages(first):
+        sets = list(dict.fromkeys(", ".join(map(str, removed)) for removed in row["removed"]))
+        spread = "" if row["seeds"] == 1 else f"{_perplexity(row['lowest'])}, {_perplexity(row['highest'])}"
+        cells = [
+            str(row["n_remove"]),
+            row["method"],
+            _perplexity(row["perplexity"]),
+            spread,
+            f"{row['near']} of {row['seeds']}",
+            f"{row['evaluations']:,.0f}",
+            f"{row['tokens']:,.0f}",
+            f"{row['seconds']:,.1f}",
+            "; ".join(sets),
         ]
-        for row in averages(model):
-            sets = list(dict.fromkeys(", ".join(map(str, removed)) for removed in row["removed"]))
-            spread = (
-                "" if row["seeds"] == 1 else f"{_perplexity(row['lowest'])}, {_perplexity(row['highest'])}"
-            )
-            cells = [
-                str(row["n_remove"]),
-                row["method"],
-                _perplexity(row["perplexity"]),
-                spread,
-                f"{row['evaluations']:,.0f}",
-                f"{row['tokens']:,.0f}",
-                f"{row['seconds']:,.1f}",
-                "; ".join(sets),
-            ]
-            lines.append(f"| {' | '.join(cells)} |")
-        failures = {f"{row['method']}: {row['failure']}" for row in model["rows"] if row["failure"]}
-        lines += ["", *(f"{failure}" for failure in sorted(failures)), ""]
+        lines.append(f"| {' | '.join(cells)} |")
+    lines += ["", *_failures(first), *(_overview(others) if others else [])]
     remark = f" {content['remark']}" if content.get("remark") else ""
     lines.append(f"`{content['command']}`, {content['hardware']}, torch {content['torch']}.{remark}")
     return "\n".join(lines)
 
 
+def _about(model: dict[str, Any]) -> str:
+    """What was chosen on and judged on."""
+    text, facts = model["text"], model["model"]
+    calibration, judged = (
+        " x ".join(map(str, text[f"{key}_windows"])) for key in ("calibration", "held_out")
+    )
+    return (
+        f"**{facts['source']}**, {facts['players']} blocks, coalitions in {facts['dtype']}; calibration {calibration} "
+        f"tokens of {text['calibration']}, judged on {judged} tokens of {text['held_out']}, "
+        f"{'BOS first' if text['adds_bos'] else 'no BOS'}."
+    )
+
+
+def _overview(models: list[dict[str, Any]]) -> list[str]:
+    """Mean held-out perplexity of every method, a column for each model and number removed."""
+    found = {
+        (model["model"]["source"], row["n_remove"], row["method"]): row
+        for model in models
+        for row in averages(model)
+    }
+    columns = list(dict.fromkeys(key[:2] for key in found))
+    lines = [
+        f"| method | within {NEAR:.0%} of the best | "
+        f"{' | '.join(f'{name}, {number} removed' for name, number in columns)} |",
+        f"|---|---|{'---|' * len(columns)}",
+    ]
+    lowest = {
+        column: min(
+            row["perplexity"] for key, row in found.items() if key[:2] == column and row["perplexity"]
+        )
+        for column in columns
+    }
+    names = dict.fromkeys(key[2] for key in found)
+    near = {name: [row for key, row in found.items() if key[2] == name] for name in names}
+    for name in sorted(names, key=lambda name: -sum(row["near"] for row in near[name])):
+        cells = [f"{sum(row['near'] for row in near[name])} of {sum(row['seeds'] for row in near[name])}"]
+        for column in columns:
+            value = found[*column, name]["perplexity"] if (*column, name) in found else None
+            text = "" if (*column, name) not in found else _perplexity(value)
+            cells.append(f"**{text}**" if value == lowest[column] else text)
+        lines.append(f"| {name} | {' | '.join(cells)} |")
+    abouts = dict.fromkeys(_about(model).split(", ", 1)[1] for model in models)
+    dense = ", ".join(
+        f"{model['model']['source']} {_perplexity(model['dense_held_out_perplexity'])}" for model in models
+    )
+    failures = [failure for model in models for failure in _failures(model)]
+    return [
+        *lines,
+        "",
+        *(about[0].upper() + about[1:] for about in abouts),
+        f"Dense: {dense}.",
+        "",
+        *failures,
+    ]
+
+
+def _failures(model: dict[str, Any]) -> list[str]:
+    return sorted({f"{row['method']}: {row['failure']}" for row in model["rows"] if row["failure"]})
+
+
 def averages(model: dict[str, Any]) -> list[dict[str, Any]]:
     """One entry for each number of players and method, best first within a number; failures are left out."""
     groups: dict[tuple[int, str], list[dict[str, Any]]] = {}
+    best: dict[tuple[int, int], float] = {}
     for row in model["rows"]:
         if not row["failure"]:
             groups.setdefault((row["n_remove"], row["method"]), []).append(row)
-    found = [_average(rows) for rows in groups.values()]
+            cell, value = (row["n_remove"], row["seed"]), row["held_out_perplexity"]
+            best[cell] = min(best.get(cell, float("inf")), float("inf") if value is None else value)
+    found = [_average(rows, best) for rows in groups.values()]
     return sorted(found, key=lambda row: (row["n_remove"], row["perplexity"] or float("inf"), row["method"]))
 
 
-def _average(rows: list[dict[str, Any]]) -> dict[str, Any]:
+def _average(rows: list[dict[str, Any]], best: dict[tuple[int, int], float]) -> dict[str, Any]:
     perplexities = [row["held_out_perplexity"] for row in rows]
     finite = None not in perplexities
     return {
@@ -62,6 +119,11 @@ def _average(rows: list[dict[str, Any]]) -> dict[str, Any]:
         "perplexity": mean(perplexities) if finite else None,
         "lowest": min(perplexities) if finite else None,
         "highest": max(perplexities) if finite else None,
+        "near": sum(
+            row["held_out_perplexity"] is not None
+            and row["held_out_perplexity"] <= (1 + NEAR) * best[row["n_remove"], row["seed"]]
+            for row in rows
+        ),
         "removed": [row["removed"] for row in rows],
         "evaluations": mean(row["evaluations"] for row in rows),
         "tokens": mean(row["tokens"] for row in rows),

@@ -50,9 +50,10 @@ def _half_of_greedy(candidates: int, n_remove: int) -> int:
     """What half of greedy's tokens pay for, on 4 of 16 windows: coalitions, and default finals.
 
     These measure 16 sets on 8 windows, 8 on as many again and so on: as many tokens as 80 coalitions. Where
-    that leaves next to nothing, as with a dozen layers, it is twice what looking at every layer alone takes.
+    that leaves next to nothing, as with a dozen layers, it is three times what looking at every layer alone
+    takes.
     """
-    return max(2 * (candidates + 1), 2 * greedy_evaluations(candidates, n_remove) - 80)
+    return max(3 * _singles(candidates, n_remove), 2 * greedy_evaluations(candidates, n_remove) - 80)
 
 
 _ALL = (
