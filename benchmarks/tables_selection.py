@@ -59,9 +59,9 @@ def _overview(models: list[dict[str, Any]]) -> list[str]:
     }
     columns = list(dict.fromkeys(key[:2] for key in found))
     lines = [
-        f"| method | within {NEAR:.0%} of the best | "
+        f"| method | within {NEAR:.0%} of the best, seed by seed | tokens processed, mean | "
         f"{' | '.join(f'{name}, {number} removed' for name, number in columns)} |",
-        f"|---|---|{'---|' * len(columns)}",
+        f"|---|---|---|{'---|' * len(columns)}",
     ]
     lowest = {
         column: min(
@@ -70,9 +70,13 @@ def _overview(models: list[dict[str, Any]]) -> list[str]:
         for column in columns
     }
     names = dict.fromkeys(key[2] for key in found)
-    near = {name: [row for key, row in found.items() if key[2] == name] for name in names}
-    for name in sorted(names, key=lambda name: -sum(row["near"] for row in near[name])):
-        cells = [f"{sum(row['near'] for row in near[name])} of {sum(row['seeds'] for row in near[name])}"]
+    own = {name: [row for key, row in found.items() if key[2] == name] for name in names}
+    for name in sorted(names, key=lambda name: -sum(row["near"] for row in own[name])):
+        rows = own[name]
+        cells = [
+            f"{sum(row['near'] for row in rows)} of {sum(row['seeds'] for row in rows)}",
+            f"{mean(row['tokens'] for row in rows):,.0f}",
+        ]
         for column in columns:
             value = found[*column, name]["perplexity"] if (*column, name) in found else None
             text = "" if (*column, name) not in found else _perplexity(value)
