@@ -18,17 +18,17 @@ MARKERS = "*osD^v<>Ph"
 
 def draw(model: dict[str, Any]) -> Any:
     """One panel for each number of players removed, without the much worse and those that read no text."""
-    rows = [row for row in averages(model) if row["perplexity"] and row["tokens"]]
-    sizes = sorted({row["n_remove"] for row in rows})
+    found = [row for row in averages(model) if row["perplexity"] and row["tokens"]]
+    sizes = sorted({row["n_remove"] for row in found})
+    best = {size: min(row["perplexity"] for row in found if row["n_remove"] == size) for size in sizes}
+    rows = [row for row in found if row["perplexity"] < LEFT_OUT * best[row["n_remove"]]]
     names = sorted({row["method"] for row in rows}, key=lambda name: (name != "ours", name))
     figure, panels = plt.subplots(
         1, len(sizes), figsize=(4 * len(sizes), 4.2), layout="constrained", squeeze=False
     )
     drawn: dict[str, Any] = {}
     for panel, number in zip(panels[0], sizes, strict=True):
-        known = [row for row in rows if row["n_remove"] == number]
-        best = min(row["perplexity"] for row in known)
-        for row in (row for row in known if row["perplexity"] < LEFT_OUT * best):
+        for row in (row for row in rows if row["n_remove"] == number):
             low, high = row["perplexity"] - row["lowest"], row["highest"] - row["perplexity"]
             place = names.index(row["method"])
             drawn[row["method"]] = panel.errorbar(
@@ -41,8 +41,7 @@ def draw(model: dict[str, Any]) -> Any:
             )
         panel.set(title=f"{number} removed", xlabel="tokens processed", xscale="log")
     panels[0][0].set_ylabel("held-out perplexity, mean and range over seeds")
-    shown = [name for name in names if name in drawn]
-    figure.legend([drawn[name] for name in shown], shown, loc="outside lower center", ncols=len(shown))
+    figure.legend([drawn[name] for name in names], names, loc="outside lower center", ncols=5)
     return figure
 
 
