@@ -223,6 +223,13 @@ def test_ours_and_its_finals_take_at_most_half_of_greedys_tokens(n_remove):
     assert searched + finals <= greedy.evaluations(30, n_remove, sizes.budget) * sizes.samples / 2
 
 
+@pytest.mark.parametrize("n_remove", [1, 2, 4])
+def test_ours_has_enough_left_to_search_among_a_dozen_layers(n_remove):
+    (ours,) = parse_methods("ours")
+    sets_beyond_single_layers = ours.evaluations(12, n_remove, 300) - (12 + 1)
+    assert sets_beyond_single_layers >= SearchSelector().batch * 2
+
+
 def test_a_set_without_a_finite_value_loses_the_race():
     field = without(4, [(0,), (1,)])
     first = Text(dict(zip(keys(field), [np.nan, -5.0], strict=True)))
