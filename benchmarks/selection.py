@@ -3,9 +3,9 @@
     python benchmarks/selection.py --text wikitext2/valid.txt --held-out wikitext2/test.txt
 
 SmolLM2-135M chooses on windows of ``--text`` and is judged on the first 80 windows of 256 tokens of
-``--held-out``, in float32 and without BOS; the models of the zoo choose on and are judged on the two parts of
-the built-in text; more than 300 masks are for SmolLM2 alone. Started again it goes on where it stopped:
-evaluations and rows are kept in ``--runs``.
+``--held-out``, or else on 80 of 128 from the last quarter of ``--text``, in float32 and without BOS. The
+models of the zoo choose on and are judged on the two parts of the built-in text; more than 300 masks are for
+SmolLM2 alone. Started again it goes on where it stopped: evaluations and rows are kept in ``--runs``.
 """
 
 import argparse

@@ -78,9 +78,9 @@ def _overview(models: list[dict[str, Any]]) -> list[str]:
             f"{mean(row['tokens'] for row in rows):,.0f}",
         ]
         for column in columns:
-            value = found[*column, name]["perplexity"] if (*column, name) in found else None
-            text = "" if (*column, name) not in found else _perplexity(value)
-            cells.append(f"**{text}**" if value == lowest[column] else text)
+            row = found.get((*column, name))
+            text = "" if row is None else _perplexity(row["perplexity"])
+            cells.append(f"**{text}**" if row and row["perplexity"] == lowest[column] else text)
         lines.append(f"| {name} | {' | '.join(cells)} |")
     abouts = dict.fromkeys(_about(model).split(", ", 1)[1] for model in models)
     dense = ", ".join(

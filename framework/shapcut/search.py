@@ -101,10 +101,8 @@ class SearchSelector(Selector):
             evidence = search.measure(evidence, BudgetedGame(game, budget), seen)
         surrogate = QuadraticSurrogate().fit(evidence.coalitions, evidence.values)
         count = max(1, self.finalists)
-        leaders = evidence.best(n_remove, search.permits, count)
-        if game is None or not len(leaders):
-            leaders = permitted(search.most_valuable(surrogate, evidence), search.permits, count)
-        elif finals and len(leaders) < count:
+        leaders = evidence.best(n_remove, search.permits, 0 if game is None else count)
+        if not len(leaders) or (finals and len(leaders) < count):
             more = distinct(np.vstack([leaders, search.most_valuable(surrogate, evidence)]))
             leaders = permitted(more, search.permits, count)
         if not len(leaders):
