@@ -24,20 +24,21 @@ import torch
 from torch import Tensor, nn
 
 from shapcut import builtin
-from shapcut.arithmetic import has_fast_bfloat16
 from shapcut.baselines.blind import NoEstimator
 from shapcut.baselines.greedy import GreedySelector
-from shapcut.calibration import all_windows, load_calibration, load_held_out
-from shapcut.coalitions import absent_players, without
-from shapcut.files import write_json_atomically
-from shapcut.game import BudgetedGame, Game
-from shapcut.host import build_host, checkpoint_formats, select_adapter
-from shapcut.loading import load
-from shapcut.mended import MendedGame
-from shapcut.modelgame import ModelGame
-from shapcut.perplexity import perplexity
-from shapcut.plan import RemovalPlan
-from shapcut.postprocess import StepContext
+from shapcut.data.windows import all_windows, load_calibration, load_held_out
+from shapcut.game.budget import BudgetedGame
+from shapcut.game.coalitions import absent_players, without
+from shapcut.game.game import Game
+from shapcut.game.plan import RemovalPlan
+from shapcut.host.host import build_host, checkpoint_formats, select_adapter
+from shapcut.measurement.perplexity import perplexity
+from shapcut.models.loading import load
+from shapcut.steps.compensated_game import MendedGame
+from shapcut.steps.step import StepContext
+from shapcut.support.files import write_json_atomically
+from shapcut.valuation.model_game import ModelGame
+from shapcut.valuation.precision import has_fast_bfloat16
 
 HERE = Path(__file__).parent
 RESULT = HERE / "results" / "after_the_cut.json"

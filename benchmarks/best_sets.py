@@ -17,11 +17,12 @@ import numpy as np
 
 from games import enumerated, names
 from shapcut import builtin
-from shapcut.coalitions import Values, all_coalitions, without
-from shapcut.files import write_json_atomically
-from shapcut.game import BudgetedGame, Game
-from shapcut.host import build_host
-from shapcut.methods import Contestant, parse_methods
+from shapcut.comparison.contestants import Contestant, parse_methods
+from shapcut.game.budget import BudgetedGame
+from shapcut.game.coalitions import Values, all_coalitions, without
+from shapcut.game.game import Game
+from shapcut.host.host import build_host
+from shapcut.support.files import write_json_atomically
 
 RESULT = Path(__file__).parent / "results" / "best_sets.json"
 METHODS = "ours@300,ours@150,ours@75,greedy,evolutionary@300,shapley@300,leave-one-out,exact+ranking@4096"

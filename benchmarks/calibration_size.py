@@ -15,14 +15,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from shapcut import builtin
-from shapcut.coalitions import without
-from shapcut.files import write_json_atomically
-from shapcut.host import build_host
-from shapcut.recipe import make_recipe
-from shapcut.robustness import kendall, spearman
-from shapcut.sampling import GuidedSampler
-from shapcut.session import prepare
-from shapcut.surrogates import QuadraticSurrogate
+from shapcut.estimators.quadratic import QuadraticSurrogate
+from shapcut.estimators.robustness import kendall, spearman
+from shapcut.estimators.sampling import GuidedSampler
+from shapcut.game.coalitions import without
+from shapcut.host.host import build_host
+from shapcut.pipeline.session import prepare
+from shapcut.recipe.recipe import make_recipe
+from shapcut.support.files import write_json_atomically
 
 HERE = Path(__file__).parent
 RESULT = HERE / "results" / "calibration_size.json"

@@ -19,15 +19,15 @@ from numpy.typing import NDArray
 
 from games import enumerated, names
 from shapcut import builtin
-from shapcut.coalitions import distinct, without
-from shapcut.errors import ShapcutError
-from shapcut.estimators import ExactEstimator
-from shapcut.files import write_json_atomically
-from shapcut.game import Game
-from shapcut.host import build_host
-from shapcut.robustness import kendall
-from shapcut.sampling import ShapleySampler
-from shapcut.surrogates import QuadraticSurrogate
+from shapcut.estimators.exact import ExactEstimator
+from shapcut.estimators.quadratic import QuadraticSurrogate
+from shapcut.estimators.robustness import kendall
+from shapcut.estimators.sampling import ShapleySampler
+from shapcut.game.coalitions import distinct, without
+from shapcut.game.game import Game
+from shapcut.host.host import build_host
+from shapcut.support.errors import ShapcutError
+from shapcut.support.files import write_json_atomically
 
 RESULT = Path(__file__).parent / "results" / "estimators.json"
 FIGURE = Path(__file__).parent.parent / "docs" / "figures" / "estimators.svg"

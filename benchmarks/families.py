@@ -22,13 +22,13 @@ import transformers
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from shapcut import builtin
-from shapcut.adapter import Adapter
-from shapcut.files import write_json_atomically
-from shapcut.host import build_host
-from shapcut.silence import one_line, quiet_libraries
+from shapcut.host.host import build_host
+from shapcut.models.adapter import Adapter
+from shapcut.support.files import write_json_atomically
+from shapcut.support.quiet import one_line, quiet_libraries
 from shapcut.testing import Case, cases_of, run_check
-from shapcut_adapters.families import FAMILIES
-from shapcut_adapters.families.rules import Condition
+from shapcut_adapters.transformers.families import FAMILIES
+from shapcut_adapters.transformers.families.rules import Condition
 
 RESULT = Path(__file__).parent / "results" / "families.json"
 CHECKS = (

@@ -2,7 +2,7 @@
 
     python benchmarks/games.py [NAME ...]
 
-Each `results/games/NAME.npz` holds, as float32 and in the order of `shapcut.coalitions.all_coalitions`, the
+Each `results/games/NAME.npz` holds, as float32 and in the order of `shapcut.game.coalitions.all_coalitions`, the
 mean log-likelihood of the next token (nats) of all 4,096 coalitions of the model's twelve blocks:
 ``calibration`` (16 windows of 128 tokens of the part that calibration is drawn from), ``first_half`` and
 ``second_half`` (every second window of these, and the others) and ``held_out`` (16 windows of the part that
@@ -19,11 +19,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from shapcut import builtin
-from shapcut.coalitions import Values, all_coalitions
-from shapcut.game import FunctionGame
-from shapcut.host import build_host
-from shapcut.recipe import make_recipe
-from shapcut.session import prepare
+from shapcut.game.coalitions import Values, all_coalitions
+from shapcut.game.game import FunctionGame
+from shapcut.host.host import build_host
+from shapcut.pipeline.session import prepare
+from shapcut.recipe.recipe import make_recipe
 
 HERE = Path(__file__).parent
 ZOO = HERE / "zoo" / "models"

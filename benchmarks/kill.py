@@ -35,15 +35,16 @@ from typing import Any, NamedTuple
 import torch
 import transformers
 
-from shapcut import builtin, measure
-from shapcut.coalitions import CoalitionMatrix, keys
-from shapcut.errors import ShapcutError
-from shapcut.files import write_json_atomically
-from shapcut.hookspecs import hookimpl
-from shapcut.host import build_host
-from shapcut.pipeline import prune
-from shapcut.recipe import make_recipe
-from shapcut.texts import builtin_text
+from shapcut import builtin
+from shapcut.data.text import builtin_text
+from shapcut.game.coalitions import CoalitionMatrix, keys
+from shapcut.host.hookspecs import hookimpl
+from shapcut.host.host import build_host
+from shapcut.measurement import record as measure
+from shapcut.pipeline.prune import prune
+from shapcut.recipe.recipe import make_recipe
+from shapcut.support.errors import ShapcutError
+from shapcut.support.files import write_json_atomically
 
 HERE = Path(__file__).parent
 SIZES = {

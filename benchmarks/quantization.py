@@ -20,17 +20,18 @@ import torch
 from torch import nn
 
 from shapcut import builtin
-from shapcut.adapter import Adapter
-from shapcut.calibration import load_calibration, load_held_out
-from shapcut.host import Host, build_host, select_adapter
-from shapcut.loading import LoadedModel, load
-from shapcut.measure import checkpoint_bytes, perplexity
-from shapcut.pipeline import prune
-from shapcut.plan import RemovalPlan
-from shapcut.postprocess import StepContext, StoredModel
-from shapcut.recipe import make_recipe
-from shapcut.silence import quiet_libraries
-from shapcut_plugins.quantizer import linear_layers
+from shapcut.data.windows import load_calibration, load_held_out
+from shapcut.game.plan import RemovalPlan
+from shapcut.host.host import Host, build_host, select_adapter
+from shapcut.measurement.record import perplexity
+from shapcut.measurement.sizes import checkpoint_bytes
+from shapcut.models.adapter import Adapter
+from shapcut.models.loading import LoadedModel, load
+from shapcut.pipeline.prune import prune
+from shapcut.recipe.recipe import make_recipe
+from shapcut.steps.step import StepContext, StoredModel
+from shapcut.support.quiet import quiet_libraries
+from shapcut_plugins.quantize.base import linear_layers
 
 
 class Grid(NamedTuple):

@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from shapcut import builtin
-from shapcut.accepted import accepted_values
 from shapcut.cli.recipe_schema import recipe_schema
-from shapcut.forecast import Forecast, forecast
-from shapcut.host import build_host
-from shapcut.recipe import make_recipe
+from shapcut.host.host import build_host
+from shapcut.pipeline.dry_run import Forecast, forecast
+from shapcut.recipe.recipe import make_recipe
+from shapcut.recipe.wording import accepted_values
 
 ROOT = Path(__file__).parent.parent
 PAPER = ROOT / "benchmarks" / "paper"

@@ -21,11 +21,12 @@ from typing import Any
 import torch
 
 from shapcut import builtin
-from shapcut.comparison import HeldOutText, compare
-from shapcut.host import build_host
-from shapcut.methods import METHODS, parse_methods
-from shapcut.progress import ConsoleReporter
-from shapcut.recipe import make_recipe
+from shapcut.comparison.compare import HeldOutText, compare
+from shapcut.comparison.contestants import parse_methods
+from shapcut.host.host import build_host
+from shapcut.recipe.methods import METHODS
+from shapcut.recipe.recipe import make_recipe
+from shapcut.support.progress import ConsoleReporter
 
 ROOT = Path(__file__).parent
 RESULT = ROOT / "results" / "selection.json"

@@ -28,22 +28,24 @@ from scipy.stats import spearmanr
 
 from reference_way import ReferenceWay, surrogate_calls, surrogate_network
 from shapcut import builtin
-from shapcut.arithmetic import has_fast_bfloat16, keep_freed_memory
-from shapcut.calibration import load_held_out
-from shapcut.coalitions import CoalitionMatrix, Values
-from shapcut.evaluation import COALITIONS_BEFORE_TRIAL, BypassEvaluator, CoalitionEvaluator
-from shapcut.host import build_host
-from shapcut.measure import perplexity
-from shapcut.modelgame import ModelGame
-from shapcut.paper import PaperEstimator
-from shapcut.progress import ConsoleReporter
-from shapcut.recipe import make_recipe
-from shapcut.run import open_run
-from shapcut.sampling import StratifiedSampler
-from shapcut.scoring import Scoring
-from shapcut.selection import RankingSelector
-from shapcut.session import prepare
-from shapcut.utilities import PerplexityRatio
+from shapcut.data.windows import load_held_out
+from shapcut.estimators.paper import PaperEstimator
+from shapcut.estimators.sampling import StratifiedSampler
+from shapcut.game.coalitions import CoalitionMatrix, Values
+from shapcut.host.host import build_host
+from shapcut.measurement.record import perplexity
+from shapcut.pipeline.score import Scoring
+from shapcut.pipeline.session import prepare
+from shapcut.recipe.recipe import make_recipe
+from shapcut.selection.ranking import RankingSelector
+from shapcut.support.allocator import keep_freed_memory
+from shapcut.support.progress import ConsoleReporter
+from shapcut.support.run_directory import open_run
+from shapcut.valuation.bypass import BypassEvaluator
+from shapcut.valuation.model_game import ModelGame
+from shapcut.valuation.precision import has_fast_bfloat16
+from shapcut.valuation.prefix_tree import COALITIONS_BEFORE_TRIAL, CoalitionEvaluator
+from shapcut.valuation.utilities import PerplexityRatio
 from speed_bench import LENGTH, MODEL, SAMPLES, SEED, Bench, default_allocator, seconds
 
 RESULT = Path(__file__).parent / "results" / "speed.json"

@@ -11,13 +11,13 @@ import torch
 
 from reference_way import ReferenceWay
 from shapcut import builtin
-from shapcut.arithmetic import keep_freed_memory
-from shapcut.calibration import load_calibration
-from shapcut.coalitions import CoalitionMatrix
-from shapcut.evaluation import CoalitionEvaluator, Placement
-from shapcut.host import build_host, select_adapter
-from shapcut.loading import load
-from shapcut.sampling import StratifiedSampler
+from shapcut.data.windows import load_calibration
+from shapcut.estimators.sampling import StratifiedSampler
+from shapcut.game.coalitions import CoalitionMatrix
+from shapcut.host.host import build_host, select_adapter
+from shapcut.models.loading import load
+from shapcut.support.allocator import keep_freed_memory
+from shapcut.valuation.prefix_tree import CoalitionEvaluator, Placement
 
 MODEL = "demo:smollm2-135m"
 SAMPLES, LENGTH, SEED = 10, 128, 0

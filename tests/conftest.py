@@ -24,9 +24,9 @@ from transformers import (
     T5Config,
 )
 
-from shapcut.adapter import Adapter, Granularity
-from shapcut.coalitions import Player
-from shapcut.silence import quiet_libraries
+from shapcut.game.coalitions import Player
+from shapcut.models.adapter import Adapter, Granularity
+from shapcut.support.quiet import quiet_libraries
 
 BOS, EOS = "<s>", "</s>"
 VOCABULARY = 300

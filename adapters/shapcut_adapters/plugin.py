@@ -1,8 +1,8 @@
 """What the first-party adapters offer."""
 
-from shapcut.adapter import Adapter
-from shapcut.formats import CheckpointFormat
-from shapcut.hookspecs import Register, hookimpl
+from shapcut.host.hookspecs import Register, hookimpl
+from shapcut.models.adapter import Adapter
+from shapcut.models.checkpoint_format import CheckpointFormat
 
 
 @hookimpl
@@ -23,7 +23,7 @@ def shapcut_register_formats(register: Register) -> None:
 
 
 def _hf_decoder() -> Adapter:
-    from shapcut_adapters.hf_decoder import HFDecoderAdapter  # noqa: PLC0415 - seconds to import
+    from shapcut_adapters.transformers.adapter import HFDecoderAdapter  # noqa: PLC0415 - seconds to import
 
     return HFDecoderAdapter()
 
@@ -41,24 +41,24 @@ def _mamba_ssm_format() -> CheckpointFormat:
 
 
 def _rwkv() -> Adapter:
-    from shapcut_adapters.rwkv_package import RwkvPackageAdapter  # noqa: PLC0415 - slow to import
+    from shapcut_adapters.rwkv.adapter import RwkvPackageAdapter  # noqa: PLC0415 - slow to import
 
     return RwkvPackageAdapter()
 
 
 def _rwkv_pth() -> CheckpointFormat:
-    from shapcut_adapters.rwkv_pth import RwkvPth  # noqa: PLC0415 - slow to import
+    from shapcut_adapters.rwkv.format import RwkvPth  # noqa: PLC0415 - slow to import
 
     return RwkvPth()
 
 
 def _rwkv7_hf() -> Adapter:
-    from shapcut_adapters.rwkv7_hf import Rwkv7HfAdapter  # noqa: PLC0415 - slow to import
+    from shapcut_adapters.rwkv7_hf.adapter import Rwkv7HfAdapter  # noqa: PLC0415 - slow to import
 
     return Rwkv7HfAdapter()
 
 
 def _rwkv7_hf_format() -> CheckpointFormat:
-    from shapcut_adapters.rwkv7_hf_format import Rwkv7Hf  # noqa: PLC0415 - slow to import
+    from shapcut_adapters.rwkv7_hf.format import Rwkv7Hf  # noqa: PLC0415 - slow to import
 
     return Rwkv7Hf()

@@ -18,8 +18,8 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from shapcut.errors import InputError
-from shapcut.files import new_directory, require_new_directory, write_json_atomically
+from shapcut.support.errors import InputError
+from shapcut.support.files import new_directory, require_new_directory, write_json_atomically
 
 Weights = dict[str, Tensor]
 Config = dict[str, Any]

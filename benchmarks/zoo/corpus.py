@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
-from shapcut.texts import builtin_text, split_text
+from shapcut.data.text import builtin_text, split_text
 
 END = "<|endoftext|>"
 

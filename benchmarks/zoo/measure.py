@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers import PreTrainedModel
 
-from shapcut.files import write_json_atomically
+from shapcut.support.files import write_json_atomically
 
 LENGTH = 128
 """Tokens a window in all measurements, as in shapcut's own by default."""

@@ -22,7 +22,7 @@ from architectures import ARCHITECTURES
 from convert import CONVERTERS, convert
 from corpus import model_directory
 
-from shapcut.files import write_json_atomically
+from shapcut.support.files import write_json_atomically
 
 RESULT = Path(__file__).parent.parent / "results" / "zoo_prune.json"
 REMOVED = (2, 4, 6)

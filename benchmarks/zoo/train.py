@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.utils import logging
 
-from shapcut.files import write_json_atomically, write_text_atomically
+from shapcut.support.files import write_json_atomically, write_text_atomically
 
 CHECKPOINT = "checkpoint.pt"
 

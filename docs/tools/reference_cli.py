@@ -11,7 +11,7 @@ import typer.main
 from shapcut import builtin
 from shapcut.cli.app import build_app
 from shapcut.cli.options import RECIPE_OPTIONS
-from shapcut.host import KINDS, Host, build_host
+from shapcut.host.host import KINDS, Host, build_host
 
 INTRODUCTION = """\
 # Command line

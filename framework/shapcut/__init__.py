@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from shapcut.api import apply, estimate, prune, select
-    from shapcut.modelgame import ModelGame
+    from shapcut.valuation.model_game import ModelGame
 
 __version__ = metadata.version("shapcut")
 

@@ -8,18 +8,19 @@ import numpy as np
 from torch import nn
 
 from shapcut import builtin
-from shapcut.coalitions import Player
-from shapcut.contributions import Contributions
-from shapcut.errors import InputError
-from shapcut.game import BudgetedGame, Game
-from shapcut.host import build_host, select_adapter
-from shapcut.pipeline import prune as run_pipeline
-from shapcut.plan import RemovalPlan
-from shapcut.progress import ConsoleReporter
-from shapcut.prune_result import PruneResult
-from shapcut.recipe import make_recipe
-from shapcut.robustness import examined
-from shapcut.series import SeriesResult, prune_series
+from shapcut.estimators.robustness import examined
+from shapcut.game.budget import BudgetedGame
+from shapcut.game.coalitions import Player
+from shapcut.game.contributions import Contributions
+from shapcut.game.game import Game
+from shapcut.game.plan import RemovalPlan
+from shapcut.host.host import build_host, select_adapter
+from shapcut.pipeline.prune import prune as run_pipeline
+from shapcut.pipeline.result import PruneResult
+from shapcut.pipeline.series import SeriesResult, prune_series
+from shapcut.recipe.recipe import make_recipe
+from shapcut.support.errors import InputError
+from shapcut.support.progress import ConsoleReporter
 
 
 def estimate(
@@ -107,7 +108,7 @@ def prune(
         out: a new directory for the checkpoint.
         run: where evaluations are kept; default beside ``out``.
         progress: whether to report on stderr.
-        options: fields of `shapcut.recipe.Recipe`, for example ``ratio=0.2`` or ``then=["STEP"]``.
+        options: fields of `shapcut.recipe.recipe.Recipe`, for example ``ratio=0.2`` or ``then=["STEP"]``.
 
     Raises:
         InputError: if something asked for is wrong; found before any evaluation.

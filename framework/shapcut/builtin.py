@@ -7,16 +7,17 @@ from shapcut.baselines.evolutionary import EvolutionarySelector
 from shapcut.baselines.greedy import GreedySelector
 from shapcut.baselines.leave_one_out import LeaveOneOutEstimator
 from shapcut.baselines.taylor import TaylorEstimator
-from shapcut.estimators import ExactEstimator, SurrogateEstimator
-from shapcut.executor import LocalExecutor
-from shapcut.hookspecs import Register, hookimpl
-from shapcut.paper import PaperEstimator
-from shapcut.permutation import PermutationEstimator
-from shapcut.sampling import ShapleySampler, StratifiedSampler
-from shapcut.search import SearchSelector
-from shapcut.selection import RankingSelector
-from shapcut.stratified import StratifiedEstimator
-from shapcut.utilities import KullbackLeibler, LogLikelihood, PerplexityRatio
+from shapcut.estimators.exact import ExactEstimator
+from shapcut.estimators.paper import PaperEstimator
+from shapcut.estimators.permutation import PermutationEstimator
+from shapcut.estimators.sampling import ShapleySampler, StratifiedSampler
+from shapcut.estimators.stratified import StratifiedEstimator
+from shapcut.estimators.surrogate import SurrogateEstimator
+from shapcut.host.hookspecs import Register, hookimpl
+from shapcut.selection.ranking import RankingSelector
+from shapcut.selection.search import SearchSelector
+from shapcut.valuation.executor import LocalExecutor
+from shapcut.valuation.utilities import KullbackLeibler, LogLikelihood, PerplexityRatio
 
 
 @hookimpl

@@ -6,8 +6,8 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
-from shapcut.errors import InputError
-from shapcut.postprocess import PostProcessor, Stage, StepContext
+from shapcut.steps.step import PostProcessor, Stage, StepContext
+from shapcut.support.errors import InputError
 
 _BITS = 16
 

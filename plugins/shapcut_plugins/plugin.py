@@ -3,20 +3,20 @@
 import pluggy
 import typer
 
-from shapcut.hookspecs import Register, hookimpl
-from shapcut.run import Run
-from shapcut_plugins.auto_gptq import AutoGptq
-from shapcut_plugins.bitsandbytes import BitsAndBytes
+from shapcut.host.hookspecs import Register, hookimpl
+from shapcut.support.run_directory import Run
 from shapcut_plugins.cast import Cast
-from shapcut_plugins.comparison_page import write_comparison
-from shapcut_plugins.compensate import Compensate
-from shapcut_plugins.compressed_tensors import CompressedTensors
-from shapcut_plugins.gptq import Gptq
-from shapcut_plugins.heal import Heal
-from shapcut_plugins.ray_executor import RayExecutor
-from shapcut_plugins.report import report_command, write_report
-from shapcut_plugins.shapiq_estimator import ShapiqEstimator
-from shapcut_plugins.torchao import TorchAO
+from shapcut_plugins.compensate.step import Compensate
+from shapcut_plugins.executors.ray import RayExecutor
+from shapcut_plugins.heal.step import Heal
+from shapcut_plugins.quantize.auto_gptq import AutoGptq
+from shapcut_plugins.quantize.bitsandbytes import BitsAndBytes
+from shapcut_plugins.quantize.compressed_tensors import CompressedTensors
+from shapcut_plugins.quantize.gptq import Gptq
+from shapcut_plugins.quantize.torchao import TorchAO
+from shapcut_plugins.report.comparison_page import write_comparison
+from shapcut_plugins.report.report import report_command, write_report
+from shapcut_plugins.shapiq import ShapiqEstimator
 
 
 @hookimpl

@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from shapcut.testing import Case, cases_of
-from shapcut_adapters.hf_decoder import HFDecoderAdapter
+from shapcut_adapters.transformers.adapter import HFDecoderAdapter
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -6,7 +6,7 @@
 import pytest
 
 from shapcut.testing import CHECKS, run_check
-from shapcut_adapters.families import FAMILIES
+from shapcut_adapters.transformers.families import FAMILIES
 
 MECHANISMS = {
     "llama": "nothing beside the depth",

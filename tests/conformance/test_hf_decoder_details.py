@@ -16,11 +16,11 @@ from transformers import (
     T5ForConditionalGeneration,
 )
 
-from shapcut.adapter import Unembedding
-from shapcut.errors import InputError, ShapcutError, UnsupportedModelError
+from shapcut.models.layer_stack import Unembedding
+from shapcut.support.errors import InputError, ShapcutError, UnsupportedModelError
 from shapcut.testing.case import run_stack
-from shapcut_adapters.families import FAMILIES
-from shapcut_adapters.tiny_models import tiny_model
+from shapcut_adapters.transformers.families import FAMILIES
+from shapcut_adapters.transformers.tiny_models import tiny_model
 
 SMALL = {"num_hidden_layers": 2, "hidden_size": 16, "intermediate_size": 16, "num_attention_heads": 2}
 ALL = frozenset(range(6))

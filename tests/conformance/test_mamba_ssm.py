@@ -10,7 +10,7 @@ from transformers import Mamba2Config, Mamba2ForCausalLM, MambaConfig, MambaForC
 from shapcut.testing import CHECKS, Case, cases, run_check
 from shapcut_adapters.mamba_ssm.adapter import MambaSSMAdapter
 from shapcut_adapters.mamba_ssm.examples import EXAMPLES, tiny_model
-from shapcut_adapters.tiny_models import perturb, seeded
+from shapcut_adapters.shared.random_weights import perturb, seeded
 
 ROTARY = {
     "attn_layer_idx": [0, 3, 5],
@@ -172,7 +172,7 @@ def test_fused_paths_that_need_a_gpu_are_left_alone(monkeypatch):
     """As if causal-conv1d were installed: its functions would refuse tensors that are not on a GPU."""
     from mamba_ssm.modules import mamba2, mamba_simple, mha  # noqa: PLC0415 - importable by now
 
-    from shapcut_adapters.mamba_ssm.cpu_kernels import install_cpu_paths  # noqa: PLC0415
+    from shapcut_adapters.mamba_ssm.kernels.cpu_kernels import install_cpu_paths  # noqa: PLC0415
 
     def fail(*given, **options):
         raise AssertionError("a kernel was called")

@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 import torch
 
-from shapcut.errors import InputError
-from shapcut.evaluation import CoalitionEvaluator, Placement
-from shapcut.loading import is_offloaded, load
-from shapcut.modelgame import ModelGame, model_fingerprint
-from shapcut_adapters.hf_decoder import HFDecoderAdapter
+from shapcut.models.loading import is_offloaded, load
+from shapcut.support.errors import InputError
+from shapcut.valuation.model_game import ModelGame, model_fingerprint
+from shapcut.valuation.prefix_tree import CoalitionEvaluator, Placement
+from shapcut_adapters.transformers.adapter import HFDecoderAdapter
 
 N = 6
 IDS = torch.arange(3, 27).view(2, 12)

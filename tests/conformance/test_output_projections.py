@@ -6,12 +6,13 @@ from typing import Any
 import pytest
 from torch import nn
 
-from shapcut.adapter import Adapter, OutputProjection
-from shapcut.coalitions import Player
+from shapcut.game.coalitions import Player
+from shapcut.models.adapter import Adapter
+from shapcut.models.layer_stack import OutputProjection
 from shapcut.testing import cases, run_check
-from shapcut_adapters.hf_decoder import HFDecoderAdapter
 from shapcut_adapters.mamba_ssm.adapter import MambaSSMAdapter
-from shapcut_adapters.rwkv7_hf import Rwkv7HfAdapter
+from shapcut_adapters.rwkv7_hf.adapter import Rwkv7HfAdapter
+from shapcut_adapters.transformers.adapter import HFDecoderAdapter
 
 CHECK = "projections-are-added"
 

@@ -12,20 +12,20 @@ from typing import Any
 import pytest
 import torch
 
-from shapcut.errors import InputError, UnsupportedModelError
-from shapcut.silence import quiet_libraries
+from shapcut.support.errors import InputError, UnsupportedModelError
+from shapcut.support.quiet import quiet_libraries
 from shapcut.testing import CHECKS, cases, run_check
 from shapcut.testing.case import run_stack
-from shapcut_adapters import rwkv_functions
-from shapcut_adapters.hf_decoder import HFDecoderAdapter
-from shapcut_adapters.rwkv7_hf import Rwkv7HfAdapter
-from shapcut_adapters.rwkv7_hf_format import Rwkv7Hf
-from shapcut_adapters.rwkv_examples import VERSIONS, tiny_rwkv
-from shapcut_adapters.rwkv_functions import functions
-from shapcut_adapters.rwkv_model import RwkvModel
-from shapcut_adapters.rwkv_package import RwkvPackageAdapter
-from shapcut_adapters.rwkv_pth import RwkvPth, read_model
-from shapcut_adapters.rwkv_weights import read_weights, write_weights
+from shapcut_adapters.rwkv import functions as rwkv_functions
+from shapcut_adapters.rwkv.adapter import RwkvPackageAdapter
+from shapcut_adapters.rwkv.examples import VERSIONS, tiny_rwkv
+from shapcut_adapters.rwkv.format import RwkvPth, read_model
+from shapcut_adapters.rwkv.functions import functions
+from shapcut_adapters.rwkv.model import RwkvModel
+from shapcut_adapters.rwkv.weights import read_weights, write_weights
+from shapcut_adapters.rwkv7_hf.adapter import Rwkv7HfAdapter
+from shapcut_adapters.rwkv7_hf.format import Rwkv7Hf
+from shapcut_adapters.transformers.adapter import HFDecoderAdapter
 
 CASES = {case.name: case for adapter in (RwkvPackageAdapter(), Rwkv7HfAdapter()) for case in cases(adapter)}
 CPU = torch.device("cpu")
@@ -118,7 +118,7 @@ def test_the_package_is_read_without_a_trace_in_the_process():
     script = """
 import os, sys, torch
 before = dict(os.environ), torch.backends.cudnn.benchmark, torch.backends.cuda.matmul.allow_tf32
-from shapcut_adapters.rwkv_functions import functions
+from shapcut_adapters.rwkv.functions import functions
 assert functions("classic").RWKV.__name__ == "RWKV"
 assert functions("x070").RWKV_x070_TMix_seq
 assert before == (dict(os.environ), torch.backends.cudnn.benchmark, torch.backends.cuda.matmul.allow_tf32)

@@ -6,9 +6,9 @@ import dataclasses
 import pytest
 import torch
 
-from shapcut.errors import ShapcutError, UnsupportedModelError
-from shapcut_adapters.families import FAMILIES
-from shapcut_adapters.tiny_models import tiny_model
+from shapcut.support.errors import ShapcutError, UnsupportedModelError
+from shapcut_adapters.transformers.families import FAMILIES
+from shapcut_adapters.transformers.tiny_models import tiny_model
 
 FAMILY = {family.model_type: family for family in FAMILIES}
 

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from shapcut.plan import RemovalPlan
-from shapcut.store import EvaluationStore
+from shapcut.game.plan import RemovalPlan
+from shapcut.game.store import EvaluationStore
 
 LATIN = "größer als früher\n".encode("latin-1") * 4000
 

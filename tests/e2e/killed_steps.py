@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from shapcut import builtin
-from shapcut.hookspecs import Register, hookimpl
-from shapcut.host import build_host
-from shapcut.pipeline import prune
-from shapcut.postprocess import PostProcessor, Stage, StepContext
-from shapcut.recipe import make_recipe
+from shapcut.host.hookspecs import Register, hookimpl
+from shapcut.host.host import build_host
+from shapcut.pipeline.prune import prune
+from shapcut.recipe.recipe import make_recipe
+from shapcut.steps.step import PostProcessor, Stage, StepContext
 
 STEPS = ("shift:by=1", "shift:by=2", "cast")
 

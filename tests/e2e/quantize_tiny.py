@@ -13,14 +13,14 @@ import torch
 from torch.nn import functional
 
 from shapcut import builtin
-from shapcut.fingerprint import model_fingerprint
-from shapcut.host import build_host, select_adapter
-from shapcut.loading import load
-from shapcut.measure import checkpoint_bytes
-from shapcut.modelgame import ModelGame
-from shapcut.pipeline import prune
-from shapcut.recipe import make_recipe
-from shapcut.silence import quiet_libraries
+from shapcut.host.host import build_host, select_adapter
+from shapcut.measurement.sizes import checkpoint_bytes
+from shapcut.models.fingerprint import model_fingerprint
+from shapcut.models.loading import load
+from shapcut.pipeline.prune import prune
+from shapcut.recipe.recipe import make_recipe
+from shapcut.support.quiet import quiet_libraries
+from shapcut.valuation.model_game import ModelGame
 
 IDS = torch.randint(2, 300, (3, 24), generator=torch.Generator().manual_seed(0))
 

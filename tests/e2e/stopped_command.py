@@ -8,8 +8,8 @@ from typing import Any
 from shapcut import builtin
 from shapcut.cli import app
 from shapcut.cli.main import main
-from shapcut.hookspecs import hookimpl
-from shapcut.host import build_host
+from shapcut.host.hookspecs import hookimpl
+from shapcut.host.host import build_host
 
 
 class Announcer:

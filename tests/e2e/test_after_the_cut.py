@@ -8,7 +8,7 @@ import pytest
 from transformers import AutoModelForCausalLM
 
 from shapcut.cli.main import run
-from shapcut.silence import quiet_libraries
+from shapcut.support.quiet import quiet_libraries
 
 SIZES = ["--samples", "4", "--sequence-length", "32", "--held-out-samples", "4", "--budget", "20"]
 ZOO = Path(__file__).parents[2] / "benchmarks" / "zoo" / "models"

@@ -9,9 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from shapcut import scoring
-from shapcut.cli.main import BAD_INPUT, FAILED, run
-from shapcut.plan import RemovalPlan
+from shapcut.cli.exits import BAD_INPUT, FAILED
+from shapcut.cli.main import run
+from shapcut.game.plan import RemovalPlan
+from shapcut.pipeline import score as scoring
 
 
 @pytest.fixture

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from shapcut.cli.main import BAD_INPUT, FAILED, TRACEBACK, UNFORESEEN, run
+from shapcut.cli.exits import BAD_INPUT, FAILED, TRACEBACK, UNFORESEEN
+from shapcut.cli.main import run
 
 PRUNE = "prune {model} --out {out} --calibration {text}"
 SCORE = "score {model} --run {run} --calibration {text} --samples 2 --sequence-length 16 --budget 20"

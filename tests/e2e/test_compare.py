@@ -14,17 +14,18 @@ import pytest
 import torch
 
 from shapcut import builtin
-from shapcut.cli.main import BAD_INPUT, run
-from shapcut.comparison import compare as compare_methods
-from shapcut.host import build_host
-from shapcut.methods import parse_methods
-from shapcut.perplexity import perplexity
-from shapcut.progress import Counter, Silent
-from shapcut.recipe import make_recipe
-from shapcut.silence import quiet_libraries
-from shapcut_adapters.hf_decoder import HFDecoderAdapter
-from shapcut_plugins.comparison_data import ComparisonFacts
-from shapcut_plugins.comparison_page import render_comparison
+from shapcut.cli.exits import BAD_INPUT
+from shapcut.cli.main import run
+from shapcut.comparison.compare import compare as compare_methods
+from shapcut.comparison.contestants import parse_methods
+from shapcut.host.host import build_host
+from shapcut.measurement.perplexity import perplexity
+from shapcut.recipe.recipe import make_recipe
+from shapcut.support.progress import Counter, Silent
+from shapcut.support.quiet import quiet_libraries
+from shapcut_adapters.transformers.adapter import HFDecoderAdapter
+from shapcut_plugins.report.comparison_data import ComparisonFacts
+from shapcut_plugins.report.comparison_page import render_comparison
 
 SIZES = ["--samples", "3", "--sequence-length", "24", "--finalist-samples", "4", "--held-out-samples", "4"]
 CHEAP = "random,last-n,block-influence,angular,leave-one-out,taylor,greedy,evolutionary@20,shapley@20"
@@ -136,7 +137,7 @@ def test_progress_counts_what_a_method_measures_itself(tiny_llama_directory: Pat
 
 KILLED = """
 import os, signal, sys
-from shapcut.hookspecs import hookimpl
+from shapcut.host.hookspecs import hookimpl
 from shapcut import builtin
 builtin_calls = 0
 

@@ -17,12 +17,13 @@ import numpy as np
 import pytest
 import torch
 
-from shapcut.cli.main import BAD_INPUT, DONE, FAILED, UNFORESEEN, run
-from shapcut.coalitions import keys
-from shapcut.errors import InputError
-from shapcut.loading import load
-from shapcut.plan import RemovalPlan
-from shapcut.store import EvaluationStore
+from shapcut.cli.exits import BAD_INPUT, DONE, FAILED, UNFORESEEN
+from shapcut.cli.main import run
+from shapcut.game.coalitions import keys
+from shapcut.game.plan import RemovalPlan
+from shapcut.game.store import EvaluationStore
+from shapcut.models.loading import load
+from shapcut.support.errors import InputError
 
 FLIPS = 150
 SIZES = ["--samples", "2", "--sequence-length", "16", "--budget", "24", "--finalist-samples", "0"]
@@ -234,7 +235,7 @@ def test_two_processes_on_one_run(
 ) -> None:
     place = tmp_path / "run"
     script = (
-        "import sys; from pathlib import Path; from shapcut.run import open_run\n"
+        "import sys; from pathlib import Path; from shapcut.support.run_directory import open_run\n"
         "with open_run(Path(sys.argv[1])): print('held', flush=True); sys.stdin.read()\n"
     )
     command = ["score", str(tiny_llama_directory), "--run", str(place), *SIZES]

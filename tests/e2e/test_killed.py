@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from shapcut.cli.main import BAD_INPUT, DONE, INTERRUPTED, run
-from shapcut.steps import StepResults
+from shapcut.cli.exits import BAD_INPUT, DONE, INTERRUPTED
+from shapcut.cli.main import run
+from shapcut.steps.runner import StepResults
 
 SCRIPT = Path(__file__).parents[2] / "benchmarks" / "kill.py"
 

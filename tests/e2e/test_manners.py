@@ -12,8 +12,9 @@ from pathlib import Path
 import pytest
 
 from shapcut import __version__
-from shapcut.cli.main import INTERRUPTED, TERMINATED, Termination, run
-from shapcut.run import open_run
+from shapcut.cli.exits import INTERRUPTED, TERMINATED, Termination
+from shapcut.cli.main import run
+from shapcut.support.run_directory import open_run
 
 SCRIPT = Path(__file__).with_name("stopped_command.py")
 SIZES = ["--samples", "2", "--sequence-length", "16", "--held-out-samples", "2", "--finalist-samples", "0"]
@@ -132,7 +133,7 @@ def test_stdout_has_the_result_and_stderr_the_rest(
     assert run([*arguments, "--json", "--log-level", "warning"]) == 0
     assert capfd.readouterr().err == ""
     assert run([*arguments, "--json", "--log-level", "debug"]) == 0
-    assert "DEBUG shapcut.scoring: estimate took" in capfd.readouterr().err
+    assert "DEBUG shapcut.pipeline.score: estimate took" in capfd.readouterr().err
 
 
 @pytest.mark.parametrize("place", ["before", "after"])

@@ -10,9 +10,10 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from shapcut.cli.main import BAD_INPUT, run
-from shapcut.evaluation import CoalitionEvaluator
-from shapcut.silence import quiet_libraries
+from shapcut.cli.exits import BAD_INPUT
+from shapcut.cli.main import run
+from shapcut.support.quiet import quiet_libraries
+from shapcut.valuation.prefix_tree import CoalitionEvaluator
 
 N = 6
 PLANTED = np.array([0.4, 0.9, 0.1, 1.4, 0.2, 0.7])

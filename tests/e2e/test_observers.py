@@ -4,10 +4,10 @@ from pathlib import Path
 from typing import Any
 
 from shapcut import builtin
-from shapcut.hookspecs import hookimpl
-from shapcut.host import build_host
-from shapcut.pipeline import prune
-from shapcut.recipe import make_recipe
+from shapcut.host.hookspecs import hookimpl
+from shapcut.host.host import build_host
+from shapcut.pipeline.prune import prune
+from shapcut.recipe.recipe import make_recipe
 
 ROOT = Path(__file__).parents[2]
 

@@ -15,14 +15,14 @@ from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 import shapcut
 from shapcut import builtin
 from shapcut.cli.main import run
-from shapcut.coalitions import without
-from shapcut.errors import ShapcutError
-from shapcut.hookspecs import hookimpl
-from shapcut.host import build_host
-from shapcut.pipeline import prune as run_pipeline
-from shapcut.recipe import make_recipe
-from shapcut.silence import quiet_libraries
-from shapcut_adapters.hf_decoder import HFDecoderAdapter
+from shapcut.game.coalitions import without
+from shapcut.host.hookspecs import hookimpl
+from shapcut.host.host import build_host
+from shapcut.pipeline.prune import prune as run_pipeline
+from shapcut.recipe.recipe import make_recipe
+from shapcut.support.errors import ShapcutError
+from shapcut.support.quiet import quiet_libraries
+from shapcut_adapters.transformers.adapter import HFDecoderAdapter
 
 OPTIONS = ["--samples", "3", "--sequence-length", "24", "--finalist-samples", "4", "--held-out-samples", "4"]
 
@@ -171,10 +171,10 @@ KILLED = """
 import os, signal, sys
 from pathlib import Path
 from shapcut import builtin
-from shapcut.hookspecs import hookimpl
-from shapcut.host import build_host
-from shapcut.pipeline import prune
-from shapcut.recipe import make_recipe
+from shapcut.host.hookspecs import hookimpl
+from shapcut.host.host import build_host
+from shapcut.pipeline.prune import prune
+from shapcut.recipe.recipe import make_recipe
 
 class Killer:
     @hookimpl

@@ -11,9 +11,9 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from shapcut.errors import InputError
-from shapcut.host import build_host
-from shapcut.silence import quiet_libraries
+from shapcut.host.host import build_host
+from shapcut.support.errors import InputError
+from shapcut.support.quiet import quiet_libraries
 
 SCRIPT = Path(__file__).with_name("quantize_tiny.py")
 PACKAGES = {
@@ -104,7 +104,7 @@ def test_options_that_nobody_supports_are_refused(spec: str, message: str) -> No
 def test_widths_that_groups_do_not_divide_are_refused(
     name: str, tiny_llama_model: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("shapcut_plugins.quantizer.require_packages", lambda *_: None)
+    monkeypatch.setattr("shapcut_plugins.quantize.base.require_packages", lambda *_: None)
     step: Any = build_host().postprocessors.create(name)
     with pytest.raises(InputError, match=r"group_size=64 does not divide the 32 inputs .*; use one of 16"):
         step.check(tiny_llama_model)
@@ -120,7 +120,7 @@ def test_a_missing_package_is_named(tiny_llama_model: Any, monkeypatch: pytest.M
 def test_auto_gptq_says_that_its_own_entry_needs_cuda(
     tiny_llama_model: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("shapcut_plugins.quantizer.require_packages", lambda *_: None)
+    monkeypatch.setattr("shapcut_plugins.quantize.base.require_packages", lambda *_: None)
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     step: Any = build_host().postprocessors.create("auto-gptq:entry=package,group_size=32")
     with pytest.raises(InputError, match="entry=package needs CUDA"):

@@ -18,12 +18,12 @@ import psutil
 import pytest
 
 from shapcut.cli.main import run
-from shapcut.coalitions import all_coalitions
-from shapcut.errors import InputError
-from shapcut.executor import DistributedGame
-from shapcut.modelgame import ModelGame
-from shapcut_plugins.ray_cluster import import_ray
-from shapcut_plugins.ray_executor import RayExecutor
+from shapcut.game.coalitions import all_coalitions
+from shapcut.support.errors import InputError
+from shapcut.valuation.executor import DistributedGame
+from shapcut.valuation.model_game import ModelGame
+from shapcut_plugins.executors.ray import RayExecutor
+from shapcut_plugins.executors.ray_cluster import import_ray
 
 pytestmark = pytest.mark.ray
 
@@ -36,8 +36,8 @@ from pathlib import Path
 import psutil
 from shapcut import builtin
 from shapcut.cli import app
-from shapcut.hookspecs import hookimpl
-from shapcut.host import build_host
+from shapcut.host.hookspecs import hookimpl
+from shapcut.host.host import build_host
 
 class Killer:
     @hookimpl

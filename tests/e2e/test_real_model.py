@@ -9,11 +9,12 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from shapcut.cli.main import run
-from shapcut.evaluation import BypassEvaluator, CoalitionEvaluator, Placement
-from shapcut.loading import load
-from shapcut.sampling import StratifiedSampler
-from shapcut.silence import quiet_libraries
-from shapcut_adapters.hf_decoder import HFDecoderAdapter
+from shapcut.estimators.sampling import StratifiedSampler
+from shapcut.models.loading import load
+from shapcut.support.quiet import quiet_libraries
+from shapcut.valuation.bypass import BypassEvaluator
+from shapcut.valuation.prefix_tree import CoalitionEvaluator, Placement
+from shapcut_adapters.transformers.adapter import HFDecoderAdapter
 
 pytestmark = pytest.mark.real_model
 

@@ -9,14 +9,14 @@ import pytest
 import torch
 
 from shapcut.cli.main import run
-from shapcut.measure import latency
-from shapcut.modelgame import ModelGame
-from shapcut.plan import RemovalPlan
-from shapcut.silence import quiet_libraries
-from shapcut_adapters.rwkv7_hf_format import register_rwkv7
-from shapcut_adapters.rwkv_examples import tiny_rwkv
-from shapcut_adapters.rwkv_weights import read_weights, write_weights
-from shapcut_adapters.tiny_models import perturb, seeded
+from shapcut.game.plan import RemovalPlan
+from shapcut.measurement.record import latency
+from shapcut.support.quiet import quiet_libraries
+from shapcut.valuation.model_game import ModelGame
+from shapcut_adapters.rwkv.examples import tiny_rwkv
+from shapcut_adapters.rwkv.weights import read_weights, write_weights
+from shapcut_adapters.rwkv7_hf.format import register_rwkv7
+from shapcut_adapters.shared.random_weights import perturb, seeded
 
 VOCABULARY = 300
 OPTIONS = ["--samples", "2", "--sequence-length", "12", "--finalist-samples", "0", "--held-out-samples", "2"]
@@ -71,7 +71,7 @@ def hf_directory(tmp_path_factory: pytest.TempPathFactory, tokenizer: Any) -> Pa
 def short_latency(monkeypatch: pytest.MonkeyPatch) -> None:
     """Measure latency all the same, on few tokens: the recurrence of these packages is slow."""
     few = partial(latency, prompt_tokens=4, new_tokens=2, repeats=1)
-    monkeypatch.setattr("shapcut.measure.latency", few)
+    monkeypatch.setattr("shapcut.measurement.record.latency", few)
 
 
 def printed(capsys: pytest.CaptureFixture[str], *arguments: str) -> Any:

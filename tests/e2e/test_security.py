@@ -14,10 +14,11 @@ from safetensors.torch import load_file, save_file
 import shapcut
 import shapcut_adapters
 import shapcut_plugins
-from shapcut import recipe_file
-from shapcut.cli.main import BAD_INPUT, run
-from shapcut.errors import InputError
-from shapcut.untrusted import is_plain_name
+from shapcut.cli.exits import BAD_INPUT
+from shapcut.cli.main import run
+from shapcut.models.untrusted import is_plain_name
+from shapcut.recipe import yaml_file as recipe_file
+from shapcut.support.errors import InputError
 from shapcut_adapters.mamba_ssm.checkpoint import PICKLED
 from shapcut_adapters.mamba_ssm.package import import_mamba_ssm
 

@@ -9,8 +9,8 @@ from transformers import AutoModelForCausalLM
 
 import shapcut
 from shapcut.cli.main import run
-from shapcut.errors import InputError
-from shapcut.silence import quiet_libraries
+from shapcut.support.errors import InputError
+from shapcut.support.quiet import quiet_libraries
 
 SIZES = ["--samples", "4", "--sequence-length", "24", "--finalist-samples", "0", "--held-out-samples", "4"]
 OPTIONS = [*SIZES, "--budget", "30"]

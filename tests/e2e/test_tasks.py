@@ -10,11 +10,12 @@ import pytest
 import torch
 from torch.nn import functional
 
-from shapcut.adapter import Adapter
-from shapcut.cli.main import BAD_INPUT, run
-from shapcut.errors import InputError
-from shapcut.progress import Silent
-from shapcut.tasks import Harness, TaskQuestion
+from shapcut.cli.exits import BAD_INPUT
+from shapcut.cli.main import run
+from shapcut.measurement.lm_eval_tasks import Harness, TaskQuestion
+from shapcut.models.adapter import Adapter
+from shapcut.support.errors import InputError
+from shapcut.support.progress import Silent
 
 QUESTIONS = [
     {"question": "The fox is", "choices": [" quick", " slow", " a dog"], "answer": 0},
@@ -60,7 +61,7 @@ pytest.importorskip("lm_eval")
 datasets = pytest.importorskip("datasets")
 from lm_eval.api.instance import Instance  # noqa: E402 - only where it is installed
 
-from shapcut.harness_models import AdapterLM, TransformersLM, harness_model  # noqa: E402 - as above
+from shapcut.measurement.lm_eval_models import AdapterLM, TransformersLM, harness_model  # noqa: E402 - as above
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -201,7 +202,7 @@ def test_bad_tasks_are_refused_before_a_model_is_looked_for(
     assert "names no task" in refused(["--tasks", ","], capsys)
     (task_path.parent / "questions.jsonl").unlink()
     assert "cannot read the tasks quiz" in refused(["--tasks", "quiz", *path], capsys)
-    monkeypatch.setattr("shapcut.tasks._INDICES", (False,))
+    monkeypatch.setattr("shapcut.measurement.lm_eval_tasks._INDICES", (False,))
     assert "there is no task 'quis'; did you mean 'quiz'?" in refused(["--tasks", "quis", *path], capsys)
     found = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "lm_eval" else found(name))

@@ -8,16 +8,18 @@ from weakref import WeakSet
 import torch
 from torch import nn
 
-from shapcut.adapter import Adapter, LayerStack, Unembedding
-from shapcut.coalitions import Player
-from shapcut.errors import UnsupportedModelError
-from shapcut_adapters.decoder import checked_indices, find_decoder
-from shapcut_adapters.families import FAMILIES
-from shapcut_adapters.families.rules import Cut
-from shapcut_adapters.hf_decoder import HFDecoderAdapter
-from shapcut_adapters.interception import replaced_blocks
-from shapcut_adapters.removal import remove_blocks
-from shapcut_adapters.tiny_models import tiny_model
+from shapcut.game.coalitions import Player
+from shapcut.models.adapter import Adapter
+from shapcut.models.layer_stack import LayerStack, Unembedding
+from shapcut.support.errors import UnsupportedModelError
+from shapcut_adapters.shared.forwards import replaced_blocks
+from shapcut_adapters.shared.indices import checked_indices
+from shapcut_adapters.transformers.adapter import HFDecoderAdapter
+from shapcut_adapters.transformers.decoder import find_decoder
+from shapcut_adapters.transformers.families import FAMILIES
+from shapcut_adapters.transformers.families.rules import Cut
+from shapcut_adapters.transformers.removal import remove_blocks
+from shapcut_adapters.transformers.tiny_models import tiny_model
 
 _FAMILY = {family.model_type: family for family in FAMILIES}
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from shapcut.errors import InputError
+from shapcut.support.errors import InputError
 from shapcut.testing import CHECKS, ConformanceError, assert_adapter, check_adapter
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pluggy
 import pytest
 
-from shapcut import hookspecs
+from shapcut.host import hookspecs
 
 ROOT = Path(__file__).parents[2]
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])

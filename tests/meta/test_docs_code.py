@@ -14,11 +14,11 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from shapcut import builtin
 from shapcut.cli.app import build_app
 from shapcut.cli.options import RECIPE_OPTIONS
-from shapcut.host import Host, build_host
-from shapcut.methods import parse_methods
-from shapcut.recipe import make_recipe
-from shapcut.session import make_parts
-from shapcut.silence import quiet_libraries
+from shapcut.comparison.contestants import parse_methods
+from shapcut.host.host import Host, build_host
+from shapcut.pipeline.parts import make_parts
+from shapcut.recipe.recipe import make_recipe
+from shapcut.support.quiet import quiet_libraries
 
 ROOT = Path(__file__).parents[2]
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])

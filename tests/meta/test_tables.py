@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from shapcut_adapters.hf_decoder import HFDecoderAdapter
+from shapcut_adapters.transformers.adapter import HFDecoderAdapter
 
 ROOT = Path(__file__).parents[2]
 

@@ -5,9 +5,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shapcut.coalitions import all_coalitions, keys
-from shapcut.errors import BudgetExceededError
-from shapcut.game import BudgetedGame, FunctionGame
+from shapcut.game.budget import BudgetedGame
+from shapcut.game.coalitions import all_coalitions, keys
+from shapcut.game.game import FunctionGame
+from shapcut.support.errors import BudgetExceededError
 
 N_PLAYERS = 4
 requests = st.lists(st.lists(st.integers(0, 2**N_PLAYERS - 1), max_size=8), max_size=6)

@@ -6,8 +6,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from shapcut.coalitions import absent_players, all_coalitions, distinct, keys, without
-from shapcut.game import BudgetedGame, FunctionGame
+from shapcut.game.budget import BudgetedGame
+from shapcut.game.coalitions import absent_players, all_coalitions, distinct, keys, without
+from shapcut.game.game import FunctionGame
 
 matrices = st.integers(1, 20).flatmap(
     lambda n: hnp.arrays(np.bool_, st.tuples(st.integers(0, 12), st.just(n)))

@@ -21,22 +21,23 @@ from hypothesis import strategies as st
 
 from shapcut import builtin
 from shapcut.cli.compare import _numbers
-from shapcut.errors import ShapcutError
-from shapcut.host import Host, build_host, checkpoint_formats
-from shapcut.loading import load
-from shapcut.methods import METHODS, parse_methods
-from shapcut.plan import RemovalPlan
-from shapcut.prune_result import finished_earlier
-from shapcut.recipe import Recipe, make_recipe
-from shapcut.run import Run
-from shapcut.sources import inspect_source
-from shapcut.store import EvaluationStore
-from shapcut.texts import check_source
-from shapcut_adapters.rwkv_examples import tiny_rwkv
-from shapcut_adapters.rwkv_pth import RwkvPth
-from shapcut_adapters.rwkv_weights import write_weights
-from shapcut_plugins.comparison_data import read_comparison
-from shapcut_plugins.report_data import read_run
+from shapcut.comparison.contestants import parse_methods
+from shapcut.data.text import check_source
+from shapcut.game.plan import RemovalPlan
+from shapcut.game.store import EvaluationStore
+from shapcut.host.host import Host, build_host, checkpoint_formats
+from shapcut.models.loading import load
+from shapcut.models.source import inspect_source
+from shapcut.pipeline.resume import finished_earlier
+from shapcut.recipe.methods import METHODS
+from shapcut.recipe.recipe import Recipe, make_recipe
+from shapcut.support.errors import ShapcutError
+from shapcut.support.run_directory import Run
+from shapcut_adapters.rwkv.examples import tiny_rwkv
+from shapcut_adapters.rwkv.format import RwkvPth
+from shapcut_adapters.rwkv.weights import write_weights
+from shapcut_plugins.report.comparison_data import read_comparison
+from shapcut_plugins.report.run_data import read_run
 
 EXAMPLES = int(os.environ.get("SHAPCUT_FUZZ", "25"))
 few = settings(

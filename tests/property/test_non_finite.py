@@ -5,14 +5,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from shapcut.coalitions import keys, without
-from shapcut.errors import InputError, ShapcutError
-from shapcut.estimators import SurrogateEstimator, finite, held_out_fidelity
-from shapcut.game import BudgetedGame, FunctionGame
-from shapcut.network_surrogate import NetworkSurrogate
-from shapcut.paper import PaperEstimator
-from shapcut.search import SearchSelector
-from shapcut.surrogates import QuadraticSurrogate, Scales
+from shapcut.estimators.base import finite, held_out_fidelity
+from shapcut.estimators.network import NetworkSurrogate
+from shapcut.estimators.paper import PaperEstimator
+from shapcut.estimators.quadratic import QuadraticSurrogate, Scales
+from shapcut.estimators.surrogate import SurrogateEstimator
+from shapcut.game.budget import BudgetedGame
+from shapcut.game.coalitions import keys, without
+from shapcut.game.game import FunctionGame
+from shapcut.selection.search import SearchSelector
+from shapcut.support.errors import InputError, ShapcutError
 
 N = 6
 WEIGHTS = np.array([0.31, 0.17, 0.05, 0.23, 0.11, 0.07])

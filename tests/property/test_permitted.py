@@ -8,13 +8,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from shapcut.coalitions import without
-from shapcut.errors import InputError
-from shapcut.estimators import SurrogateEstimator
-from shapcut.game import BudgetedGame, FunctionGame
-from shapcut.permitted import permitted_sets, require_permitted
-from shapcut.search import SearchSelector
-from shapcut.selection import RankingSelector
+from shapcut.estimators.surrogate import SurrogateEstimator
+from shapcut.game.budget import BudgetedGame
+from shapcut.game.coalitions import without
+from shapcut.game.feasible import permitted_sets, require_permitted
+from shapcut.game.game import FunctionGame
+from shapcut.selection.ranking import RankingSelector
+from shapcut.selection.search import SearchSelector
+from shapcut.support.errors import InputError
 
 
 def whole_periods(period):

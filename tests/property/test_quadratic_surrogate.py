@@ -8,9 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.linalg import cho_solve
 
-from shapcut.coalitions import all_coalitions, without
-from shapcut.estimators import exact_shapley_values
-from shapcut.surrogates import QuadraticSurrogate, Scales
+from shapcut.estimators.exact import exact_shapley_values
+from shapcut.estimators.quadratic import QuadraticSurrogate, Scales
+from shapcut.game.coalitions import all_coalitions, without
 
 SCALES = Scales(player=0.3, pair=0.05, common_player=0.2, common_pair=0.02, noise=0.01)
 sizes_and_seeds = st.tuples(st.integers(1, 6), st.integers(0, 10**6))

@@ -7,13 +7,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from shapcut.coalitions import all_coalitions, keys
-from shapcut.errors import InputError, ShapcutError
-from shapcut.estimators import ExactEstimator
-from shapcut.game import FunctionGame
-from shapcut.permutation import PermutationEstimator
-from shapcut.robustness import examined
-from shapcut.stratified import StratifiedEstimator
+from shapcut.estimators.exact import ExactEstimator
+from shapcut.estimators.permutation import PermutationEstimator
+from shapcut.estimators.robustness import examined
+from shapcut.estimators.stratified import StratifiedEstimator
+from shapcut.game.coalitions import all_coalitions, keys
+from shapcut.game.game import FunctionGame
+from shapcut.support.errors import InputError, ShapcutError
 
 BOTH = pytest.mark.parametrize(
     "estimator", [PermutationEstimator(), StratifiedEstimator()], ids=lambda e: e.name

@@ -8,9 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shapcut.coalitions import Player, distinct, keys
-from shapcut.errors import InputError
-from shapcut.sampling import (
+from shapcut.estimators.sampling import (
     GuidedSampler,
     ShapleySampler,
     StratifiedSampler,
@@ -18,6 +16,8 @@ from shapcut.sampling import (
     removable,
     siblings,
 )
+from shapcut.game.coalitions import Player, distinct, keys
+from shapcut.support.errors import InputError
 
 PAPER_SIZES = {
     12: [11, 10, 9, 8, 7],

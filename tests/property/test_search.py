@@ -7,14 +7,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from shapcut.coalitions import absent_players, keys, without
-from shapcut.errors import InputError
-from shapcut.estimators import ExactEstimator, SurrogateEstimator
-from shapcut.game import BudgetedGame, FunctionGame
-from shapcut.methods import parse_methods
-from shapcut.recipe import make_recipe
-from shapcut.search import Evidence, SearchSelector, climb, race, swaps
-from shapcut.surrogates import QuadraticSurrogate, Scales
+from shapcut.comparison.contestants import parse_methods
+from shapcut.estimators.exact import ExactEstimator
+from shapcut.estimators.quadratic import QuadraticSurrogate, Scales
+from shapcut.estimators.surrogate import SurrogateEstimator
+from shapcut.game.budget import BudgetedGame
+from shapcut.game.coalitions import absent_players, keys, without
+from shapcut.game.game import FunctionGame
+from shapcut.recipe.recipe import make_recipe
+from shapcut.selection.race import race
+from shapcut.selection.search import Evidence, SearchSelector, climb, swaps
+from shapcut.support.errors import InputError
 
 SPACED = "neighbours may not go together"
 

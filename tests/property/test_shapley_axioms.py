@@ -9,10 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from shapcut.coalitions import all_coalitions
-from shapcut.errors import InputError, ShapcutError
-from shapcut.estimators import ExactEstimator
-from shapcut.game import FunctionGame
+from shapcut.estimators.exact import ExactEstimator
+from shapcut.game.coalitions import all_coalitions
+from shapcut.game.game import FunctionGame
+from shapcut.support.errors import InputError, ShapcutError
 
 RNG = np.random.default_rng(0)
 

@@ -7,14 +7,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shapcut.coalitions import Player, without
-from shapcut.errors import InputError
-from shapcut.estimators import ExactEstimator, SurrogateEstimator
-from shapcut.game import BudgetedGame, FunctionGame
-from shapcut.reaching import select_for
-from shapcut.search import SearchSelector
-from shapcut.selection import RankingSelector
-from shapcut.target import RestrictedGame, Target
+from shapcut.estimators.exact import ExactEstimator
+from shapcut.estimators.surrogate import SurrogateEstimator
+from shapcut.game.budget import BudgetedGame
+from shapcut.game.coalitions import Player, without
+from shapcut.game.game import FunctionGame
+from shapcut.game.target import RestrictedGame, Target
+from shapcut.selection.ranking import RankingSelector
+from shapcut.selection.search import SearchSelector
+from shapcut.selection.targets import select_for
+from shapcut.support.errors import InputError
 
 costs = st.lists(st.sampled_from([0.0, 1.0, 2.0, 2.5, 7.0]), min_size=2, max_size=7)
 

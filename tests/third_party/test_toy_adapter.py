@@ -11,8 +11,9 @@ from typing import Any
 import pytest
 import torch
 
-from shapcut.adapter import Adapter
-from shapcut.cli.main import BAD_INPUT, run
+from shapcut.cli.exits import BAD_INPUT
+from shapcut.cli.main import run
+from shapcut.models.adapter import Adapter
 
 SIZES = ["--samples", "2", "--sequence-length", "16", "--held-out-samples", "4"]
 
@@ -144,8 +145,8 @@ def test_damaged_checkpoints_are_refused(
 FORMAT_WITHOUT_ADAPTER = """
 from torch import nn
 
-from shapcut.formats import CheckpointFormat
-from shapcut.hookspecs import hookimpl
+from shapcut.models.checkpoint_format import CheckpointFormat
+from shapcut.host.hookspecs import hookimpl
 
 
 class Orphan(nn.Linear):
@@ -171,7 +172,7 @@ def shapcut_register_formats(register):
 """
 
 SECOND_ADAPTER = """
-from shapcut.hookspecs import hookimpl
+from shapcut.host.hookspecs import hookimpl
 from shapcut_toy.adapter import ToyAdapter
 
 

@@ -9,15 +9,16 @@ import torch
 from torch import nn
 from transformers import LlamaForCausalLM
 
-from shapcut import latency as latency_module
-from shapcut.adapter import Adapter
-from shapcut.assessment import SpeedQuestion, TextQuestion, assess
-from shapcut.cache_size import cache_sizes, tensor_bytes
 from shapcut.cli.figures import figure_rows, ratios
-from shapcut.errors import InputError, UnsupportedModelError
-from shapcut.latency import latency
-from shapcut.measure import TaskScore, peak_memory_bytes, restart_peak_memory
-from shapcut.progress import Silent
+from shapcut.measurement import latency as latency_module
+from shapcut.measurement.cache_size import cache_sizes, tensor_bytes
+from shapcut.measurement.latency import latency
+from shapcut.measurement.measure import SpeedQuestion, TextQuestion, assess
+from shapcut.measurement.record import TaskScore
+from shapcut.measurement.sizes import peak_memory_bytes, restart_peak_memory
+from shapcut.models.adapter import Adapter
+from shapcut.support.errors import InputError, UnsupportedModelError
+from shapcut.support.progress import Silent
 
 HEADS, WIDTH, LAYERS = 2, 8, 6  # key-value heads and their width in the tiny Llama
 
@@ -165,7 +166,7 @@ def test_what_a_model_cannot_do_is_a_line(
         raise NotImplementedError("no kernel here")
 
     monkeypatch.setattr(type(llama_adapter), "generate", fail)
-    monkeypatch.setattr("shapcut.assessment.peak_memory_bytes", lambda _: None)
+    monkeypatch.setattr("shapcut.measurement.measure.peak_memory_bytes", lambda _: None)
     found = assess(
         llama_adapter,
         tiny_llama_model,

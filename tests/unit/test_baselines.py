@@ -11,10 +11,11 @@ from shapcut.baselines.blind import LastEstimator, NoEstimator, RandomEstimator
 from shapcut.baselines.evolutionary import EvolutionarySelector
 from shapcut.baselines.greedy import GreedySelector, greedy_evaluations
 from shapcut.baselines.leave_one_out import LeaveOneOutEstimator
-from shapcut.coalitions import without
-from shapcut.errors import InputError, ShapcutError
-from shapcut.game import BudgetedGame, FunctionGame, Game, MeteredGame
-from shapcut.selection import RankingSelector
+from shapcut.game.budget import BudgetedGame, MeteredGame
+from shapcut.game.coalitions import without
+from shapcut.game.game import FunctionGame, Game
+from shapcut.selection.ranking import RankingSelector
+from shapcut.support.errors import InputError, ShapcutError
 
 N = 9
 

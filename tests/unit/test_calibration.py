@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 import torch
 
-from shapcut import texts
-from shapcut.calibration import (
+from shapcut.data import text as texts
+from shapcut.data.text import builtin_text, read_source
+from shapcut.data.windows import (
     Calibration,
     check_size,
     check_source,
@@ -20,8 +21,7 @@ from shapcut.calibration import (
     split_text,
     token_windows,
 )
-from shapcut.errors import InputError
-from shapcut.texts import builtin_text, read_source
+from shapcut.support.errors import InputError
 
 ALPHABET = "abcdefghijklmnopqrstuvwxyz"
 

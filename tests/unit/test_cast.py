@@ -9,13 +9,13 @@ import torch
 from torch import nn
 from transformers import AutoModelForCausalLM, LlamaForCausalLM
 
-from shapcut.errors import InputError
-from shapcut.host import build_host
-from shapcut.measure import checkpoint_bytes, parameter_count
-from shapcut.plan import RemovalPlan
-from shapcut.postprocess import StepContext
-from shapcut.silence import quiet_libraries
-from shapcut_adapters.hf_decoder import HFDecoderAdapter
+from shapcut.game.plan import RemovalPlan
+from shapcut.host.host import build_host
+from shapcut.measurement.sizes import checkpoint_bytes, parameter_count
+from shapcut.steps.step import StepContext
+from shapcut.support.errors import InputError
+from shapcut.support.quiet import quiet_libraries
+from shapcut_adapters.transformers.adapter import HFDecoderAdapter
 from shapcut_plugins.cast import Cast
 
 ADAPTER = HFDecoderAdapter()

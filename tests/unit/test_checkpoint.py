@@ -7,13 +7,13 @@ import yaml
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaForCausalLM
 
-from shapcut.adapter import Adapter
-from shapcut.calibration import Calibration
-from shapcut.checkpoint import CheckpointReport, default_tolerance, write_checkpoint
-from shapcut.errors import ShapcutError, VerificationError
-from shapcut.model_card import license_of, render_card
-from shapcut.perplexity import PerplexityResult
-from shapcut.plan import RemovalPlan
+from shapcut.data.windows import Calibration
+from shapcut.export.checkpoint import CheckpointReport, default_tolerance, write_checkpoint
+from shapcut.export.model_card import license_of, render_card
+from shapcut.game.plan import RemovalPlan
+from shapcut.measurement.perplexity import PerplexityResult
+from shapcut.models.adapter import Adapter
+from shapcut.support.errors import ShapcutError, VerificationError
 
 IDS = torch.arange(2, 42).reshape(2, 20)
 PLAN = RemovalPlan.removing([1, 4], 6, method="greedy", utility="log-likelihood")

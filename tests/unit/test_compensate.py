@@ -10,17 +10,17 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from shapcut.adapter import Adapter
-from shapcut.coalitions import without
-from shapcut.errors import InputError
-from shapcut.host import build_host
-from shapcut.mended import MendedGame
-from shapcut.modelgame import ModelGame
-from shapcut.plan import RemovalPlan
-from shapcut.postprocess import StepContext
-from shapcut_adapters.hf_decoder import HFDecoderAdapter
-from shapcut_plugins.compensate import Compensate
-from shapcut_plugins.compensate_regression import Moments, fit, regress
+from shapcut.game.coalitions import without
+from shapcut.game.plan import RemovalPlan
+from shapcut.host.host import build_host
+from shapcut.models.adapter import Adapter
+from shapcut.steps.compensated_game import MendedGame
+from shapcut.steps.step import StepContext
+from shapcut.support.errors import InputError
+from shapcut.valuation.model_game import ModelGame
+from shapcut_adapters.transformers.adapter import HFDecoderAdapter
+from shapcut_plugins.compensate.regression import Moments, fit, regress
+from shapcut_plugins.compensate.step import Compensate
 
 ADAPTER = HFDecoderAdapter()
 
@@ -71,7 +71,7 @@ def stream_error(original: nn.Module, pruned: nn.Module, blocks: int, pruned_blo
 @pytest.fixture(autouse=True)
 def exact_products(monkeypatch: pytest.MonkeyPatch) -> None:
     """The same arithmetic on every machine."""
-    monkeypatch.setattr("shapcut.arithmetic.has_fast_bfloat16", lambda device: False)
+    monkeypatch.setattr("shapcut.valuation.precision.has_fast_bfloat16", lambda device: False)
 
 
 def some_moments(tokens: int = 200) -> tuple[Tensor, Tensor, Tensor]:
@@ -209,7 +209,7 @@ def test_a_model_with_norms_after_its_projections_is_refused() -> None:
 
 
 def test_what_does_not_help_is_left_as_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("shapcut_plugins.compensate_walk.SHARES", ())
+    monkeypatch.setattr("shapcut_plugins.compensate.walk.SHARES", ())
     original, pruned, plan = cut("gpt2", [2, 3])
     weights = copy.deepcopy(pruned.state_dict())
     Compensate(samples=64).run(pruned, context(ADAPTER, plan, original, tmp_path))

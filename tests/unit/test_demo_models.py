@@ -9,10 +9,10 @@ import pytest
 import torch
 from transformers import LlamaForCausalLM
 
-from shapcut import demo_models
-from shapcut.demo_models import DemoModel, cache_directory, demo_directory, fetch_gguf, is_intact
-from shapcut.errors import InputError, ShapcutError
-from shapcut.loading import inspect_source, load
+from shapcut.models import demo as demo_models
+from shapcut.models.demo import DemoModel, cache_directory, demo_directory, fetch_gguf, is_intact
+from shapcut.models.loading import inspect_source, load
+from shapcut.support.errors import InputError, ShapcutError
 
 MEMBER = "tiny_wheel/tiny-llama.gguf"
 SOURCE = "demo:tiny"

@@ -10,9 +10,9 @@ import pytest
 import torch
 from torch import nn
 
-from shapcut.errors import InputError
-from shapcut.host import Host, build_host
-from shapcut.plan import RemovalPlan
+from shapcut.game.plan import RemovalPlan
+from shapcut.host.host import Host, build_host
+from shapcut.support.errors import InputError
 
 PAGE = Path(__file__).parents[2] / "docs" / "writing-a-plugin.md"
 

@@ -6,15 +6,17 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from shapcut.contributions import Contributions, Fidelity
-from shapcut.errors import InputError
-from shapcut.estimators import ExactEstimator, SurrogateEstimator
-from shapcut.files import write_json_atomically
-from shapcut.game import FunctionGame
-from shapcut.network_surrogate import NetworkSurrogate
-from shapcut.paper import PaperEstimator
-from shapcut.sampling import ShapleySampler
-from shapcut.selection import RankingSelector, permission, require_removable
+from shapcut.estimators.exact import ExactEstimator
+from shapcut.estimators.network import NetworkSurrogate
+from shapcut.estimators.paper import PaperEstimator
+from shapcut.estimators.sampling import ShapleySampler
+from shapcut.estimators.surrogate import SurrogateEstimator
+from shapcut.game.contributions import Contributions, Fidelity
+from shapcut.game.game import FunctionGame
+from shapcut.selection.base import permission, require_removable
+from shapcut.selection.ranking import RankingSelector
+from shapcut.support.errors import InputError
+from shapcut.support.files import write_json_atomically
 
 N = 8
 LINEAR = np.linspace(0.1, 0.8, N)
@@ -138,7 +140,7 @@ def test_paper_ranks_the_players_of_an_additive_game(monkeypatch):
         return fit(self, coalitions, values)
 
     monkeypatch.setattr(NetworkSurrogate, "fit", in_small_batches)
-    monkeypatch.setattr("shapcut.paper.held_out_fidelity", lambda *_: None)
+    monkeypatch.setattr("shapcut.estimators.paper.held_out_fidelity", lambda *_: None)
     weights = np.linspace(0.0, 0.18, 10)
     game = FunctionGame(10, lambda rows: rows @ weights)
     found = PaperEstimator(surrogate_masks=500, bootstraps=0).estimate(game, 250, rng())

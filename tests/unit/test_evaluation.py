@@ -10,17 +10,14 @@ import pytest
 import torch
 from torch import nn
 
-from shapcut import evaluation
-from shapcut.adapter import Adapter
-from shapcut.coalitions import Player, all_coalitions, without
-from shapcut.errors import InputError
-from shapcut.evaluation import (
-    BypassEvaluator,
-    CoalitionEvaluator,
-    Placement,
-    state_bytes,
-)
-from shapcut_adapters.hf_decoder import HFDecoderAdapter
+from shapcut.game.coalitions import Player, all_coalitions, without
+from shapcut.models.adapter import Adapter
+from shapcut.support.errors import InputError
+from shapcut.valuation import prefix_tree as evaluation
+from shapcut.valuation.bypass import BypassEvaluator
+from shapcut.valuation.prefix_tree import CoalitionEvaluator, Placement
+from shapcut.valuation.state_memory import state_bytes
+from shapcut_adapters.transformers.adapter import HFDecoderAdapter
 
 _SPECIFICATION = importlib.util.spec_from_file_location(
     "toy_stacks", Path(__file__).with_name("toy_stacks.py")

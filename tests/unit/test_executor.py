@@ -12,19 +12,20 @@ import numpy as np
 import pytest
 
 from shapcut import builtin
-from shapcut.coalitions import all_coalitions
-from shapcut.errors import InputError
-from shapcut.executor import DistributedGame, Executor, LocalExecutor
-from shapcut.game import FunctionGame
-from shapcut.gamerecipe import GameOrigin
-from shapcut.hookspecs import hookimpl
-from shapcut.host import build_host
-from shapcut.modelgame import ModelGame
-from shapcut.pipeline import prune, score
-from shapcut.recipe import make_recipe
-from shapcut.store import EvaluationStore, StoredGame
-from shapcut_plugins.ray_cluster import require_answer
-from shapcut_plugins.ray_executor import RayExecutor, default_workers
+from shapcut.game.coalitions import all_coalitions
+from shapcut.game.game import FunctionGame
+from shapcut.game.store import EvaluationStore
+from shapcut.game.stored_game import StoredGame
+from shapcut.host.hookspecs import hookimpl
+from shapcut.host.host import build_host
+from shapcut.pipeline.prune import prune, score
+from shapcut.recipe.recipe import make_recipe
+from shapcut.support.errors import InputError
+from shapcut.valuation.executor import DistributedGame, Executor, LocalExecutor
+from shapcut.valuation.game_spec import GameOrigin
+from shapcut.valuation.model_game import ModelGame
+from shapcut_plugins.executors.ray import RayExecutor, default_workers
+from shapcut_plugins.executors.ray_cluster import require_answer
 
 ROWS = all_coalitions(6)
 
@@ -212,7 +213,7 @@ def test_memory_limits_the_number_of_workers(game: ModelGame, monkeypatch: pytes
     class Memory:
         available = 1000
 
-    monkeypatch.setattr("shapcut_plugins.ray_executor.psutil.virtual_memory", Memory)
+    monkeypatch.setattr("shapcut_plugins.executors.ray.psutil.virtual_memory", Memory)
     recipes = [replace(game.recipe(), weight_bytes=size) for size in (100, 170)]
     assert default_workers(8, 0, []) == 8
     assert default_workers(8, 0, recipes[:1]) == 5

@@ -5,9 +5,9 @@ from typing import Any
 import pytest
 import yaml
 
-from shapcut.export_hints import export_hints, kept_ranges, mergekit_recipe
-from shapcut.plan import RemovalPlan
-from shapcut_adapters.hf_decoder import HFDecoderAdapter
+from shapcut.export.other_tools import export_hints, kept_ranges, mergekit_recipe
+from shapcut.game.plan import RemovalPlan
+from shapcut_adapters.transformers.adapter import HFDecoderAdapter
 
 ADAPTER = HFDecoderAdapter()
 

@@ -5,7 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from shapcut_adapters.families.rules import (
+from shapcut_adapters.transformers.families.rules import (
     AtLeast,
     Condition,
     Cut,

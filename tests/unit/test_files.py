@@ -3,8 +3,13 @@ from pathlib import Path
 
 import pytest
 
-from shapcut.errors import InputError
-from shapcut.files import new_directory, require_new_directory, write_json_atomically, write_text_atomically
+from shapcut.support.errors import InputError
+from shapcut.support.files import (
+    new_directory,
+    require_new_directory,
+    write_json_atomically,
+    write_text_atomically,
+)
 
 
 def names(directory: Path) -> list[str]:

@@ -11,14 +11,16 @@ import pytest
 import torch
 from transformers import LlamaConfig
 
-from shapcut import builtin, evaluation, footprint
+from shapcut import builtin
 from shapcut.cli.main import run
 from shapcut.cli.tables import forecast_rows
-from shapcut.errors import InputError
-from shapcut.evaluation import divide_memory
-from shapcut.forecast import Forecast, forecast
-from shapcut.host import Host, build_host
-from shapcut.recipe import make_recipe
+from shapcut.host.host import Host, build_host
+from shapcut.pipeline import footprint
+from shapcut.pipeline.dry_run import Forecast, forecast
+from shapcut.recipe.recipe import make_recipe
+from shapcut.support.errors import InputError
+from shapcut.valuation import prefix_tree as evaluation
+from shapcut.valuation.state_memory import divide_memory
 
 WIDTH, INNER, LAYERS, VOCABULARY = 16, 24, 10, 50
 BLOCK = 4 * WIDTH * WIDTH + 3 * WIDTH * INNER + 2 * WIDTH

@@ -10,16 +10,16 @@ import torch
 from torch import nn
 from transformers import LlamaForCausalLM
 
-from shapcut.adapter import Adapter
-from shapcut.errors import InputError, UnsupportedModelError
-from shapcut.formats import CheckpointFormat
-from shapcut.hookspecs import hookimpl
-from shapcut.host import build_host
-from shapcut.loading import inspect_source, load
-from shapcut.measure import checkpoint_bytes
-from shapcut.model_config import config_of
-from shapcut.modelgame import ModelGame, model_fingerprint
-from shapcut.sources import checkpoint_path
+from shapcut.host.hookspecs import hookimpl
+from shapcut.host.host import build_host
+from shapcut.measurement.sizes import checkpoint_bytes
+from shapcut.models.adapter import Adapter
+from shapcut.models.checkpoint_format import CheckpointFormat
+from shapcut.models.fingerprint import config_of
+from shapcut.models.loading import inspect_source, load
+from shapcut.models.source import checkpoint_path
+from shapcut.support.errors import InputError, UnsupportedModelError
+from shapcut.valuation.model_game import ModelGame, model_fingerprint
 
 
 class Parcel(CheckpointFormat):
@@ -144,7 +144,9 @@ def test_a_game_is_made_of_a_file_through_the_plugins(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     offering = Offering(llama_adapter, Parcel(tiny_llama_model, tokenizer))
-    monkeypatch.setattr("shapcut.modelgame.build_host", lambda core: build_host(core=[*core, offering]))
+    monkeypatch.setattr(
+        "shapcut.valuation.model_game.build_host", lambda core: build_host(core=[*core, offering])
+    )
     game = ModelGame.from_pretrained(str(parcel), samples=2, sequence_length=16, device="cpu")
     tiny_llama_model.lm_head.weight.data *= 8
     assert model_fingerprint(game.model) == model_fingerprint(tiny_llama_model)

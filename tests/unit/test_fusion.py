@@ -9,11 +9,11 @@ import pytest
 import torch
 from torch._dynamo.exc import TorchRuntimeError
 
-from shapcut.arithmetic import fusing_pays
-from shapcut.evaluation import COALITIONS_BEFORE_TRIAL, CoalitionEvaluator, Placement
-from shapcut.fusion import Fused
-from shapcut.regularity import examine
-from shapcut_adapters.hf_decoder import HFDecoderAdapter
+from shapcut.valuation.compiled import Fused
+from shapcut.valuation.precision import fusing_pays
+from shapcut.valuation.prefix_tree import COALITIONS_BEFORE_TRIAL, CoalitionEvaluator, Placement
+from shapcut.valuation.step_probe import examine
+from shapcut_adapters.transformers.adapter import HFDecoderAdapter
 
 ROWS = torch.arange(12.0).view(3, 4)
 
@@ -43,8 +43,8 @@ def test_errors_of_the_function_itself_are_not_hidden(monkeypatch):
 SCRIPT = """
 import numpy as np
 import torch
-from shapcut.evaluation import CoalitionEvaluator, Placement
-from shapcut_adapters.hf_decoder import HFDecoderAdapter
+from shapcut.valuation.prefix_tree import CoalitionEvaluator, Placement
+from shapcut_adapters.transformers.adapter import HFDecoderAdapter
 
 adapter = HFDecoderAdapter()
 model, ids = adapter.example(0)

@@ -12,15 +12,15 @@ import pytest
 import torch
 from torch import Tensor
 
-from shapcut.errors import InputError
-from shapcut.plan import RemovalPlan
-from shapcut.postprocess import StepContext
-from shapcut_adapters.hf_decoder import HFDecoderAdapter
-from shapcut_adapters.rwkv_package import RwkvPackageAdapter
-from shapcut_plugins import heal_training
-from shapcut_plugins.heal import Heal
-from shapcut_plugins.heal_adapters import add_low_rank, merge_low_rank
-from shapcut_plugins.heal_training import Schedule, distillation_loss
+from shapcut.game.plan import RemovalPlan
+from shapcut.steps.step import StepContext
+from shapcut.support.errors import InputError
+from shapcut_adapters.rwkv.adapter import RwkvPackageAdapter
+from shapcut_adapters.transformers.adapter import HFDecoderAdapter
+from shapcut_plugins.heal import training as heal_training
+from shapcut_plugins.heal.low_rank import add_low_rank, merge_low_rank
+from shapcut_plugins.heal.step import Heal
+from shapcut_plugins.heal.training import Schedule, distillation_loss
 
 ADAPTER = HFDecoderAdapter()
 

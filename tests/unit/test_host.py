@@ -8,15 +8,15 @@ from typing import Any
 import pytest
 from torch import nn
 
-from shapcut.adapter import Adapter
-from shapcut.errors import ShapcutError, UnsupportedModelError
-from shapcut.hookspecs import hookimpl
-from shapcut.host import Host, build_host, select_adapter
+from shapcut.host.hookspecs import hookimpl
+from shapcut.host.host import Host, build_host, select_adapter
+from shapcut.models.adapter import Adapter
+from shapcut.support.errors import ShapcutError, UnsupportedModelError
 
 Install = Callable[..., None]
 
 GREETER = """
-from shapcut.hookspecs import hookimpl
+from shapcut.host.hookspecs import hookimpl
 
 class Selector:
     pass
@@ -183,7 +183,7 @@ def test_an_object_cannot_be_two_plugins(install: Install) -> None:
 def test_observers_of_installed_plugins_are_called(install: Install) -> None:
     install(
         "vetoer",
-        "from shapcut.hookspecs import hookimpl\n\n@hookimpl\n"
+        "from shapcut.host.hookspecs import hookimpl\n\n@hookimpl\n"
         "def shapcut_plan_ready(plan):\n    return plan\n",
     )
     assert build_host().manager.hook.shapcut_plan_ready(plan="no") == ["no"]
@@ -232,7 +232,7 @@ def test_without_adapters_the_message_says_so(install: Install) -> None:
 def test_a_plugin_decides_before_the_core(install: Install) -> None:
     install(
         "decider",
-        "from shapcut.hookspecs import hookimpl\n\n@hookimpl\n"
+        "from shapcut.host.hookspecs import hookimpl\n\n@hookimpl\n"
         "def shapcut_select_adapter(model, adapters):\n"
         "    return next(one for one in adapters if one.name == 'also-linear')\n",
     )

@@ -13,11 +13,12 @@ from shapcut.baselines.angular import AngularSelector
 from shapcut.baselines.blind import NoEstimator
 from shapcut.baselines.block_influence import BlockInfluenceEstimator
 from shapcut.baselines.taylor import TaylorEstimator
-from shapcut.errors import InputError
-from shapcut.game import BudgetedGame, FunctionGame
-from shapcut.modelgame import ModelGame
-from shapcut_adapters.hf_decoder import HFDecoderAdapter
+from shapcut.game.budget import BudgetedGame
+from shapcut.game.game import FunctionGame
+from shapcut.support.errors import InputError
+from shapcut.valuation.model_game import ModelGame
 from shapcut_adapters.mamba_ssm.stack import MambaStack
+from shapcut_adapters.transformers.adapter import HFDecoderAdapter
 
 IDS = torch.randint(2, 300, (5, 12), generator=torch.Generator().manual_seed(3))
 

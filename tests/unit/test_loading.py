@@ -9,10 +9,10 @@ from huggingface_hub import constants
 from transformers import BertConfig, BertLMHeadModel, LlamaForCausalLM
 from transformers.utils import logging as transformers_logging
 
-from shapcut import sources
-from shapcut.errors import InputError
-from shapcut.loading import choose_device, inspect_source, load
-from shapcut.silence import one_line, quiet_libraries
+from shapcut.models import source as sources
+from shapcut.models.loading import choose_device, inspect_source, load
+from shapcut.support.errors import InputError
+from shapcut.support.quiet import one_line, quiet_libraries
 
 IDS = torch.arange(2, 22)[None]
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from shapcut.errors import InputError, UnsupportedModelError
+from shapcut.support.errors import InputError, UnsupportedModelError
 from shapcut_adapters.mamba_ssm.checkpoint import load_model, save_model
 from shapcut_adapters.mamba_ssm.examples import EXAMPLES, tiny_model
 from shapcut_adapters.mamba_ssm.format import MambaSSMFormat

@@ -9,13 +9,14 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from shapcut.errors import InputError
-from shapcut_adapters.mamba_ssm import absent_triton, package
+from shapcut.support.errors import InputError
+from shapcut_adapters.mamba_ssm import package
 from shapcut_adapters.mamba_ssm.adapter import MambaSSMAdapter
 from shapcut_adapters.mamba_ssm.checkpoint import load_model
-from shapcut_adapters.mamba_ssm.cpu_kernels import install_cpu_paths
 from shapcut_adapters.mamba_ssm.format import MambaSSMFormat
-from shapcut_adapters.mamba_ssm.kernel_choice import KernelChoice, choose_function, choose_kernel
+from shapcut_adapters.mamba_ssm.kernels import absent_triton
+from shapcut_adapters.mamba_ssm.kernels.cpu_kernels import install_cpu_paths
+from shapcut_adapters.mamba_ssm.kernels.kernel_choice import KernelChoice, choose_function, choose_kernel
 
 IMPORT_WITHOUT_TRITON = """
 import sys
@@ -173,7 +174,7 @@ def test_a_package_that_is_laid_out_otherwise_is_refused_in_one_line(monkeypatch
 
 MAMBA_OF_TRANSFORMERS = """
 import torch
-from shapcut_adapters.hf_decoder import HFDecoderAdapter
+from shapcut_adapters.transformers.adapter import HFDecoderAdapter
 from shapcut_adapters.mamba_ssm.package import import_mamba_ssm
 import_mamba_ssm()
 for family in ("mamba", "zamba2"):

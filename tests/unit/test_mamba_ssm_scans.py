@@ -5,11 +5,11 @@ import itertools
 import pytest
 import torch
 
-from shapcut_adapters.mamba_ssm.causal_conv import causal_conv, causal_conv_step
-from shapcut_adapters.mamba_ssm.chunk_scan import chunk_scan
-from shapcut_adapters.mamba_ssm.norms import add_and_normalise, gated_rms_norm
-from shapcut_adapters.mamba_ssm.rotary import RotaryEmbedding
-from shapcut_adapters.mamba_ssm.selective_scan import selective_scan
+from shapcut_adapters.mamba_ssm.kernels.causal_conv import causal_conv, causal_conv_step
+from shapcut_adapters.mamba_ssm.kernels.chunk_scan import chunk_scan
+from shapcut_adapters.mamba_ssm.kernels.norms import add_and_normalise, gated_rms_norm
+from shapcut_adapters.mamba_ssm.kernels.rotary import RotaryEmbedding
+from shapcut_adapters.mamba_ssm.kernels.selective_scan import selective_scan
 
 DOUBLE = torch.float64
 

@@ -8,22 +8,19 @@ import torch
 from torch import Tensor, nn
 from transformers import LlamaForCausalLM
 
-from shapcut import perplexity as perplexity_module
-from shapcut.adapter import Adapter
-from shapcut.calibration import Calibration
-from shapcut.errors import InputError
-from shapcut.measure import (
+from shapcut.data.windows import Calibration
+from shapcut.measurement import perplexity as perplexity_module
+from shapcut.measurement.measure import measure
+from shapcut.measurement.record import (
     ModelMeasurement,
     PerplexityResult,
-    checkpoint_bytes,
     latency,
-    measure,
-    parameter_count,
-    peak_memory_bytes,
     perplexity,
     sliding_perplexity,
-    weight_bytes,
 )
+from shapcut.measurement.sizes import checkpoint_bytes, parameter_count, peak_memory_bytes, weight_bytes
+from shapcut.models.adapter import Adapter
+from shapcut.support.errors import InputError
 
 TOKENS = np.random.default_rng(0).integers(2, 258, size=200)
 

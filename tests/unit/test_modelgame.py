@@ -6,13 +6,15 @@ import numpy as np
 import pytest
 import torch
 
-from shapcut import arithmetic
-from shapcut.coalitions import all_coalitions, without
-from shapcut.errors import InputError
-from shapcut.evaluation import BypassEvaluator, CoalitionEvaluator, Work
-from shapcut.modelgame import ModelGame, model_fingerprint
-from shapcut.utilities import KullbackLeibler, ModelUtility, PerplexityRatio
-from shapcut_adapters.hf_decoder import HFDecoderAdapter
+from shapcut.game.coalitions import all_coalitions, without
+from shapcut.support.errors import InputError
+from shapcut.valuation import precision as arithmetic
+from shapcut.valuation.bypass import BypassEvaluator
+from shapcut.valuation.evaluator import Work
+from shapcut.valuation.model_game import ModelGame, model_fingerprint
+from shapcut.valuation.prefix_tree import CoalitionEvaluator
+from shapcut.valuation.utilities import KullbackLeibler, ModelUtility, PerplexityRatio
+from shapcut_adapters.transformers.adapter import HFDecoderAdapter
 
 IDS = torch.arange(2, 26).view(2, 12)
 ROWS = without(6, [(), (0,), (2, 3), (5,)])

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from shapcut.coalitions import all_coalitions
-from shapcut.network_surrogate import NetworkSurrogate, _output_range
+from shapcut.estimators.network import NetworkSurrogate, _output_range
+from shapcut.game.coalitions import all_coalitions
 
 N = 6
 WEIGHTS = np.array([0.3, 0.05, 0.1, 0.02, 0.15, 0.2])
@@ -34,7 +34,7 @@ def test_mean_marginals_are_those_of_switching_each_player(additive, monkeypatch
         present[:, player], absent[:, player] = True, False
         expected[player] = (additive.predict(present) - additive.predict(absent)).mean()
     assert additive.mean_marginals(rows) == pytest.approx(expected, abs=1e-6)
-    monkeypatch.setattr("shapcut.network_surrogate._ROWS_AT_ONCE", 7)
+    monkeypatch.setattr("shapcut.estimators.network._ROWS_AT_ONCE", 7)
     assert additive.mean_marginals(rows) == pytest.approx(expected, abs=1e-6)
 
 

@@ -4,8 +4,8 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from shapcut.errors import InputError
-from shapcut.plan import RemovalPlan
+from shapcut.game.plan import RemovalPlan
+from shapcut.support.errors import InputError
 
 
 def test_a_plan_is_made_from_what_is_removed() -> None:

@@ -5,8 +5,8 @@ import io
 import pytest
 from rich.console import Console
 
-from shapcut import progress
-from shapcut.progress import ConsoleReporter, Silent
+from shapcut.support import progress
+from shapcut.support.progress import ConsoleReporter, Silent
 
 
 @pytest.fixture

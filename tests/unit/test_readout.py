@@ -8,8 +8,8 @@ import pytest
 import torch
 import torch.nn.functional as F  # noqa: N812 - the name that PyTorch's users know
 
-from shapcut import readout as readout_module
-from shapcut.readout import (
+from shapcut.valuation import readout as readout_module
+from shapcut.valuation.readout import (
     Divergence,
     NextTokenLoss,
     fold_log_sum_exp,

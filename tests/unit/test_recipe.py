@@ -5,10 +5,10 @@ import re
 import pytest
 
 from shapcut import builtin
-from shapcut.errors import InputError
-from shapcut.host import build_host
-from shapcut.methods import METHODS
-from shapcut.recipe import Recipe, make_recipe
+from shapcut.host.host import build_host
+from shapcut.recipe.methods import METHODS
+from shapcut.recipe.recipe import Recipe, make_recipe
+from shapcut.support.errors import InputError
 
 
 @pytest.fixture

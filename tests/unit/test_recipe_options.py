@@ -10,10 +10,10 @@ from typer.main import get_command
 from shapcut import builtin
 from shapcut.cli.app import build_app
 from shapcut.cli.recipe_schema import meaning, recipe_schema
-from shapcut.host import build_host
-from shapcut.recipe import Recipe, make_recipe
-from shapcut.recipe_file import read_recipe_file
-from shapcut.session import make_parts
+from shapcut.host.host import build_host
+from shapcut.pipeline.parts import make_parts
+from shapcut.recipe.recipe import Recipe, make_recipe
+from shapcut.recipe.yaml_file import read_recipe_file
 
 ROOT = Path(__file__).parents[2]
 COMMAND_ONLY = {

@@ -3,8 +3,10 @@ from typing import Literal
 
 import pytest
 
-from shapcut.errors import InputError, ShapcutError
-from shapcut.registry import Registry, did_you_mean, parse_options
+from shapcut.host.registry import Registry
+from shapcut.support.errors import InputError, ShapcutError
+from shapcut.support.spec import parse_options
+from shapcut.support.suggest import did_you_mean
 
 
 class Tool:

@@ -13,23 +13,23 @@ import pytest
 
 from shapcut import builtin
 from shapcut.cli.main import run as run_command
-from shapcut.errors import InputError
-from shapcut.hookspecs import hookimpl
-from shapcut.host import build_host
-from shapcut.pipeline import prune
-from shapcut.recipe import make_recipe
-from shapcut.run import Run
-from shapcut_plugins import report_measurements
-from shapcut_plugins.charts import axis_ticks, perplexity_scale
-from shapcut_plugins.curve_chart import TOP as CURVE_TOP
-from shapcut_plugins.curve_chart import Cut, curve_chart
-from shapcut_plugins.depth_map import depth_map
-from shapcut_plugins.page import content_policy
-from shapcut_plugins.pair_charts import heat_map, scatters
-from shapcut_plugins.report import render_report, report_command, write_report
-from shapcut_plugins.report_chart import TOP, contribution_chart
-from shapcut_plugins.report_data import PlayerFacts, read_run
-from shapcut_plugins.report_summary import interaction, why
+from shapcut.host.hookspecs import hookimpl
+from shapcut.host.host import build_host
+from shapcut.pipeline.prune import prune
+from shapcut.recipe.recipe import make_recipe
+from shapcut.support.errors import InputError
+from shapcut.support.run_directory import Run
+from shapcut_plugins.report import figures as report_measurements
+from shapcut_plugins.report.charts.contributions import TOP, contribution_chart
+from shapcut_plugins.report.charts.curve import TOP as CURVE_TOP
+from shapcut_plugins.report.charts.curve import Cut, curve_chart
+from shapcut_plugins.report.charts.depth_map import depth_map
+from shapcut_plugins.report.charts.pairs import heat_map, scatters
+from shapcut_plugins.report.charts.scale import axis_ticks, perplexity_scale
+from shapcut_plugins.report.page import content_policy
+from shapcut_plugins.report.report import render_report, report_command, write_report
+from shapcut_plugins.report.run_data import PlayerFacts, read_run
+from shapcut_plugins.report.summary import interaction, why
 
 HOSTILE = "<script>alert('&\"')</script>"
 DECODING = report_measurements.LABELS["latency.decode_seconds"].text

@@ -5,14 +5,14 @@ import sys
 
 import pytest
 
-from shapcut.errors import InputError
-from shapcut.run import Run, open_run
+from shapcut.support.errors import InputError
+from shapcut.support.run_directory import Run, open_run
 
 SCRIPT = """
 import sys
 from pathlib import Path
-from shapcut.errors import InputError
-from shapcut.run import open_run
+from shapcut.support.errors import InputError
+from shapcut.support.run_directory import open_run
 try:
     with open_run(Path(sys.argv[1])):
         print("opened")

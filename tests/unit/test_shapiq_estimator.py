@@ -6,14 +6,14 @@ import numpy as np
 import pytest
 
 from shapcut import builtin
-from shapcut.coalitions import keys
-from shapcut.errors import InputError
-from shapcut.estimators import ExactEstimator
-from shapcut.game import FunctionGame
-from shapcut.host import build_host
-from shapcut.registry import Registry
-from shapcut.robustness import examined
-from shapcut_plugins import shapiq_estimator
+from shapcut.estimators.exact import ExactEstimator
+from shapcut.estimators.robustness import examined
+from shapcut.game.coalitions import keys
+from shapcut.game.game import FunctionGame
+from shapcut.host.host import build_host
+from shapcut.host.registry import Registry
+from shapcut.support.errors import InputError
+from shapcut_plugins import shapiq as shapiq_estimator
 
 pytest.importorskip("shapiq")
 

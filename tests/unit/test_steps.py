@@ -9,9 +9,9 @@ from typing import Any, ClassVar
 
 import pytest
 
-from shapcut.errors import InputError
-from shapcut.postprocess import PostProcessor, Stage
-from shapcut.steps import StepResults, check_order
+from shapcut.steps.runner import StepResults, check_order
+from shapcut.steps.step import PostProcessor, Stage
+from shapcut.support.errors import InputError
 
 SCRIPT = Path(__file__).parents[1] / "e2e" / "killed_steps.py"
 

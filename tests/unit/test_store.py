@@ -8,11 +8,12 @@ from contextlib import closing
 import numpy as np
 import pytest
 
-from shapcut import store as store_module
-from shapcut.coalitions import all_coalitions, keys
-from shapcut.errors import InputError, StoreMismatchError
-from shapcut.game import FunctionGame
-from shapcut.store import EvaluationStore, StoredGame
+from shapcut.game import store as store_module
+from shapcut.game.coalitions import all_coalitions, keys
+from shapcut.game.game import FunctionGame
+from shapcut.game.store import EvaluationStore
+from shapcut.game.stored_game import StoredGame
+from shapcut.support.errors import InputError, StoreMismatchError
 
 N = 4
 ROWS = all_coalitions(N)
@@ -207,7 +208,7 @@ def test_a_second_process_reads_while_the_first_writes(path, store):
     store.open_game("calibration", FINGERPRINT)
     store.add("calibration", ROWS[:3], np.arange(3.0))
     script = (
-        "import sys, numpy as np; from pathlib import Path; from shapcut.store import EvaluationStore\n"
+        "import sys, numpy as np; from pathlib import Path; from shapcut.game.store import EvaluationStore\n"
         "store = EvaluationStore(Path(sys.argv[1])); print(store.count('calibration')); store.close()"
     )
     store._connection.execute("BEGIN IMMEDIATE")

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from shapcut.utilities import KullbackLeibler, LogLikelihood, ModelUtility, PerplexityRatio
+from shapcut.valuation.utilities import KullbackLeibler, LogLikelihood, ModelUtility, PerplexityRatio
 
 MEANS = np.array([2.0, 3.5, 1.0])
 

@@ -5,9 +5,9 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from shapcut.coalitions import all_coalitions
-from shapcut.errors import InputError, ShapcutError
-from shapcut_plugins.worker_pool import MOST_DEATHS, Pieces, WorkerDiedError, WorkerPool
+from shapcut.game.coalitions import all_coalitions
+from shapcut.support.errors import InputError, ShapcutError
+from shapcut_plugins.executors.worker_pool import MOST_DEATHS, Pieces, WorkerDiedError, WorkerPool
 
 ROWS = all_coalitions(6)
 
@@ -98,7 +98,7 @@ def test_pieces_hold_neighbours_grow_and_shrink():
 
 def test_pieces_follow_from_the_time_that_they_take(monkeypatch):
     clock = iter(range(0, 100_000, 60))
-    monkeypatch.setattr("shapcut_plugins.worker_pool.time.monotonic", lambda: float(next(clock)))
+    monkeypatch.setattr("shapcut_plugins.executors.worker_pool.time.monotonic", lambda: float(next(clock)))
     workers = FakeWorkers()
     measured(WorkerPool(workers))
     assert {len(piece) for piece in workers.asked} == {1}

@@ -3,7 +3,7 @@
 import torch
 import torch.nn.functional as F  # noqa: N812 - the name that PyTorch's users know
 
-from shapcut.adapter import LayerStack, Unembedding
+from shapcut.models.layer_stack import LayerStack, Unembedding
 
 
 class ToyStack(LayerStack):

@@ -11,8 +11,8 @@ from architectures import ARCHITECTURES
 from convert import convert
 from torch import Tensor
 
-from shapcut.errors import InputError
-from shapcut.silence import quiet_libraries
+from shapcut.support.errors import InputError
+from shapcut.support.quiet import quiet_libraries
 from shapcut_adapters.mamba_ssm.checkpoint import load_model
 
 COMMON = {"vocab_size": 48, "hidden_size": 32, "num_hidden_layers": 3}

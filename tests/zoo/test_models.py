@@ -12,9 +12,9 @@ from measure import LENGTH, held_out_loss
 from recurrences import fast_recurrences
 from transformers import PreTrainedTokenizerFast
 
-from shapcut.calibration import held_out_tokens
-from shapcut.silence import quiet_libraries
-from shapcut.texts import builtin_text, split_text
+from shapcut.data.text import builtin_text, split_text
+from shapcut.data.windows import held_out_tokens
+from shapcut.support.quiet import quiet_libraries
 
 MAX_BYTES = 4_000_000
 MAX_CPU_SECONDS = 1500

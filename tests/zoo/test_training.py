@@ -13,7 +13,7 @@ from recurrences import fast_recurrences
 from safetensors.torch import load_file
 from train import Recipe, Training, train
 
-from shapcut.silence import quiet_libraries
+from shapcut.support.quiet import quiet_libraries
 
 SMALL: dict[str, dict[str, Any]] = {
     "mamba": {"num_hidden_layers": 2, "hidden_size": 16, "state_size": 4},

@@ -8,18 +8,19 @@ from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
-from shapcut.adapter import Adapter, Granularity, LayerStack, OutputProjection
-from shapcut.coalitions import Player
-from shapcut.errors import UnsupportedModelError
-from shapcut_adapters.decoder import checked_indices
-from shapcut_adapters.interception import replaced_blocks
+from shapcut.game.coalitions import Player
+from shapcut.models.adapter import Adapter, Granularity
+from shapcut.models.layer_stack import LayerStack, OutputProjection
+from shapcut.support.errors import UnsupportedModelError
 from shapcut_adapters.mamba_ssm.checkpoint import load_model, save_model
 from shapcut_adapters.mamba_ssm.examples import EXAMPLES, tiny_model
 from shapcut_adapters.mamba_ssm.generation import generate_greedily, remembered_states
 from shapcut_adapters.mamba_ssm.package import DISTRIBUTION
 from shapcut_adapters.mamba_ssm.stack import MambaStack
 from shapcut_adapters.mamba_ssm.structure import STACK, blocks_of, has_known_structure, remove_blocks
-from shapcut_adapters.output_projections import found_projections
+from shapcut_adapters.shared.forwards import replaced_blocks
+from shapcut_adapters.shared.indices import checked_indices
+from shapcut_adapters.shared.output_projections import found_projections
 
 _USAGE = """\
 from mamba_ssm import MambaLMHeadModel

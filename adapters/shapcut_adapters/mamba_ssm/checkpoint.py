@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from shapcut.errors import UnsupportedModelError
-from shapcut.files import write_json_atomically
+from shapcut.support.errors import UnsupportedModelError
+from shapcut.support.files import write_json_atomically
 from shapcut_adapters.mamba_ssm.package import import_mamba_ssm, require_kernels
 
 CONFIG = "config.json"

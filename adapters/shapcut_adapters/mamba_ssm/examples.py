@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from shapcut_adapters.mamba_ssm.package import import_mamba_ssm
-from shapcut_adapters.tiny_models import perturb, seeded
+from shapcut_adapters.shared.random_weights import perturb, seeded
 
 VOCABULARY = 96
 _SHAPE = (3, 12)

@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from shapcut_adapters.interception import replaced_blocks
 from shapcut_adapters.mamba_ssm.structure import blocks_of
+from shapcut_adapters.shared.forwards import replaced_blocks
 
 _UNLIMITED = (0.0, float("inf"))
 

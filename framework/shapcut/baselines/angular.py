@@ -10,14 +10,14 @@ import torch.nn.functional as F  # noqa: N812 - the name that PyTorch's users kn
 from numpy.typing import NDArray
 from torch import Tensor
 
-from shapcut.access import ModelAccess, require_access
-from shapcut.coalitions import Player
-from shapcut.contributions import Contributions
-from shapcut.errors import InputError
-from shapcut.game import Game
-from shapcut.plan import RemovalPlan
-from shapcut.residual_stream import boundaries
-from shapcut.selection import Selector, known_value, permission, require_removable
+from shapcut.game.coalitions import Player
+from shapcut.game.contributions import Contributions
+from shapcut.game.game import Game
+from shapcut.game.plan import RemovalPlan
+from shapcut.selection.base import Selector, known_value, permission, require_removable
+from shapcut.support.errors import InputError
+from shapcut.valuation.model_access import ModelAccess, require_access
+from shapcut.valuation.residual_stream import boundaries
 
 
 class AngularSelector(Selector):

@@ -3,9 +3,9 @@
 import numpy as np
 
 from shapcut.baselines.scores import protected, scored
-from shapcut.contributions import Contributions
-from shapcut.estimators import Estimator
-from shapcut.game import Game
+from shapcut.estimators.base import Estimator
+from shapcut.game.contributions import Contributions
+from shapcut.game.game import Game
 
 
 class NoEstimator(Estimator):

@@ -5,12 +5,12 @@ import torch
 import torch.nn.functional as F  # noqa: N812 - the name that PyTorch's users know
 from torch import Tensor
 
-from shapcut.access import require_access
 from shapcut.baselines.scores import scored
-from shapcut.contributions import Contributions
-from shapcut.estimators import Estimator
-from shapcut.game import Game
-from shapcut.residual_stream import boundaries
+from shapcut.estimators.base import Estimator
+from shapcut.game.contributions import Contributions
+from shapcut.game.game import Game
+from shapcut.valuation.model_access import require_access
+from shapcut.valuation.residual_stream import boundaries
 
 
 class BlockInfluenceEstimator(Estimator):

@@ -7,14 +7,15 @@ from typing import Annotated
 import numpy as np
 from pydantic import BeforeValidator
 
-from shapcut.coalitions import Player, without
-from shapcut.contributions import Contributions
-from shapcut.errors import BudgetExceededError, InputError
-from shapcut.game import BudgetedGame, Game
-from shapcut.permitted import Permits, permitted_sets
-from shapcut.plan import RemovalPlan
-from shapcut.sampling import removable
-from shapcut.selection import Selector, permission, require_removable
+from shapcut.estimators.sampling import removable
+from shapcut.game.budget import BudgetedGame
+from shapcut.game.coalitions import Player, without
+from shapcut.game.contributions import Contributions
+from shapcut.game.feasible import Permits, permitted_sets
+from shapcut.game.game import Game
+from shapcut.game.plan import RemovalPlan
+from shapcut.selection.base import Selector, permission, require_removable
+from shapcut.support.errors import BudgetExceededError, InputError
 
 MOST_SWITCHES = 3
 _ATTEMPTS = 50

@@ -4,14 +4,15 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from shapcut.coalitions import Player, Values, keys, without
-from shapcut.contributions import Contributions
-from shapcut.errors import InputError, ShapcutError
-from shapcut.game import BudgetedGame, Game
-from shapcut.permitted import steps
-from shapcut.plan import RemovalPlan
-from shapcut.sampling import removable
-from shapcut.selection import Selector, require_removable
+from shapcut.estimators.sampling import removable
+from shapcut.game.budget import BudgetedGame
+from shapcut.game.coalitions import Player, Values, keys, without
+from shapcut.game.contributions import Contributions
+from shapcut.game.feasible import steps
+from shapcut.game.game import Game
+from shapcut.game.plan import RemovalPlan
+from shapcut.selection.base import Selector, require_removable
+from shapcut.support.errors import InputError, ShapcutError
 
 
 def greedy_evaluations(n_candidates: int, n_remove: int) -> int:

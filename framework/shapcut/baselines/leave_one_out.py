@@ -2,12 +2,13 @@
 
 import numpy as np
 
-from shapcut.coalitions import without
-from shapcut.contributions import Contributions
-from shapcut.errors import InputError
-from shapcut.estimators import Estimator
-from shapcut.game import BudgetedGame, Game
-from shapcut.sampling import removable
+from shapcut.estimators.base import Estimator
+from shapcut.estimators.sampling import removable
+from shapcut.game.budget import BudgetedGame
+from shapcut.game.coalitions import without
+from shapcut.game.contributions import Contributions
+from shapcut.game.game import Game
+from shapcut.support.errors import InputError
 
 
 class LeaveOneOutEstimator(Estimator):

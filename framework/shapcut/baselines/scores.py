@@ -5,8 +5,8 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from shapcut.coalitions import Player
-from shapcut.contributions import Contributions
+from shapcut.game.coalitions import Player
+from shapcut.game.contributions import Contributions
 
 
 def scored(

@@ -9,16 +9,16 @@ import torch.nn.functional as F  # noqa: N812 - the name that PyTorch's users kn
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from shapcut.access import ModelAccess, require_access
-from shapcut.adapter import LayerStack
 from shapcut.baselines.scores import protected, scored
-from shapcut.contributions import Contributions
-from shapcut.cost import FORWARD_AND_BACKWARD
-from shapcut.errors import InputError
-from shapcut.estimators import Estimator
-from shapcut.game import Game
-from shapcut.readout import predicting
-from shapcut.residual_stream import windows_per_step
+from shapcut.estimators.base import Estimator
+from shapcut.game.contributions import Contributions
+from shapcut.game.cost import FORWARD_AND_BACKWARD
+from shapcut.game.game import Game
+from shapcut.models.layer_stack import LayerStack
+from shapcut.support.errors import InputError
+from shapcut.valuation.model_access import ModelAccess, require_access
+from shapcut.valuation.readout import predicting
+from shapcut.valuation.residual_stream import windows_per_step
 
 _TOKENS_PER_STEP = 512
 

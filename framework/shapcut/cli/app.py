@@ -7,8 +7,14 @@ import typer
 
 from shapcut import __version__, builtin
 from shapcut.cli import commands
-from shapcut.cli.manners import LOG_LEVEL, like_every_command, mannered, panel_of_command, set_log_level
-from shapcut.host import Host, build_host
+from shapcut.cli.shared_options import (
+    LOG_LEVEL,
+    like_every_command,
+    mannered,
+    panel_of_command,
+    set_log_level,
+)
+from shapcut.host.host import Host, build_host
 
 
 def build_app(*, skip_broken: bool = False) -> typer.Typer:

@@ -26,17 +26,17 @@ from shapcut.cli.options import (
     takes_recipe,
 )
 from shapcut.cli.output import print_json, reporter
-from shapcut.errors import InputError, ShapcutError
-from shapcut.files import require_new_directory
-from shapcut.forecast import THROUGHPUT, Forecast, forecast
-from shapcut.host import Host, checkpoint_formats, select_adapter
-from shapcut.loading import LoadedModel, load
-from shapcut.pipeline import apply_plan, prune, score
-from shapcut.plan import RemovalPlan
-from shapcut.prune_result import PruneResult
-from shapcut.recipe import make_recipe
-from shapcut.series import SeriesResult, prune_series
-from shapcut.silence import quiet_libraries
+from shapcut.game.plan import RemovalPlan
+from shapcut.host.host import Host, checkpoint_formats, select_adapter
+from shapcut.models.loading import LoadedModel, load
+from shapcut.pipeline.dry_run import THROUGHPUT, Forecast, forecast
+from shapcut.pipeline.prune import apply_plan, prune, score
+from shapcut.pipeline.result import PruneResult
+from shapcut.pipeline.series import SeriesResult, prune_series
+from shapcut.recipe.recipe import make_recipe
+from shapcut.support.errors import InputError, ShapcutError
+from shapcut.support.files import require_new_directory
+from shapcut.support.quiet import quiet_libraries
 from shapcut.testing import check_adapter
 
 DEMO_MODEL = "demo:smollm2-135m"

@@ -9,12 +9,13 @@ import typer
 from shapcut.cli import tables
 from shapcut.cli.options import RECIPE_OPTIONS, AsJson, ModelArgument, RunDirectory, takes_options
 from shapcut.cli.output import print_json, reporter
-from shapcut.comparison import Comparison, HeldOutText, compare
-from shapcut.errors import InputError
-from shapcut.host import Host
-from shapcut.methods import METHODS, parse_methods
-from shapcut.recipe import Recipe, make_recipe
-from shapcut.result_row import ResultRow
+from shapcut.comparison.compare import Comparison, HeldOutText, compare
+from shapcut.comparison.contestants import parse_methods
+from shapcut.comparison.row import ResultRow
+from shapcut.host.host import Host
+from shapcut.recipe.methods import METHODS
+from shapcut.recipe.recipe import Recipe, make_recipe
+from shapcut.support.errors import InputError
 
 _NOT_SHARED = {
     "remove",

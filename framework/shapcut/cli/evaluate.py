@@ -8,20 +8,20 @@ from typing import Annotated, Any
 
 import typer
 
-from shapcut.assessment import Assessment, SpeedQuestion, TextQuestion, assess
-from shapcut.calibration import check_source
 from shapcut.cli import tables
 from shapcut.cli.figures import figure_rows, ratios, task_rows
 from shapcut.cli.options import AsJson, Calibration, Device, ModelArgument, Seed, Trust
 from shapcut.cli.output import print_json, reporter
-from shapcut.errors import InputError
-from shapcut.host import Host, checkpoint_formats, select_adapter
-from shapcut.loading import load
-from shapcut.measure import restart_peak_memory
-from shapcut.progress import Reporter
-from shapcut.recipe import make_recipe
-from shapcut.sources import SourceFacts, inspect_source, weights_path
-from shapcut.tasks import Harness, TaskQuestion
+from shapcut.data.windows import check_source
+from shapcut.host.host import Host, checkpoint_formats, select_adapter
+from shapcut.measurement.lm_eval_tasks import Harness, TaskQuestion
+from shapcut.measurement.measure import Assessment, SpeedQuestion, TextQuestion, assess
+from shapcut.measurement.sizes import restart_peak_memory
+from shapcut.models.loading import load
+from shapcut.models.source import SourceFacts, inspect_source, weights_path
+from shapcut.recipe.recipe import make_recipe
+from shapcut.support.errors import InputError
+from shapcut.support.progress import Reporter
 
 _ALL = "all"
 

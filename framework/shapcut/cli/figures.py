@@ -4,7 +4,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from shapcut.measure import LatencyResult, ModelMeasurement, TaskScore
+from shapcut.measurement.record import LatencyResult, ModelMeasurement, TaskScore
 
 _MEGABYTE = 1e6
 

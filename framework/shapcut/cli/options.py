@@ -1,6 +1,6 @@
 """The options of the command line; those that make a recipe are declared once and given to each command.
 
-They are taken as text: `shapcut.recipe` is the one place that says what a value may be.
+They are taken as text: `shapcut.recipe.recipe` is the one place that says what a value may be.
 """
 
 import functools
@@ -123,7 +123,7 @@ RECIPE_OPTIONS: dict[str, Any] = {
     "seed": Seed,
     "trust_remote_code": Trust,
 }
-"""Fields of `shapcut.recipe.Recipe`, each an option of the same name."""
+"""Fields of `shapcut.recipe.recipe.Recipe`, each an option of the same name."""
 
 
 def takes_options(available: Mapping[str, Any]) -> Callable[[Callable[..., None]], Callable[..., None]]:

@@ -5,7 +5,7 @@ import logging
 import sys
 from typing import Any
 
-from shapcut.progress import ConsoleReporter, Reporter, Silent
+from shapcut.support.progress import ConsoleReporter, Reporter, Silent
 
 
 def print_json(content: Any) -> None:

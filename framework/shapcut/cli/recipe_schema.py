@@ -6,7 +6,7 @@ from typing import Any, get_args
 from typer.models import ParameterInfo
 
 from shapcut.cli.options import RECIPE_OPTIONS
-from shapcut.recipe import Recipe
+from shapcut.recipe.recipe import Recipe
 
 _DEFAULT = re.compile(r" \[default: [^\]]*\]$")
 

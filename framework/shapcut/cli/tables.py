@@ -5,13 +5,13 @@ from collections.abc import Iterable, Sequence
 from rich.console import Console
 from rich.table import Table
 
-from shapcut.coalitions import Player
-from shapcut.contributions import Contributions
-from shapcut.footprint import gigabytes
-from shapcut.forecast import Forecast
-from shapcut.measure import ModelMeasurement
-from shapcut.prune_result import PruneResult
-from shapcut.series import SeriesResult
+from shapcut.game.coalitions import Player
+from shapcut.game.contributions import Contributions
+from shapcut.measurement.record import ModelMeasurement
+from shapcut.pipeline.dry_run import Forecast
+from shapcut.pipeline.footprint import gigabytes
+from shapcut.pipeline.result import PruneResult
+from shapcut.pipeline.series import SeriesResult
 from shapcut.testing import CheckResult
 
 

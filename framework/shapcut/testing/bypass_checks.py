@@ -5,7 +5,7 @@ from contextlib import suppress
 import torch
 from torch import Tensor, nn
 
-from shapcut.coalitions import Player
+from shapcut.game.coalitions import Player
 from shapcut.testing.case import Case
 from shapcut.testing.comparison import identical, require, require_finite
 from shapcut.testing.snapshot import addresses, changed, structure, weights

@@ -9,10 +9,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from shapcut.adapter import Adapter, Example, Granularity, LayerStack, State
-from shapcut.coalitions import Player
-from shapcut.errors import InputError, UnsupportedModelError
-from shapcut.registry import did_you_mean
+from shapcut.game.coalitions import Player
+from shapcut.models.adapter import Adapter, Example, Granularity
+from shapcut.models.layer_stack import LayerStack, State
+from shapcut.support.errors import InputError, UnsupportedModelError
+from shapcut.support.suggest import did_you_mean
 from shapcut.testing.comparison import Comparison, identical, require
 
 BATCH = 3

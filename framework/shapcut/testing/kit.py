@@ -4,7 +4,7 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 
-from shapcut.adapter import Adapter
+from shapcut.models.adapter import Adapter
 from shapcut.testing import (
     bypass_checks,
     decoding_check,

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from shapcut.adapter import LayerStack, OutputProjection, State
+from shapcut.models.layer_stack import LayerStack, OutputProjection, State
 from shapcut.testing.case import Case
 from shapcut.testing.comparison import TOLERANCE, ConformanceError, require
 

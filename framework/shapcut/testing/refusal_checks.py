@@ -4,8 +4,8 @@ from typing import Any
 
 from torch import nn
 
-from shapcut.coalitions import Player
-from shapcut.errors import UnsupportedModelError
+from shapcut.game.coalitions import Player
+from shapcut.support.errors import UnsupportedModelError
 from shapcut.testing.case import Case
 from shapcut.testing.comparison import identical, require
 from shapcut.testing.snapshot import changed, structure

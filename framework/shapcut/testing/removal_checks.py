@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from shapcut.adapter import Adapter
-from shapcut.errors import UnsupportedModelError
-from shapcut.model_config import config_of
+from shapcut.models.adapter import Adapter
+from shapcut.models.fingerprint import config_of
+from shapcut.support.errors import UnsupportedModelError
 from shapcut.testing.capabilities import needs_removal
 from shapcut.testing.case import Case
 from shapcut.testing.comparison import require

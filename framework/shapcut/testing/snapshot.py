@@ -4,7 +4,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from shapcut.model_config import config_of
+from shapcut.models.fingerprint import config_of
 
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 

@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812 - the name that PyTorch's users know
 from torch import Tensor
 
-from shapcut.adapter import LayerStack, State
+from shapcut.models.layer_stack import LayerStack, State
 from shapcut.testing.case import Case, run_stack
 from shapcut.testing.comparison import TOLERANCE, require
 

@@ -9,9 +9,10 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from shapcut.adapter import Adapter, Granularity, LayerStack, State, Unembedding
-from shapcut.coalitions import Player
-from shapcut.errors import UnsupportedModelError
+from shapcut.game.coalitions import Player
+from shapcut.models.adapter import Adapter, Granularity
+from shapcut.models.layer_stack import LayerStack, State, Unembedding
+from shapcut.support.errors import UnsupportedModelError
 from shapcut_toy.model import BYTES, Memory, ToyConfig, ToyLayer, ToyModel, load, save
 
 

@@ -8,8 +8,8 @@ from typing import ClassVar
 
 import torch
 
-from shapcut.errors import InputError
-from shapcut.formats import CheckpointFormat
+from shapcut.models.checkpoint_format import CheckpointFormat
+from shapcut.support.errors import InputError
 from shapcut_toy.model import CONFIG, WEIGHTS, ToyConfig, ToyModel, load
 
 

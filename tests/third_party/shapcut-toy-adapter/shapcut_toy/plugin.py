@@ -1,6 +1,6 @@
 """What this distribution offers to shapcut."""
 
-from shapcut.hookspecs import Register, hookimpl
+from shapcut.host.hookspecs import Register, hookimpl
 from shapcut_toy.adapter import ToyAdapter
 from shapcut_toy.checkpoint import ToyCheckpoint
 

@@ -1,0 +1,1 @@
+"""Kernels of `mamba_ssm` that run without a GPU."""

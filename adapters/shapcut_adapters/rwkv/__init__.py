@@ -1,0 +1,1 @@
+"""RWKV-4 to RWKV-6 through the `rwkv` package."""

@@ -1,0 +1,1 @@
+"""RWKV-7 through `rwkv7-hf`."""

@@ -1,0 +1,177 @@
+"""Which modules of a block add to the residual stream: found by taking one step of the block apart."""
+
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from transformers.pytorch_utils import Conv1D
+
+from shapcut.models.layer_stack import LayerStack, OutputProjection
+
+_BATCH, _LENGTH = 2, 12
+_VOCABULARY = 32
+_ROUNDINGS = 4
+"""Root mean square of what may be left unexplained, in rounding steps of the stream's."""
+
+_EXPLAINED = 0.05
+"""And no more than this share of what the block adds: coarse number formats may leave too little to tell."""
+
+_USED = 1e-3
+_UNIT = 0.01
+
+
+@dataclass(frozen=True, slots=True)
+class _Output:
+    """What a module gave in one step.
+
+    Attributes:
+        path: of the module in the block.
+        module: the module.
+        value: a copy of its output.
+        part: whether a child of the block itself gave the same.
+        linear: whether the module is a linear map of what it was given.
+    """
+
+    path: str
+    module: nn.Module
+    value: Tensor
+    part: bool
+    linear: bool
+
+
+def found_projections(
+    stack: LayerStack,
+    index: int,
+    block: nn.Module,
+    name: str,
+    *,
+    device: torch.device,
+    before: Collection[int] = (),
+) -> tuple[OutputProjection, ...]:
+    """The modules of a block whose outputs add up to what its step adds to the stream.
+
+    The block takes one step on embedded tokens; what it adds is then written as a combination of its modules'
+    outputs. Linear maps are tried first, then the block's own parts, each seen as the linear map that it ends
+    in if there is one.
+
+    Args:
+        stack: the model taken apart.
+        index: of the block.
+        block: the module that the step runs.
+        name: the block's dotted path.
+        device: where token ids go.
+        before: blocks that must have run before this one.
+
+    Returns:
+        In the order in which they run; empty if the modules do not explain the step.
+    """
+    outputs: list[_Output] = []
+    with torch.inference_mode():
+        entering = stack.prelude(_token_ids(stack.batch_size or _BATCH, device))
+        for earlier in sorted(before):
+            entering = stack.step(earlier, entering)
+        with ExitStack() as hooks:
+            for handle in _watched(block, outputs):
+                hooks.callback(handle.remove)
+            after = stack.stream(stack.step(index, entering))
+        added = after.double() - stack.stream(entering).double()
+        outputs = _distinct(outputs, after.shape)
+        for candidates in ([o for o in outputs if o.linear], [o for o in outputs if o.part]):
+            chosen = _combination(candidates, added, after)
+            if chosen:
+                return _declared(chosen, name)
+    return ()
+
+
+def _token_ids(batch: int, device: torch.device) -> Tensor:
+    generator = torch.Generator().manual_seed(0)
+    return torch.randint(_VOCABULARY, (batch, _LENGTH), generator=generator).to(device)
+
+
+def _watched(block: nn.Module, outputs: list[_Output]) -> Iterator[Any]:
+    """Handles of hooks that note what each module of the block gives."""
+    for path, module in block.named_modules():
+        if module is not block:
+            yield module.register_forward_hook(_note(path, outputs))
+
+
+def _note(path: str, outputs: list[_Output]) -> Any:
+    def note(module: nn.Module, args: tuple[Any, ...], given: Any) -> None:
+        first = given[0] if isinstance(given, tuple | list) and given else given
+        if isinstance(first, Tensor):  # a copy, for some blocks add to it in place
+            linear = _is_linear_map(module, args, first)
+            outputs.append(_Output(path, module, first.clone(), "." not in path, linear))
+
+    return note
+
+
+def _is_linear_map(module: nn.Module, args: tuple[Any, ...], given: Tensor) -> bool:
+    """Whether a module is of a linear kind, its weights are here, and its output is what they say."""
+    if not isinstance(module, nn.Linear | Conv1D) or hasattr(module, "_hf_hook") or len(args) != 1:
+        return False
+    if not module.weight.is_floating_point() or module.weight.dtype != given.dtype:
+        return False
+    weight = module.weight.t() if isinstance(module, Conv1D) else module.weight
+    if args[0].shape[-1:] != weight.shape[1:] or given.shape != (*args[0].shape[:-1], len(weight)):
+        return False  # of another kind in spite of its class, such as one map for each group of inputs
+    expected = functional.linear(args[0], weight, module.bias)
+    largest = float(expected.abs().max())
+    return bool((expected - given).abs().max() <= _ROUNDINGS * torch.finfo(given.dtype).eps * largest)
+
+
+def _distinct(outputs: Sequence[_Output], shape: torch.Size) -> list[_Output]:
+    """One of each value: the linear map that gives it, else the innermost module; none that runs twice."""
+    runs = [output.path for output in outputs]
+    kept: list[_Output] = []
+    for output in outputs:
+        value = output.value
+        if runs.count(output.path) > 1 or value.numel() != shape.numel() or value.shape[-1] != shape[-1]:
+            continue
+        found = replace(output, value=value.reshape(shape))
+        same = [place for place, other in enumerate(kept) if torch.equal(other.value, found.value)]
+        if not same:
+            kept.append(found)
+            continue
+        first = kept[same[0]]
+        kept[same[0]] = replace(found if found.linear else first, part=first.part or found.part)
+    return kept
+
+
+def _combination(candidates: Sequence[_Output], added: Tensor, after: Tensor) -> list[tuple[_Output, float]]:
+    """The fewest candidates of which a combination is what was added, with their factors; else none."""
+    used = list(candidates)
+    while used:
+        columns = torch.stack([output.value.double().flatten() for output in used], dim=1)
+        factors = torch.linalg.lstsq(columns, added.flatten()[:, None]).solution[:, 0]
+        left = _root_mean_square(columns @ factors - added.flatten())
+        contributions = columns.square().mean(0).sqrt() * factors.abs()
+        needed = contributions > _USED * contributions.max()
+        if bool(needed.all()):
+            steps = _ROUNDINGS * torch.finfo(after.dtype).eps * _root_mean_square(after.double())
+            if left <= steps and left <= _EXPLAINED * _root_mean_square(added):
+                return list(zip(used, factors.tolist(), strict=True))
+            return []
+        used = [output for output, need in zip(used, needed.tolist(), strict=True) if need]
+    return []
+
+
+def _root_mean_square(values: Tensor) -> float:
+    return float(values.square().mean().sqrt())
+
+
+def _declared(chosen: Sequence[tuple[_Output, float]], name: str) -> tuple[OutputProjection, ...]:
+    last = len(chosen) - 1
+    return tuple(
+        OutputProjection(
+            module=f"{name}.{output.path}",
+            role="mlp" if place == last and place > 0 else "mixer",
+            factor=1.0 if abs(factor - 1) < _UNIT else factor,
+            linear=output.linear,
+            transposed=isinstance(output.module, Conv1D),
+        )
+        for place, (output, factor) in enumerate(chosen)
+    )

@@ -1,0 +1,237 @@
+"""The adapter for decoder-only causal language models of transformers."""
+
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import ClassVar
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import Tensor, nn
+
+from shapcut.game.coalitions import Player
+from shapcut.models.adapter import Adapter, Example, Granularity
+from shapcut.models.layer_stack import LayerStack, OutputProjection
+from shapcut.models.quantization import is_quantized
+from shapcut.support.errors import UnsupportedModelError
+from shapcut_adapters.shared.forwards import replaced_blocks
+from shapcut_adapters.shared.indices import checked_indices
+from shapcut_adapters.shared.output_projections import found_projections
+from shapcut_adapters.transformers.decoder import Decoder, find_blocks, find_decoder, forward, input_device
+from shapcut_adapters.transformers.families import FAMILIES, family_of
+from shapcut_adapters.transformers.families.rules import Cut
+from shapcut_adapters.transformers.interception import Container, learn_containers, skipped, without_cache
+from shapcut_adapters.transformers.quantization import is_cut_as_files, save_cut
+from shapcut_adapters.transformers.recorded_stack import RecordedStack
+from shapcut_adapters.transformers.removal import (
+    needed_blocks,
+    pinned_blocks,
+    removal_objection,
+    remove_blocks,
+)
+from shapcut_adapters.transformers.replay_check import replays_exactly
+from shapcut_adapters.transformers.tiny_models import tiny_model
+
+_CHECK_SHAPE = (3, 16)
+_CHECK_VOCABULARY = 32
+
+
+class HFDecoderAdapter(Adapter):
+    """Blocks of the decoder-only families in `shapcut_adapters.transformers.families`.
+
+    Models are expected in evaluation mode. What a model's blocks return, and how their calls can be
+    replayed, is found out once per model and forgotten with it.
+    """
+
+    name: ClassVar[str] = "hf-decoder"
+
+    def __init__(self) -> None:
+        self._containers: WeakKeyDictionary[nn.Module, dict[type, Container]] = WeakKeyDictionary()
+        self._stack_batch_sizes: WeakKeyDictionary[nn.Module, tuple[int | None, ...]] = WeakKeyDictionary()
+
+    def matches(self, model: nn.Module) -> bool:
+        """Whether the model's own class is that of a known family and its layers are where they should be."""
+        family = family_of(model)
+        return family is not None and find_blocks(model, family) is not None
+
+    def players(self, model: nn.Module, granularity: Granularity = "block") -> tuple[Player, ...]:
+        """One player a block, named by its dotted path."""
+        decoder = _decoder(model, granularity)
+        pinned = pinned_blocks(decoder)
+        return tuple(
+            Player(
+                index,
+                f"{decoder.family.stack}.{index}",
+                "block",
+                parameters,
+                removable=index not in pinned,
+                reason=pinned.get(index, ""),
+            )
+            for index, parameters in enumerate(decoder.block_parameters())
+        )
+
+    @contextmanager
+    def bypass(
+        self, model: nn.Module, present: Collection[int], granularity: Granularity = "block"
+    ) -> Iterator[None]:
+        """Let absent blocks return their input hidden state, and run the model without a cache.
+
+        Contexts nest: a block runs if every open context has it present.
+
+        Raises:
+            IndexError: on entering, if an index names no block.
+            UnsupportedModelError: on entering, if others cannot run without an absent block.
+            ShapcutError: from a forward pass that is given ``past_key_values``.
+        """
+        decoder = _decoder(model, granularity)
+        running = checked_indices(present, len(decoder.blocks))
+        for index, reason in needed_blocks(decoder).items():
+            if index not in running:
+                raise UnsupportedModelError(f"block {index} cannot be absent: {reason}")
+        containers = self._block_containers(decoder)
+        absent = [block for index, block in enumerate(decoder.blocks) if index not in running]
+        with ExitStack() as stack:
+            stack.enter_context(without_cache(decoder.owner))
+            stack.enter_context(replaced_blocks(skipped(decoder, containers, absent)))
+            yield
+
+    def stack(self, model: nn.Module, granularity: Granularity = "block") -> LayerStack | None:
+        """The model as recorded calls of its blocks, or None if replaying them differs from the model."""
+        decoder = _decoder(model, granularity)
+        if model not in self._stack_batch_sizes:
+            self._stack_batch_sizes[model] = self._usable_batch_sizes(decoder)
+        usable = self._stack_batch_sizes[model]
+        return RecordedStack(decoder, self._block_containers(decoder), usable[0]) if usable else None
+
+    def input_device(self, model: nn.Module) -> torch.device:
+        """The device that accelerate runs on if it manages the weights, else theirs."""
+        return input_device(model)
+
+    def remove(
+        self, model: nn.Module, absent: Collection[int], granularity: Granularity = "block"
+    ) -> nn.Module:
+        """Delete blocks, renumber those that stay, and shorten the config; see `Family.rebuild`.
+
+        Where the family must be rebuilt, another model is returned, which shares the weights that stay.
+        """
+        reason = self.can_remove(model, absent, granularity)
+        if reason is not None:
+            raise UnsupportedModelError(reason)
+        decoder = _decoder(model, granularity)
+        return remove_blocks(decoder, _cut(decoder, absent))
+
+    def can_remove(
+        self, model: nn.Module, absent: Collection[int], granularity: Granularity = "block"
+    ) -> str | None:
+        """As `Adapter.can_remove`; the family's rules may object to a set, too."""
+        decoder = _decoder(model, granularity)
+        cut = _cut(decoder, checked_indices(absent, len(decoder.blocks)))
+        pinned = pinned_blocks(decoder)
+        for index in cut.absent:
+            if index in pinned:
+                return f"player {index} ({decoder.family.stack}.{index}) cannot be removed: {pinned[index]}"
+        if not cut.kept:
+            return "no player would stay, at least 1 is needed"
+        return removal_objection(decoder, cut) or None
+
+    def canonicalise(self, model: nn.Module) -> nn.Module:
+        """Set off what a family's model does to its own weights."""
+        family = family_of(model)
+        if family is not None and family.canonicalise is not None:
+            family.canonicalise(model)
+        return model
+
+    def generate(self, model: nn.Module, input_ids: Tensor, new_tokens: int, *, use_cache: bool) -> Tensor:
+        """As `Adapter.generate`; sequence by sequence where cached decoding in transformers needs that."""
+        family = family_of(model)
+        singly = family is not None and family.decodes_singly and use_cache
+        parts = torch.split(input_ids, 1 if singly else len(input_ids))
+        return torch.cat(
+            [
+                super(HFDecoderAdapter, self).generate(model, part, new_tokens, use_cache=use_cache)
+                for part in parts
+            ]
+        )
+
+    def player_parameters(self, model: nn.Module, player: Player) -> list[nn.Parameter]:
+        """A block's parameters that nothing outside it uses."""
+        return find_decoder(model).own_parameters()[player.index]
+
+    def output_projections(self, model: nn.Module, player: Player) -> tuple[OutputProjection, ...]:
+        """As `Adapter.output_projections`: found by taking a step of the block apart.
+
+        Weights that other blocks use too, or that accelerate manages, are not to be folded into.
+        """
+        decoder = find_decoder(model)
+        stack = self.stack(model)
+        if stack is None:
+            return ()
+        before = [index for index in needed_blocks(decoder) if index < player.index]
+        block = decoder.blocks[player.index]
+        found = found_projections(
+            stack, player.index, block, player.name, device=input_device(model), before=before
+        )
+        own = {id(parameter) for parameter in decoder.own_parameters()[player.index]}
+        return tuple(_unless_shared(model, projection, own) for projection in found)
+
+    def cache_differs(self, model: nn.Module) -> str:
+        """What is known of the family's cache."""
+        return find_decoder(model).family.cache_differs
+
+    def has_plain_blocks(self, model: nn.Module) -> bool:
+        """What is known of the family; a quantized model is no original for other tools."""
+        return find_decoder(model).family.plain and not is_quantized(model)
+
+    def save(self, model: nn.Module, directory: Path) -> None:
+        """As `Adapter.save`; where memory holds other weights than the checkpoint, its files are cut."""
+        if is_cut_as_files(model):
+            save_cut(find_decoder(model), directory)
+        else:
+            super().save(model, directory)
+
+    def example(self, seed: int) -> tuple[nn.Module, Tensor]:
+        """A tiny Llama."""
+        return tiny_model(FAMILIES[0], seed)
+
+    def examples(self) -> Mapping[str, Example]:
+        """A tiny model of every family, by ``model_type``."""
+        return {family.model_type: partial(tiny_model, family) for family in FAMILIES}
+
+    def _block_containers(self, decoder: Decoder) -> dict[type, Container]:
+        if decoder.model not in self._containers:
+            self._containers[decoder.model] = learn_containers(decoder)
+        return self._containers[decoder.model]
+
+    def _usable_batch_sizes(self, decoder: Decoder) -> tuple[int | None, ...]:
+        """The first of any batch (None) and one sequence at a time (1) that is exact; empty if neither is."""
+        model = decoder.model
+        generator = torch.Generator().manual_seed(0)
+        ids = torch.randint(_CHECK_VOCABULARY, _CHECK_SHAPE, generator=generator).to(input_device(model))
+        every_second = frozenset(range(1, len(decoder.blocks), 2)).difference(needed_blocks(decoder))
+        with torch.no_grad():
+            expected = {frozenset[int](): forward(model, ids)}
+            with self.bypass(model, frozenset(range(len(decoder.blocks))) - every_second):
+                expected[every_second] = forward(model, ids)
+            for batch_size in (None, 1):
+                stack = RecordedStack(decoder, self._block_containers(decoder), batch_size)
+                if replays_exactly(stack, ids, expected):
+                    return (batch_size,)
+        return ()
+
+
+def _unless_shared(model: nn.Module, found: OutputProjection, own: Collection[int]) -> OutputProjection:
+    parameters = model.get_submodule(found.module).parameters()
+    return found if all(id(parameter) in own for parameter in parameters) else replace(found, linear=False)
+
+
+def _cut(decoder: Decoder, absent: Collection[int]) -> Cut:
+    depth = len(decoder.blocks)
+    return Cut(depth, tuple(index for index in range(depth) if index not in absent))
+
+
+def _decoder(model: nn.Module, granularity: Granularity) -> Decoder:
+    if granularity != "block":
+        raise UnsupportedModelError(f"hf-decoder has whole blocks as players, not {granularity}; use block")
+    return find_decoder(model)

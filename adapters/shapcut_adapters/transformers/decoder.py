@@ -1,0 +1,116 @@
+"""A decoder-only model seen as a stack of layers."""
+
+import re
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from transformers import PretrainedConfig
+
+from shapcut.support.errors import UnsupportedModelError
+from shapcut_adapters.transformers.families import FAMILIES, Family, family_of
+
+
+@dataclass(frozen=True, slots=True)
+class Decoder:
+    """The parts of a model that the adapter works on.
+
+    Attributes:
+        model: the whole causal language model.
+        family: what is known about its kind.
+        owner: the module that calls the layers one after the other.
+        blocks: the layers, in the order in which they run.
+    """
+
+    model: nn.Module
+    family: Family
+    owner: nn.Module
+    blocks: nn.ModuleList
+
+    @property
+    def config(self) -> PretrainedConfig:
+        """The model's config."""
+        return self.model.config  # type: ignore[return-value]
+
+    @property
+    def entrance(self) -> nn.Module | None:
+        """The part of block 0 that works on what enters the stack, if there is such a part."""
+        return self.blocks[0].get_submodule(self.family.entrance) if self.family.entrance else None
+
+    def own_parameters(self) -> list[list[nn.Parameter]]:
+        """For each block the parameters that nothing outside it uses and that go when it goes."""
+        outside = set() if self.entrance is None else {id(p) for p in self.entrance.parameters()}
+        for name, module in self.model.named_modules(remove_duplicate=False):
+            if not name.startswith(f"{self.family.stack}."):
+                outside |= {id(parameter) for parameter in module.parameters(recurse=False)}
+        users = Counter(id(parameter) for block in self.blocks for parameter in block.parameters())
+        return [
+            [p for p in block.parameters() if users[id(p)] == 1 and id(p) not in outside]
+            for block in self.blocks
+        ]
+
+    def block_parameters(self) -> list[int]:
+        """For each block the number of parameters that go when it goes."""
+        own = self.own_parameters()
+        counts = [sum(parameter.numel() for parameter in block) for block in own]
+        counted = {id(parameter) for block in own for parameter in block}
+        for index, parameter in self._elsewhere():
+            if id(parameter) not in counted:
+                counts[index] += parameter.numel()
+        for part in self.family.rebuild.slices if self.family.rebuild else ():
+            with suppress(AttributeError):  # a config without such a parameter
+                size = self.model.get_parameter(part.parameter).numel() // len(self.blocks)
+                counts = [count + size for count in counts]
+        return counts
+
+    def _elsewhere(self) -> Iterator[tuple[int, nn.Parameter]]:
+        """Parameters in modules that several blocks share which serve one of them, and that block's index."""
+        for part in self.family.rebuild.ordinals if self.family.rebuild else ():
+            kinds = getattr(self.config, part.field)
+            counted = [index for index, kind in enumerate(kinds) if kind == part.kind]
+            for name, parameter in self.model.named_parameters():
+                if (found := re.search(part.pattern, name)) is not None:
+                    yield counted[int(found[1])], parameter
+
+
+def find_blocks(model: nn.Module, family: Family) -> nn.ModuleList | None:
+    """The ModuleList at the family's path if it is as long as the config says, else None."""
+    module: object = model
+    for part in family.stack.split("."):
+        module = getattr(module, part, None)
+    depth = getattr(model.config, family.depth_field, None)
+    return module if isinstance(module, nn.ModuleList) and len(module) == depth else None
+
+
+def find_decoder(model: nn.Module) -> Decoder:
+    """The parts of a model of a known family.
+
+    Raises:
+        UnsupportedModelError: if the family is unknown or its stack of layers is not where it should be.
+    """
+    family = family_of(model)
+    blocks = find_blocks(model, family) if family else None
+    if family is None or blocks is None:
+        known = ", ".join(known_family.model_type for known_family in FAMILIES)
+        raise UnsupportedModelError(f"{type(model).__name__} is not a decoder that is known here: {known}")
+    owner = model.get_submodule(family.stack.rpartition(".")[0])
+    return Decoder(model, family, owner, blocks)
+
+
+def input_device(model: nn.Module) -> torch.device:
+    """Where token ids go: the device that accelerate runs on if it manages the weights, else theirs."""
+    for module in model.modules():
+        hook = getattr(module, "_hf_hook", None)
+        for part in getattr(hook, "hooks", (hook,)):
+            device = getattr(part, "execution_device", None)
+            if device is not None:
+                return torch.device(device)
+    return next(model.parameters()).device
+
+
+def forward(model: nn.Module, input_ids: Tensor) -> Tensor:
+    """Logits of shape (batch, length, vocabulary), without a cache, in the caller's gradient mode."""
+    return model(input_ids=input_ids, use_cache=False).logits  # type: ignore[no-any-return]

@@ -1,0 +1,100 @@
+"""What is known about one family of causal language models: where its layers are, what follows the depth."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import nn
+
+from shapcut_adapters.transformers.families.rules import Condition, Count, IndexList, PerLayerList, Rule
+
+__all__ = ["Condition", "Family", "Ordinals", "Rebuild", "Slices"]
+
+
+@dataclass(frozen=True, slots=True)
+class Ordinals:
+    """Parameters outside their layer that are numbered by counting the layers of one kind.
+
+    Attributes:
+        pattern: regular expression; its only group is the number in a parameter's name.
+        field: config list with each layer's kind.
+        kind: the kind that is counted.
+    """
+
+    pattern: str
+    field: str
+    kind: str
+
+
+@dataclass(frozen=True, slots=True)
+class Slices:
+    """A parameter outside the layers that holds an equal slice for each layer, in order.
+
+    Attributes:
+        parameter: its dotted name.
+        dim: the dimension that the slices divide.
+    """
+
+    parameter: str
+    dim: int
+
+
+@dataclass(frozen=True, slots=True)
+class Rebuild:
+    """How weights are carried into a new model where deleting layers in place would not be enough."""
+
+    ordinals: tuple[Ordinals, ...] = ()
+    slices: tuple[Slices, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Family:
+    """One family of causal language models.
+
+    Attributes:
+        model_type: the config's ``model_type``.
+        model_class: name of the transformers class with the language-model head.
+        stack: dotted path of the ModuleList of layers.
+        depth_field: config field that counts the layers.
+        cache_differs: why the family decodes other tokens with a cache than without, empty if it does not.
+        per_layer_lists: config fields with one entry a layer.
+        index_lists: config fields that list layer indices.
+        removal_needs: settings that a removal needs to be exact.
+        rules: what else follows the layers that stay, and which of them must stay.
+        rebuild: how the result is built anew; None where layers can be deleted in place.
+        entrance: child of block 0 that works on what enters the stack, whichever block is first.
+        passed_on: names of the arguments that a block gives back after its hidden state; an absent block
+            gives them back as it got them (empty: nothing).
+        decodes_singly: cached decoding in transformers is right for one sequence at a time only.
+        canonicalise: puts a freshly loaded model into the form in which it is measured and saved.
+        plain: blocks are alike and llama.cpp and mergekit both know the family, so that they can make a cut.
+        tiny: config of the example, beside what all examples share.
+    """
+
+    model_type: str
+    model_class: str
+    stack: str = "model.layers"
+    depth_field: str = "num_hidden_layers"
+    cache_differs: str = ""
+    per_layer_lists: tuple[str, ...] = ()
+    index_lists: tuple[str, ...] = ()
+    removal_needs: tuple[Condition, ...] = ()
+    rules: tuple[Rule, ...] = ()
+    rebuild: Rebuild | None = None
+    entrance: str = ""
+    passed_on: tuple[str, ...] = ()
+    decodes_singly: bool = False
+    canonicalise: Callable[[nn.Module], None] | None = None
+    plain: bool = False
+    tiny: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def all_rules(self) -> tuple[Rule, ...]:
+        """Every rule, those that have a field of their own included."""
+        return (
+            Count(self.depth_field),
+            *(PerLayerList(name) for name in self.per_layer_lists),
+            *(IndexList(name) for name in self.index_lists),
+            *self.removal_needs,
+            *self.rules,
+        )

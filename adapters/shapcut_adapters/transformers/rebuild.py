@@ -1,0 +1,124 @@
+"""Removal by rebuilding: a new model from the shorter config, filled with the weights that stay."""
+
+import re
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import PretrainedConfig
+
+from shapcut.support.errors import UnsupportedModelError
+from shapcut_adapters.transformers.decoder import Decoder
+from shapcut_adapters.transformers.families.family import Rebuild
+from shapcut_adapters.transformers.families.rules import Cut
+
+_IMPLEMENTATIONS = ("_attn_implementation", "_experts_implementation")
+
+
+def rebuilt(decoder: Decoder, recipe: Rebuild, cut: Cut, fields: Mapping[str, Any]) -> nn.Module:
+    """A new model without some blocks; weights are shared with the old one, which is left as it was.
+
+    Raises:
+        UnsupportedModelError: if weights are not in memory, or do not fit the shorter config.
+    """
+    model = decoder.model
+    if any(parameter.is_meta for parameter in model.parameters()):
+        raise UnsupportedModelError(
+            f"{type(model).__name__} is rebuilt, for which its weights must be in memory"
+        )
+    names = _Names(decoder, recipe, cut)
+    with torch.device("meta"):
+        new = type(model)(_edited(decoder.config, fields))
+    weights = names.renamed(model.state_dict().items())
+    for part in recipe.slices:
+        if part.parameter in weights:
+            weights[part.parameter] = _kept_slices(weights[part.parameter], part.dim, cut)
+    try:
+        new.load_state_dict(weights, strict=True, assign=True)
+    except RuntimeError as error:
+        raise UnsupportedModelError(
+            f"the weights that stay do not fit the shorter config: {error}"
+        ) from error
+    _fill_buffers(new, names.renamed(model.named_buffers(remove_duplicate=False)))
+    return _as_before(new, model)
+
+
+class _Names:
+    """New names of parameters and buffers."""
+
+    def __init__(self, decoder: Decoder, recipe: Rebuild, cut: Cut) -> None:
+        self._layer = re.compile(rf"({re.escape(decoder.family.stack)}\.)(\d+)(\..*)")
+        self._new = {old: new for new, old in enumerate(cut.kept)}
+        self._ordinals = [
+            (
+                re.compile(part.pattern),
+                _new_ordinals(getattr(decoder.config, part.field), part.kind, cut),
+            )
+            for part in recipe.ordinals
+        ]
+
+    def renamed(self, named: Iterable[tuple[str, Tensor]]) -> dict[str, Tensor]:
+        """What stays, under its new names."""
+        pairs = ((self._new_name(name), tensor) for name, tensor in named)
+        return {name: tensor for name, tensor in pairs if name is not None}
+
+    def _new_name(self, name: str) -> str | None:
+        if (layer := self._layer.fullmatch(name)) is not None:
+            index = self._new.get(int(layer[2]))
+            if index is None:
+                return None
+            name = f"{layer[1]}{index}{layer[3]}"
+        for pattern, new_ordinal in self._ordinals:
+            if (found := pattern.search(name)) is not None:
+                ordinal = new_ordinal.get(int(found[1]))
+                if ordinal is None:
+                    return None
+                name = f"{name[: found.start(1)]}{ordinal}{name[found.end(1) :]}"
+        return name
+
+
+def _new_ordinals(kinds: list[str], kind: str, cut: Cut) -> dict[int, int]:
+    counted = [index for index, each in enumerate(kinds) if each == kind]
+    staying = [ordinal for ordinal, index in enumerate(counted) if index in cut.kept]
+    return {old: new for new, old in enumerate(staying)}
+
+
+def _kept_slices(tensor: Tensor, dim: int, cut: Cut) -> Tensor:
+    slices = tensor.chunk(cut.depth, dim)
+    return torch.cat([slices[index] for index in cut.kept], dim)
+
+
+def _edited(config: PretrainedConfig, fields: Mapping[str, Any]) -> PretrainedConfig:
+    """A config as it will be read from disk, so that derived fields follow too."""
+    new = type(config).from_dict({**config.to_dict(), **fields})
+    for name in _IMPLEMENTATIONS:
+        setattr(new, name, getattr(config, name))
+    return new
+
+
+def _fill_buffers(model: nn.Module, buffers: Mapping[str, Tensor]) -> None:
+    """Give buffers that no checkpoint holds the values they had.
+
+    Raises:
+        UnsupportedModelError: if the old model has none of that name and shape.
+    """
+    for name, buffer in list(model.named_buffers(remove_duplicate=False)):
+        if buffer.is_meta:
+            value = buffers.get(name)
+            if value is None or value.shape != buffer.shape:
+                raise UnsupportedModelError(f"the shorter model has a buffer {name} that the model lacks")
+            owner, _, attribute = name.rpartition(".")
+            setattr(model.get_submodule(owner), attribute, value)
+
+
+def _as_before(new: nn.Module, old: Any) -> nn.Module:
+    """Ties, mode and generation settings of the old model."""
+    tied: Any = new
+    tied.tie_weights()
+    for name, parameter in new.named_parameters():
+        if parameter.is_meta:
+            raise UnsupportedModelError(f"the shorter model's {name} has no weights")
+    tied.generation_config = old.generation_config
+    tied.name_or_path = old.name_or_path
+    return new.train(old.training)

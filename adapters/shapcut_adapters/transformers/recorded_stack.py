@@ -1,0 +1,161 @@
+"""The fast path for any decoder: replay each block's recorded call on other hidden states."""
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import torch
+import torch.nn.functional as F  # noqa: N812 - the name that PyTorch's users know
+from torch import Tensor, nn
+
+from shapcut.models.layer_stack import LayerStack, State, Unembedding
+from shapcut_adapters.shared.forwards import replaced_blocks, replaced_forward
+from shapcut_adapters.transformers.decoder import Decoder, forward, input_device
+from shapcut_adapters.transformers.interception import Call, Container, constant, recorded_calls, skipped
+from shapcut_adapters.transformers.offload import is_managed, resident
+
+_ROUNDINGS = 16
+
+
+class RecordedStack(LayerStack):
+    """A decoder taken apart by recording how its blocks are called.
+
+    The blocks of most models are called with arguments (positions, masks) that depend on the length of the
+    sequence only. They are recorded from one sequence, and a step replays a block's call on another state.
+
+    Args:
+        decoder: the model and its blocks.
+        containers: what each class of block returns.
+        batch_size: 1 where the recorded arguments carry the batch, else None.
+    """
+
+    def __init__(
+        self, decoder: Decoder, containers: dict[type, Container], batch_size: int | None = None
+    ) -> None:
+        self.batch_size = batch_size
+        self._decoder = decoder
+        self._container_of = containers
+        self._ids: Tensor | None = None
+        self._calls: list[Call] = []
+        self._unembedding: Unembedding | None = None
+        self._unembedding_known = False
+        self._run: Callable[..., Any] = _run
+
+    @property
+    def n_layers(self) -> int:
+        """The number of blocks."""
+        return len(self._decoder.blocks)
+
+    def prelude(self, input_ids: Tensor) -> State:
+        """The hidden state that enters block 0; also records the blocks' calls for this length."""
+        self._ids = input_ids[:1]
+        self._calls = [call.with_hidden_state(None) for call in self._record(self._ids)]
+        entering = self._entering(input_ids)
+        entrance = self._decoder.entrance
+        hidden_state = entering if entrance is None else entrance(entering)
+        return (hidden_state.to(self._stream_dtype(hidden_state)),)
+
+    def _stream_dtype(self, hidden_state: Tensor) -> torch.dtype:
+        """The number format of the residual stream: some blocks widen what the embedding gives."""
+        if torch.finfo(hidden_state.dtype).bits > 16:  # noqa: PLR2004 - bfloat16 and float16 have 16
+            return hidden_state.dtype
+        with self.resident(0):
+            return self.step(0, (hidden_state[:1],))[0].dtype
+
+    def step(self, index: int, state: State) -> State:
+        """Replay the call of block ``index`` on a state of any batch size."""
+        call = self._calls[index].with_hidden_state(state[0])
+        with self._entered(index):
+            output = self._run(self._decoder.blocks[index], call.args, call.kwargs)
+        return (output if isinstance(output, Tensor) else output[0],)
+
+    def resident(self, index: int) -> AbstractContextManager[None]:
+        """Block ``index`` with its weights brought in once, where accelerate keeps them elsewhere."""
+        return resident(self._decoder.blocks[index])
+
+    def fuse(self, compiled: Callable[[Callable[..., Any]], Callable[..., Any]]) -> bool:
+        """Call blocks through one compiled function, unless accelerate manages their weights."""
+        if any(is_managed(block) for block in self._decoder.blocks):
+            return False
+        self._run = compiled(_run)
+        return True
+
+    def readout(self, state: State) -> Tensor:
+        """Logits of a forward pass whose blocks all return the given hidden state."""
+        given = (
+            (block, constant(self._container_of[type(block)], state[0])) for block in self._decoder.blocks
+        )
+        with replaced_blocks(given):
+            return forward(self._decoder.model, self._ids_like(state))
+
+    def features(self, state: State) -> Tensor:
+        """What enters the output embedding."""
+        head = _output_embedding(self._decoder.model)
+        calls: list[Call] = []
+        with recorded_calls((head,), calls, last=head):
+            self.readout(state)
+        features: Tensor = calls[0].args[0]
+        return features
+
+    def unembedding(self) -> Unembedding | None:
+        """The output embedding's weights if nothing follows it and its weights are in memory."""
+        if not self._unembedding_known:
+            with torch.no_grad():
+                self._unembedding = self._find_unembedding()
+            self._unembedding_known = True
+        return self._unembedding
+
+    def _record(self, input_ids: Tensor) -> list[Call]:
+        """Calls of all blocks, none of which is computed: what they are given is all that is wanted."""
+        calls: list[Call] = []
+        absent = replaced_blocks(skipped(self._decoder, self._container_of, self._decoder.blocks))
+        with absent, recorded_calls(self._decoder.blocks, calls, last=self._decoder.blocks[-1]):
+            forward(self._decoder.model, input_ids)
+        return calls
+
+    def _entered(self, index: int) -> AbstractContextManager[None]:
+        """Block 0 without its entrance, which `prelude` has passed already."""
+        entrance = self._decoder.entrance
+        if index or entrance is None:
+            return nullcontext()
+        return replaced_forward(entrance, lambda hidden_state: hidden_state)
+
+    def _entering(self, input_ids: Tensor) -> Tensor:
+        """The hidden state that block 0 is given."""
+        calls: list[Call] = []
+        first = self._decoder.blocks[0]
+        with recorded_calls((first,), calls, last=first):
+            forward(self._decoder.model, input_ids)
+        return calls[0].hidden_state
+
+    def _ids_like(self, state: State) -> Tensor:
+        batch, length = state[0].shape[:2]
+        if self._ids is not None and self._ids.shape[1] == length:
+            return self._ids.expand(batch, -1)
+        return torch.zeros((batch, length), dtype=torch.long, device=input_device(self._decoder.model))
+
+    def _find_unembedding(self) -> Unembedding | None:
+        head = _output_embedding(self._decoder.model)
+        if type(head) is not nn.Linear or type(head.weight) is not nn.Parameter or hasattr(head, "_hf_hook"):
+            return None  # another class of weight is a quantized one
+        ids = torch.arange(4, device=head.weight.device)[None]
+        embedded = self._entering(ids)
+        linear = F.linear(self.features((embedded,)), head.weight, head.bias)
+        # Values far outside a tiny model's range show soft caps that its own logits would not.
+        probe = torch.linspace(-50, 50, linear.numel(), device=linear.device).view_as(linear).to(linear.dtype)
+        with replaced_forward(head, lambda _features: probe):
+            unchanged = torch.equal(self.readout((embedded,)).to(probe.dtype), probe)
+        logits = self.readout((embedded,))
+        rounding = _ROUNDINGS * torch.finfo(linear.dtype).eps * linear.abs().max()
+        exact = unchanged and bool((logits - linear).abs().max() <= rounding)
+        return Unembedding(head.weight, head.bias) if exact else None
+
+
+def _run(block: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """What is compiled: the block is an argument, so that blocks of one kind share what was compiled."""
+    return block(*args, **kwargs)
+
+
+def _output_embedding(model: nn.Module) -> nn.Module:
+    head: nn.Module = model.get_output_embeddings()  # type: ignore[operator]
+    return head

@@ -1,0 +1,86 @@
+"""Taking blocks out of a decoder so that its modules, their indices and the config agree."""
+
+from typing import Any
+
+from torch import nn
+from transformers import PretrainedConfig
+
+from shapcut.models.quantization import quantization_method
+from shapcut_adapters.transformers.decoder import Decoder
+from shapcut_adapters.transformers.families import Family
+from shapcut_adapters.transformers.families.rules import Cut
+from shapcut_adapters.transformers.quantization import (
+    note_stored_numbers,
+    quantization_objection,
+    renumber_quantization,
+)
+from shapcut_adapters.transformers.rebuild import rebuilt
+
+_INDEX_ATTRIBUTES = ("layer_idx", "layer_id", "layer_number")
+
+
+def pinned_blocks(decoder: Decoder) -> dict[int, str]:
+    """Blocks that can never be removed exactly, and why."""
+    pinned: dict[int, str] = {}
+    for rule in decoder.family.all_rules:
+        pinned |= rule.pinned(decoder.config, len(decoder.blocks))
+    return pinned
+
+
+def needed_blocks(decoder: Decoder) -> dict[int, str]:
+    """Blocks without which others cannot run, and why."""
+    needed: dict[int, str] = {}
+    for rule in decoder.family.all_rules:
+        needed |= rule.needed(decoder.config, len(decoder.blocks))
+    return needed
+
+
+def removal_objection(decoder: Decoder, cut: Cut) -> str:
+    """Why just these blocks cannot be removed exactly, empty if they can."""
+    objections = (rule.objection(decoder.config, cut) for rule in decoder.family.all_rules)
+    objection = next((objection for objection in objections if objection), "")
+    return objection or quantization_objection(decoder, cut)
+
+
+def remove_blocks(decoder: Decoder, cut: Cut) -> nn.Module:
+    """The model without some blocks: the same object, or one that was rebuilt where its family needs that."""
+    if decoder.family.rebuild is not None:
+        return rebuilt(decoder, decoder.family.rebuild, cut, shortened(decoder.config, decoder.family, cut))
+    changes = [
+        (config, shortened(config, decoder.family, cut)) for config in _configs(decoder.model, decoder.family)
+    ]
+    if quantization_method(decoder.config):
+        note_stored_numbers(decoder)
+        renumber_quantization(decoder, cut)
+    entrance = decoder.entrance
+    for new, old in enumerate(cut.kept):
+        _renumber(decoder.blocks[old], old, new)
+    for index in reversed(cut.absent):
+        del decoder.blocks[index]
+    if entrance is not None:
+        setattr(decoder.blocks[0], decoder.family.entrance, entrance)
+    for config, fields in changes:
+        for name, value in fields.items():
+            setattr(config, name, value)
+    return decoder.model
+
+
+def shortened(config: PretrainedConfig, family: Family, cut: Cut) -> dict[str, Any]:
+    """The config fields that follow the depth, for the kept layers only."""
+    fields: dict[str, Any] = {}
+    for rule in family.all_rules:
+        fields |= rule.edited(config, cut)
+    return fields
+
+
+def _configs(model: nn.Module, family: Family) -> list[PretrainedConfig]:
+    """The distinct config objects of the modules that count these layers (usually one, shared by all)."""
+    found = {id(config): config for module in model.modules() if (config := getattr(module, "config", None))}
+    return [config for config in found.values() if hasattr(config, family.depth_field)]
+
+
+def _renumber(block: nn.Module, old: int, new: int) -> None:
+    for module in block.modules():
+        for name in _INDEX_ATTRIBUTES:
+            if vars(module).get(name) == old:
+                setattr(module, name, new)

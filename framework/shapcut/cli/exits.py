@@ -1,0 +1,26 @@
+"""Exit codes, and the exceptions that end a command."""
+
+TRACEBACK = "SHAPCUT_TRACEBACK"
+"""The environment variable that shows errors of shapcut itself as Python does."""
+
+
+UNFORESEEN = "an error that shapcut did not foresee"
+
+
+DONE, FAILED, BAD_INPUT, INTERRUPTED, TERMINATED = 0, 1, 2, 130, 143
+
+
+class Termination(KeyboardInterrupt):
+    """SIGTERM: whatever ends cleanly when a user interrupts it ends alike."""
+
+
+class Stopped(Exception):  # noqa: N818 - no error
+    """A command was interrupted: not an interruption itself, of which typer makes an exit without a word.
+
+    Attributes:
+        stop: the interruption.
+    """
+
+    def __init__(self, stop: KeyboardInterrupt) -> None:
+        super().__init__()
+        self.stop = stop

@@ -1,0 +1,241 @@
+"""Token ids that a model is measured on: windows of calibration text and of text held out from it."""
+
+import hashlib
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from shapcut.data.text import check_source, read_source, split_text
+from shapcut.support.errors import InputError
+from shapcut.support.quiet import quiet_libraries
+
+__all__ = [
+    "Calibration",
+    "adds_bos",
+    "all_windows",
+    "check_size",
+    "check_source",
+    "held_out_tokens",
+    "load_calibration",
+    "load_held_out",
+    "split_text",
+    "token_windows",
+]
+
+_MIN_LENGTH = 2
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Calibration:
+    """Windows of tokens and where they came from.
+
+    Attributes:
+        input_ids: int64, shape (samples, sequence_length); windows do not overlap.
+        source: what was asked for: ``builtin``, a path or ``hf:NAME``.
+        adds_bos: whether each window begins with the tokenizer's BOS token.
+        fingerprint: SHA-256 of shape and ids, hexadecimal.
+    """
+
+    input_ids: Tensor
+    source: str
+    adds_bos: bool
+    fingerprint: str = field(init=False)
+
+    def __post_init__(self) -> None:
+        ids = self.input_ids.numpy().astype("<i8")
+        digest = hashlib.sha256(repr(ids.shape).encode() + ids.tobytes())
+        object.__setattr__(self, "fingerprint", digest.hexdigest())
+
+    @property
+    def samples(self) -> int:
+        """Number of windows."""
+        return self.input_ids.shape[0]
+
+    @property
+    def sequence_length(self) -> int:
+        """Tokens a window, the BOS token included."""
+        return self.input_ids.shape[1]
+
+    @property
+    def n_tokens(self) -> int:
+        """Tokens in all windows together."""
+        return self.input_ids.numel()
+
+
+def load_calibration(
+    source: str,
+    tokenizer: Any,
+    *,
+    samples: int = 16,
+    sequence_length: int = 128,
+    seed: int = 0,
+    max_length: int | None = None,
+) -> Calibration:
+    """Randomly chosen windows of the calibration part of a source.
+
+    Args:
+        source: ``builtin``, the path of a ``.txt`` or ``.jsonl`` file, or ``hf:NAME[:CONFIG]``.
+        tokenizer: the model's tokenizer.
+        samples: number of windows.
+        sequence_length: tokens a window, a BOS token included.
+        seed: which windows.
+        max_length: the longest sequence that the model takes, or None if it has no limit.
+
+    Raises:
+        InputError: if the source cannot be read or is too short, or a size makes no sense.
+    """
+    check_size(samples, sequence_length, max_length)
+    text, _ = split_text(read_source(source))
+    name = f"the calibration part of {source}"
+    input_ids = token_windows(tokenizer, text, samples, sequence_length, seed, name=name)
+    return Calibration(input_ids, source, adds_bos(tokenizer))
+
+
+def all_windows(source: str, tokenizer: Any, sequence_length: int) -> Tensor:
+    """All windows of the calibration part of a source, in its order, of which `load_calibration` takes some.
+
+    Returns:
+        int64, shape (windows, sequence_length).
+
+    Raises:
+        InputError: if the source cannot be read or has not even one window.
+    """
+    check_size(1, sequence_length)
+    tokens, bos = _tokenize(tokenizer, split_text(read_source(source))[0]), _bos(tokenizer)
+    available = _available(tokens, 1, sequence_length, bos, f"the calibration part of {source}")
+    return _cut(tokens, np.arange(available), sequence_length, bos)
+
+
+def load_held_out(
+    source: str,
+    tokenizer: Any,
+    *,
+    samples: int | None,
+    sequence_length: int,
+    max_length: int | None = None,
+    whole: bool = False,
+) -> Calibration:
+    """Evenly spread windows of the part of the same source that `load_calibration` never uses.
+
+    Args:
+        source: as for `load_calibration`.
+        tokenizer: the model's tokenizer.
+        samples: number of windows; None takes all there are.
+        sequence_length: tokens a window, a BOS token included.
+        max_length: the longest sequence that the model takes, or None if it has no limit.
+        whole: take the windows from all of the source instead.
+
+    Raises:
+        InputError: as `load_calibration`.
+    """
+    least = 1 if samples is None else samples
+    check_size(least, sequence_length, max_length)
+    tokens = held_out_tokens(source, tokenizer, whole=whole)
+    bos = _bos(tokenizer)
+    name = source if whole else f"the held-out quarter of {source}"
+    available = _available(tokens, least, sequence_length, bos, name)
+    samples = available if samples is None else samples
+    chosen = np.arange(samples, dtype=np.int64) * available // samples
+    return Calibration(_cut(tokens, chosen, sequence_length, bos), source, bos is not None)
+
+
+def held_out_tokens(source: str, tokenizer: Any, *, whole: bool = False) -> NDArray[np.int64]:
+    """All tokens of the held-out part (or all) of a source, one long sequence without special tokens.
+
+    Returns:
+        Shape (n_tokens,).
+
+    Raises:
+        InputError: if the source cannot be read.
+    """
+    text = read_source(source)
+    return _tokenize(tokenizer, text if whole else split_text(text)[1])
+
+
+def token_windows(
+    tokenizer: Any, text: str, samples: int, length: int, seed: int | None, *, name: str = "the text"
+) -> Tensor:
+    """Windows of a text's tokens that do not overlap, in the order of the text.
+
+    Args:
+        tokenizer: called as transformers' tokenizers are; its BOS token is put first in every window if
+            and only if the tokenizer itself puts one before a text.
+        text: where the windows are taken from.
+        samples: number of windows.
+        length: tokens a window, a BOS token included.
+        seed: of the random choice of windows; None takes the first ones.
+        name: of the text, in messages.
+
+    Returns:
+        int64, shape (samples, length).
+
+    Raises:
+        InputError: if the text is too short, with the number of tokens needed and found.
+    """
+    check_size(samples, length)
+    tokens = _tokenize(tokenizer, text)
+    bos = _bos(tokenizer)
+    available = _available(tokens, samples, length, bos, name)
+    chosen: NDArray[np.int64] = np.arange(samples, dtype=np.int64)
+    if seed is not None:
+        chosen = np.sort(np.random.default_rng(seed).choice(available, samples, replace=False))
+    return _cut(tokens, chosen, length, bos)
+
+
+def check_size(samples: int, sequence_length: int, max_length: int | None = None) -> None:
+    """Refuse sizes that make no sense; needs neither model nor text.
+
+    Raises:
+        InputError: with the value.
+    """
+    if samples < 1:
+        raise InputError(f"--samples {samples} is too small; at least 1 is needed")
+    if sequence_length < _MIN_LENGTH:
+        raise InputError(
+            f"--sequence-length {sequence_length} is too small; at least {_MIN_LENGTH} tokens are needed"
+        )
+    if max_length is not None and sequence_length > max_length:
+        raise InputError(
+            f"--sequence-length {sequence_length} is more than the {max_length} tokens that the model takes"
+        )
+
+
+def adds_bos(tokenizer: Any) -> bool:
+    """Whether the tokenizer itself puts its BOS token before a text."""
+    return _bos(tokenizer) is not None
+
+
+def _bos(tokenizer: Any) -> int | None:
+    bos: int | None = getattr(tokenizer, "bos_token_id", None)
+    ids = list(tokenizer("x")["input_ids"])
+    return bos if bos is not None and ids[:1] == [bos] else None
+
+
+def _tokenize(tokenizer: Any, text: str) -> NDArray[np.int64]:
+    # The library warns that a text is longer than the model's context: here it is cut into windows.
+    with quiet_libraries():
+        ids = tokenizer(text, add_special_tokens=False)["input_ids"]
+    return np.asarray(ids, dtype=np.int64)
+
+
+def _available(tokens: NDArray[np.int64], samples: int, length: int, bos: int | None, name: str) -> int:
+    """How many windows there are, if they are enough."""
+    width = length - (bos is not None)
+    if len(tokens) < samples * width:
+        raise InputError(
+            f"{name} is too short: {samples} samples of {length} tokens need {samples * width} tokens, "
+            f"it has {len(tokens)}; give a longer text, or lower --samples or --sequence-length"
+        )
+    return len(tokens) // width
+
+
+def _cut(tokens: NDArray[np.int64], chosen: NDArray[np.int64], length: int, bos: int | None) -> Tensor:
+    width = length - (bos is not None)
+    windows = tokens[chosen[:, None] * width + np.arange(width)]
+    if bos is not None:
+        windows = np.concatenate([np.full((len(windows), 1), bos, dtype=np.int64), windows], axis=1)
+    return torch.from_numpy(windows)

@@ -1,0 +1,1 @@
+"""From a game and a budget to contributions."""

@@ -1,0 +1,1 @@
+"""The checkpoint: written, verified, described."""

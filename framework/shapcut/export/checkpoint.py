@@ -1,0 +1,162 @@
+"""Write a pruned model so that its own library loads it, and prove that before anybody sees it."""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from shapcut.game.plan import RemovalPlan
+from shapcut.measurement.sizes import checkpoint_bytes
+from shapcut.models.adapter import Adapter
+from shapcut.support.errors import ShapcutError, VerificationError
+from shapcut.support.files import copy_tree, new_directory, write_text_atomically
+from shapcut.support.quiet import one_line, quiet_libraries
+
+FP32_TOLERANCE = 1e-4
+"""Largest accepted difference between logits in fp32 or fp64."""
+
+HALF_PRECISION_STEPS = 4
+"""In 16-bit the accepted difference is so many rounding steps of the largest logit."""
+
+
+@dataclass(frozen=True, slots=True)
+class CheckpointReport:
+    """What was written and how well it agrees with the bypassed original.
+
+    Attributes:
+        directory: where it is.
+        weight_bytes: size of its weight files.
+        total_bytes: size of all its files.
+        max_difference: largest absolute difference between its logits and the expected ones.
+        tolerance: what was accepted.
+        library: the distribution that read it.
+    """
+
+    directory: Path
+    weight_bytes: int
+    total_bytes: int
+    max_difference: float
+    tolerance: float
+    library: str
+
+
+def write_checkpoint(
+    adapter: Adapter,
+    model: nn.Module,
+    tokenizer: Any,
+    out: Path,
+    *,
+    plan: RemovalPlan,
+    recipe_text: str,
+    card: str,
+    verify_ids: Tensor,
+    expected_logits: Tensor,
+    stored: Path | None = None,
+    tolerance: float | None = None,
+    before_it_appears: Callable[[CheckpointReport], None] | None = None,
+) -> CheckpointReport:
+    """Write a checkpoint, load it again as its own library does, compare, and only then let it appear.
+
+    Args:
+        adapter: the model's adapter.
+        model: the pruned model.
+        tokenizer: its tokenizer, or None if it has none.
+        out: a directory that does not exist yet or is empty.
+        plan: what was removed; written as plan.json.
+        recipe_text: written as recipe.yaml.
+        card: written as README.md.
+        verify_ids: token ids, shape (batch, length).
+        expected_logits: what the original makes of them with the removed players bypassed (or the model
+            after its last post-pruning step), shape (batch, length, vocabulary).
+        stored: a directory with what saving the model would write, if there is one; its files are taken.
+        tolerance: largest accepted difference; None chooses by the dtype, see `default_tolerance`.
+        before_it_appears: called when all is verified, right before ``out`` appears.
+
+    Raises:
+        VerificationError: if the reloaded logits differ or weights are missing; nothing is left at ``out``.
+        ShapcutError: if a file cannot be written.
+    """
+    try:
+        with new_directory(out) as directory:
+            with quiet_libraries():
+                if stored is None:
+                    save(adapter, model, directory)
+                else:
+                    copy_tree(stored, directory)
+                if tokenizer is not None:
+                    tokenizer.save_pretrained(directory)
+            plan.write(directory / "plan.json")
+            write_text_atomically(directory / "recipe.yaml", recipe_text)
+            write_text_atomically(directory / "README.md", card)
+            difference, accepted = _verify(adapter, directory, verify_ids, expected_logits, tolerance)
+            total = sum(file.stat().st_size for file in directory.rglob("*") if file.is_file())
+            weights = checkpoint_bytes(directory)
+            report = CheckpointReport(out, weights, total, difference, accepted, adapter.library)
+            if before_it_appears is not None:
+                before_it_appears(report)
+    except OSError as error:
+        raise ShapcutError(f"cannot write {out}: {one_line(error)}") from error
+    return report
+
+
+def save(adapter: Adapter, model: nn.Module, directory: Path) -> None:
+    """Let the adapter save a model; what goes wrong in its library's code becomes one line.
+
+    Raises:
+        ShapcutError: such as on a full disk, which each library reports in a way of its own.
+    """
+    try:
+        adapter.save(model, directory)
+    except (ShapcutError, OSError):
+        raise
+    except Exception as error:
+        raise ShapcutError(f"cannot save the model in {directory}: {one_line(error)}") from error
+
+
+def default_tolerance(dtype: torch.dtype, largest_logit: float) -> float:
+    """How far logits of one model may differ when only the order of its arithmetic does.
+
+    Args:
+        dtype: the coarsest dtype among the model's weights.
+        largest_logit: largest absolute value among the expected logits.
+    """
+    if torch.finfo(dtype).bits > 16:  # noqa: PLR2004 - bfloat16 and float16 have 16
+        return FP32_TOLERANCE
+    return HALF_PRECISION_STEPS * torch.finfo(dtype).eps * max(largest_logit, 1.0)
+
+
+def _verify(
+    adapter: Adapter, directory: Path, verify_ids: Tensor, expected: Tensor, tolerance: float | None
+) -> tuple[float, float]:
+    """(largest difference, accepted difference) of the checkpoint in ``directory``."""
+    with quiet_libraries():
+        try:
+            reloaded = adapter.load(directory)
+        except Exception as error:
+            raise VerificationError(f"the written checkpoint cannot be loaded: {one_line(error)}") from error
+        logits = adapter.logits(reloaded, verify_ids.to(adapter.input_device(reloaded)))
+    if logits.shape != expected.shape:
+        raise VerificationError(
+            f"the written checkpoint gives logits of shape {tuple(logits.shape)}, expected "
+            f"{tuple(expected.shape)}"
+        )
+    wanted, found = expected.detach().cpu().double(), logits.detach().cpu().double()
+    difference = float((found - wanted).abs().max())
+    accepted = tolerance
+    if accepted is None:
+        accepted = default_tolerance(_coarsest_dtype(reloaded, expected), float(wanted.abs().max()))
+    if not math.isfinite(difference) or difference > accepted:
+        raise VerificationError(
+            f"the written checkpoint differs from the bypassed original: logits by {difference:.3g}, "
+            f"accepted {accepted:.3g}; nothing was written"
+        )
+    return difference, accepted
+
+
+def _coarsest_dtype(model: nn.Module, logits: Tensor) -> torch.dtype:
+    dtypes = {tensor.dtype for tensor in model.parameters() if tensor.is_floating_point()} | {logits.dtype}
+    return max(dtypes, key=lambda dtype: torch.finfo(dtype).eps)

@@ -1,0 +1,185 @@
+"""The README.md of a pruned checkpoint."""
+
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from shapcut.data.text import BUILTIN, HUB_PREFIX
+from shapcut.data.windows import Calibration
+from shapcut.game.plan import RemovalPlan
+from shapcut.measurement.perplexity import PerplexityResult
+
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+_DATA_SET = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
+_LICENSE_FIELDS = ("license", "license_name", "license_link")
+_MARKUP = re.compile(r"([\\`*_{}\[\]<>#|~!])")
+
+
+def render_card(
+    *,
+    name: str,
+    base_model: str,
+    plan: RemovalPlan,
+    calibration: Calibration,
+    held_out: Calibration,
+    before: PerplexityResult,
+    after: PerplexityResult,
+    parameters_before: int,
+    parameters_after: int,
+    command: str,
+    library: str,
+    usage: str,
+    hints: str = "",
+    steps: Sequence[str] = (),
+    quantized: bool = False,
+    license_fields: Mapping[str, str] | None = None,
+) -> str:
+    """A model card in Markdown with the hub's YAML front matter.
+
+    Args:
+        name: of the pruned model.
+        base_model: hub id of the original, named in the front matter; a local name appears in the text only.
+        plan: what was removed.
+        calibration: the text that the choice was made on.
+        held_out: the text that both perplexities are of.
+        before: perplexity of the original.
+        after: perplexity of the pruned model.
+        parameters_before: number of parameters of the original.
+        parameters_after: number of parameters of the pruned model.
+        command: how it was made.
+        library: the distribution that loads it.
+        usage: Python code that loads it.
+        hints: a section on how other tools make the same cut, if they can.
+        steps: post-pruning steps, in order.
+        quantized: whether one of them quantized the weights.
+        license_fields: the original's, as `license_of` finds them; None if it is not known.
+    """
+    relation = "quantized" if quantized else "finetune"  # the hub knows no relation for a cut
+    derived = {"base_model": base_model, "base_model_relation": relation} if _is_hub_id(base_model) else {}
+    fields: dict[str, Any] = {
+        **derived,
+        **(license_fields or {}),
+        "library_name": library,
+        "pipeline_tag": "text-generation",
+        "tags": ["shapcut", "pruned", "layer-pruning"],
+        **_data_sets(calibration),
+        "metrics": ["perplexity"],
+        **_model_index(name, held_out, after),
+    }
+    players = len(plan.removed) + len(plan.kept)
+    what = "blocks" if plan.granularity == "block" else "sublayers"
+    removed = ", ".join(str(player) for player in plan.removed) or "none"
+    share = 1 - parameters_after / parameters_before
+    return f"""---
+{yaml.safe_dump(fields, sort_keys=False, allow_unicode=True)}---
+
+# {_text(name)}
+
+{_text(base_model)} with {len(plan.removed)} of its {players} {what} removed by shapcut.
+
+| | original | this model |
+|---|---|---|
+| {what} | {players} | {len(plan.kept)} |
+| parameters | {parameters_before:,} | {parameters_after:,} ({share:.1%} fewer) |
+| perplexity, held-out text | {before.perplexity:.3f} | {after.perplexity:.3f} |
+
+- Removed {what} (counted from 0, of the original): {removed}
+- Method: {_text(plan.method or "not stated")}
+- Utility: {_text(plan.utility or "not stated")}
+- Calibration text: {_described(calibration)}
+- Held-out text (a later part of the same source, never used for the choice): {_described(held_out)}
+- After the cut: {_text(", then ".join(steps) or "nothing; no weight was changed")}
+- Command:
+
+{_code(command)}
+
+The perplexities compare the two models on one text; they are not comparable with figures made on other text,
+with another sequence length or another tokenizer.
+
+## Use
+
+```python
+{usage.rstrip()}
+```
+{hints}"""
+
+
+def license_of(checkpoint: Path | None) -> dict[str, str]:
+    """The license fields of the README.md in a checkpoint's directory; empty if there are none."""
+    card = checkpoint / "README.md" if checkpoint is not None and checkpoint.is_dir() else None
+    if card is None or not card.is_file():
+        return {}
+    parts = re.split(r"^---\s*$", card.read_text(encoding="utf-8", errors="replace"), maxsplit=2, flags=re.M)
+    if len(parts) < 3 or parts[0].strip():  # noqa: PLR2004 - nothing, the metadata, the text
+        return {}
+    try:
+        fields = yaml.safe_load(parts[1])
+    except yaml.YAMLError:
+        return {}  # somebody else's page; no reason to stop
+    known = fields if isinstance(fields, dict) else {}
+    return {key: known[key] for key in _LICENSE_FIELDS if isinstance(known.get(key), str)}
+
+
+def _is_hub_id(name: str) -> bool:
+    return _HUB_ID.fullmatch(name) is not None
+
+
+def _hub_data_set(source: str) -> tuple[str, str | None] | None:
+    """Id and configuration of the hub data set that a text comes from, or None."""
+    name, _, config = source.removeprefix(HUB_PREFIX).partition(":")
+    is_one = source.startswith(HUB_PREFIX) and _DATA_SET.fullmatch(name)
+    return (name, config or None) if is_one else None
+
+
+def _data_sets(calibration: Calibration) -> dict[str, Any]:
+    found = _hub_data_set(calibration.source)
+    return {"datasets": [found[0]]} if found else {}
+
+
+def _model_index(name: str, held_out: Calibration, after: PerplexityResult) -> dict[str, Any]:
+    """The perplexity as an evaluation result; nothing on text that nobody else has, or without a number."""
+    found = _hub_data_set(held_out.source)
+    if not after.finite or (found is None and held_out.source != BUILTIN):
+        return {}
+    text: dict[str, Any] = {
+        "type": "shapcut-builtin",
+        "name": "English of Python's manual",
+    }
+    if found is not None:
+        text = {"type": found[0], "name": found[0], "split": "train"}
+        text |= {} if found[1] is None else {"config": found[1]}
+    protocol = {
+        "sequence_length": held_out.sequence_length,
+        "windows": held_out.samples,
+        "adds_bos": held_out.adds_bos,
+        "part": "held out from the calibration text",
+    }
+    metric = {
+        "type": "perplexity",
+        "name": "perplexity",
+        "value": round(after.perplexity, 4),
+        "args": protocol,
+    }
+    result = {"task": {"type": "text-generation"}, "dataset": text, "metrics": [metric]}
+    return {"model-index": [{"name": name, "results": [result]}]}
+
+
+def _described(text: Calibration) -> str:
+    bos = "a BOS token first in each" if text.adds_bos else "no BOS token added"
+    return (
+        f"{_text(text.source)}, {text.samples} sequences of {text.sequence_length} tokens, each read on its "
+        f"own, {bos}; SHA-256 of the token ids {text.fingerprint[:16]}"
+    )
+
+
+def _text(value: str) -> str:
+    """A name as one line of Markdown text, whatever characters it holds."""
+    return _MARKUP.sub(r"\\\1", " ".join(value.split()))
+
+
+def _code(command: str) -> str:
+    """A code block; indented, because a fence could be closed by what the command holds."""
+    return "\n".join(f"      {line}" for line in command.splitlines())

@@ -1,0 +1,1 @@
+"""Players, coalitions, values, budgets, the store, contributions, targets and plans; numpy only."""

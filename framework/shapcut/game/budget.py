@@ -1,0 +1,124 @@
+"""Games that count, and limit, the coalitions asked for."""
+
+from math import floor
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from shapcut.game.coalitions import CoalitionMatrix, Values, keys
+from shapcut.game.cost import Cost
+from shapcut.support.errors import BudgetExceededError
+
+if TYPE_CHECKING:
+    from shapcut.valuation.model_access import ModelAccess
+from shapcut.game.game import Game, Measurements, WrappedGame
+
+_ROUNDING = 1e-6
+
+
+class MeteredGame(WrappedGame):
+    """Counts the distinct coalitions that have been asked for and what they, and passes, have cost.
+
+    A value that an evaluation store already had counts too, so a resumed run walks the same way as an
+    undisturbed one.
+
+    Args:
+        game: the game to ask.
+        cost: the account; None opens one.
+        whole: the metered game that this one is a narrower form of.
+    """
+
+    def __init__(self, game: Game, *, cost: Cost | None = None, whole: "MeteredGame | None" = None) -> None:
+        super().__init__(game)
+        self.cost = Cost() if cost is None else cost
+        self._whole = whole
+        self._narrowed: dict[int, MeteredGame] = {}
+        self._seen: dict[bytes, list[float]] = {}
+
+    @property
+    def spent(self) -> int:
+        """Distinct coalitions asked for so far."""
+        return len(self._seen)
+
+    @property
+    def access(self) -> "ModelAccess | None":
+        """The wrapped game's model; passes through it are charged to this account too."""
+        access = self.game.access
+        return None if access is None else access.charged_to(self.cost)
+
+    def narrowed(self, tokens: int) -> Game:
+        """The narrower game on the same account; its coalitions count by their share of the tokens."""
+        narrower = self.game.narrowed(tokens)
+        if narrower is self.game:
+            return self
+        return self._narrowed.setdefault(
+            narrower.tokens, MeteredGame(narrower, cost=self.cost, whole=self._whole or self)
+        )
+
+    def is_known(self, coalitions: CoalitionMatrix) -> list[bool]:
+        """For each row, whether it was asked for before (asking again is free)."""
+        return [key in self._seen for key in keys(coalitions)]
+
+    def values(self, coalitions: CoalitionMatrix) -> Values:
+        """Values of the wrapped game.
+
+        Raises:
+            BudgetExceededError: before anything is evaluated, if the new rows exceed the budget.
+        """
+        return self.measurements(coalitions)[:, 0]
+
+    def measurements(self, coalitions: CoalitionMatrix) -> Measurements:
+        """Measurements of the wrapped game.
+
+        Raises:
+            BudgetExceededError: as `values`.
+        """
+        names = keys(coalitions)
+        new = {name: row for row, name in enumerate(names) if name not in self._seen}
+        if new:
+            self.spend(len(new))
+            asked = coalitions[list(new.values())]
+            self._seen.update(zip(new, self.game.measurements(asked).tolist(), strict=True))
+            self.cost.add_evaluations(len(new), int(asked.sum()), self.tokens)
+        return np.array([self._seen[name] for name in names], dtype=np.float64).reshape(-1, 3)
+
+    def spend(self, evaluations: float) -> None:
+        """Called before so many evaluations are made; a narrower game's are fractions of the whole one's."""
+        if self._whole is not None:
+            self._whole.spend(evaluations * self.tokens / self._whole.tokens)
+
+    def evaluated(self) -> tuple[CoalitionMatrix, Values]:
+        """Everything asked for so far, in order: coalitions and their values."""
+        packed = np.frombuffer(b"".join(self._seen), dtype=np.uint8).reshape(-1, -(-self.n_players // 8))
+        bits = np.unpackbits(packed, axis=1, count=self.n_players, bitorder="little")
+        return bits.astype(np.bool_), np.array([found[0] for found in self._seen.values()], dtype=np.float64)
+
+
+class BudgetedGame(MeteredGame):
+    """A metered game that refuses more than its budget of distinct coalitions.
+
+    Coalitions of its `narrowed` games take fractions of the budget.
+    """
+
+    def __init__(self, game: Game, budget: int, *, cost: Cost | None = None) -> None:
+        super().__init__(game, cost=cost)
+        self.budget = budget
+        self._used = 0.0
+
+    @property
+    def remaining(self) -> int:
+        """Distinct coalitions that may still be asked for."""
+        return floor(self.budget - self._used + _ROUNDING)
+
+    def spend(self, evaluations: float) -> None:
+        """Take from the budget.
+
+        Raises:
+            BudgetExceededError: if there is not enough left.
+        """
+        left = self.budget - self._used
+        if evaluations > left + _ROUNDING:
+            raise BudgetExceededError(
+                f"{evaluations:g} new coalitions asked for, {left:g} of a budget of {self.budget} are left"
+            )
+        self._used += evaluations

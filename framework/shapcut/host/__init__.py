@@ -1,0 +1,1 @@
+"""Plugins admitted, hooks called, adapters chosen."""

@@ -1,0 +1,128 @@
+"""The hooks that shapcut calls; implement any of them in a plugin module with ``@hookimpl``.
+
+A plugin is registered through the entry-point group ``shapcut``. First-party adapters and plugins use
+exactly the same door.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, Protocol
+
+import pluggy
+
+if TYPE_CHECKING:
+    import typer
+    from torch import nn
+
+    from shapcut.game.coalitions import CoalitionMatrix, Values
+    from shapcut.game.plan import RemovalPlan
+    from shapcut.models.adapter import Adapter
+    from shapcut.support.run_directory import Run
+
+hookspec = pluggy.HookspecMarker("shapcut")
+hookimpl = pluggy.HookimplMarker("shapcut")
+
+
+class Register(Protocol):
+    """Given to the ``shapcut_register_*`` hooks: call it once for each thing to offer."""
+
+    def __call__(self, name: str, factory: Callable[..., Any]) -> None:
+        """Offer ``factory`` under ``name``; a name that is taken is an error naming both distributions."""
+
+
+@hookspec
+def shapcut_register_adapters(register: Register) -> None:
+    """Called once at start-up: offer adapters (`shapcut.models.adapter.Adapter` subclasses)."""
+
+
+@hookspec
+def shapcut_register_formats(register: Register) -> None:
+    """Called once at start-up: offer checkpoint formats (`shapcut.models.checkpoint_format.CheckpointFormat` subclasses)."""
+
+
+@hookspec
+def shapcut_register_utilities(register: Register) -> None:
+    """Called once at start-up: offer utilities (`shapcut.valuation.utilities.Utility` subclasses)."""
+
+
+@hookspec
+def shapcut_register_samplers(register: Register) -> None:
+    """Called once at start-up: offer samplers (`shapcut.estimators.sampling.Sampler` subclasses)."""
+
+
+@hookspec
+def shapcut_register_estimators(register: Register) -> None:
+    """Called once at start-up: offer estimators (`shapcut.estimators.base.Estimator` subclasses)."""
+
+
+@hookspec
+def shapcut_register_selectors(register: Register) -> None:
+    """Called once at start-up: offer selectors (`shapcut.selection.base.Selector` subclasses)."""
+
+
+@hookspec
+def shapcut_register_postprocessors(register: Register) -> None:
+    """Called once at start-up: offer post-pruning steps (`shapcut.steps.step.PostProcessor` subclasses)."""
+
+
+@hookspec
+def shapcut_register_executors(register: Register) -> None:
+    """Called once at start-up: offer executors (`shapcut.valuation.executor.Executor` subclasses)."""
+
+
+@hookspec(firstresult=True)
+def shapcut_select_adapter(model: "nn.Module", adapters: Sequence["Adapter"]) -> "Adapter | None":
+    """Called for a loaded model: return the adapter to use, or None to leave the choice to others.
+
+    The core's own choice comes last: the one adapter that matches; several are an error that lists them.
+    """
+
+
+@hookspec
+def shapcut_register_commands(cli: "typer.Typer", hook: pluggy.HookRelay) -> None:
+    """Called when the command line is built: add commands to ``cli``; ``hook`` calls other plugins' hooks."""
+
+
+@hookspec
+def shapcut_run_started(run: "Run") -> None:
+    """Called when a run directory is open and before the first evaluation."""
+
+
+@hookspec
+def shapcut_coalitions_evaluated(coalitions: "CoalitionMatrix", values: "Values", total: int) -> None:
+    """Called after each chunk that was measured and stored.
+
+    ``total`` counts what is stored of the game, a coalition on a part of its text as that fraction of one.
+    """
+
+
+@hookspec
+def shapcut_plan_ready(plan: "RemovalPlan") -> str | None:
+    """Called before anything is removed; a returned string vetoes the plan, with that reason."""
+
+
+@hookspec
+def shapcut_model_pruned(model: "nn.Module", plan: "RemovalPlan") -> None:
+    """Called after the removal and before the first post-pruning step."""
+
+
+@hookspec
+def shapcut_step_finished(name: str, model: "nn.Module") -> None:
+    """Called after each post-pruning step."""
+
+
+@hookspec
+def shapcut_run_finished(run: "Run", hook: pluggy.HookRelay) -> None:
+    """Called when everything that a run leaves is written, its manifest included.
+
+    ``hook`` calls the hooks of all plugins, such as ``hook.shapcut_report_sections(run=run)``.
+    """
+
+
+@hookspec
+def shapcut_comparison_finished(run: "Run") -> None:
+    """Called when ``shapcut compare`` has written its ``comparison.json``."""
+
+
+@hookspec
+def shapcut_report_sections(run: "Run") -> Sequence[tuple[str, str]]:  # type: ignore[empty-body]
+    """Called when a report is written: return (heading, HTML body) pairs to append."""

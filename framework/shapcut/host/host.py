@@ -1,0 +1,177 @@
+"""The plugin host: the plugins that are in use, and what they offer.
+
+Nothing is kept at module level: every `build_host` looks at the installed distributions afresh.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib import metadata
+from typing import Any
+
+import pluggy
+from torch import nn
+
+from shapcut.estimators.base import Estimator
+from shapcut.estimators.sampling import Sampler
+from shapcut.host import hookspecs
+from shapcut.host.admission import Candidate, PluginInfo, admit
+from shapcut.host.hookspecs import hookimpl
+from shapcut.host.registry import Entry, Registry
+from shapcut.models.adapter import CONTRACT_VERSION, Adapter
+from shapcut.models.checkpoint_format import CheckpointFormat
+from shapcut.selection.base import Selector
+from shapcut.steps.step import PostProcessor
+from shapcut.support.errors import ShapcutError, UnsupportedModelError
+from shapcut.valuation.executor import Executor
+from shapcut.valuation.utilities import Utility
+
+GROUP = "shapcut"
+"""The entry-point group, which is also the name of shapcut's own distribution."""
+
+KINDS = {
+    "adapters": "adapter",
+    "formats": "checkpoint format",
+    "utilities": "utility",
+    "samplers": "sampler",
+    "estimators": "estimator",
+    "selectors": "selector",
+    "postprocessors": "post-pruning step",
+    "executors": "executor",
+}
+"""What plugins offer: the attribute of `Host` (and end of the hook's name), and one of it in words."""
+
+
+@dataclass(frozen=True, slots=True)
+class BrokenPlugin:
+    """A plugin that was left out, and why, in one line."""
+
+    name: str
+    distribution: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Host:
+    """The plugins and what they offer.
+
+    Attributes:
+        manager: calls the hooks of `shapcut.host.hookspecs`.
+        plugins: the plugins in use, in the order in which they were admitted.
+        broken: the plugins that were left out.
+    """
+
+    manager: pluggy.PluginManager
+    adapters: Registry[Adapter]
+    formats: Registry[CheckpointFormat]
+    utilities: Registry[Utility]
+    samplers: Registry[Sampler]
+    estimators: Registry[Estimator]
+    selectors: Registry[Selector]
+    postprocessors: Registry[PostProcessor]
+    executors: Registry[Executor]
+    plugins: tuple[PluginInfo, ...]
+    broken: tuple[BrokenPlugin, ...]
+
+
+def build_host(*, skip_broken: bool = False, core: Sequence[object] = ()) -> Host:
+    """Admit shapcut's own plugins, then the installed ones: first-party before others, then by name.
+
+    Args:
+        skip_broken: leave out an installed plugin that cannot be used, and list it in `Host.broken`.
+        core: plugins of the core; one that cannot be used is always an error.
+
+    Raises:
+        ShapcutError: if a plugin cannot be imported, implements a hook that does not exist, or offers a
+            name that is taken; it names the plugin and its distribution.
+    """
+    manager = pluggy.PluginManager(GROUP)
+    manager.add_hookspecs(hookspecs)
+    manager.register(MatchingAdapter())
+    registries: dict[str, Registry[Any]] = {kind: Registry(word) for kind, word in KINDS.items()}
+    plugins = [admit(_core_candidate(plugin), manager, registries) for plugin in core]
+    broken = []
+    for candidate in _installed_candidates():
+        try:
+            plugins.append(admit(candidate, manager, registries))
+        except ShapcutError as error:
+            if not skip_broken:
+                raise ShapcutError(f"{error}; --skip-broken-plugins goes on without it") from error
+            broken.append(BrokenPlugin(candidate.name, candidate.distribution, str(error)))
+    return Host(manager=manager, plugins=tuple(plugins), broken=tuple(broken), **registries)
+
+
+def select_adapter(host: Host, model: nn.Module) -> Adapter:
+    """The adapter for a loaded model, as the hook ``shapcut_select_adapter`` decides.
+
+    Raises:
+        UnsupportedModelError: if no adapter matches the model, or several do.
+        ShapcutError: if an adapter was written for another version of the contract.
+    """
+    adapters = []
+    for entry in host.adapters:
+        adapter = host.adapters.create(entry.name)
+        require_contract(adapter, entry)
+        adapters.append(adapter)
+    chosen: Adapter | None = host.manager.hook.shapcut_select_adapter(model=model, adapters=adapters)
+    if chosen is None:
+        asked = ", ".join(entry.name for entry in host.adapters) or "none, as no adapter is installed"
+        raise UnsupportedModelError(f"no adapter matches {describe(model)}; asked: {asked}")
+    return chosen
+
+
+def checkpoint_formats(host: Host) -> tuple[CheckpointFormat, ...]:
+    """All formats that the plugins offer, each made without options."""
+    return tuple(host.formats.create(entry.name) for entry in host.formats)
+
+
+def _core_candidate(plugin: object) -> Candidate:
+    name = getattr(plugin, "__name__", type(plugin).__name__)
+    return Candidate(name, GROUP, metadata.version(GROUP), lambda: plugin)
+
+
+def _installed_candidates() -> list[Candidate]:
+    candidates = []
+    for point in metadata.entry_points(group=GROUP):
+        name, version = (point.dist.name, point.dist.version) if point.dist else ("unknown", "unknown")
+        candidates.append(Candidate(point.name, name, version, point.load))
+    return sorted(candidates, key=lambda one: (one.distribution != GROUP, one.distribution, one.name))
+
+
+class MatchingAdapter:
+    """A plugin that answers ``shapcut_select_adapter`` after all others."""
+
+    @hookimpl(trylast=True)
+    def shapcut_select_adapter(self, model: nn.Module, adapters: Sequence[Adapter]) -> Adapter | None:
+        """The adapter that matches, or None.
+
+        Raises:
+            UnsupportedModelError: if several match.
+        """
+        matching = [adapter for adapter in adapters if adapter.matches(model)]
+        if len(matching) > 1:
+            names = ", ".join(sorted(adapter.name for adapter in matching))
+            raise UnsupportedModelError(
+                f"several adapters match {describe(model)}: {names}; "
+                "uninstall all but one, or install a plugin that decides in shapcut_select_adapter"
+            )
+        return matching[0] if matching else None
+
+
+def require_contract(adapter: Adapter, entry: Entry[Adapter]) -> None:
+    """Refuse an adapter that was written for another version of the contract.
+
+    Raises:
+        ShapcutError: naming the adapter, its distribution and both versions.
+    """
+    if adapter.contract_version != CONTRACT_VERSION:
+        raise ShapcutError(
+            f"adapter {entry.name!r} of {entry.distribution} was written for version "
+            f"{adapter.contract_version} of the adapter contract, not for {CONTRACT_VERSION}; "
+            f"install a matching release of {entry.distribution}, or uninstall it"
+        )
+
+
+def describe(model: nn.Module) -> str:
+    """A model's class and, if it has a config, its ``model_type``, for messages."""
+    model_type = getattr(getattr(model, "config", None), "model_type", None)
+    return type(model).__name__ + (f" (model_type {model_type!r})" if model_type else "")

@@ -1,0 +1,172 @@
+"""How well a model predicts text that it reads in windows."""
+
+import math
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict
+from torch import Tensor, nn
+from torch.nn import functional
+
+from shapcut.models.adapter import Adapter
+from shapcut.support.errors import InputError
+from shapcut.support.progress import Reporter, Silent
+
+TOKEN_BLOCK = 1024
+"""Tokens whose logits are turned into fp32 at a time."""
+
+_READING = "reading windows of text"
+_IGNORED = -100
+_MIN_TOKENS = 2  # one to read, one to predict
+
+
+class PerplexityResult(BaseModel):
+    """How well a model predicts text.
+
+    Attributes:
+        perplexity: exp of the loss; infinite or NaN if the loss is.
+        nats_per_token: mean next-token loss over the predicted tokens.
+        n_tokens: number of predicted tokens.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="strings")
+
+    perplexity: float
+    nats_per_token: float
+    n_tokens: int
+
+    @property
+    def finite(self) -> bool:
+        """Whether the perplexity is a number that can be compared."""
+        return math.isfinite(self.perplexity)
+
+    @classmethod
+    def of(cls, total_nats: float, n_tokens: int) -> "PerplexityResult":
+        """The result for the summed loss of some predicted tokens."""
+        nats = total_nats / n_tokens
+        try:
+            perplexity = math.exp(nats)
+        except OverflowError:
+            perplexity = math.inf
+        return cls(perplexity=perplexity, nats_per_token=nats, n_tokens=n_tokens)
+
+
+def perplexity(
+    adapter: Adapter,
+    model: nn.Module,
+    input_ids: Tensor,
+    *,
+    batch_size: int = 8,
+    reporter: Reporter | None = None,
+) -> PerplexityResult:
+    """Perplexity over windows that are read independently of each other.
+
+    Args:
+        adapter: the model's adapter.
+        model: in evaluation mode.
+        input_ids: shape (windows, length); the first token of a window is read and not predicted.
+        batch_size: windows a forward pass; no more logits than theirs are held.
+        reporter: told how many windows are read.
+
+    Raises:
+        InputError: if there is nothing to predict.
+    """
+    if input_ids.shape[0] == 0 or input_ids.shape[1] < _MIN_TOKENS:
+        raise InputError(f"token ids of shape {tuple(input_ids.shape)} leave nothing to predict")
+    total, read = 0.0, 0
+    with (reporter or Silent()).counting(_READING, len(input_ids)) as count:
+        for batch in torch.split(input_ids, batch_size):
+            total += _summed_nats(adapter, model, batch, batch[:, 1:])
+            read += len(batch)
+            count(read)
+    return PerplexityResult.of(total, input_ids[:, 1:].numel())
+
+
+def sliding_perplexity(
+    adapter: Adapter,
+    model: nn.Module,
+    tokens: NDArray[np.int64],
+    *,
+    window: int,
+    stride: int,
+    bos: int | None = None,
+    batch_size: int = 8,
+    reporter: Reporter | None = None,
+) -> PerplexityResult:
+    """Perplexity of one long text, each token predicted once, with at least ``window - stride`` before it.
+
+    Only the tokens of the first window have less in front of them. ``stride == window`` reads windows that
+    do not overlap; without a BOS token their first tokens are then read and not predicted.
+
+    Args:
+        adapter: the model's adapter.
+        model: in evaluation mode.
+        tokens: shape (n_tokens,), without special tokens.
+        window: tokens that the model reads at a time, a BOS token included.
+        stride: tokens by which the window moves on.
+        bos: token id put first in every window, or None.
+        batch_size: windows a forward pass.
+        reporter: told how many windows are read.
+
+    Raises:
+        InputError: if window, stride and text do not fit together.
+    """
+    width = window - (bos is not None)
+    if window < _MIN_TOKENS:
+        raise InputError(f"--window {window} is too small; at least {_MIN_TOKENS} tokens are needed")
+    if not 1 <= stride <= width:
+        raise InputError(f"--stride {stride} must be between 1 and {width}, the tokens in a window")
+    if len(tokens) < _MIN_TOKENS:
+        raise InputError(f"a text of {len(tokens)} tokens leaves nothing to predict")
+    total, predicted, read = 0.0, 0, 0
+    windows = 1 + max(0, math.ceil((len(tokens) - width) / stride))
+    with (reporter or Silent()).counting(_READING, windows) as count:
+        for ids, targets in _sliding_batches(tokens, width, stride, bos, batch_size):
+            total += _summed_nats(adapter, model, ids, targets)
+            predicted += int((targets != _IGNORED).sum())
+            read += len(ids)
+            count(read)
+    return PerplexityResult.of(total, predicted)
+
+
+def _summed_nats(adapter: Adapter, model: nn.Module, input_ids: Tensor, targets: Tensor) -> float:
+    """Loss summed over the targets, shape (batch, length - 1), that are not ignored: fp32, added in fp64."""
+    device = adapter.input_device(model)
+    logits = adapter.logits(model, input_ids.to(device))[:, :-1].flatten(0, 1)
+    flat = targets.to(logits.device).flatten()
+    total = 0.0
+    for block, wanted in zip(torch.split(logits, TOKEN_BLOCK), torch.split(flat, TOKEN_BLOCK), strict=True):
+        nats = functional.cross_entropy(block.float(), wanted, ignore_index=_IGNORED, reduction="none")
+        total += float(nats.double().sum())
+    return total
+
+
+def _sliding_batches(
+    tokens: NDArray[np.int64], width: int, stride: int, bos: int | None, batch_size: int
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Batches of equally long windows (batch, length) and their targets (batch, length - 1)."""
+    rows: list[tuple[NDArray[np.int64], NDArray[np.int64]]] = []
+    scored = 0 if bos is not None else 1
+    for begin in range(0, len(tokens), stride):
+        end = min(begin + width, len(tokens))
+        targets = tokens[begin:end].copy()
+        targets[: max(scored - begin, 0)] = _IGNORED
+        row = (tokens[begin:end], targets)
+        if rows and (len(rows) == batch_size or len(row[0]) != len(rows[0][0])):
+            yield _batch(rows, bos)
+            rows = []
+        rows.append(row)
+        scored = end
+        if end == len(tokens):
+            break
+    yield _batch(rows, bos)
+
+
+def _batch(rows: list[tuple[NDArray[np.int64], NDArray[np.int64]]], bos: int | None) -> tuple[Tensor, Tensor]:
+    ids = torch.from_numpy(np.stack([row[0] for row in rows]))
+    targets = torch.from_numpy(np.stack([row[1] for row in rows]))
+    if bos is None:
+        return ids, targets[:, 1:]
+    return torch.cat([torch.full((len(rows), 1), bos), ids], dim=1), targets

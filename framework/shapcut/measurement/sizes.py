@@ -1,0 +1,67 @@
+"""Sizes: parameters, bytes of weights and checkpoints, peak memory."""
+
+import importlib.util
+import sys
+from pathlib import Path
+
+import torch
+from torch import nn
+
+WEIGHT_SUFFIXES = (".safetensors", ".bin", ".pth", ".pt", ".gguf")
+
+
+_STATUS, _RESTART = Path("/proc/self/status"), Path("/proc/self/clear_refs")
+
+
+_PEAK, _KIBIBYTE = "VmHWM:", 1024
+
+
+def parameter_count(model: nn.Module) -> int:
+    """Number of distinct parameters: tied ones count once."""
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+def weight_bytes(model: nn.Module) -> int:
+    """Memory of the distinct parameters and buffers."""
+    tensors = [*model.parameters(), *model.buffers()]
+    return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+
+
+def checkpoint_bytes(path: Path) -> int:
+    """Size of a checkpoint's one file, or of the weight files directly in its directory."""
+    files = path.iterdir() if path.is_dir() else (path,)
+    return sum(file.stat().st_size for file in files if file.suffix in WEIGHT_SUFFIXES)
+
+
+def peak_memory_bytes(device: torch.device | None = None) -> int | None:
+    """The most memory held so far: on a GPU what was allocated, else this process's peak resident set.
+
+    Returns:
+        Bytes, or None where the platform cannot tell.
+    """
+    if device is not None and device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    if _STATUS.exists():
+        lines = _STATUS.read_text(encoding="utf-8").splitlines()
+        return next((int(line.split()[1]) * _KIBIBYTE for line in lines if line.startswith(_PEAK)), None)
+    if importlib.util.find_spec("resource") is None:
+        return None
+    import resource  # noqa: PLC0415 - not on every system
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * _KIBIBYTE
+
+
+def restart_peak_memory() -> bool:
+    """Let `peak_memory_bytes` count anew from what is held now.
+
+    Returns:
+        Whether the platform can do that; elsewhere the peak stays that of everything before.
+    """
+    if torch.cuda.is_available():
+        torch.cuda.reset_peak_memory_stats()
+    try:
+        _RESTART.write_text("5", encoding="ascii")
+    except OSError:
+        return False
+    return True

@@ -1,0 +1,1 @@
+"""The adapter's contract, the layer stack, formats, finding and loading a model safely."""

@@ -1,0 +1,75 @@
+"""A digest that says whether two models in memory are the same."""
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Iterator
+from typing import Any
+
+from torch import Tensor, nn
+
+_SAMPLED_ELEMENTS = 4096
+_INCIDENTAL = ("dtype", "transformers_version")
+
+
+def model_fingerprint(model: nn.Module) -> str:
+    """A digest of the config and of a sample of every weight's elements, stored buffers included.
+
+    Up to 4,096 evenly spread elements of each tensor are read, so that it stays quick for large models.
+    """
+    digest = hashlib.sha256()
+    config = config_of(model)
+    if config is not None:
+        content = {k: v for k, v in config.items() if not k.startswith("_") and k not in _INCIDENTAL}
+        digest.update(json.dumps(content, sort_keys=True, default=str).encode())
+    for name, weight in _weights(model):
+        for part in _plain_tensors(weight):
+            digest.update(f"{name} {tuple(part.shape)} {part.dtype}".encode())
+            flat = part.detach().flatten()
+            sample = flat[:: max(1, -(-flat.numel() // _SAMPLED_ELEMENTS))]
+            # A float32 would drop the lowest bits of packed integers.
+            exact = sample.float() if sample.is_floating_point() else sample.long()
+            digest.update(exact.cpu().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _weights(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    """The parameters, and what else a checkpoint holds: packed weights and scales are buffers."""
+    parameters = dict(model.named_parameters())
+    for name, parameter in parameters.items():
+        yield name, _weight(model, name, parameter)
+    for name, module in model.named_modules():
+        # Not by state_dict(), for which some libraries convert the weights.
+        for leaf, buffer in module._buffers.items():  # noqa: SLF001 - which are stored is said nowhere else
+            if buffer is not None and leaf not in module._non_persistent_buffers_set:  # noqa: SLF001
+                yield f"{name}.{leaf}", buffer
+
+
+def _plain_tensors(tensor: Tensor) -> Iterator[Tensor]:
+    """The tensor itself, or the parts of one that stands for several."""
+    if not hasattr(tensor, "__tensor_flatten__"):
+        yield tensor
+        return
+    names, _ = tensor.__tensor_flatten__()
+    for name in names:
+        yield from _plain_tensors(getattr(tensor, name))
+
+
+def _weight(model: nn.Module, name: str, parameter: Tensor) -> Tensor:
+    """A parameter's value; where accelerate keeps it elsewhere it is read from there."""
+    if not parameter.is_meta:
+        return parameter
+    owner, _, leaf = name.rpartition(".")
+    kept: Any = model.get_submodule(owner)
+    return kept._hf_hook.weights_map[leaf]  # type: ignore[no-any-return]  # noqa: SLF001 - accelerate's place
+
+
+def config_of(model: nn.Module) -> dict[str, Any] | None:
+    """The content of a transformers config or of a dataclass, or None if the model has neither."""
+    config = getattr(model, "config", None)
+    to_dict = getattr(config, "to_dict", None)
+    if to_dict is not None:
+        return dict(to_dict())
+    if dataclasses.is_dataclass(config) and not isinstance(config, type):
+        return dataclasses.asdict(config)
+    return None

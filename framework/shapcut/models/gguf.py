@@ -1,0 +1,80 @@
+"""GGUF files: checked before a library reads them."""
+
+import mmap
+import struct
+from pathlib import Path
+
+from shapcut.support.errors import InputError
+
+_GGUF_WIDTHS = {0: 1, 1: 1, 2: 2, 3: 2, 4: 4, 5: 4, 6: 4, 7: 1, 10: 8, 11: 8, 12: 8}
+"""Bytes of a number of each type that GGUF has."""
+
+
+_GGUF_STRING, _GGUF_ARRAY = 8, 9
+
+
+def require_sound_gguf(file: Path) -> None:
+    """Walk through what a GGUF file says of itself: libraries would follow a damaged length without end.
+
+    Raises:
+        InputError: if something in it is longer than the file, or there are more blocks than tensors.
+    """
+    try:
+        with file.open("rb") as opened, mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ) as content:
+            _GGUFHeader(content).check()
+    except (OSError, ValueError) as error:
+        raise InputError(f"cannot read the GGUF file {file}: {error}; is the copy complete?") from error
+
+
+class _GGUFHeader:
+    """Reads what comes before the weights, never beyond the end.
+
+    Raises:
+        ValueError: saying what is wrong.
+    """
+
+    def __init__(self, content: mmap.mmap) -> None:
+        self._content = content
+        self._big = content[4:6] == b"\0\0"
+        self._at = 8
+
+    def check(self) -> None:
+        """Walk through all of it."""
+        tensors, pairs = self._number("Q"), self._number("Q")
+        for _ in range(pairs):
+            name, kind = self._string(), self._number("I")
+            found = self._value(kind)
+            if name.endswith(b".block_count"):
+                blocks = int.from_bytes(found, "big" if self._big else "little")
+                if blocks > tensors:
+                    raise ValueError(f"it has {tensors} tensors, which are too few for {blocks} blocks")
+
+    def _number(self, form: str) -> int:
+        (found,) = struct.unpack((">" if self._big else "<") + form, self._passed(struct.calcsize(form)))
+        return int(found)
+
+    def _passed(self, length: int) -> bytes:
+        if length > len(self._content) - self._at:
+            raise ValueError(f"{length} bytes at {self._at} are more than it has")
+        self._at += length
+        return self._content[self._at - length : self._at]
+
+    def _string(self) -> bytes:
+        return self._passed(self._number("Q"))
+
+    def _numbers(self, kind: int, count: int) -> bytes:
+        if kind not in _GGUF_WIDTHS:
+            raise ValueError(f"{kind} before {self._at} is no type of a value")
+        return self._passed(count * _GGUF_WIDTHS[kind])
+
+    def _value(self, kind: int) -> bytes:
+        if kind == _GGUF_STRING:
+            return self._string()
+        if kind != _GGUF_ARRAY:
+            return self._numbers(kind, 1)
+        kind, count = self._number("I"), self._number("Q")
+        if kind != _GGUF_STRING:
+            return self._numbers(kind, count)
+        for _ in range(count):
+            self._string()
+        return b""

@@ -1,0 +1,255 @@
+"""From what a user names to a model and its tokenizer, ready to be measured."""
+
+import logging
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from shapcut.models.checkpoint_format import CheckpointFormat, Tokenizer
+from shapcut.models.demo import DEMO_PREFIX
+from shapcut.models.quantization import is_quantized, quantization_method, require_packages
+from shapcut.models.source import Location, Offload, check_dtype, inspect_source, locate, read_config
+from shapcut.models.untrusted import require_finite_weights, require_plain_templates
+from shapcut.support.allocator import return_freed_memory
+from shapcut.support.errors import InputError, ShapcutError
+from shapcut.support.quiet import one_line, quiet_libraries, without_stderr
+
+__all__ = ["LoadedModel", "choose_device", "choose_dtype", "inspect_source", "load"]
+
+
+_LOG = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class LoadedModel:
+    """A model in evaluation mode, without gradients, and what belongs to it.
+
+    Attributes:
+        model: the model.
+        tokenizer: its tokenizer.
+        source: what the user named.
+        name: a short name to print.
+    """
+
+    model: nn.Module
+    tokenizer: Any
+    source: str
+    name: str
+
+
+def load(
+    source: str,
+    *,
+    device: str = "auto",
+    dtype: str = "auto",
+    trust_remote_code: bool = False,
+    offload: Offload = "off",
+    formats: Sequence[CheckpointFormat] = (),
+) -> LoadedModel:
+    """Load a causal language model and its tokenizer.
+
+    Args:
+        source: a local directory, a hub id, a ``.gguf`` file (its weights are dequantized), ``demo:NAME``, or
+            a path that one of ``formats`` claims.
+        device: ``auto`` (CUDA if there is one), ``cpu``, ``cuda``, ``cuda:1``, ...
+        dtype: ``auto`` (the checkpoint's own), ``float32``, ``bfloat16`` or ``float16``.
+        trust_remote_code: whether Python code that comes with the checkpoint may be run.
+        offload: ``auto`` lets accelerate place weights on devices, in memory and on disk; ``disk`` leaves
+            every block in its safetensors file until it is used.
+        formats: asked before transformers.
+
+    Raises:
+        InputError: if the source, the device or the dtype is not usable; see `inspect_source`.
+        ShapcutError: if a demo model cannot be fetched.
+    """
+    chosen_device, chosen_dtype = choose_device(device), choose_dtype(dtype)
+    location = locate(source, formats)
+    if offload != "off":
+        if location.format is not None or location.gguf_file is not None:
+            raise InputError(
+                f"--offload {offload} needs a safetensors checkpoint of transformers, not {source}"
+            )
+        return_freed_memory()
+    tokenizer: Any
+    if location.format is not None:
+        model, tokenizer = _load_foreign(location.format, location, chosen_device, chosen_dtype)
+    else:
+        config = read_config(location, trust_remote_code)
+        if location.gguf_file is None and (method := quantization_method(config)):
+            require_packages(source, method)
+        with quiet_libraries():
+            placed = device_map(config, chosen_device, offload, trust_remote_code)
+            model = _load_model(location, config, chosen_dtype, trust_remote_code, placed)
+            tokenizer = _load_tokenizer(location, trust_remote_code)
+    if is_quantized(model):
+        logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # else a line for each product
+    require_finite_weights(model, source)
+    require_plain_templates(tokenizer, source)
+    model.requires_grad_(requires_grad=False)
+    model = model.eval() if offload != "off" or is_quantized(model) else model.eval().to(chosen_device)
+    _LOG.debug("%s: a %s from %s", source, type(model).__name__, location.path)
+    return LoadedModel(model, tokenizer, source, _short_name(source))
+
+
+def is_offloaded(model: nn.Module) -> bool:
+    """Whether some weights are not in memory until they are used."""
+    return any(parameter.is_meta for parameter in model.parameters())
+
+
+def device_map(config: Any, device: torch.device, offload: Offload, trust_remote_code: bool) -> Any:
+    """Where accelerate puts each part of a model, or None if it has nothing to do.
+
+    What a block is, transformers says itself: its classes must not be split among devices.
+    """
+    if offload == "off":
+        return {"": device} if quantization_method(config) else None
+    if offload == "auto":
+        return "auto"
+    model: Any = model_without_weights(config, trust_remote_code)
+    blocks = [
+        name
+        for name, part in model.named_modules()
+        if type(part).__name__ in (model._no_split_modules or ())  # noqa: SLF001
+    ]
+    if not blocks:
+        raise InputError(f"--offload disk: {type(model).__name__} does not say what its blocks are; use auto")
+    return dict.fromkeys(blocks, "disk") | dict.fromkeys(_outside(model, blocks), str(device))
+
+
+def model_without_weights(
+    config: Any, trust_remote_code: bool, dtype: torch.dtype | None = None
+) -> nn.Module:
+    """The model that a config describes, on the meta device; None as dtype takes the config's own."""
+    from transformers import AutoModelForCausalLM  # noqa: PLC0415 - seconds to import
+
+    builder: Any = AutoModelForCausalLM
+    own = {} if dtype is None else {"dtype": dtype}
+    with torch.device("meta"):
+        model: nn.Module = builder.from_config(config, trust_remote_code=trust_remote_code, **own)
+    return model
+
+
+def _outside(model: nn.Module, blocks: Sequence[str], prefix: str = "") -> list[str]:
+    """Names of the largest modules that hold none of the blocks."""
+    found = []
+    for name, child in model.named_children():
+        path = f"{prefix}{name}"
+        if any(block.startswith(f"{path}.") for block in blocks):
+            found += _outside(child, blocks, f"{path}.")
+        elif path not in blocks:
+            found.append(path)
+    return found
+
+
+def choose_device(name: str) -> torch.device:
+    """The device of that name; ``auto`` is CUDA if there is one, else the CPU.
+
+    Raises:
+        InputError: if there is no such device.
+    """
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise InputError(f"--device {name} cannot be used: {one_line(error)}") from error
+    return device
+
+
+def choose_dtype(name: str) -> torch.dtype | None:
+    """The dtype of that name; None for ``auto``, the checkpoint's own.
+
+    Raises:
+        InputError: if it is not one that models are loaded in.
+    """
+    check_dtype(name)
+    return None if name == "auto" else getattr(torch, name)
+
+
+def _short_name(source: str) -> str:
+    if source.startswith(DEMO_PREFIX):
+        return source.removeprefix(DEMO_PREFIX)
+    path = Path(source).resolve() if Path(source).exists() else Path(source)
+    return path.stem if path.is_file() else path.name
+
+
+def _load_foreign(
+    found: CheckpointFormat, location: Location, device: torch.device, dtype: torch.dtype | None
+) -> tuple[nn.Module, Tokenizer]:
+    """What a format that is not transformers' own makes of a path; its errors of any type become a line."""
+    try:
+        with quiet_libraries():
+            return found.load(Path(location.path), device=device, dtype=dtype)
+    except ShapcutError:
+        raise
+    except Exception as error:
+        raise InputError(f"cannot load {location.source} as {found.name}: {one_line(error)}") from error
+
+
+def _load_model(
+    location: Location, config: Any, dtype: torch.dtype | None, trust_remote_code: bool, placed: Any
+) -> nn.Module:
+    from transformers import AutoModelForCausalLM  # noqa: PLC0415 - seconds to import
+
+    loader: Any = AutoModelForCausalLM
+    arguments = location.arguments() | _weight_arguments(location, dtype)
+    try:
+        with _no_gguf_bar(location):
+            model, info = loader.from_pretrained(
+                location.path,
+                config=config,
+                trust_remote_code=trust_remote_code,
+                output_loading_info=True,
+                device_map=placed,
+                **arguments,
+            )
+    except Exception as error:
+        raise InputError(
+            f"cannot load the weights of {location.source}: {one_line(error)}; is the copy complete?"
+        ) from error
+    if info["missing_keys"]:
+        missing = sorted(info["missing_keys"])
+        raise InputError(
+            f"the checkpoint {location.source} lacks {len(missing)} weights of its own config, "
+            f"{missing[0]} among them; is it a {type(model).__name__}?"
+        )
+    return model  # type: ignore[no-any-return]
+
+
+def _no_gguf_bar(location: Location) -> AbstractContextManager[None]:
+    return nullcontext() if location.gguf_file is None else without_stderr()
+
+
+def _weight_arguments(location: Location, dtype: torch.dtype | None) -> dict[str, Any]:
+    """How the weights are read: never from pickles; a GGUF file's as dense fp32 unless asked otherwise.
+
+    Asking for dense weights also makes transformers forget the quantization, which could not be saved.
+    """
+    if location.gguf_file is None:
+        location.require_safetensors()
+        return {"use_safetensors": True, "dtype": dtype or "auto"}
+    from transformers import GgufConfig  # noqa: PLC0415 - as above
+
+    return {"quantization_config": GgufConfig(dequantize=True), "dtype": dtype or torch.float32}
+
+
+def _load_tokenizer(location: Location, trust_remote_code: bool) -> Any:
+    from transformers import AutoTokenizer  # noqa: PLC0415 - as above
+
+    loader: Any = AutoTokenizer
+    try:
+        with _no_gguf_bar(location):
+            return loader.from_pretrained(
+                location.path, trust_remote_code=trust_remote_code, **location.arguments()
+            )
+    except Exception as error:
+        raise InputError(
+            f"cannot load the tokenizer of {location.source}: {one_line(error)}; put the model's own "
+            "tokenizer.json beside its weights"
+        ) from error

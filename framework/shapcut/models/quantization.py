@@ -1,0 +1,56 @@
+"""Models whose weights are quantized: by which method, and what is needed to load them."""
+
+import importlib.util
+from typing import Any
+
+from torch import nn
+
+from shapcut.support.errors import InputError
+from shapcut.support.suggest import did_you_mean
+
+_UNNAMED = "by an unnamed method"
+
+_PACKAGES = {
+    "gptq": (("gptqmodel", "optimum"), "pip install 'shapcut[gptq]'"),
+    "bitsandbytes": (("bitsandbytes",), "pip install 'shapcut[bitsandbytes]'"),
+    "torchao": (("torchao",), "pip install 'shapcut[torchao]'"),
+    "compressed-tensors": (("compressed_tensors",), "pip install 'shapcut[compressed-tensors]'"),
+}
+"""For each method the modules that transformers needs to load it, and how to install them."""
+
+
+def quantization_method(config: Any) -> str | None:
+    """The method that a transformers config names, or None if the weights are in full precision."""
+    content: Any = getattr(config, "quantization_config", None)
+    if content is None:
+        return None
+    method = content.get("quant_method") if isinstance(content, dict) else content.quant_method
+    return str(getattr(method, "value", method) or _UNNAMED)
+
+
+def is_quantized(model: nn.Module) -> bool:
+    """Whether a model's weights are quantized."""
+    return quantization_method(getattr(model, "config", None)) is not None
+
+
+def require_packages(source: str, method: str) -> None:
+    """Refuse a quantized checkpoint whose packages are not installed, or whose method nobody knows.
+
+    Raises:
+        InputError: saying how to install them, or that transformers would read the weights as they are.
+    """
+    from transformers.quantizers import auto  # noqa: PLC0415 - slow to import
+
+    known = {*auto.AUTO_QUANTIZATION_CONFIG_MAPPING, *_PACKAGES}  # the former name bitsandbytes with its bits
+    if method != _UNNAMED and method not in known:
+        raise InputError(
+            f"{source} says that its weights are quantized by {method!r}, which this transformers does not "
+            f"know: {did_you_mean(method, known)}"
+        )
+    packages, install = _PACKAGES.get(method, ((), ""))
+    for package in packages:
+        if importlib.util.find_spec(package) is None:
+            raise InputError(
+                f"{source} is quantized ({method}) and needs the package {package}, "
+                f"which is not installed: {install}"
+            )

@@ -1,0 +1,317 @@
+"""What a user's word for a model means, and whether shapcut can work with it: before any weight is read."""
+
+import json
+import socket
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+from urllib.parse import urlsplit
+from urllib.request import getproxies
+
+from shapcut.models.checkpoint_format import CheckpointFormat, asked_formats, claiming_format
+from shapcut.models.demo import DEMO_PREFIX, demo_directory, fetched_demo
+from shapcut.models.gguf import require_sound_gguf
+from shapcut.models.quantization import quantization_method, require_packages
+from shapcut.models.untrusted import require_no_adapter, require_plain_shards
+from shapcut.support.errors import InputError
+from shapcut.support.quiet import one_line, quiet_libraries
+
+DTYPES = ("float32", "bfloat16", "float16")
+
+Offload = Literal["off", "auto", "disk"]
+"""Where weights are: all on the device; where accelerate finds room; every block on disk until it is used."""
+
+_HUB_TIMEOUT = 5.0
+_GGUF_MAGIC = b"GGUF"
+
+
+@dataclass(frozen=True, slots=True)
+class Location:
+    """Where a model is read from.
+
+    Attributes:
+        source: what the user named.
+        path: a local directory or a hub id, or the path that `format` claims.
+        gguf_file: absolute path of the GGUF file in that directory, or None.
+        local: whether nothing may be asked of the hub: the files are here, or the hub cannot be reached.
+        format: what the files are if they are not transformers', else None.
+    """
+
+    source: str
+    path: str
+    gguf_file: str | None = None
+    local: bool = True
+    format: CheckpointFormat | None = None
+
+    def arguments(self) -> dict[str, Any]:
+        """Keyword arguments for transformers' ``from_pretrained``."""
+        arguments: dict[str, Any] = {"local_files_only": self.local}
+        return arguments if self.gguf_file is None else arguments | {"gguf_file": self.gguf_file}
+
+    def require_safetensors(self) -> None:
+        """Refuse a checkpoint whose weights exist only as pickles, which can run code when they are opened.
+
+        Raises:
+            InputError: saying how to convert them.
+        """
+        from transformers.utils.hub import cached_file  # noqa: PLC0415 - slow to import
+
+        for name in ("model.safetensors.index.json", "model.safetensors"):
+            try:
+                found = cached_file(self.path, name, local_files_only=self.local)
+            except OSError:
+                continue
+            if found is not None and name.endswith(".index.json"):
+                require_plain_shards(Path(found))
+            return
+        convert = f"AutoModelForCausalLM.from_pretrained({self.path!r}).save_pretrained('converted')"
+        raise InputError(
+            f"{self.source} has no model.safetensors, and pickled weights (.bin, .pth) are not opened; "
+            f"if you trust them: {convert}"
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class SourceFacts:
+    """What is known of a model before its weights are read.
+
+    Attributes:
+        depth: number of layers, or None if only the weights say it.
+        max_length: the longest sequence that it takes, or None if there is no limit.
+        quantization: the method that its weights are quantized by, or None.
+    """
+
+    depth: int | None
+    max_length: int | None
+    quantization: str | None = None
+
+
+def inspect_source(
+    source: str,
+    trust_remote_code: bool = False,
+    *,
+    dtype: str = "auto",
+    formats: Sequence[CheckpointFormat] = (),
+) -> SourceFacts:
+    """Check a model without reading its weights.
+
+    Args:
+        source: a local directory, a hub id, a ``.gguf`` file, ``demo:NAME`` (fetched if it is not cached), or
+            a path that one of ``formats`` claims.
+        trust_remote_code: whether Python code that comes with the checkpoint may be run.
+        dtype: the name of the dtype to be loaded in.
+        formats: asked before transformers.
+
+    Raises:
+        InputError: if there is no such model, several formats claim it, its config is damaged, it is not a
+            causal language model, it needs code that comes with it, or the dtype is not supported.
+    """
+    check_dtype(dtype)
+    return inspect_location(locate(source, formats), trust_remote_code)
+
+
+def inspect_location(location: Location, trust_remote_code: bool) -> SourceFacts:
+    """As `inspect_source`, of a model that was located.
+
+    Raises:
+        InputError: as `inspect_source`.
+    """
+    if location.format is not None:
+        return SourceFacts(location.format.depth(Path(location.path)), max_length=None)
+    whole = read_config(location, trust_remote_code)
+    method = quantization_method(whole) if location.gguf_file is None else None
+    if method is not None:
+        require_packages(location.source, method)
+    config = whole.get_text_config()
+    return SourceFacts(
+        getattr(config, "num_hidden_layers", None), getattr(config, "max_position_embeddings", None), method
+    )
+
+
+def checkpoint_path(source: str, formats: Sequence[CheckpointFormat] = ()) -> Path | None:
+    """The local file or directory with a model's weights; None if they are on the hub or quantized GGUF."""
+    return None if locate(source, formats).gguf_file is not None else weights_path(source, formats)
+
+
+def weights_path(source: str, formats: Sequence[CheckpointFormat] = ()) -> Path | None:
+    """The local file or directory that a model's weights are read from; None if they are on the hub."""
+    location = locate(source, formats)
+    path = Path(location.gguf_file or location.path)
+    return path if path.exists() else None
+
+
+def check_dtype(name: str) -> None:
+    """Refuse the name of a dtype that models are not loaded in.
+
+    Raises:
+        InputError: with the names there are.
+    """
+    if name not in ("auto", *DTYPES):
+        raise InputError(f"--dtype {name} is not supported; use one of auto, {', '.join(DTYPES)}")
+
+
+def locate(source: str, formats: Sequence[CheckpointFormat] = (), *, offline: bool = False) -> Location:
+    """Find what the user named.
+
+    Args:
+        source: what that is.
+        formats: asked before transformers.
+        offline: whether nothing may be fetched: neither a demo model nor anything from the hub.
+
+    Raises:
+        InputError: if it is neither a directory, a GGUF file, a demo model, what one of the formats claims,
+            nor possibly a hub id; or if the format that claims it finds something wrong.
+    """
+    if source.startswith(DEMO_PREFIX):
+        return Location(source, str(fetched_demo(source) if offline else demo_directory(source)))
+    path = Path(source)
+    if source and path.exists():
+        return _located_here(source, path, formats)
+    return _located_on_hub(source, offline)
+
+
+def _located_here(source: str, path: Path, formats: Sequence[CheckpointFormat]) -> Location:
+    claiming = claiming_format(path, formats)
+    if claiming is not None:
+        claiming.check(path)
+        return Location(source, source, format=claiming)
+    asked = asked_formats(formats)
+    return _located_directory(source, path, asked) if path.is_dir() else _located_file(source, path, asked)
+
+
+def _located_directory(source: str, path: Path, asked: str) -> Location:
+    config = path / "config.json"
+    if not config.is_file():
+        raise InputError(
+            f"the directory {source} has no config.json: it is not a transformers checkpoint, "
+            f"and no other format claims it (asked: {asked})"
+        )
+    try:
+        content = json.loads(config.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise InputError(f"{config} is damaged: {one_line(error)}; take another copy") from error
+    if not isinstance(content, dict):
+        raise InputError(f"{config} is damaged: it holds no JSON object; take another copy")
+    require_no_adapter(path)
+    return Location(source, source)
+
+
+def _located_file(source: str, path: Path, asked: str) -> Location:
+    with path.open("rb") as file:
+        magic = file.read(len(_GGUF_MAGIC))
+    if magic != _GGUF_MAGIC:
+        raise InputError(
+            f"{source} is not a GGUF file, and no other format claims it (asked: {asked}); "
+            "name a .gguf file or a checkpoint's directory"
+        )
+    absolute = path.absolute()
+    return Location(source, str(absolute.parent), str(absolute))
+
+
+def _located_on_hub(source: str, offline: bool) -> Location:
+    import huggingface_hub as hub  # noqa: PLC0415 - slow to import
+    from huggingface_hub import utils as hub_utils  # noqa: PLC0415
+
+    utils: Any = hub_utils
+    try:
+        utils.validate_repo_id(source)
+    except ValueError as error:
+        raise InputError(f"unknown model {source!r}: there is no such directory or file") from error
+    if not offline and _hub_is_reachable():
+        return Location(source, source, local=False)
+    if isinstance(hub.try_to_load_from_cache(source, "config.json"), str):
+        return Location(source, source)
+    if offline:
+        raise InputError(
+            f"unknown model {source!r}: there is no such directory or file, and no config of that name is "
+            f"cached; nothing is downloaded here: fetch it with: hf download {source} config.json"
+        )
+    raise InputError(
+        f"unknown model {source!r}: there is no such directory or file, and the hub ({_hub_endpoint()}) "
+        "cannot be reached"
+    )
+
+
+def _hub_endpoint() -> str:
+    from huggingface_hub import constants  # noqa: PLC0415 - slow to import
+
+    return constants.ENDPOINT
+
+
+def _hub_is_reachable() -> bool:
+    """One attempt to connect: the hub's own client would go on trying for half a minute."""
+    from huggingface_hub import constants  # noqa: PLC0415 - slow to import
+
+    if constants.HF_HUB_OFFLINE:
+        return False
+    endpoint = urlsplit(_hub_endpoint())
+    if endpoint.scheme in getproxies():
+        return True  # only the proxy knows, and the client knows how to ask it
+    port = endpoint.port or (443 if endpoint.scheme == "https" else 80)
+    try:
+        socket.create_connection((endpoint.hostname or "", port), timeout=_HUB_TIMEOUT).close()
+    except OSError:
+        return False
+    return True
+
+
+def read_config(location: Location, trust_remote_code: bool) -> Any:
+    """The config of a causal language model.
+
+    Raises:
+        InputError: as `inspect_source`.
+    """
+    from transformers import AutoConfig, PreTrainedConfig  # noqa: PLC0415 - slow to import
+
+    if location.gguf_file is not None:
+        require_sound_gguf(Path(location.gguf_file))
+    with quiet_libraries():
+        try:
+            raw: dict[str, Any] = {}
+            if location.gguf_file is None:
+                raw, _ = PreTrainedConfig.get_config_dict(location.path, **location.arguments())
+                _require_trust(location, raw, trust_remote_code)
+            config = AutoConfig.from_pretrained(
+                location.path, trust_remote_code=trust_remote_code, **location.arguments()
+            )
+        except InputError:
+            raise
+        except Exception as error:
+            raise InputError(f"{_unreadable(location)}: {one_line(error)}; is the copy complete?") from error
+    _require_causal(location, config, raw.get("auto_map") or {})
+    return config
+
+
+def _unreadable(location: Location) -> str:
+    if not location.local:
+        return (
+            f"cannot find the model {location.source!r}, neither as a directory or file here nor on the hub"
+        )
+    what = "the GGUF file" if location.gguf_file else "the config of"
+    return f"cannot read {what} {location.source}"
+
+
+def _require_trust(location: Location, raw: dict[str, Any], trust_remote_code: bool) -> None:
+    from transformers import CONFIG_MAPPING  # noqa: PLC0415 - slow to import
+
+    if raw.get("auto_map") and not trust_remote_code and raw.get("model_type") not in CONFIG_MAPPING:
+        raise InputError(
+            f"{location.source} can only be loaded by running Python code that comes with it; "
+            "pass --trust-remote-code if you trust it"
+        )
+
+
+def _require_causal(location: Location, config: Any, remote_classes: dict[str, Any]) -> None:
+    from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, MODEL_FOR_MASKED_LM_MAPPING  # noqa: PLC0415
+
+    is_decoder = getattr(config, "is_decoder", False) or getattr(config, "causal", False)
+    what = f"{location.source} is not a causal language model: its model type {config.model_type!r} is"
+    if getattr(config, "is_encoder_decoder", False):
+        raise InputError(f"{what} an encoder-decoder")
+    if "AutoModelForCausalLM" in remote_classes:
+        return
+    if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
+        raise InputError(f"{what} not among transformers' causal language models")
+    if type(config) in MODEL_FOR_MASKED_LM_MAPPING and not is_decoder:
+        raise InputError(f"{what} an encoder (its config does not say is_decoder)")

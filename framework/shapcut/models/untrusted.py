@@ -1,0 +1,80 @@
+"""What a checkpoint says of itself, checked before a library follows it: names of files, and its numbers."""
+
+import json
+from pathlib import Path, PurePosixPath, PureWindowsPath
+from typing import Any
+
+import torch
+from torch import nn
+
+from shapcut.support.errors import InputError
+
+_CHECKED = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
+
+
+def is_plain_name(name: object) -> bool:
+    """Whether it names a file in the very directory that it is looked up in, on any system."""
+    if not isinstance(name, str) or name in {"", ".", ".."} or "\0" in name:
+        return False
+    return PurePosixPath(name).name == name and PureWindowsPath(name).name == name
+
+
+def require_plain_shards(index: Path) -> None:
+    """Check the index of a checkpoint in several files.
+
+    Raises:
+        InputError: if it is damaged, or names a file outside its own directory, or one that is missing.
+    """
+    try:
+        names = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise InputError(
+            f"{index} is damaged: it has no weight_map from weights to files ({type(error).__name__})"
+        ) from error
+    for name in sorted(names, key=repr):
+        if not is_plain_name(name):
+            raise InputError(f"{index} names the weight file {name!r}, which is outside its directory")
+
+
+def require_no_adapter(directory: Path) -> None:
+    """Refuse a checkpoint with weights of peft beside it: they would be loaded into the model.
+
+    Raises:
+        InputError: saying what to do.
+    """
+    if (directory / "adapter_config.json").is_file():
+        raise InputError(
+            f"{directory} has an adapter_config.json: merge the adapter into the weights "
+            "(peft's merge_and_unload) and save them, or remove the file"
+        )
+
+
+def require_plain_templates(tokenizer: Any, source: str) -> None:
+    """Refuse chat templates whose names would be written outside the checkpoint's directory.
+
+    Raises:
+        InputError: with the name.
+    """
+    templates = getattr(tokenizer, "chat_template", None)
+    for name in templates if isinstance(templates, dict) else ():
+        if not is_plain_name(name):
+            raise InputError(
+                f"the tokenizer of {source} has a chat template with the name {name!r}, which is no file "
+                "name; rename it"
+            )
+
+
+def require_finite_weights(model: nn.Module, source: str) -> None:
+    """Refuse weights that are not numbers: one of them is enough to make every value NaN.
+
+    Raises:
+        InputError: with the first weight that has such an element.
+    """
+    for name, weight in model.named_parameters():
+        if weight.is_meta or weight.dtype not in _CHECKED or hasattr(weight, "__tensor_flatten__"):
+            continue
+        if weight.numel() and not all(map(torch.isfinite, torch.aminmax(weight.detach()))):
+            raise InputError(
+                f"the weight {name} of {source} has NaN or infinite elements: the file is damaged, or its "
+                "training failed; take another copy of the checkpoint"
+            )

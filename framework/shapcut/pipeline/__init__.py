@@ -1,0 +1,1 @@
+"""Session, score, cut, prune, series, resume, dry run."""

@@ -1,0 +1,230 @@
+"""What a run would do and need, from the model's config alone: no weight is read, nothing is fetched."""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from shapcut.data.windows import check_size, check_source
+from shapcut.game.coalitions import CoalitionMatrix, Player, Values
+from shapcut.game.game import Game
+from shapcut.game.target import Target
+from shapcut.host.host import Host, checkpoint_formats, select_adapter
+from shapcut.models.adapter import Adapter
+from shapcut.models.loading import choose_device, load, model_without_weights
+from shapcut.models.quantization import is_quantized
+from shapcut.models.source import inspect_location, locate, read_config
+from shapcut.pipeline.footprint import Footprint, advice, footprint
+from shapcut.pipeline.parts import make_parts
+from shapcut.pipeline.targets import check_targets, make_targets
+from shapcut.recipe.recipe import Recipe
+from shapcut.steps.runner import check_order
+from shapcut.support.errors import InputError, ShapcutError
+from shapcut.support.quiet import one_line, quiet_libraries
+from shapcut.valuation.precision import evaluation_dtype
+
+THROUGHPUT = 100.0
+"""TFLOP/s that a device is taken to sustain if nobody says: about a third of one A100's bf16 peak of 312."""
+
+
+@dataclass(frozen=True, slots=True)
+class Cut:
+    """One target.
+
+    Attributes:
+        target: in words.
+        fewest: players that a set has at least that reaches it.
+        most: players that it has at most.
+    """
+
+    target: str
+    fewest: int
+    most: int
+
+
+@dataclass(frozen=True, slots=True)
+class Forecast:
+    """What a run would do.
+
+    Attributes:
+        model: what the user named.
+        architecture: its class.
+        adapter: what takes it apart.
+        from_config: whether only the config was read; formats without one had their weights read.
+        parameters: of the whole model, shared ones once.
+        players: how many there are.
+        removable: how many of them may go.
+        players_to_remove: about how many would go, at most; None if nothing says so before measuring.
+        cuts: the targets.
+        estimator: as the recipe names it.
+        selector: as the recipe names it.
+        executor: as the recipe names it.
+        steps: post-pruning steps.
+        coalitions: evaluated at most.
+        tokens_per_coalition: calibration tokens.
+        dtype: number format of the evaluation.
+        blocks_per_coalition: players taken to be present in a coalition.
+        operations: floating-point operations of all coalitions, no prefix shared.
+        throughput: operations a second that are assumed.
+        memory: what is needed.
+        advice: on offloading.
+    """
+
+    model: str
+    architecture: str
+    adapter: str
+    from_config: bool
+    parameters: int
+    players: int
+    removable: int
+    players_to_remove: int | None
+    cuts: tuple[Cut, ...]
+    estimator: str
+    selector: str
+    executor: str
+    steps: tuple[str, ...]
+    coalitions: int
+    tokens_per_coalition: int
+    dtype: str
+    blocks_per_coalition: int
+    operations: float
+    throughput: float
+    memory: Footprint
+    advice: str
+
+    @property
+    def tokens(self) -> int:
+        """Processed at most."""
+        return self.coalitions * self.tokens_per_coalition
+
+    @property
+    def seconds(self) -> float:
+        """At the assumed throughput."""
+        return self.operations / self.throughput
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain data."""
+        return asdict(self) | {"tokens": self.tokens, "seconds": self.seconds}
+
+
+class _Shape(Game):
+    """A game that nobody can play: its players, and which of them may go."""
+
+    def __init__(self, model: nn.Module, adapter: Adapter, recipe: Recipe) -> None:
+        self.model, self.adapter, self.granularity = model, adapter, recipe.granularity
+        self._players = adapter.players(model, recipe.granularity)
+
+    @property
+    def players(self) -> tuple[Player, ...]:
+        return self._players
+
+    def permits(self, absent: Sequence[int]) -> bool:
+        return self.adapter.can_remove(self.model, absent, self.granularity) is None
+
+    def values(self, coalitions: CoalitionMatrix) -> Values:
+        raise TypeError(f"{len(coalitions)} coalitions of a model without weights have no values")
+
+
+def forecast(recipe: Recipe, host: Host, *, target: bool, throughput: float = THROUGHPUT) -> Forecast:
+    """Check a recipe and say what it would do; nothing is downloaded, written or run.
+
+    What only the weights, the tokenizer or the text can tell is left to the run itself: whether the text
+    is long enough, and whether a step can work on this architecture.
+
+    Args:
+        recipe: what is asked for.
+        host: the plugins.
+        target: whether the recipe must say how much to remove.
+        throughput: TFLOP/s that the device is taken to sustain.
+
+    Raises:
+        InputError: if the recipe cannot be carried out, or not even the model's config is at hand.
+    """
+    if not 0.0 < throughput < float("inf"):
+        raise InputError(f"--throughput {throughput} is no positive number of TFLOP/s")
+    parts = make_parts(recipe, host)
+    parts.executor.check()
+    check_source(recipe.calibration)
+    device = choose_device(recipe.device)
+    model, from_config = _described(recipe, host, parts.steps)
+    adapter = select_adapter(host, model)
+    shape = _Shape(adapter.canonicalise(model), adapter, recipe)
+    targets = _targets(recipe, shape) if target or recipe.has_target else ()
+    removable = sum(player.removable for player in shape.players)
+    n_remove = max((each.typical_size() for each in targets), default=None)
+    present = shape.n_players - (n_remove or max(2, removable // 4))
+    own = next(weight.dtype for weight in shape.model.parameters() if weight.is_floating_point())
+    kept = is_quantized(shape.model) or recipe.offload != "off"
+    dtype = own if kept and recipe.dtype == "auto" else evaluation_dtype(recipe.dtype, own, device)
+    memory = footprint(recipe, shape.model, shape.players, device, (own, dtype))
+    tokens = recipe.samples * recipe.sequence_length
+    mean_block = sum(player.parameters for player in shape.players) / shape.n_players
+    return Forecast(
+        model=recipe.model,
+        architecture=type(shape.model).__name__,
+        adapter=adapter.name,
+        from_config=from_config,
+        parameters=sum(weight.numel() for weight in shape.model.parameters()),
+        players=shape.n_players,
+        removable=removable,
+        players_to_remove=n_remove,
+        cuts=tuple(Cut(each.text, each.sizes()[0], each.sizes()[-1]) for each in targets),
+        estimator=recipe.estimator,
+        selector=recipe.selector,
+        executor=recipe.executor,
+        steps=recipe.then,
+        coalitions=recipe.budget,
+        tokens_per_coalition=tokens,
+        dtype=_name(dtype),
+        blocks_per_coalition=present,
+        operations=2.0 * (present * mean_block + _readout_size(shape.model)) * tokens * recipe.budget,
+        throughput=throughput * 1e12,
+        memory=memory,
+        advice=advice(recipe, memory, from_config=from_config),
+    )
+
+
+def _described(recipe: Recipe, host: Host, steps: Any) -> tuple[nn.Module, bool]:
+    """The model without weights, or with them if its format has no config that says its shape."""
+    formats = checkpoint_formats(host)
+    location = locate(recipe.model, formats, offline=True)
+    facts = inspect_location(location, recipe.trust_remote_code)
+    check_order(steps, facts.quantization)
+    check_size(recipe.samples, recipe.sequence_length, facts.max_length)
+    if location.format is not None:
+        return load(recipe.model, device="cpu", formats=formats).model, False
+    config = read_config(location, recipe.trust_remote_code)
+    dtype = torch.float32 if location.gguf_file is not None else None
+    try:
+        with quiet_libraries():
+            return model_without_weights(config, recipe.trust_remote_code, dtype).eval(), True
+    except ShapcutError:
+        raise
+    except Exception as error:
+        raise InputError(f"the config of {recipe.model} describes no model: {one_line(error)}") from error
+
+
+def _targets(recipe: Recipe, shape: _Shape) -> tuple[Target, ...]:
+    """The recipe's targets; none for a speed, which only measuring the players can translate."""
+    recipe.require_target(shape.n_players)
+    if recipe.speedup is not None:
+        return ()
+    targets = make_targets(recipe, shape.players, shape.model, _no_latencies)
+    check_targets(targets, shape, recipe.seed)
+    return targets
+
+
+def _no_latencies() -> Any:
+    raise TypeError("without weights there are no latencies")
+
+
+def _readout_size(model: nn.Module) -> int:
+    """Parameters of the last linear map, as far as the model names it."""
+    head: Any = getattr(model, "get_output_embeddings", lambda: None)()
+    return 0 if head is None else int(head.weight.numel())
+
+
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")

@@ -1,0 +1,121 @@
+"""The memory that a run needs, and whether weights should be kept elsewhere: before any weight is read."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import psutil
+import torch
+from torch import nn
+
+from shapcut.game.coalitions import Player
+from shapcut.models.quantization import is_quantized
+from shapcut.pipeline.targets import checkpoint_size
+from shapcut.recipe.recipe import Recipe
+from shapcut.valuation.precision import default_memory_budget
+from shapcut.valuation.state_memory import divide_memory
+
+
+@dataclass(frozen=True, slots=True)
+class Footprint:
+    """What evaluation needs, in bytes.
+
+    Attributes:
+        device: where it would run.
+        free: free on it now.
+        weights: the model's, in the checkpoint's number format; None if they are quantized.
+        converted: a copy in the number format of the evaluation; 0 if that is the checkpoint's own.
+        state: the hidden states of one coalition on all calibration tokens.
+        budget: for states, as far as it is used.
+        coalitions_at_once: how many go through the layers together.
+        outside_blocks: weights that stay in memory with ``--offload disk``.
+        largest_block: weights that are loaded at a time with ``--offload disk``.
+    """
+
+    device: str
+    free: int
+    weights: int | None
+    converted: int
+    state: int
+    budget: int
+    coalitions_at_once: int
+    outside_blocks: int
+    largest_block: int
+
+    @property
+    def needed(self) -> int | None:
+        """All in all without offloading."""
+        return None if self.weights is None else self.weights + self.converted + self.budget
+
+    @property
+    def offloaded(self) -> int:
+        """All in all with every block on disk."""
+        return self.outside_blocks + self.largest_block + self.budget
+
+
+def footprint(
+    recipe: Recipe,
+    model: nn.Module,
+    players: Sequence[Player],
+    device: torch.device,
+    formats: tuple[torch.dtype, torch.dtype],
+) -> Footprint:
+    """What evaluation needs, by the same division of memory as the evaluation's.
+
+    Args:
+        recipe: what is asked for.
+        model: with weights or without.
+        players: of the model.
+        device: where it would run.
+        formats: of the checkpoint's numbers and of the evaluation's.
+    """
+    own, dtype = formats
+    width = _width(model)
+    state = recipe.samples * recipe.sequence_length * width * dtype.itemsize
+    budget = recipe.memory_budget or default_memory_budget(device)
+    division = divide_memory(state, len(players), budget)
+    used = state * ((len(players) + 1 if division.keeps_trunk else 1) + 4 * division.chunk_size)
+    blocks = [player.parameters * own.itemsize for player in players]
+    size = checkpoint_size(model)
+    return Footprint(
+        device=str(device),
+        free=torch.cuda.mem_get_info(device)[0]
+        if device.type == "cuda"
+        else psutil.virtual_memory().available,
+        weights=None if is_quantized(model) else size,
+        converted=0 if dtype == own else sum(w.numel() for w in model.parameters()) * dtype.itemsize,
+        state=state,
+        budget=min(budget, used),
+        coalitions_at_once=division.chunk_size,
+        outside_blocks=max(0, size - sum(blocks)),
+        largest_block=max(blocks),
+    )
+
+
+def advice(recipe: Recipe, memory: Footprint, *, from_config: bool) -> str:
+    """Whether weights should be kept elsewhere."""
+    if memory.needed is None:
+        return "the weights are quantized; how large they are only the checkpoint says"
+    if recipe.offload != "off":
+        return f"--offload {recipe.offload} as asked: with every block on disk {gigabytes(memory.offloaded)}"
+    if memory.needed <= memory.free:
+        return "none needed: everything fits"
+    if not from_config:
+        return "it does not fit, and this format cannot be offloaded: a device with more memory is needed"
+    if memory.offloaded > memory.free:
+        return f"it does not fit even with --offload disk, which needs {gigabytes(memory.offloaded)}"
+    disk = gigabytes(memory.offloaded)
+    return f"it does not fit: --offload disk needs {disk}, --offload auto uses all there is"
+
+
+def _width(model: nn.Module) -> int:
+    """The width of the hidden states: that of the embedding of tokens."""
+    embedding: Any = getattr(model, "get_input_embeddings", lambda: None)()
+    if embedding is None:
+        embedding = next(part for part in model.modules() if isinstance(part, nn.Embedding))
+    return int(embedding.weight.shape[-1])
+
+
+def gigabytes(size: int) -> str:
+    """A size in words."""
+    return f"{size / 1e9:,.1f} GB" if size >= 1e8 else f"{size / 1e6:,.1f} MB"  # noqa: PLR2004

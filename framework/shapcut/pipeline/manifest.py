@@ -1,0 +1,101 @@
+"""The manifest of a run: enough to know what was done, with what, and to do it again."""
+
+import json
+import platform
+import shlex
+import sys
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from shapcut.pipeline.session import Session
+from shapcut.support.files import write_json_atomically, write_text_atomically
+from shapcut.support.run_directory import Run
+
+_NAMED_PACKAGES = ("shapcut", "torch", "transformers", "numpy", "scipy", "safetensors")
+
+
+def command_line() -> str:
+    """The command that this process was started with, without the program's folder."""
+    name = Path(sys.argv[0]).name
+    program = ["python", "-m", "shapcut"] if name == "__main__.py" else [name]
+    return shlex.join([*program, *sys.argv[1:]])
+
+
+class Manifest:
+    """Written when a run starts, after each phase and when it ends."""
+
+    def __init__(self, run: Run, content: dict[str, Any]) -> None:
+        self._run = run
+        self._content = content
+        self._write()
+
+    @classmethod
+    def start(cls, run: Run, session: Session) -> "Manifest":
+        """Record versions, command, recipe, fingerprints, hardware and time."""
+        loaded, recipe = session.loaded, session.recipe
+        write_text_atomically(run.recipe, recipe.to_yaml())
+        content = {
+            "format_version": 1,
+            "status": "running",
+            "started": _now(),
+            "command": command_line(),
+            "recipe": recipe.model_dump(mode="json"),
+            "model": {
+                "source": loaded.source,
+                "class": type(loaded.model).__name__,
+                "adapter": session.adapter.name,
+                "players": session.game.n_players,
+            },
+            "text": {
+                "source": session.calibration.source,
+                "calibration": list(session.calibration.input_ids.shape),
+                "finals": [list(part.input_ids.shape) for part in session.finals],
+                "held_out": list(session.held_out.input_ids.shape),
+                "adds_bos": session.calibration.adds_bos,
+            },
+            "fingerprint": session.game.fingerprint(),
+            "versions": {
+                name: metadata.version(name)
+                for name in dict.fromkeys((*_NAMED_PACKAGES, session.adapter.library))
+            },
+            "machine": {
+                "python": platform.python_version(),
+                "system": platform.platform(),
+                "processor": platform.machine(),
+                "threads": torch.get_num_threads(),
+                "device": str(session.game.input_ids.device),
+            },
+            "phases": {},
+        }
+        return cls(run, content)
+
+    @classmethod
+    def reopen(cls, run: Run) -> "Manifest":
+        """The manifest that an earlier start has left."""
+        return cls(run, json.loads(run.manifest.read_text(encoding="utf-8")))
+
+    @property
+    def command(self) -> str:
+        """The command that started the run."""
+        return str(self._content["command"])
+
+    def note(self, phase: str, **facts: Any) -> None:
+        """Record what a phase took."""
+        self._content["phases"][phase] = facts
+        self._write()
+
+    def finish(self, **facts: Any) -> None:
+        """Mark the run as done and record its result."""
+        self._content.update(facts, status="done", finished=_now())
+        self._write()
+
+    def _write(self) -> None:
+        write_json_atomically(self._run.manifest, self._content)
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")

@@ -1,0 +1,48 @@
+"""The parts that a recipe names."""
+
+from dataclasses import dataclass
+
+from shapcut.estimators.base import Estimator
+from shapcut.host.host import Host
+from shapcut.recipe.recipe import Recipe
+from shapcut.selection.base import Selector
+from shapcut.steps.runner import check_order
+from shapcut.steps.step import PostProcessor
+from shapcut.support.errors import InputError
+from shapcut.valuation.executor import Executor
+from shapcut.valuation.utilities import Utility
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """What a recipe's names stand for."""
+
+    estimator: Estimator
+    selector: Selector
+    utility: Utility
+    executor: Executor
+    steps: tuple[tuple[str, PostProcessor], ...]
+
+
+def make_parts(recipe: Recipe, host: Host) -> Parts:
+    """Look up and make what the recipe names.
+
+    Raises:
+        InputError: on an unknown name or option, or steps in an order that makes no sense.
+    """
+    options = {} if recipe.sampler is None else {"sampler": host.samplers.create(recipe.sampler)}
+    steps = tuple((spec, host.postprocessors.create(spec)) for spec in recipe.then)
+    check_order(steps)
+    if recipe.mend_finalists and (
+        recipe.finalist_samples == 0 or "compensate" not in {s.stage for _, s in steps}
+    ):
+        raise InputError(
+            "--mend-finalists needs finalist samples and a step that compensates, such as --then compensate"
+        )
+    return Parts(
+        estimator=host.estimators.create(recipe.estimator, **options),
+        selector=host.selectors.create(recipe.selector),
+        utility=host.utilities.create(recipe.utility),
+        executor=host.executors.create(recipe.executor),
+        steps=steps,
+    )

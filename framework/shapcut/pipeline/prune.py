@@ -1,0 +1,127 @@
+"""The whole way: score, select, remove, post-process, verify, write, report."""
+
+from pathlib import Path
+
+from shapcut.game.contributions import Contributions
+from shapcut.game.plan import RemovalPlan
+from shapcut.host.host import Host
+from shapcut.pipeline.cut import carry_out
+from shapcut.pipeline.manifest import Manifest
+from shapcut.pipeline.result import PruneResult
+from shapcut.pipeline.resume import _finished
+from shapcut.pipeline.score import Scoring, refuse_vetoed
+from shapcut.pipeline.session import Session, prepare
+from shapcut.recipe.recipe import Recipe
+from shapcut.support.errors import InputError
+from shapcut.support.progress import Reporter, Silent
+from shapcut.support.run_directory import open_run
+
+
+def default_run_directory(out: Path) -> Path:
+    """Where a run is kept if the user names no place: beside the output.
+
+    Raises:
+        InputError: if nothing can be beside it.
+    """
+    place = out if out.name else out.absolute()
+    if not place.name:
+        raise InputError(f"--out {out} cannot become a directory of its own; name another one")
+    return place.with_name(place.name + ".run")
+
+
+def score(recipe: Recipe, run_directory: Path, host: Host, reporter: Reporter | None = None) -> Contributions:
+    """Estimate contributions; the model is not changed.
+
+    Raises:
+        InputError: if the recipe cannot be carried out.
+    """
+    session = prepare(recipe, host, target=False)
+    with open_run(run_directory) as run, Scoring(session, run, reporter or Silent()) as scoring:
+        contributions = scoring.estimate()
+        scoring.manifest.finish()
+        host.manager.hook.shapcut_run_finished(run=run, hook=host.manager.hook)
+        return contributions
+
+
+def prune(
+    recipe: Recipe,
+    out: Path,
+    host: Host,
+    *,
+    run_directory: Path | None = None,
+    reporter: Reporter | None = None,
+) -> PruneResult:
+    """The whole pipeline; a killed run started again repeats no evaluation that was stored.
+
+    Raises:
+        InputError: if the recipe cannot be carried out.
+        VerificationError: if the written checkpoint does not behave as the bypassed original.
+    """
+    reporter = reporter or Silent()
+    require_one_target(recipe)
+    directory = run_directory or default_run_directory(out)
+    if finished := _finished(recipe, out, directory, host, reporter):
+        return finished
+    session = prepare(recipe, host, target=True, run_directory=directory)
+    with open_run(directory) as run, Scoring(session, run, reporter) as scoring:
+        plan = scoring.choose(scoring.estimate())
+        result = carry_out(session, plan, out, run, reporter, command=scoring.manifest.command)
+        scoring.manifest.finish(result=result.to_json())
+        host.manager.hook.shapcut_run_finished(run=run, hook=host.manager.hook)
+        return result
+
+
+def apply_plan(
+    recipe: Recipe,
+    plan: RemovalPlan,
+    out: Path,
+    host: Host,
+    *,
+    run_directory: Path | None = None,
+    reporter: Reporter | None = None,
+) -> PruneResult:
+    """Carry out a plan made earlier.
+
+    Raises:
+        InputError: if the plan was made for another model, or cannot be carried out.
+        VerificationError: if the written checkpoint does not behave as the bypassed original.
+    """
+    reporter = reporter or Silent()
+    directory = run_directory or default_run_directory(out)
+    if finished := _finished(recipe, out, directory, host, reporter):
+        return finished
+    session = prepare(recipe, host, target=True)
+    _require_same_model(plan, session)
+    refuse_vetoed(host, plan)
+    with open_run(directory) as run:
+        manifest = Manifest.start(run, session)
+        plan.write(run.plan)
+        result = carry_out(session, plan, out, run, reporter, command=manifest.command)
+        manifest.finish(result=result.to_json())
+        host.manager.hook.shapcut_run_finished(run=run, hook=host.manager.hook)
+        return result
+
+
+def _require_same_model(plan: RemovalPlan, session: Session) -> None:
+    players = len(plan.removed) + len(plan.kept)
+    if players != session.game.n_players:
+        raise InputError(
+            f"the plan was made for a model of {players} players, "
+            f"{session.loaded.source} has {session.game.n_players}"
+        )
+    found = session.game.model_fingerprint
+    if plan.model_fingerprint and plan.model_fingerprint != found:
+        raise InputError(
+            f"the plan was made for another model: fingerprint {plan.model_fingerprint[:12]}, "
+            f"{session.loaded.source} has {found[:12]}"
+        )
+
+
+def require_one_target(recipe: Recipe) -> None:
+    """Refuse several cuts where one result is wanted.
+
+    Raises:
+        InputError: with what to use.
+    """
+    if len(recipe.target_labels()) > 1:
+        raise InputError(f"several targets ({', '.join(recipe.target_labels())}) where one is wanted")

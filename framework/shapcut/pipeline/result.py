@@ -1,0 +1,88 @@
+"""What came out of a pruning, and how a start finds that an earlier one had only to say so."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from shapcut.export.checkpoint import CheckpointReport
+from shapcut.game.plan import RemovalPlan
+from shapcut.measurement.record import ModelMeasurement
+from shapcut.support.errors import InputError
+from shapcut.support.files import write_json_atomically
+from shapcut.support.quiet import one_line
+
+
+@dataclass(frozen=True, slots=True)
+class PruneResult:
+    """What came out of a pruning.
+
+    Attributes:
+        plan: what was removed.
+        before: figures of the original.
+        after: figures of the pruned model.
+        checkpoint: what was written, and how well it agrees with the bypassed original.
+    """
+
+    plan: RemovalPlan
+    before: ModelMeasurement
+    after: ModelMeasurement
+    checkpoint: CheckpointReport
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain data."""
+        return {
+            "plan": json.loads(self.plan.model_dump_json()),
+            "dense": json.loads(self.before.model_dump_json()),
+            "pruned": json.loads(self.after.model_dump_json()),
+            "checkpoint": {
+                "directory": str(self.checkpoint.directory),
+                "weight_bytes": self.checkpoint.weight_bytes,
+                "total_bytes": self.checkpoint.total_bytes,
+                "max_logit_difference": self.checkpoint.max_difference,
+                "tolerance": self.checkpoint.tolerance,
+                "library": self.checkpoint.library,
+            },
+        }
+
+    @classmethod
+    def from_json(cls, content: dict[str, Any]) -> "PruneResult":
+        """The result that `to_json` made plain.
+
+        Raises:
+            KeyError: or TypeError, ValueError, if it is anything else.
+        """
+        written = content["checkpoint"]
+        return cls(
+            plan=RemovalPlan.model_validate(content["plan"]),
+            before=ModelMeasurement.model_validate(content["dense"]),
+            after=ModelMeasurement.model_validate(content["pruned"]),
+            checkpoint=CheckpointReport(
+                directory=Path(written["directory"]),
+                weight_bytes=int(written["weight_bytes"]),
+                total_bytes=int(written["total_bytes"]),
+                max_difference=float(written["max_logit_difference"]),
+                tolerance=float(written["tolerance"]),
+                library=str(written["library"]),
+            ),
+        )
+
+    def write(self, path: Path) -> None:
+        """Write it as JSON, atomically."""
+        path.parent.mkdir(exist_ok=True)
+        write_json_atomically(path, self.to_json())
+
+
+def read_result(path: Path) -> PruneResult:
+    """The result in a file that `PruneResult.write` made.
+
+    Raises:
+        InputError: if it is damaged.
+    """
+    try:
+        return PruneResult.from_json(json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        raise InputError(
+            f"{path} is damaged ({one_line(error)}); remove it and the checkpoint it tells of, and start "
+            "again"
+        ) from error

@@ -1,0 +1,66 @@
+"""Resume a run that an earlier start has finished."""
+
+import json
+import shutil
+from pathlib import Path
+
+from shapcut.host.host import Host
+from shapcut.pipeline.manifest import Manifest
+from shapcut.pipeline.result import PruneResult, read_result
+from shapcut.recipe.recipe import Recipe
+from shapcut.support.errors import InputError
+from shapcut.support.files import require_new_directory, require_outside
+from shapcut.support.progress import Reporter
+from shapcut.support.run_directory import Run, open_run
+
+
+def _finished(
+    recipe: Recipe, out: Path, directory: Path, host: Host, reporter: Reporter
+) -> PruneResult | None:
+    """The result of an earlier start that had only to say that it is done; that is made up for.
+
+    Raises:
+        InputError: if there is none and something else is at ``out``.
+    """
+    require_outside(directory, out)
+    if finished_earlier(recipe, out, Run(directory)) is None:
+        require_new_directory(out)
+        return None
+    with open_run(directory) as run:
+        result = finished_earlier(recipe, out, run)
+        if result is not None:
+            reporter.say(f"{out} was finished by an earlier start")
+            finish_earlier(result, run)
+            host.manager.hook.shapcut_run_finished(run=run, hook=host.manager.hook)
+        return result
+
+
+def finished_earlier(recipe: Recipe, out: Path, run: Run) -> PruneResult | None:
+    """The result of an earlier start of the same run that was killed when its checkpoint was complete.
+
+    Args:
+        recipe: what is asked for.
+        out: where the checkpoint is, if there is one.
+        run: which is not done: so its manifest says, or there is no report.
+    """
+    try:
+        result = read_result(run.result)
+        written = (out / "recipe.yaml").read_text(encoding="utf-8")
+        same_plan = json.loads((out / "plan.json").read_text(encoding="utf-8")) == result.to_json()["plan"]
+        status = json.loads(run.manifest.read_text(encoding="utf-8"))["status"]
+    except (InputError, OSError, ValueError, KeyError, TypeError, RecursionError):
+        return None
+    here = result.checkpoint.directory.absolute() == out.absolute()
+    unfinished = status == "running" or not run.report.exists()  # which is written last
+    asked = [recipe]
+    if "finalist_samples" not in recipe.model_fields_set:  # a text without room for finals leaves them out
+        asked.append(recipe.model_copy(update={"finalist_samples": 0}))
+    same_recipe = written in [each.to_yaml() for each in asked]
+    return result if same_recipe and same_plan and unfinished and here else None
+
+
+def finish_earlier(result: PruneResult, run: Run) -> None:
+    """Do what the killed start did not get to: clear the weights of steps, and say that the run is done."""
+    for weights in run.steps.glob("*/result"):
+        shutil.rmtree(weights)
+    Manifest.reopen(run).finish(result=result.to_json())

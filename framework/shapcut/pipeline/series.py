@@ -1,0 +1,155 @@
+"""Several cuts from one run: one estimation, a plan and a checkpoint for each target."""
+
+import copy
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from shapcut.game.contributions import Contributions
+from shapcut.game.plan import RemovalPlan
+from shapcut.host.host import Host, checkpoint_formats
+from shapcut.models.loading import load
+from shapcut.pipeline.cut import carry_out, measure_original
+from shapcut.pipeline.prune import default_run_directory
+from shapcut.pipeline.result import read_result
+from shapcut.pipeline.score import Scoring
+from shapcut.pipeline.session import Session, prepare
+from shapcut.recipe.recipe import Recipe
+from shapcut.support.errors import InputError
+from shapcut.support.files import require_new_directory
+from shapcut.support.progress import Reporter, Silent
+from shapcut.support.run_directory import Run, open_run
+
+
+@dataclass(frozen=True, slots=True)
+class SeriesResult:
+    """What came out of several cuts.
+
+    Attributes:
+        results: for each label, such as ``ratio-0.1``, what `PruneResult.to_json` says; smallest cut first.
+        full_value: the value of the whole model, if known.
+    """
+
+    results: dict[str, dict[str, Any]]
+    full_value: float | None
+
+    def curve(self) -> list[dict[str, Any]]:
+        """What is lost with what is removed, the whole model first."""
+        dense = next(iter(self.results.values()))["dense"]
+        points = [_point("dense", 0, self.full_value, dense)]
+        for label, result in self.results.items():
+            plan = result["plan"]
+            points.append(_point(label, len(plan["removed"]), plan["measured_value"], result["pruned"]))
+        return points
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain data."""
+        return {"results": self.results, "curve": self.curve()}
+
+
+def prune_series(
+    recipe: Recipe,
+    out: Path,
+    host: Host,
+    *,
+    run_directory: Path | None = None,
+    reporter: Reporter | None = None,
+) -> SeriesResult:
+    """Cut a model to each of the recipe's targets, into ``out/LABEL``; the budget is that of all together.
+
+    A killed run started again repeats no evaluation that was stored and no cut that was finished.
+
+    Raises:
+        InputError: if the recipe cannot be carried out.
+        VerificationError: if a written checkpoint does not behave as the bypassed original.
+    """
+    reporter = reporter or Silent()
+    directory = run_directory or default_run_directory(out)
+    finished = _finished(recipe, out, Run(directory))
+    session = prepare(recipe, host, target=True, run_directory=directory)
+    with open_run(directory) as run, Scoring(session, run, reporter) as scoring:
+        contributions = scoring.estimate()
+        plans = choose_all(scoring, contributions)
+        results: dict[str, dict[str, Any]] = {}
+        before = None if len(finished) == len(plans) else measure_original(session, reporter)
+        for label, plan in plans.items():
+            if label in finished:
+                results[label] = _same_plan(finished[label], plan, out / label)
+                continue
+            reporter.say(f"cutting to {label}")
+            result = carry_out(
+                _with_fresh_model(session), plan, out / label, run, reporter,
+                command=scoring.manifest.command, before=before, kept_as=run.result_of(label),
+            )  # fmt: skip
+            results[label] = result.to_json()
+        series = SeriesResult(results, contributions.full_value)
+        scoring.manifest.finish(series=series.to_json())
+        host.manager.hook.shapcut_run_finished(run=run, hook=host.manager.hook)
+        return series
+
+
+def choose_all(scoring: Scoring, contributions: Contributions) -> dict[str, RemovalPlan]:
+    """A plan for each target, smallest cut first; what is left of the budget is shared evenly.
+
+    If cuts are to be nested the largest is chosen first, each smaller one among its members.
+    """
+    targets = sorted(scoring.session.targets, key=lambda target: target.needed, reverse=True)
+    nested, plans = scoring.session.recipe.nested, dict[str, RemovalPlan]()
+    for done, target in enumerate(targets):
+        wanted = target
+        if nested and plans:
+            wanted = target.within(list(plans.values())[-1].removed)
+        plans[target.label] = scoring.choose(contributions, wanted, share=1.0 / (len(targets) - done))
+    return dict(reversed(plans.items()))
+
+
+def _finished(recipe: Recipe, out: Path, run: Run) -> dict[str, dict[str, Any]]:
+    """The results of cuts that an earlier start has finished.
+
+    Raises:
+        InputError: if there is something else where a cut is to be written.
+    """
+    finished = {}
+    if not out.exists():
+        require_new_directory(out)
+    for label in recipe.target_labels():
+        place = out / label
+        if place.exists() and run.result_of(label).is_file():
+            finished[label] = read_result(run.result_of(label)).to_json()
+        else:
+            require_new_directory(place)
+    return finished
+
+
+def _same_plan(result: dict[str, Any], plan: RemovalPlan, place: Path) -> dict[str, Any]:
+    if result["plan"]["removed"] != list(plan.removed):
+        raise InputError(
+            f"{place} lacks {result['plan']['removed']}, this run would remove {list(plan.removed)}: "
+            "remove it or name another --out"
+        )
+    return result
+
+
+def _with_fresh_model(session: Session) -> Session:
+    """The session with the model loaded again, as carrying out a plan changes it."""
+    recipe = session.recipe
+    loaded = load(
+        recipe.model,
+        device=recipe.device,
+        trust_remote_code=recipe.trust_remote_code,
+        offload=recipe.offload,
+        formats=checkpoint_formats(session.host),
+    )
+    game = copy.copy(session.game)
+    game.model = session.adapter.canonicalise(loaded.model)
+    return replace(session, loaded=loaded, game=game)
+
+
+def _point(label: str, removed: int, value: float | None, measurement: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "target": label,
+        "removed": removed,
+        "value": value,
+        "held_out_perplexity": measurement["perplexity"]["perplexity"],
+        "parameters": measurement["parameters"],
+    }

@@ -1,0 +1,177 @@
+"""The targets that a recipe names, for a loaded model."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from torch import nn
+
+from shapcut.estimators.sampling import removable
+from shapcut.game.coalitions import Player
+from shapcut.game.feasible import require_permitted
+from shapcut.game.game import Game
+from shapcut.game.target import Target
+from shapcut.measurement.player_latency import BlockLatencies, block_latencies
+from shapcut.models.adapter import Adapter
+from shapcut.recipe.recipe import Recipe
+from shapcut.selection.base import require_removable
+from shapcut.support.errors import InputError
+from shapcut.support.run_directory import Run
+from shapcut.valuation.model_game import ModelGame
+
+
+def make_targets(
+    recipe: Recipe,
+    players: Sequence[Player],
+    model: nn.Module,
+    latencies: Callable[[], BlockLatencies],
+) -> tuple[Target, ...]:
+    """The recipe's targets in its order; each of them can be reached.
+
+    Args:
+        recipe: what is asked for.
+        players: of the model.
+        model: whose sizes count.
+        latencies: measures, if that is needed.
+
+    Raises:
+        InputError: if a target asks for nothing or for more than there is, with the best that can be had.
+    """
+    kind, amounts = recipe.target_amounts()
+    total = sum(weight.numel() for weight in model.parameters())
+    targets = []
+    for label, amount in zip(recipe.target_labels(), amounts, strict=True):
+        if kind in {"remove", "ratio"}:
+            target = Target.count(players, recipe.number(kind, amount, len(players)), label)
+        elif kind == "parameters":
+            costs = [float(player.parameters) for player in players]
+            target = _at_most(costs, players, (total, int(amount)), label, f"at most {amount:,} parameters")
+        elif kind == "memory":
+            size = checkpoint_size(model)
+            costs = [player.parameters * bytes_per_parameter(model, player) for player in players]
+            target = _at_most(
+                costs, players, (size, int(amount)), label, f"at most {amount:,} bytes of weights"
+            )
+        else:
+            shares = latencies().shares()
+            text = f"{amount:g} times the speed"
+            target = _target(shares, players, 1.0 - 1.0 / amount, label, text)
+            _require(target, lambda best: f"at most {1 / (1 - best):.2f} times" if best < 1 else "any speed")
+        targets.append(target)
+    return tuple(targets)
+
+
+def checkpoint_size(model: nn.Module) -> int:
+    """Bytes of the tensors that a checkpoint holds, shared ones once."""
+    tensors = {id(tensor): tensor for tensor in model.parameters()}
+    persistent = {name for name, _ in model.named_buffers()} & set(model.state_dict(keep_vars=True))
+    buffers = [buffer for name, buffer in model.named_buffers() if name in persistent]
+    return sum(tensor.numel() * tensor.element_size() for tensor in [*tensors.values(), *buffers])
+
+
+def bytes_per_parameter(model: nn.Module, player: Player) -> float:
+    """Mean size of the elements of a player's weights; of the whole model's if it is no module."""
+    module = dict(model.named_modules()).get(player.name)
+    weights = [] if module is None else list(module.parameters())
+    weights = weights or list(model.parameters())
+    count = sum(weight.numel() for weight in weights)
+    size = sum(weight.numel() * weight.element_size() for weight in weights)
+    return float(size / max(1, count))
+
+
+def _at_most(
+    costs: Sequence[float], players: Sequence[Player], sizes: tuple[int, int], label: str, text: str
+) -> Target:
+    """``sizes`` are what there is and what may stay."""
+    total, limit = sizes
+    if limit >= total:
+        raise InputError(f"--{label.partition('-')[0]}: the model has {total:,}, which is {text} already")
+    target = _target(costs, players, float(total - limit), label, text)
+    _require(target, lambda best: f"{total - best:,.0f} or more")
+    return target
+
+
+def _target(
+    costs: Sequence[float], players: Sequence[Player], needed: float, label: str, text: str
+) -> Target:
+    gains = (cost if player.removable else 0.0 for player, cost in zip(players, costs, strict=True))
+    return Target(tuple(gains), needed, label, text)
+
+
+def _require(target: Target, best: Callable[[float], str]) -> None:
+    """Refuse a target that removing all but one player does not reach."""
+    costs = sorted(target.costs, reverse=True)
+    most = float(sum(costs[: len(costs) - 1]))
+    if not target.candidates or most < target.needed:
+        option, _, _ = target.label.partition("-")
+        raise InputError(f"--{option}: {target.text} cannot be reached by removing players; {best(most)} can")
+
+
+def check_target(game: Game, n_remove: int, seed: int) -> None:
+    """Check that a game can lose so many players.
+
+    Raises:
+        InputError: otherwise.
+    """
+    require_removable(game.players, n_remove)
+    rng = np.random.default_rng(seed)
+    require_permitted(removable(game.players).tolist(), n_remove, game.permits, rng)
+
+
+@dataclass(slots=True)
+class Stopwatch:
+    """Measures the players' latency when it is first asked, if no earlier start of the run has.
+
+    Attributes:
+        adapter: the model's adapter.
+        game: whose model and players are timed.
+        seed: of the prompt.
+        run_directory: of the run, or None.
+        found: what was measured, or None if nobody has asked.
+    """
+
+    adapter: Adapter
+    game: ModelGame
+    seed: int
+    run_directory: Path | None
+    found: BlockLatencies | None = None
+
+    def measure(self) -> BlockLatencies:
+        """The latencies, those of an earlier start if there are any."""
+        model, granularity = self.game.model, self.game.granularity
+        fingerprint = self.game.model_fingerprint
+        if self.found is None and self.run_directory is not None:
+            self.found = BlockLatencies.read(Run(self.run_directory).latencies, fingerprint, granularity)
+        if self.found is None:
+            found = block_latencies(self.adapter, model, self.game.players, granularity, seed=self.seed)
+            self.found = found.model_copy(update={"model_fingerprint": fingerprint})
+        return self.found
+
+
+def prepare_targets(recipe: Recipe, game: ModelGame, watch: Stopwatch) -> tuple[Target, ...]:
+    """The recipe's targets; for each a set that may be removed was found.
+
+    Raises:
+        InputError: if one cannot be reached.
+    """
+    recipe.require_target(game.n_players)
+    targets = make_targets(recipe, game.players, game.model, watch.measure)
+    check_targets(targets, game, recipe.seed)
+    return targets
+
+
+def check_targets(targets: Sequence[Target], game: Game, seed: int) -> None:
+    """Check that for each target a set was found that may be removed.
+
+    Raises:
+        InputError: otherwise.
+    """
+    rng = np.random.default_rng(seed)
+    for target in targets:
+        if target.is_count:
+            number = round(target.needed)
+            if target.text == f"{number} players":
+                check_target(game, number, seed)
+                continue
+        target.require_permitted(game.permits, rng)

@@ -1,0 +1,275 @@
+"""A recipe: everything that decides a run's result, as data."""
+
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+import yaml
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ByteSize,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    WithJsonSchema,
+    field_validator,
+    model_validator,
+)
+from pydantic_core import ErrorDetails
+
+from shapcut.models.source import Offload
+from shapcut.recipe.methods import METHODS
+from shapcut.recipe.wording import accepted_values
+from shapcut.recipe.yaml_file import read_recipe_file
+from shapcut.support.errors import InputError
+from shapcut.support.spec import Spec
+from shapcut.support.suggest import did_you_mean
+
+_PAPER_TEXT = {"samples": 10, "sequence_length": 128}
+"""The paper's calibration text (arXiv 2602.07804)."""
+
+_LONGEST_SHOWN = 60
+
+_TARGETS = ("remove", "ratio", "parameters", "memory", "speedup")
+_UNITS = ((10**9, "B"), (10**6, "M"), (10**3, "k"))
+_BINARY = ((2**30, "GiB"), (2**20, "MiB"), (2**10, "KiB"))
+_COUNTS = {"k": 10**3, "M": 10**6, "B": 10**9, "G": 10**9}
+
+
+def _several(given: Any) -> Any:
+    """``a,b,c`` as a list."""
+    return given.split(",") if isinstance(given, str) and "," in given else given
+
+
+def _number_with_unit(given: Any) -> Any:
+    """``100M`` as a number."""
+    text = given.strip() if isinstance(given, str) else ""
+    if text[-1:] not in _COUNTS:
+        return given
+    try:
+        return round(float(text[:-1]) * _COUNTS[text[-1]])
+    except (ValueError, OverflowError):
+        return given
+
+
+def _schema_with_unit(example: str) -> WithJsonSchema:
+    description = f"a whole number, with a unit or without ({example})"
+    return WithJsonSchema({"type": ["integer", "string"], "description": description}, mode="validation")
+
+
+_Number = Annotated[int, BeforeValidator(_number_with_unit), _schema_with_unit("100M")]
+_Size = Annotated[ByteSize, _schema_with_unit("250MiB")]
+_Switch = Annotated[bool, Field(strict=True)]
+
+
+class Recipe(BaseModel):
+    """The options of ``score`` and ``prune``; docs/recipes.md has a line for each.
+
+    Exactly one target is needed to prune: ``remove`` (a number of players), ``ratio`` (a share of them),
+    ``parameters`` or ``memory`` (what may stay at most, of the model and of its checkpoint's weights) or
+    ``speedup`` (how many times faster than the whole model). Several amounts of it are several cuts of one
+    run; ``nested`` makes each a part of the next larger one.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    model: str
+    remove: Annotated[int | tuple[int, ...] | None, BeforeValidator(_several)] = None
+    ratio: Annotated[float | tuple[float, ...] | None, BeforeValidator(_several)] = None
+    parameters: Annotated[_Number | tuple[_Number, ...] | None, BeforeValidator(_several)] = None
+    memory: Annotated[_Size | tuple[_Size, ...] | None, BeforeValidator(_several)] = None
+    speedup: Annotated[float | tuple[float, ...] | None, BeforeValidator(_several)] = None
+    nested: _Switch = False
+    preset: str | None = None
+    granularity: Literal["block", "sublayer"] = "block"
+    estimator: Spec = "surrogate"
+    selector: Spec = "search"
+    utility: Spec = "log-likelihood"
+    sampler: Spec | None = None
+    budget: Annotated[int, Field(ge=1)] = 500
+    calibration: str = "builtin"
+    samples: Annotated[int, Field(ge=1)] = 16
+    sequence_length: Annotated[int, Field(ge=2)] = 128
+    finalist_samples: Annotated[int, Field(ge=0)] = 64
+    mend_finalists: _Switch = False
+    held_out_samples: Annotated[int, Field(ge=1)] = 32
+    then: tuple[Spec, ...] = ()
+    device: str = "auto"
+    executor: Spec = "local"
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    memory_budget: Annotated[_Size, Field(ge=1)] | None = None
+    batch_size: Annotated[int, Field(ge=1)] | None = None
+    compile: Literal["auto", "on", "off"] = "auto"
+    offload: Offload = "off"
+    seed: Annotated[int, Field(ge=0)] = 0
+    trust_remote_code: _Switch = False
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _no_number_is_a_switch(cls, given: Any, info: ValidationInfo) -> Any:
+        """YAML's ``yes`` is not the number 1."""
+        switches = [name for name, field in cls.model_fields.items() if field.annotation is bool]
+        items = given if isinstance(given, (list, tuple)) else [given]
+        if info.field_name not in switches and any(isinstance(item, bool) for item in items):
+            raise ValueError
+        return given
+
+    @model_validator(mode="after")
+    def _one_target_at_most(self) -> Self:
+        given = [f"{name} {getattr(self, name)}" for name in _TARGETS if getattr(self, name) is not None]
+        if len(given) > 1:
+            raise ValueError(f"two targets at once: {given[0]} and {given[1]}; give one")
+        kind, amounts = self.target_amounts()
+        if len(set(amounts)) < len(amounts) or (given and not amounts):
+            raise ValueError(f"{given[0]}: name different amounts")
+        for amount in amounts:
+            if kind == "remove" and amount < 1:
+                raise ValueError(f"remove {amount}: at least one player must go")
+            if kind == "ratio" and not 0.0 < amount < 1.0:
+                raise ValueError(f"ratio {amount} is not between 0 and 1")
+            if kind in {"parameters", "memory"} and amount < 1:
+                raise ValueError(f"{kind} {amount} is not positive")
+            if kind == "speedup" and not 1.0 < amount < float("inf"):
+                raise ValueError(f"speedup {amount} is not more than 1")
+        return self
+
+    def target_amounts(self) -> tuple[str, tuple[Any, ...]]:
+        """Which target is given, and its amounts; no amounts if there is none."""
+        for kind in _TARGETS:
+            amounts = getattr(self, kind)
+            if amounts is not None:
+                return kind, amounts if isinstance(amounts, tuple) else (amounts,)
+        return "", ()
+
+    def target_labels(self) -> list[str]:
+        """The targets as parts of file names, such as ``ratio-0.1``."""
+        kind, amounts = self.target_amounts()
+        return [amount_label(kind, amount) for amount in amounts]
+
+    @property
+    def has_target(self) -> bool:
+        """Whether it says how much to remove."""
+        return bool(self.target_amounts()[1])
+
+    def n_remove(self, n_players: int) -> int:
+        """How many of ``n_players`` players a number or share removes, the largest if there are several.
+
+        Raises:
+            InputError: if there is no target, or it leaves nothing to remove or nothing to keep.
+        """
+        self.require_target(n_players)
+        kind, amounts = self.target_amounts()
+        return max(self.number(kind, amount, n_players) for amount in amounts)
+
+    def require_target(self, n_players: int) -> None:
+        """Check that there is a target, and that a number or share of so many players makes sense.
+
+        Raises:
+            InputError: otherwise.
+        """
+        kind, amounts = self.target_amounts()
+        if not amounts:
+            options = "--remove N, --ratio R, --parameters N, --memory SIZE or --speedup S"
+            raise InputError(f"no target: give {options}")
+        if kind in {"remove", "ratio"}:
+            for amount in amounts:
+                self.number(kind, amount, n_players)
+
+    @staticmethod
+    def number(kind: str, amount: float, n_players: int) -> int:
+        """How many of ``n_players`` players a number (``remove``) or a share (``ratio``) stands for.
+
+        Raises:
+            InputError: if it leaves nothing to remove or nothing to keep.
+        """
+        number = int(amount) if kind == "remove" else round(amount * n_players)
+        if not 1 <= number < n_players:
+            raise InputError(
+                f"--{kind} {amount}: of the model's {n_players} players 1 to {n_players - 1} can be removed"
+            )
+        return number
+
+    def to_yaml(self) -> str:
+        """The recipe as YAML; reading it back gives an equal recipe."""
+        return yaml.safe_dump(self.model_dump(mode="json", exclude_none=True), sort_keys=False)
+
+
+def make_recipe(options: dict[str, Any], file: Path | None = None) -> Recipe:
+    """A recipe from a file and explicit options, which win; a preset fills what neither says.
+
+    An explicit target replaces the file's, whichever of the two it is.
+
+    Args:
+        options: by field name; entries that are None count as not given.
+        file: a YAML recipe, or None.
+
+    Raises:
+        InputError: on unknown keys, wrong values or an unreadable file, naming the key.
+    """
+    given = {key: value for key, value in options.items() if value is not None}
+    content = read_recipe_file(file) if file is not None else {}
+    if not given.keys().isdisjoint(_TARGETS):
+        content = {key: value for key, value in content.items() if key not in _TARGETS}
+    content |= given
+    if (preset := content.get("preset")) is not None:
+        content = {**preset_options(str(preset)), **content}
+    try:
+        return Recipe.model_validate(content)
+    except ValidationError as error:
+        raise InputError(_explain(error.errors()[0], content, given, file)) from error
+
+
+def preset_options(name: str) -> dict[str, Any]:
+    """What a method's name stands for; an option given explicitly wins over it.
+
+    Raises:
+        InputError: if there is no method of that name.
+    """
+    if name not in METHODS:
+        raise InputError(f"unknown preset {name!r}: {did_you_mean(name, METHODS)}")
+    method = METHODS[name]
+    options = {"estimator": method.estimator, "selector": method.selector, "utility": method.utility}
+    return options | (_PAPER_TEXT if name == "paper" else {})
+
+
+def _explain(error: ErrorDetails, content: dict[str, Any], given: dict[str, Any], file: Path | None) -> str:
+    """One line: where, which key, what it says, what is accepted."""
+    path = error["loc"]
+    name = str(path[0]) if path else ""
+    where = f"recipe {file}: " if file is not None and name not in given else ""
+    if error["type"] == "extra_forbidden":
+        return f"{where}unknown key {name!r}: {did_you_mean(name, Recipe.model_fields)}"
+    if error["type"] == "missing":
+        return f"{where}{name} is not given"
+    if not path:
+        return where + error["msg"].removeprefix("Value error, ")
+    item = content[name]
+    if name == "then" and len(path) > 1 and isinstance(path[1], int):
+        name, item = f"{name}.{path[1]}", item[path[1]]
+    key = name if where else name.replace("_", "-")
+    if error["type"] == "spec":
+        return f"{where}{key}: {error['msg']}"
+    accepted = accepted_values(recipe_properties()[str(path[0])], item=name != path[0])
+    return f"{where}{key} {_shown(item, quoted=bool(where))}: give {accepted}"
+
+
+def recipe_properties() -> dict[str, Any]:
+    """The JSON schema of each key."""
+    properties: dict[str, Any] = Recipe.model_json_schema()["properties"]
+    return properties
+
+
+def _shown(value: Any, *, quoted: bool) -> str:
+    """A value, shortened; the command line's are text anyway, in a file quotes tell."""
+    text = str(value) if isinstance(value, str) and not quoted else repr(value)
+    return text if len(text) <= _LONGEST_SHOWN else f"{text[:_LONGEST_SHOWN]}..."
+
+
+def amount_label(kind: str, amount: float) -> str:
+    """A target as part of a file name: ``ratio-0.1``, ``parameters-100M``, ``memory-250MiB``."""
+    units = {"parameters": _UNITS, "memory": _BINARY}.get(kind, ())
+    for size, unit in units:
+        if amount >= size and amount * 1000 % size == 0:
+            return f"{kind}-{amount / size:g}{unit}"
+    return f"{kind}-{amount:g}" if kind in {"ratio", "speedup"} else f"{kind}-{amount:.0f}"

@@ -1,0 +1,1 @@
+"""From contributions to the set of players to remove."""

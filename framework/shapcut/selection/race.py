@@ -1,0 +1,31 @@
+"""A race of finalists over more text."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from shapcut.game.coalitions import CoalitionMatrix
+from shapcut.game.game import Game
+
+
+def race(leaders: CoalitionMatrix, finals: Sequence[Game]) -> tuple[int, float | None]:
+    """The best of a few coalitions by successive halving: whoever falls behind is measured no further.
+
+    All start on the first game. Each time that the number of games seen has doubled, the worse half by the
+    mean so far drops out, until two are left (Jamieson and Talwalkar, AISTATS 2016).
+
+    Args:
+        leaders: the coalitions, best guess first, shape (n, n_players).
+        finals: games on texts of the same length.
+
+    Returns:
+        The row of the winner and its mean over all games, None if there are no games.
+    """
+    alive, totals = np.arange(len(leaders)), np.zeros(len(leaders))
+    for seen, game in enumerate(finals, 1):
+        totals[alive] += np.nan_to_num(game.values(leaders[alive]), nan=-np.inf)
+        ranked = alive[np.argsort(-totals[alive], kind="stable")]
+        doubled = seen & (seen - 1) == 0
+        alive = np.sort(ranked[: max(2, -(-len(ranked) // 2))]) if doubled else alive
+    winner = int(alive[np.argmax(totals[alive])])
+    return winner, float(totals[winner]) / len(finals) if finals else None

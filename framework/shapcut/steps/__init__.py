@@ -1,0 +1,1 @@
+"""Post-pruning steps, and the game of compensated models."""

@@ -1,0 +1,137 @@
+"""Writing files so that nobody ever sees half of one."""
+
+import glob
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from shapcut.support.errors import InputError
+
+
+def _flush(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def cache_directory() -> Path:
+    """Where caches are kept: SHAPCUT_CACHE, else XDG_CACHE_HOME/shapcut, else ~/.cache/shapcut."""
+    if chosen := os.environ.get("SHAPCUT_CACHE"):
+        return Path(chosen)
+    base = os.environ.get("XDG_CACHE_HOME")
+    return (Path(base) if base else Path.home() / ".cache") / "shapcut"
+
+
+def write_text_atomically(path: Path, text: str) -> None:
+    """Replace the file at ``path`` by ``text`` (UTF-8): readers see the old file or the new one."""
+    with tempfile.NamedTemporaryFile(
+        "w", encoding="utf-8", dir=path.parent, prefix=f".{path.name}.", delete=False
+    ) as file:
+        temporary = Path(file.name)
+        try:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
+    temporary.chmod(0o644)
+    temporary.replace(path)
+    _flush(path.parent)
+
+
+def write_json_atomically(path: Path, content: Any) -> None:
+    """As `write_text_atomically`, of indented JSON; NaN and infinity are refused."""
+    write_text_atomically(path, json.dumps(content, indent=2, allow_nan=False) + "\n")
+
+
+def copy_tree(source: Path, target: Path) -> None:
+    """Copy the files below ``source`` into ``target``, by hard links where the file system can."""
+    shutil.copytree(source, target, copy_function=_link_or_copy, dirs_exist_ok=True)
+
+
+def _link_or_copy(source: str, target: str) -> None:
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copy2(source, target)
+
+
+def require_writable(path: Path, option: str) -> None:
+    """Check that ``path`` is a writable directory or can become one.
+
+    Args:
+        path: the directory.
+        option: the command-line option that named it, for the message.
+
+    Raises:
+        InputError: otherwise.
+    """
+    nearest = path.absolute()
+    while not nearest.exists():
+        nearest = nearest.parent
+    try:
+        with tempfile.TemporaryFile(dir=nearest):  # permission bits do not tell for every user
+            pass
+    except OSError as error:
+        raise InputError(f"{option} {path} cannot be written: {nearest}: {error.strerror}") from error
+
+
+def require_new_directory(path: Path) -> None:
+    """Check that ``path`` can become a directory that was not there, or was empty, before.
+
+    Raises:
+        InputError: if it exists and is not an empty directory, or its parent cannot be written.
+    """
+    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        raise InputError(f"--out {path} already exists and is not an empty directory; name another one")
+    require_writable(path.absolute().parent, "--out")
+
+
+def require_outside(run: Path, out: Path) -> None:
+    """Check that a run is not kept where its checkpoint is to appear.
+
+    Raises:
+        InputError: if it would be.
+    """
+    if run.resolve().is_relative_to(out.resolve()):
+        raise InputError(f"--run {run} is inside --out {out}, which must stay empty; name another one")
+
+
+@contextmanager
+def new_directory(path: Path) -> Iterator[Path]:
+    """A temporary directory beside ``path`` that becomes ``path`` when the block ends without an error.
+
+    What an earlier, killed process left behind is cleared first; a living one's work is left alone.
+    """
+    path = path.absolute()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    prefix = f".{path.name}.partial-"
+    for leftover in path.parent.glob(f"{glob.escape(prefix)}*"):
+        if not psutil.pid_exists(int(leftover.name.removeprefix(prefix))):
+            shutil.rmtree(leftover, ignore_errors=True)
+    temporary = path.parent / f"{prefix}{os.getpid()}"
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir()
+    try:
+        yield temporary
+        for file in sorted(temporary.rglob("*")):
+            if file.is_file():
+                file.chmod(0o644)  # some libraries write weights that only their owner may read
+            _flush(file)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+    if path.exists():
+        path.rmdir()
+    temporary.replace(path)
+    _flush(path.parent)

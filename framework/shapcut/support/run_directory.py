@@ -1,0 +1,117 @@
+"""A run directory: where a run's evaluations and results are kept, and what a second start finds."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from shapcut.support.errors import InputError
+from shapcut.support.files import require_writable
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """The files of one run.
+
+    Attributes:
+        directory: the run directory.
+    """
+
+    directory: Path
+
+    @property
+    def manifest(self) -> Path:
+        """Versions, command, recipe, fingerprints, seeds, timings, counts."""
+        return self.directory / "manifest.json"
+
+    @property
+    def recipe(self) -> Path:
+        """The recipe as it was carried out, presets and defaults written out."""
+        return self.directory / "recipe.yaml"
+
+    @property
+    def evaluations(self) -> Path:
+        """Every measured coalition and its value."""
+        return self.directory / "evaluations.sqlite"
+
+    @property
+    def contributions(self) -> Path:
+        """Contribution and standard error of each player, fidelity of the surrogate."""
+        return self.directory / "contributions.json"
+
+    @property
+    def plan(self) -> Path:
+        """What is to be removed and why."""
+        return self.directory / "plan.json"
+
+    @property
+    def comparison(self) -> Path:
+        """What each method of a comparison removed, and what it cost."""
+        return self.directory / "comparison.json"
+
+    @property
+    def rows(self) -> Path:
+        """Every row that a comparison in this directory has finished, whoever asked for it."""
+        return self.directory / "rows.json"
+
+    @property
+    def comparison_page(self) -> Path:
+        """The comparison for people, one self-contained HTML file."""
+        return self.directory / "comparison.html"
+
+    @property
+    def latencies(self) -> Path:
+        """How long each player takes, if a target asked for it."""
+        return self.directory / "latencies.json"
+
+    def plan_of(self, label: str) -> Path:
+        """The plan of one of several cuts."""
+        return self.directory / "plans" / f"{label}.json"
+
+    @property
+    def result(self) -> Path:
+        """What the run led to, written right before the checkpoint appears."""
+        return self.directory / "result.json"
+
+    def result_of(self, label: str) -> Path:
+        """What one of several cuts led to, likewise."""
+        return self.directory / "results" / f"{label}.json"
+
+    @property
+    def steps(self) -> Path:
+        """What post-pruning steps work on, have finished and report; no weights are left when all is done."""
+        return self.directory / "steps"
+
+    @property
+    def report(self) -> Path:
+        """The report, one self-contained HTML file."""
+        return self.directory / "report.html"
+
+
+@contextmanager
+def open_run(directory: Path) -> Iterator[Run]:
+    """Make or reopen a run directory and hold it against other processes.
+
+    An interruption leaves with a note on where the run is kept.
+
+    Raises:
+        InputError: if it cannot be written or another process holds it.
+    """
+    require_writable(directory, "--run")
+    directory.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(directory / ".lock", timeout=0)
+    try:
+        lock.acquire()
+    except Timeout as error:
+        raise InputError(f"--run {directory} is in use by another process") from error
+    except OSError as error:
+        raise InputError(f"--run {directory} cannot be written: {error.strerror}") from error
+    try:
+        yield Run(directory)
+    except KeyboardInterrupt as stop:
+        stop.add_note(f"what was measured is kept in {directory}")
+        raise
+    finally:
+        lock.release()

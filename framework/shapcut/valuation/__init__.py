@@ -1,0 +1,1 @@
+"""What a coalition of a model's layers is worth, measured fast."""

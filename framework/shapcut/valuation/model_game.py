@@ -1,0 +1,320 @@
+"""The layer-pruning game of a model: its layers are the players, its quality without some is the value."""
+
+import copy
+import hashlib
+from collections.abc import Callable, Sequence
+from functools import cached_property
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from shapcut import builtin
+from shapcut.data.windows import load_calibration
+from shapcut.game.coalitions import CoalitionMatrix, Player, Values
+from shapcut.game.game import Measurements, as_measurements
+from shapcut.host.host import build_host, checkpoint_formats, select_adapter
+from shapcut.models.adapter import Adapter, Granularity
+from shapcut.models.fingerprint import model_fingerprint
+from shapcut.models.loading import is_offloaded, load
+from shapcut.models.quantization import is_quantized
+from shapcut.models.source import check_dtype
+from shapcut.support.allocator import keep_freed_memory
+from shapcut.support.errors import InputError
+from shapcut.valuation.bypass import BypassEvaluator
+from shapcut.valuation.evaluator import Evaluator, Work
+from shapcut.valuation.executor import PortableGame
+from shapcut.valuation.game_spec import GameOrigin, GameRecipe
+from shapcut.valuation.model_access import ModelAccess
+from shapcut.valuation.precision import default_memory_budget, evaluation_dtype
+from shapcut.valuation.prefix_tree import CoalitionEvaluator, Placement
+from shapcut.valuation.utilities import LogLikelihood, ModelUtility, Utility
+
+
+class ModelGame(PortableGame):
+    """Coalitions of a model's layers, valued on calibration tokens.
+
+    Args:
+        model: a loaded model in evaluation mode; it is never changed.
+        adapter: how to take the model apart.
+        input_ids: calibration tokens, shape (samples, length).
+        utility: what makes a coalition valuable.
+        granularity: what a player is.
+        dtype: number format of the evaluation: auto, float32, bfloat16 or float16.
+        memory_budget: bytes for the states of coalitions; default a share of what is free.
+        fuse: whether blocks run as fused kernels where they can; it changes values in their last bits.
+        sequences_per_step: most sequences that go through a layer at once; default by their length.
+        origin: what model and utility were made from, so that other processes can make them too.
+
+    Raises:
+        InputError: if the model's weights cannot be had in that number format; later, if the whole model's
+            own value is not finite.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        adapter: Adapter,
+        input_ids: Tensor,
+        *,
+        utility: Utility | None = None,
+        granularity: Granularity = "block",
+        dtype: str = "auto",
+        memory_budget: int | None = None,
+        fuse: bool = False,
+        sequences_per_step: int | None = None,
+        origin: GameOrigin | None = None,
+    ) -> None:
+        self.model = model
+        self.adapter = adapter
+        self.utility = utility or LogLikelihood()
+        self.granularity = granularity
+        self._players = adapter.players(model, granularity)
+        self._device = adapter.input_device(model)
+        self.input_ids = input_ids.to(self._device)
+        check_dtype(dtype)
+        self.own_dtype = next(weight.dtype for weight in model.parameters() if weight.is_floating_point())
+        # A user's function sees the model as loaded; weights elsewhere or quantized stay as they are.
+        quantized = is_quantized(model)
+        as_loaded = isinstance(self.utility, ModelUtility) or is_offloaded(model) or quantized
+        self.dtype = (
+            self.own_dtype
+            if as_loaded and dtype == "auto"
+            else evaluation_dtype(dtype, self.own_dtype, self._device)
+        )
+        if is_offloaded(model) and self.dtype != self.own_dtype:
+            raise InputError(
+                f"--dtype {dtype} cannot be had with --offload: weights that are loaded for each use stay "
+                f"{str(self.own_dtype).removeprefix('torch.')}; leave one of the two out"
+            )
+        if quantized and self.dtype != self.own_dtype:
+            raise InputError(
+                f"--dtype {dtype} cannot be had: the model is quantized, and what is not stays "
+                f"{str(self.own_dtype).removeprefix('torch.')}; leave the option out"
+            )
+        self.fuse = fuse
+        self._memory_budget = memory_budget
+        self._sequences_per_step = sequences_per_step
+        self._origin = origin
+        # Before the first forward pass, in which some libraries repack quantized weights.
+        self.model_fingerprint = model_fingerprint(model)
+        self._permitted: dict[frozenset[int], bool] = {}
+        self._converted: list[nn.Module] = []
+        self._narrowed: dict[int, ModelGame] = {}
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        source: str,
+        *,
+        calibration: str = "builtin",
+        samples: int = 16,
+        sequence_length: int = 128,
+        seed: int = 0,
+        utility: str | Callable[[nn.Module], float] = "log-likelihood",
+        granularity: Granularity = "block",
+        device: str = "auto",
+        dtype: str = "auto",
+    ) -> "ModelGame":
+        """Load a model and calibration text and make the game of them.
+
+        Args:
+            source: a local directory, hub id, ``.gguf`` file, ``demo:NAME``, or a path that an installed
+                format claims.
+            calibration: ``builtin``, a ``.txt`` or ``.jsonl`` file, or ``hf:NAME``.
+            samples: calibration windows.
+            sequence_length: tokens a window.
+            seed: which windows.
+            utility: a registered name, or any function of the model (higher is better).
+            granularity: what a player is.
+            device: where to run.
+            dtype: number format of the evaluation.
+
+        Raises:
+            InputError: if the model or the text cannot be used.
+        """
+        host = build_host(core=[builtin])
+        loaded = load(source, device=device, formats=checkpoint_formats(host))
+        adapter = select_adapter(host, loaded.model)
+        windows = load_calibration(
+            calibration, loaded.tokenizer, samples=samples, sequence_length=sequence_length, seed=seed
+        )
+        return cls(
+            adapter.canonicalise(loaded.model),
+            adapter,
+            windows.input_ids,
+            utility=host.utilities.create(utility)
+            if isinstance(utility, str)
+            else ModelUtility(utility, getattr(utility, "__qualname__", "callable")),
+            granularity=granularity,
+            dtype=dtype,
+            origin=GameOrigin(source, utility) if isinstance(utility, str) else None,
+        )
+
+    def on(
+        self,
+        input_ids: Tensor,
+        *,
+        utility: Utility | None = None,
+        dtype: torch.dtype | None = None,
+        fuse: bool | None = None,
+    ) -> "ModelGame":
+        """The same game on other tokens; a converted model is shared by both.
+
+        Args:
+            input_ids: the tokens, shape (samples, length).
+            utility: another one of tokens; such a game cannot be built by other processes.
+            dtype: another number format of the evaluation.
+            fuse: whether blocks run as fused kernels, if that is to differ.
+        """
+        other = copy.copy(self)
+        vars(other).pop("evaluator", None)
+        vars(other).update(_narrowed={})
+        if utility is not None:
+            vars(other).update(utility=utility, _origin=None)
+        other.input_ids = input_ids.to(self._device)
+        other.dtype = dtype or self.dtype
+        other.fuse = self.fuse if fuse is None else fuse
+        return other
+
+    @property
+    def players(self) -> tuple[Player, ...]:
+        """The adapter's players."""
+        return self._players
+
+    def permits(self, absent: Sequence[int]) -> bool:
+        """Whether the adapter can remove this set; it is asked once for each."""
+        key = frozenset(absent)
+        if key not in self._permitted:
+            self._permitted[key] = self.adapter.can_remove(self.model, absent, self.granularity) is None
+        return self._permitted[key]
+
+    @property
+    def access(self) -> ModelAccess:
+        """The model in its own number format."""
+        return ModelAccess(self.model, self.adapter, self.input_ids, self.granularity)
+
+    @property
+    def tokens(self) -> int:
+        """Tokens that each coalition is measured on."""
+        return self.input_ids.numel()
+
+    def narrowed(self, tokens: int) -> "ModelGame":
+        """The game on the first windows; a utility that is a function of the model knows none."""
+        windows = max(1, tokens // self.input_ids.shape[1])
+        if windows >= len(self.input_ids) or isinstance(self.utility, ModelUtility):
+            return self
+        if windows not in self._narrowed:
+            self._narrowed[windows] = self.on(self.input_ids[:windows])
+        return self._narrowed[windows]
+
+    @property
+    def _evaluated_model(self) -> nn.Module:
+        """The model in the evaluation's number format: itself, or a copy made when it is first needed."""
+        if self.dtype == self.own_dtype:
+            return self.model
+        if not self._converted:
+            self._converted.append(copy.deepcopy(self.model).to(self.dtype))
+        return self._converted[0]
+
+    @cached_property
+    def evaluator(self) -> Evaluator:
+        """The fast path where the adapter has one, else one bypassed forward pass a coalition."""
+        if not is_offloaded(self.model):
+            keep_freed_memory()
+        if isinstance(self.utility, ModelUtility):
+            raise TypeError("a model utility is called on the model itself")
+        model, measure = self._evaluated_model, self.utility.measure
+        stack = self.adapter.stack(model, self.granularity)
+        evaluator: Evaluator
+        if stack is None:
+            evaluator = BypassEvaluator(self.adapter, model, self.input_ids, measure, self.granularity)
+        else:
+            placement = Placement(
+                self._memory_budget or default_memory_budget(self._device),
+                self.fuse,
+                self._sequences_per_step,
+            )
+            evaluator = CoalitionEvaluator(stack, self.n_players, self.input_ids, measure, placement)
+        if not np.isfinite(evaluator.full_mean):
+            raise InputError(
+                f"the whole model's loss on the calibration text is {evaluator.full_mean}; "
+                "try --dtype float32 or other text"
+            )
+        return evaluator
+
+    @property
+    def work(self) -> Work:
+        """What evaluation has cost so far; nothing if it has not begun."""
+        evaluator: Evaluator | None = vars(self).get("evaluator")
+        return Work() if evaluator is None else evaluator.work
+
+    def values(self, coalitions: CoalitionMatrix) -> Values:
+        """The utility of each coalition."""
+        return self.measurements(coalitions)[:, 0]
+
+    def measurements(self, coalitions: CoalitionMatrix) -> Measurements:
+        """The utility of each coalition on all windows, on every second window and on the others.
+
+        A utility that is a function of the model has no halves.
+        """
+        utility = self.utility
+        if isinstance(utility, ModelUtility):
+            if not np.isfinite(self._full_model_value):
+                raise InputError(f"the whole model's {utility.name} is {self._full_model_value}")
+            return as_measurements(
+                np.array([self._model_value(row, utility) for row in coalitions], np.float64)
+            )
+        means, full = self.evaluator.measurements(coalitions), self.evaluator.full.tolist()
+        return np.column_stack([utility.value(means[:, part], full[part]) for part in range(3)])
+
+    @cached_property
+    def _full_model_value(self) -> float:
+        if not isinstance(self.utility, ModelUtility):
+            raise TypeError("a token utility is measured by the evaluator")
+        return self._model_value(np.ones(self.n_players, dtype=np.bool_), self.utility)
+
+    def _model_value(self, coalition: NDArray[np.bool_], utility: ModelUtility) -> float:
+        present = np.flatnonzero(coalition).tolist()
+        with self.adapter.bypass(self._evaluated_model, present, self.granularity):
+            return float(utility.function(self._evaluated_model))
+
+    def fingerprint(self) -> dict[str, str]:
+        """What the game's values belong to."""
+        return {
+            "model": self.model_fingerprint,
+            "data": hashlib.sha256(self.input_ids.cpu().numpy().tobytes()).hexdigest(),
+            "tokens": "x".join(str(size) for size in self.input_ids.shape),
+            "utility": self.utility.name,
+            "granularity": self.granularity,
+            "dtype": str(self.dtype).removeprefix("torch."),
+            "adapter": self.adapter.name,
+            "kernels": "fused" if self.fuse else "eager",
+        }
+
+    def recipe(self) -> GameRecipe:
+        """How another process builds this game.
+
+        Raises:
+            InputError: if the utility is a function or the model was handed over in memory.
+        """
+        if self._origin is None:
+            only_here = (
+                f"the utility {self.utility.name!r} is a function"
+                if isinstance(self.utility, ModelUtility)
+                else "the model was handed over in memory"
+            )
+            raise InputError(f"{only_here}, so only this process can measure it: use the executor 'local'")
+        return GameRecipe(
+            origin=self._origin.located(),
+            device=self._device.type,
+            dtype=str(self.dtype).removeprefix("torch."),
+            granularity=self.granularity,
+            fuse=self.fuse,
+            memory_budget=self._memory_budget,
+            sequences_per_step=self._sequences_per_step,
+            weight_bytes=sum(weight.numel() * weight.element_size() for weight in self.model.parameters()),
+            input_ids=self.input_ids.cpu().numpy(),
+            fingerprint=self.fingerprint(),
+        )

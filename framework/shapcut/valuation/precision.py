@@ -1,0 +1,63 @@
+"""Where and in which number format coalitions are evaluated."""
+
+import sys
+from contextlib import AbstractContextManager
+from pathlib import Path
+
+import psutil
+import torch
+
+_OPERATIONS_WORTH_COMPILING = 1e14
+
+
+def has_fast_bfloat16(device: torch.device) -> bool:
+    """Whether the device multiplies bf16 matrices in hardware (AMX or AVX512-BF16, recent GPUs)."""
+    if device.type == "cuda":
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    if device.type != "cpu" or sys.platform != "linux":
+        return False
+    try:
+        flags = Path("/proc/cpuinfo").read_text(encoding="ascii", errors="ignore")
+    except OSError:
+        return False
+    return "amx_bf16" in flags or "avx512_bf16" in flags
+
+
+def fast_matrix_products(device: torch.device) -> AbstractContextManager[None]:
+    """While the context is open, matrix products are in bf16 where that is in hardware; weights stay."""
+    enabled = has_fast_bfloat16(device)
+    return torch.autocast(device.type, torch.bfloat16, enabled=enabled, cache_enabled=False)
+
+
+def evaluation_dtype(requested: str, own: torch.dtype, device: torch.device) -> torch.dtype:
+    """The format for evaluating coalitions: ``auto`` turns float32 into bf16 where that is fast.
+
+    Args:
+        requested: auto, float32, bfloat16 or float16.
+        own: the model's own format.
+        device: where it runs.
+    """
+    if requested != "auto":
+        return getattr(torch, requested)  # type: ignore[no-any-return]
+    return torch.bfloat16 if own == torch.float32 and has_fast_bfloat16(device) else own
+
+
+def fusing_pays(device: torch.device, operations: float) -> bool:
+    """Whether fused kernels save more than it takes to compile them.
+
+    They save about a fifth of a block's time on a CPU, and take up to a minute when they are compiled for
+    the first time; on other devices nobody has measured yet.
+
+    Args:
+        device: where blocks run.
+        operations: floating-point operations of all block runs to come.
+    """
+    return device.type == "cpu" and operations >= _OPERATIONS_WORTH_COMPILING
+
+
+def default_memory_budget(device: torch.device) -> int:
+    """A share of the memory that is free where coalitions are evaluated, in bytes."""
+    if device.type == "cuda":
+        free, _ = torch.cuda.mem_get_info(device)
+        return free // 2
+    return min(psutil.virtual_memory().available // 4, 8 * 2**30)

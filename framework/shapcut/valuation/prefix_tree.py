@@ -1,0 +1,186 @@
+"""The value of many coalitions in one pass over the layers.
+
+Coalitions that agree on the layers so far share one state: a prefix tree, walked breadth first. States are
+remembered by the layers that made them, between calls too; the path on which every layer runs (the *trunk*)
+is never forgotten. Several states go through a layer at once only where a trial shows that each comes out
+as it does alone, bit for bit; so a coalition's value does not depend on the company it is asked in.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import cycle, islice
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from shapcut.game.coalitions import CoalitionMatrix
+from shapcut.game.game import Measurements
+from shapcut.models.layer_stack import LayerStack, State
+from shapcut.support.errors import InputError
+from shapcut.valuation.compiled import Fused
+from shapcut.valuation.evaluator import Evaluator, Work
+from shapcut.valuation.readout import Readout, make_readout
+from shapcut.valuation.state_memory import StateMemory, divide_memory, state_bytes
+from shapcut.valuation.step_probe import divided, examine, joined
+from shapcut.valuation.utilities import Measure
+
+TOKENS_PER_STEP = 16_384
+MOST_STATES_PER_STEP = 8
+COALITIONS_BEFORE_TRIAL = 64
+"""So many are worth a trial of whether states may share a step, which costs as much as tens of coalitions."""
+
+
+@dataclass(frozen=True, slots=True)
+class Placement:
+    """How evaluation uses the machine.
+
+    Attributes:
+        memory_budget: bytes that states may take; decides how many coalitions go together.
+        fuse: whether the readout runs as fused kernels, and steps where they are short and regular enough.
+        sequences_per_step: most sequences that go through a layer at once; None decides by their length.
+    """
+
+    memory_budget: int
+    fuse: bool = False
+    sequences_per_step: int | None = None
+
+
+class CoalitionEvaluator(Evaluator):
+    """Means of a per-token measure for coalitions of one model on one calibration batch.
+
+    Args:
+        stack: the model taken apart.
+        n_players: number of layers in the stack.
+        input_ids: calibration tokens, shape (batch, length), on the stack's device.
+        measure: what is averaged over tokens.
+        placement: how to use the machine.
+
+    Raises:
+        InputError: if the stack's fixed batch size does not divide the calibration batch.
+    """
+
+    def __init__(
+        self, stack: LayerStack, n_players: int, input_ids: Tensor, measure: Measure, placement: Placement
+    ) -> None:
+        self.stack = stack
+        self.n_players = n_players
+        self.work = Work()
+        self.states_per_step = 1
+        batch, length = input_ids.shape
+        if stack.batch_size and batch % stack.batch_size:
+            raise InputError(
+                f"this model takes {stack.batch_size} sequences at a time: choose a multiple of it as the "
+                f"number of samples, not {batch}"
+            )
+        most = placement.sequences_per_step or max(1, TOKENS_PER_STEP // length)
+        self._rows = stack.batch_size or most
+        with torch.inference_mode():
+            entering = stack.prelude(input_ids)
+            regularity = examine(stack, n_players, entering)
+            may_share = regularity.fixed and stack.batch_size is None
+            self._states_to_try = min(most // batch, MOST_STATES_PER_STEP) if may_share else 1
+            self.fused = placement.fuse and regularity.fusible and stack.fuse(Fused)
+            final = self._walk_trunk(entering, placement.memory_budget)
+            self._readout: Readout = make_readout(measure, stack, input_ids, final, fuse=placement.fuse)
+            self.full = self._readout.measurements([final])[0].cpu().numpy()
+
+    def _walk_trunk(self, entering: State, budget: int) -> State:
+        """Run every layer, divide the memory, and return the final state."""
+        division = divide_memory(state_bytes(entering), self.n_players, budget)
+        self.chunk_size = division.chunk_size
+        self._known = StateMemory(division.remembered)
+        self._known.pin(0, entering)
+        state, layers = entering, 0
+        for layer in range(self.n_players):
+            with self.stack.resident(layer):
+                (state,) = self._step(layer, [state])
+            layers |= 1 << layer
+            if division.keeps_trunk:
+                self._known.pin(layers, state)
+        return state
+
+    def _try_sharing(self) -> None:
+        """Find the largest number of states of which each comes out of every layer as it does alone."""
+        count, self._states_to_try = self._states_to_try, 1
+        with torch.inference_mode():
+            while count > 1 and not self._share_exactly(count):
+                count //= 2
+        self.states_per_step = count
+
+    def _share_exactly(self, count: int) -> bool:
+        """Whether every layer gives so many states at once, bit for bit, what it gives each alone.
+
+        They are the trunk's last two before the layer, in turn. Every layer is tried, as kernels that differ
+        in the order of their sums give the same bits by chance now and then.
+        """
+        (before,) = (state,) = self._remembered([0]).values()
+        for layer in range(self.n_players):
+            after = self._known.get((1 << layer + 1) - 1)
+            with self.stack.resident(layer):
+                after = self._run(layer, state) if after is None else after
+                alone = cycle([after, self._run(layer, before)])
+                together = self.stack.step(layer, joined(list(islice(cycle([state, before]), count))))
+            expected = joined(list(islice(alone, count)))
+            if not all(torch.equal(a, b) for a, b in zip(together, expected, strict=True)):
+                return False
+            before, state = state, after
+        return True
+
+    def measurements(self, coalitions: CoalitionMatrix) -> Measurements:
+        """See `Evaluator.measurements`."""
+        self.work.coalitions += len(coalitions)
+        if self._states_to_try > 1 and self.work.coalitions >= COALITIONS_BEFORE_TRIAL:
+            self._try_sharing()
+        order = np.lexsort(coalitions.T[::-1])
+        means = np.empty((len(coalitions), 3), dtype=np.float64)
+        for start in range(0, len(order), self.chunk_size):
+            rows = order[start : start + self.chunk_size]
+            means[rows] = self._chunk(coalitions[rows])
+        return means
+
+    def _chunk(self, coalitions: CoalitionMatrix) -> Measurements:
+        """Breadth first through the layers; ``paths[r]`` is the set of layers that row r has run so far."""
+        with torch.inference_mode():
+            paths, states = [0] * len(coalitions), self._remembered([0])
+            for layer in range(self.n_players):
+                runs = coalitions[:, layer].tolist()
+                paths = [path | run << layer for path, run in zip(paths, runs, strict=True)]
+                states = self._advance(layer, states, set(paths))
+            means = torch.stack(self._readout.measurements(list(states.values()))).cpu().tolist()
+        final = dict(zip(states, means, strict=True))
+        return np.array([final[path] for path in paths], dtype=np.float64)
+
+    def _remembered(self, paths: Sequence[int]) -> dict[int, State]:
+        """The states that are known among the given."""
+        known = ((path, self._known.get(path)) for path in paths)
+        return {path: state for path, state in known if state is not None}
+
+    def _advance(self, layer: int, states: dict[int, State], wanted: set[int]) -> dict[int, State]:
+        """From the states before a layer to those of the wanted paths after it."""
+        running = sorted(path for path in wanted if path >> layer & 1)
+        after = {path: states[path] for path in wanted if not path >> layer & 1} | self._remembered(running)
+        missing = [path for path in running if path not in after]
+        if missing:
+            with self.stack.resident(layer):
+                for start in range(0, len(missing), self.states_per_step):
+                    group = missing[start : start + self.states_per_step]
+                    results = self._step(layer, [states[path ^ 1 << layer] for path in group])
+                    after.update(zip(group, results, strict=True))
+        for path in missing:
+            self._known.keep(path, after[path])
+        return after
+
+    def _step(self, layer: int, states: list[State]) -> list[State]:
+        """One layer for several states: all at once if that many may share a step, else one by one."""
+        self.work.block_runs += len(states)
+        if 1 < len(states) == self.states_per_step:
+            return divided(self.stack.step(layer, joined(states)), len(states))
+        return [self._run(layer, state) for state in states]
+
+    def _run(self, layer: int, state: State) -> State:
+        rows, batch = self._rows, state[0].shape[0]
+        if rows >= batch:
+            return self.stack.step(layer, state)
+        parts = [tuple(tensor[start : start + rows] for tensor in state) for start in range(0, batch, rows)]
+        return joined([self.stack.step(layer, part) for part in parts])

@@ -1,0 +1,78 @@
+"""What flows between the blocks of a model, one batch of calibration windows after the other."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from shapcut.game.coalitions import Player
+from shapcut.models.layer_stack import LayerStack
+from shapcut.support.errors import InputError
+from shapcut.valuation.model_access import ModelAccess
+
+TOKENS_PER_STEP = 4096
+
+
+@torch.no_grad()
+def boundaries(access: ModelAccess) -> Iterator[tuple[int, Tensor]]:
+    """The residual stream before the first block, after it, and so on; the pass is charged.
+
+    Yields:
+        For every batch in turn the number of blocks passed, 0 to n_players, and the residual stream there,
+        shape (windows, length, width).
+
+    Raises:
+        InputError: if parts of blocks are the players of a model that cannot be taken apart.
+    """
+    players = access.adapter.players(access.model, access.granularity)
+    stack = access.adapter.stack(access.model, access.granularity)
+    if stack is None and access.granularity != "block":
+        raise InputError("the parts of this model's blocks cannot be watched: use --granularity block")
+    access.charge(len(players))
+    for ids in torch.split(access.input_ids, windows_per_step(access, stack)):
+        yield from _watched(access, players, ids) if stack is None else _walked(stack, len(players), ids)
+
+
+def windows_per_step(access: ModelAccess, stack: LayerStack | None, tokens: int = TOKENS_PER_STEP) -> int:
+    """How many windows go through the model at once."""
+    if stack is not None and stack.batch_size:
+        return stack.batch_size
+    return max(1, tokens // access.input_ids.shape[1])
+
+
+def _walked(stack: LayerStack, n_layers: int, ids: Tensor) -> Iterator[tuple[int, Tensor]]:
+    state = stack.prelude(ids)
+    yield 0, stack.stream(state)
+    for layer in range(n_layers):
+        with stack.resident(layer):
+            state = stack.step(layer, state)
+        yield layer + 1, stack.stream(state)
+
+
+def _watched(access: ModelAccess, players: Sequence[Player], ids: Tensor) -> Iterator[tuple[int, Tensor]]:
+    """One forward pass whose blocks tell what they are given, and the last one what it returns."""
+    seen: dict[int, Tensor] = {}
+    with ExitStack() as hooks:
+        for player in players:
+            block = access.model.get_submodule(player.name)
+            entered = block.register_forward_pre_hook(
+                partial(_note_entry, seen, player.index), with_kwargs=True
+            )
+            hooks.callback(entered.remove)
+        left = block.register_forward_hook(partial(_note_exit, seen, len(players)))
+        hooks.callback(left.remove)
+        access.adapter.logits(access.model, ids)
+    yield from sorted(seen.items())
+
+
+def _note_entry(
+    seen: dict[int, Tensor], index: int, _block: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> None:
+    seen[index] = args[0] if args else kwargs["hidden_states"]
+
+
+def _note_exit(seen: dict[int, Tensor], index: int, _block: nn.Module, _args: Any, output: Any) -> None:
+    seen[index] = output if isinstance(output, Tensor) else output[0]

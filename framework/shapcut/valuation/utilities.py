@@ -1,0 +1,83 @@
+"""Utilities: what makes a coalition valuable.
+
+A *token utility* turns a mean over the calibration tokens into a value and runs on the fast path. A
+*model utility* is any function of the model, called while the absent players are bypassed.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import ClassVar, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import nn
+
+from shapcut.game.coalitions import Values
+
+Measure = Literal["nll", "kl"]
+
+
+class TokenUtility(ABC):
+    """A value made from the mean of a per-token quantity, in nats."""
+
+    name: ClassVar[str]
+    measure: ClassVar[Measure]
+    """nll: next-token loss. kl: divergence of the next-token distribution from the full model's."""
+
+    @abstractmethod
+    def value(self, means: NDArray[np.float64], full_mean: float) -> Values:
+        """Values of coalitions.
+
+        Args:
+            means: the measure's mean over tokens for each coalition, shape (n_coalitions,).
+            full_mean: the same for the whole model.
+        """
+
+
+class PerplexityRatio(TokenUtility):
+    """``PPL(full) / PPL(S)``, the paper's value (arXiv 2602.07804, section 3); 1 is the full model."""
+
+    name = "perplexity-ratio"
+    measure = "nll"
+
+    def value(self, means: NDArray[np.float64], full_mean: float) -> Values:
+        """``exp(full_mean - means)``."""
+        return np.exp(full_mean - means)
+
+
+class LogLikelihood(TokenUtility):
+    """Mean log-likelihood of the next token, in nats: 0 at best."""
+
+    name = "log-likelihood"
+    measure = "nll"
+
+    def value(self, means: NDArray[np.float64], full_mean: float) -> Values:  # noqa: ARG002
+        """``-means``."""
+        return -means
+
+
+class KullbackLeibler(TokenUtility):
+    """``-KL(full || S)``, the mean over tokens in nats; needs no labels, 0 for the full model."""
+
+    name = "kl"
+    measure = "kl"
+
+    def value(self, means: NDArray[np.float64], full_mean: float) -> Values:  # noqa: ARG002
+        """``-means``."""
+        return -means
+
+
+class ModelUtility:
+    """A user's own value: any function of the model, called with the absent players bypassed.
+
+    Args:
+        function: takes the model, returns its value (higher is better).
+        name: identifies the function in stores and plans; change it when the function changes.
+    """
+
+    def __init__(self, function: Callable[[nn.Module], float], name: str) -> None:
+        self.function = function
+        self.name = name
+
+
+Utility = TokenUtility | ModelUtility

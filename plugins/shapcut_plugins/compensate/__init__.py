@@ -1,0 +1,1 @@
+"""The step `compensate`: least squares for the blocks that stay."""

@@ -1,0 +1,1 @@
+"""Executors that spread evaluation over workers."""

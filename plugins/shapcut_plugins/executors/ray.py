@@ -1,0 +1,99 @@
+"""Coalitions measured by Ray actors, each with its own copy of the model."""
+
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager
+from functools import partial
+from typing import Annotated
+
+import psutil
+import torch
+from pydantic import Field
+
+from shapcut.valuation.executor import DistributedGame, Executor, GameRecipe, PortableGame
+from shapcut_plugins.executors.ray_cluster import RayCluster, import_ray, require_answer
+from shapcut_plugins.executors.worker_pool import WorkerPool
+
+_COPIES_A_WORKER = 2
+"""Memory that a worker takes, in sizes of the model: its weights, and as much again for all else."""
+
+
+class RayExecutor(Executor):
+    """Actors on this machine, or on a cluster that runs already.
+
+    Values equal those of a local run with as many threads; the workers' models must be the same files.
+
+    Args:
+        workers: how many; default one for each CPU (each GPU, on GPUs) as far as memory goes.
+        threads: CPU threads of each; default all CPUs shared evenly.
+        gpus: GPUs of each, a part of one if below 1; default 1 if the model is on a GPU, else 0.
+        address: of a running cluster, ``HOST:PORT`` or ``auto``; default the variable RAY_ADDRESS, else
+            ``local``: a cluster that ends with this process.
+    """
+
+    name = "ray"
+
+    def __init__(
+        self,
+        workers: Annotated[int, Field(ge=1)] | None = None,
+        threads: Annotated[int, Field(ge=1)] | None = None,
+        gpus: Annotated[float, Field(ge=0)] | None = None,
+        address: str | None = None,
+    ) -> None:
+        self.workers = workers
+        self.threads = threads
+        self.gpus = gpus
+        self.address = address or os.environ.get("RAY_ADDRESS") or "local"
+
+    def check(self) -> None:
+        """See that Ray is there, and the cluster that was named.
+
+        Raises:
+            InputError: if not, or if the cluster has not the processors that were asked for.
+        """
+        import_ray()
+        if self.address != "local":
+            require_answer(self.address)
+            with closing(self._cluster([])) as cluster:
+                cluster.connect()
+
+    @contextmanager
+    def distribute(self, games: Sequence[PortableGame]) -> Iterator[Sequence[DistributedGame]]:
+        """The games, measured by actors that are started when the first value is asked for.
+
+        Raises:
+            InputError: if a game cannot be built elsewhere.
+        """
+        with (
+            closing(self._cluster([game.recipe() for game in games])) as cluster,
+            closing(WorkerPool(cluster)) as pool,
+        ):
+            yield [DistributedGame(game, partial(pool.measure, number)) for number, game in enumerate(games)]
+
+    def _cluster(self, recipes: Sequence[GameRecipe]) -> RayCluster:
+        on_gpu = any(recipe.device == "cuda" for recipe in recipes)
+        gpus = self.gpus if self.gpus is not None else float(on_gpu)
+        cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        count = self.workers or default_workers(cpus // (self.threads or 1), gpus, recipes)
+        return RayCluster(
+            recipes,
+            address=self.address,
+            count=count,
+            threads=self.threads or max(1, cpus // count),
+            gpus=gpus,
+        )
+
+
+def default_workers(cpus: int, gpus: float, recipes: Sequence[GameRecipe]) -> int:
+    """As many workers as this machine has processors, and memory for copies of the model.
+
+    Args:
+        cpus: how many workers the CPUs are enough for.
+        gpus: GPUs that each worker takes; 0 if it works on CPUs.
+        recipes: of games of one model; none if it is not known yet.
+    """
+    if gpus:
+        return max(1, int(torch.cuda.device_count() / gpus))
+    size = max((recipe.weight_bytes for recipe in recipes), default=0)
+    fitting = psutil.virtual_memory().available // (_COPIES_A_WORKER * size) if size else cpus
+    return max(1, min(cpus, fitting))

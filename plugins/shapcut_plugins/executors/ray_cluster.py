@@ -1,0 +1,211 @@
+"""A Ray cluster, one's own or somebody else's, whose actors each hold a copy of a model."""
+
+import importlib
+import logging
+import os
+import socket
+from collections.abc import Sequence
+from contextlib import suppress
+from typing import Any
+
+import torch
+
+from shapcut.game.coalitions import CoalitionMatrix
+from shapcut.support.errors import InputError, ShapcutError
+from shapcut.valuation.executor import GameRecipe, Measurements
+from shapcut_plugins.executors.worker_pool import WorkerDiedError
+
+_OBJECT_STORE_BYTES = 100 * 2**20
+_SECONDS_TO_ANSWER = 5.0
+_QUIET = {
+    "RAY_DEDUP_LOGS_SKIP_REGEX": ".",  # else reports of dead workers are printed on standard output
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_raylet_start_wait_time_s": "120",
+}
+"""Settings that Ray reads from the environment when it is imported or started."""
+
+
+def import_ray() -> Any:
+    """The package, set up to print nothing.
+
+    Raises:
+        InputError: if it is not installed.
+    """
+    for name, value in _QUIET.items():
+        os.environ.setdefault(name, value)
+    try:
+        return importlib.import_module("ray")
+    except ImportError as error:
+        raise InputError(
+            "--executor ray needs the package ray, which is not installed: pip install 'shapcut[ray]'"
+        ) from error
+
+
+def require_answer(address: str) -> None:
+    """Try to reach ``host:port``; Ray itself would try for minutes. Addresses of another form pass.
+
+    Raises:
+        InputError: if nothing answers there.
+    """
+    host, _, port = address.rpartition(":")
+    if not host or "/" in host or not port.isdigit():
+        return
+    try:
+        socket.create_connection((host, int(port)), timeout=_SECONDS_TO_ANSWER).close()
+    except (OSError, OverflowError) as error:
+        raise InputError(f"--executor ray: no cluster answers at {address}: {error}") from error
+
+
+class Measurer:
+    """What runs in an actor: builds copies of the games and measures coalitions.
+
+    Args:
+        recipes: one for each game.
+        threads: of torch.
+        share: how many measurers share a machine's memory.
+    """
+
+    def __init__(self, recipes: Sequence[GameRecipe], threads: int, share: int) -> None:
+        self._recipes = recipes
+        self._threads = threads
+        self._share = share
+        self._games: dict[int, Any] = {}
+
+    def prepare(self) -> None:
+        """Load the model."""
+        torch.set_num_threads(self._threads)
+        self._game(0)
+
+    def measure(self, game: int, coalitions: CoalitionMatrix) -> Measurements:
+        """Measurements of coalitions in the game of that number."""
+        found: Measurements = self._game(game).measurements(coalitions)
+        return found
+
+    def _game(self, number: int) -> Any:
+        if number not in self._games:
+            relative = next(iter(self._games.values()), None)
+            self._games[number] = self._recipes[number].build(relative, share=self._share)
+        return self._games[number]
+
+
+class RayCluster:
+    """Workers for a `shapcut_plugins.executors.worker_pool.WorkerPool` that are Ray actors.
+
+    Args:
+        recipes: of the games that are measured.
+        address: of a running cluster, or ``local`` to start one that ends with this process.
+        count: how many workers.
+        threads: CPU threads of each.
+        gpus: GPUs of each, a part of one if below 1.
+    """
+
+    def __init__(
+        self, recipes: Sequence[GameRecipe], *, address: str, count: int, threads: int, gpus: float
+    ) -> None:
+        self._ray = import_ray()
+        self._recipes = recipes
+        self._address = address
+        self.count = count
+        self._threads = threads
+        self._gpus = gpus
+        self._connected = False
+
+    def connect(self) -> None:
+        """Start or join the cluster, unless this process is in one already.
+
+        Raises:
+            InputError: if that fails, or the cluster has not the processors that all workers need.
+        """
+        if not self._ray.is_initialized():
+            own = {"num_cpus": self.count * self._threads, "object_store_memory": _OBJECT_STORE_BYTES}
+            try:
+                self._ray.init(
+                    address=self._address,
+                    include_dashboard=False if self._address == "local" else None,
+                    log_to_driver=False,
+                    logging_level=logging.CRITICAL,
+                    **(own if self._address == "local" else {}),
+                )
+            except Exception as error:
+                raise InputError(
+                    f"--executor ray: cannot use {self._address}: {_first_line(error)}"
+                ) from error
+            self._connected = True
+        self._require("CPU", self.count * self._threads)
+        self._require("GPU", self.count * self._gpus)
+
+    def close(self) -> None:
+        """Leave the cluster; one's own ends."""
+        if self._connected:
+            self._ray.shutdown()
+            self._connected = False
+
+    def start(self) -> Any:
+        """A new actor; the first one starts or joins the cluster."""
+        if not self._connected:
+            self.connect()
+        actor = self._ray.remote(Measurer).options(
+            num_cpus=self._threads,
+            num_gpus=self._gpus,
+            runtime_env={"env_vars": {"OMP_NUM_THREADS": str(self._threads)}},
+        )
+        return actor.remote(self._recipes, self._threads, self.count if self._gpus == 0 else 1)
+
+    def stop(self, worker: Any) -> None:
+        """Kill an actor."""
+        with suppress(self._ray.exceptions.RayError):  # of a cluster that is gone itself
+            self._ray.kill(worker)
+
+    def prepare(self, worker: Any) -> Any:
+        """Let it load the model."""
+        return worker.prepare.remote()
+
+    def measure(self, worker: Any, game: int, coalitions: CoalitionMatrix) -> Any:
+        """Let it measure."""
+        return worker.measure.remote(game, coalitions)
+
+    def wait(self, tasks: Sequence[Any]) -> Any:
+        """The first one done."""
+        done, _ = self._ray.wait(list(tasks), num_returns=1)
+        return done[0]
+
+    def result(self, task: Any) -> Measurements | None:
+        """What it gave.
+
+        Raises:
+            WorkerDiedError: if the actor, or the machine it was on, is gone.
+            ShapcutError: if it failed: the error that it raised, if it is one of shapcut's.
+        """
+        errors = self._ray.exceptions
+        try:
+            values: Measurements | None = self._ray.get(task)
+        except errors.RayTaskError as error:
+            if isinstance(error.cause, ShapcutError):
+                raise error.cause from None
+            raise ShapcutError(f"a worker failed: {_first_line(error.cause)}") from error
+        except errors.OutOfMemoryError as error:
+            raise WorkerDiedError("out of memory") from error
+        except (
+            errors.RayActorError,
+            errors.WorkerCrashedError,
+            errors.NodeDiedError,
+            errors.ObjectLostError,
+        ) as error:
+            raise WorkerDiedError(_first_line(error)) from error
+        except errors.RayError as error:
+            raise ShapcutError(f"the Ray cluster failed: {_first_line(error)}") from error
+        return values
+
+    def _require(self, resource: str, needed: float) -> None:
+        there = self._ray.cluster_resources().get(resource, 0)
+        if needed > there:
+            self.close()
+            raise InputError(
+                f"--executor ray: {self.count} workers need {needed:g} {resource}s in all, "
+                f"the cluster has {there:g}; ask for fewer with workers=N or threads=K"
+            )
+
+
+def _first_line(error: BaseException) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0].rstrip(".") if lines else type(error).__name__

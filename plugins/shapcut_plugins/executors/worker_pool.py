@@ -1,0 +1,180 @@
+"""Coalitions handed out to workers that may die, whatever the workers are."""
+
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from shapcut.game.coalitions import CoalitionMatrix, Values
+from shapcut.support.errors import ShapcutError
+
+MOST_DEATHS = 3
+"""So often in a row may one worker die, or workers that have the same piece."""
+
+_SECONDS_A_PIECE = 5.0
+_MOST_ROWS = 256
+
+
+class WorkerDiedError(Exception):
+    """A worker is gone and what it was doing is lost; the message says why."""
+
+
+class Workers(Protocol):
+    """Makes workers and talks to them; workers and tasks are whatever it likes."""
+
+    count: int
+
+    def start(self) -> Any:
+        """A new worker."""
+
+    def stop(self, worker: Any) -> None:
+        """End a worker, dead or alive."""
+
+    def prepare(self, worker: Any) -> Any:
+        """A task: get ready to measure."""
+
+    def measure(self, worker: Any, game: int, coalitions: CoalitionMatrix) -> Any:
+        """A task: the values of coalitions in one of the games."""
+
+    def wait(self, tasks: Sequence[Any]) -> Any:
+        """The first task that is done."""
+
+    def result(self, task: Any) -> Values | None:
+        """What a task that is done gave.
+
+        Raises:
+            WorkerDiedError: if its worker is gone.
+            ShapcutError: if it failed.
+        """
+
+
+@dataclass(slots=True)
+class Piece:
+    """Some rows of a request that one worker measures, and how many workers died of it."""
+
+    rows: NDArray[np.intp]
+    deaths: int = 0
+
+
+class Pieces:
+    """The rows of a request that nobody measures yet, neighbours in the order of their prefixes.
+
+    Args:
+        coalitions: the request.
+        workers: how many work on it; pieces get smaller towards the end, so that all finish together.
+    """
+
+    def __init__(self, coalitions: CoalitionMatrix, workers: int) -> None:
+        self._rows = np.lexsort(coalitions.T[::-1])
+        self._workers = workers
+        self._returned: list[Piece] = []
+        self.unfinished = len(self._rows)
+
+    def take(self, most: int) -> Piece | None:
+        """A piece of at most that many rows, a returned one first; None if all are in somebody's hands."""
+        if self._returned:
+            return self._returned.pop()
+        if not len(self._rows):
+            return None
+        size = min(most, -(-len(self._rows) // (2 * self._workers)))
+        rows, self._rows = self._rows[:size], self._rows[size:]
+        return Piece(rows)
+
+    def give_back(self, piece: Piece) -> None:
+        """Its worker died."""
+        piece.deaths += 1
+        self._returned.append(piece)
+
+
+@dataclass(slots=True)
+class _Place:
+    """One worker and what it is doing."""
+
+    worker: Any
+    task: Any
+    piece: Piece | None = None
+    begin: float = 0.0
+    deaths: int = 0
+
+
+class WorkerPool:
+    """Measures coalitions with workers that are started at the first request and replaced when they die."""
+
+    def __init__(self, workers: Workers) -> None:
+        self._workers = workers
+        self._places: list[_Place] = []
+        self._most = 1
+
+    def measure(self, game: int, coalitions: CoalitionMatrix) -> Iterator[tuple[NDArray[np.intp], Values]]:
+        """Row numbers and values of one piece after another.
+
+        Raises:
+            ShapcutError: if a worker fails, or workers die again and again.
+        """
+        self._places = self._places or [self._new_place() for _ in range(self._workers.count)]
+        pieces = Pieces(coalitions, len(self._places))
+        try:
+            while pieces.unfinished:
+                self._hand_out(pieces, game, coalitions)
+                place = self._next_done()
+                try:
+                    values = self._workers.result(place.task)
+                except WorkerDiedError as error:
+                    self._replace(place, pieces, error)
+                    continue
+                piece, place.task, place.piece = place.piece, None, None
+                if piece is not None and values is not None:
+                    place.deaths = 0
+                    self._adapt(len(piece.rows), time.monotonic() - place.begin)
+                    pieces.unfinished -= len(piece.rows)
+                    yield piece.rows, values
+        finally:
+            if pieces.unfinished:
+                self.close()
+
+    def close(self) -> None:
+        """End all workers; the next request starts new ones."""
+        for place in self._places:
+            self._workers.stop(place.worker)
+        self._places = []
+
+    def _new_place(self, deaths: int = 0) -> _Place:
+        worker = self._workers.start()
+        return _Place(worker, self._workers.prepare(worker), deaths=deaths)
+
+    def _hand_out(self, pieces: Pieces, game: int, coalitions: CoalitionMatrix) -> None:
+        """A piece for every worker that is ready and has none."""
+        for place in self._places:
+            if place.task is None and (piece := pieces.take(self._most)):
+                place.task = self._workers.measure(place.worker, game, coalitions[piece.rows])
+                place.piece, place.begin = piece, time.monotonic()
+
+    def _next_done(self) -> _Place:
+        busy = [place for place in self._places if place.task is not None]
+        done = self._workers.wait([place.task for place in busy])
+        return next(place for place in busy if place.task is done)
+
+    def _replace(self, place: _Place, pieces: Pieces, error: WorkerDiedError) -> None:
+        """Put a new worker in a dead one's place, and its piece back.
+
+        Raises:
+            ShapcutError: if that has happened too often.
+        """
+        piece, deaths = place.piece, place.deaths + 1
+        if piece is not None:
+            pieces.give_back(piece)
+        if max(deaths, 0 if piece is None else piece.deaths) >= MOST_DEATHS:
+            raise ShapcutError(
+                f"workers died {MOST_DEATHS} times in a row ({error}); if memory is short for "
+                f"{len(self._places)} copies of the model, ask for fewer workers"
+            ) from error
+        self._workers.stop(place.worker)
+        self._places[self._places.index(place)] = self._new_place(deaths)
+
+    def _adapt(self, rows: int, seconds: float) -> None:
+        """The size of the next pieces from the time that this one took."""
+        fitting = round(rows * _SECONDS_A_PIECE / max(seconds, 1e-6))
+        self._most = min(max(1, fitting), 4 * max(rows, self._most), _MOST_ROWS)

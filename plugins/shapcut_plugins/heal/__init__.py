@@ -1,0 +1,1 @@
+"""The step `heal`: fine-tuning after a cut."""

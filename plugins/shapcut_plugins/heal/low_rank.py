@@ -1,0 +1,74 @@
+"""Low-rank additions to the weights of a model's blocks, by peft."""
+
+import importlib.util
+import warnings
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import nn
+from transformers.pytorch_utils import Conv1D
+
+from shapcut.models.adapter import Adapter
+from shapcut.support.errors import InputError
+
+
+def require_peft() -> None:
+    """Refuse if peft is not installed.
+
+    Raises:
+        InputError: with what to install.
+    """
+    if importlib.util.find_spec("peft") is None:
+        raise InputError("heal needs peft: pip install 'shapcut[heal]', or train all weights with full=true")
+
+
+def add_low_rank(model: nn.Module, adapter: Adapter, rank: int, seed: int) -> Any:
+    """Put trainable additions of that rank beside every linear map of the blocks, in place.
+
+    They start at zero: the model computes what it did. Only they have gradients.
+
+    Returns:
+        peft's wrapper, for `merge_low_rank`.
+
+    Raises:
+        InputError: if peft cannot wrap the model.
+    """
+    import peft  # noqa: PLC0415 - optional, and seconds to import
+
+    targets = list(_linear_maps(model, adapter))
+    if not targets:
+        raise InputError(f"heal: the blocks of {type(model).__name__} have no linear maps; use full=true")
+    config = peft.LoraConfig(r=rank, lora_alpha=2 * rank, lora_dropout=0.0, target_modules=targets)
+    try:
+        with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
+            warnings.filterwarnings(
+                "ignore", "`is_gradient_checkpointing`", FutureWarning
+            )  # peft asks for it
+            torch.manual_seed(seed)
+            wrapped = peft.get_peft_model(model, config)
+    except (ValueError, AttributeError) as error:
+        line = " ".join(str(error).split())
+        raise InputError(f"heal: peft cannot wrap {type(model).__name__} ({line}); use full=true") from error
+    wrapped.eval()
+    return wrapped
+
+
+def merge_low_rank(wrapped: Any) -> nn.Module:
+    """The model with the additions added to its weights, as it was before it was wrapped."""
+    model = wrapped.merge_and_unload()
+    vars(model).pop("peft_config", None)
+    return model  # type: ignore[no-any-return]
+
+
+def _linear_maps(model: nn.Module, adapter: Adapter) -> Iterator[str]:
+    """Paths of the blocks' linear maps, but for those that fused state-space kernels read past the module."""
+    for player in adapter.players(model):
+        block = model.get_submodule(player.name)
+        for path, module in block.named_modules():
+            if not isinstance(module, nn.Linear | Conv1D):
+                continue
+            owner, _, leaf = path.rpartition(".")
+            if leaf == "out_proj" and hasattr(block.get_submodule(owner), "conv1d"):
+                continue
+            yield f"{player.name}.{path}"

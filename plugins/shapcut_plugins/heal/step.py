@@ -1,0 +1,154 @@
+"""The step that trains a pruned model for some minutes, so that it learns to do without what was cut."""
+
+from typing import Any, ClassVar, Literal
+
+import torch
+from torch import Tensor, nn
+
+from shapcut.models.adapter import Adapter
+from shapcut.steps.step import PostProcessor, Stage, StepContext
+from shapcut.support.errors import InputError, UnsupportedModelError
+from shapcut_plugins.heal.low_rank import add_low_rank, merge_low_rank, require_peft
+from shapcut_plugins.heal.training import Schedule, Training, distillation_loss, text_loss
+
+_CHECK_TOKENS = 4
+_LEARNING_RATES = {False: 1e-3, True: 1e-4}
+
+
+class Heal(PostProcessor):
+    """Train low-rank additions to the weights of the blocks, or all of their weights, and merge them.
+
+    Training goes on after a kill where its last checkpoint was. The learning curve is left as ``curve.json``.
+
+    Args:
+        loss: ``distill``: the divergence from the full model's distribution; ``text``: the next token's loss.
+        steps: of the optimizer.
+        lr: the highest learning rate; 0 chooses 1e-3, and 1e-4 for full training.
+        rank: of the additions (LoRA).
+        batch: windows a step.
+        sequence_length: tokens a window; 0 for the recipe's.
+        full: train all weights of the blocks instead of low-rank additions.
+        temperature: that both distributions are softened with.
+        warmup: share of the steps in which the learning rate rises; then it falls along half a cosine.
+        checkpoint_every: steps.
+    """
+
+    stage: ClassVar[Stage] = "heal"
+
+    def __init__(
+        self,
+        *,
+        loss: Literal["distill", "text"] = "distill",
+        steps: int = 200,
+        lr: float = 0.0,
+        rank: int = 16,
+        batch: int = 8,
+        sequence_length: int = 0,
+        full: bool = False,
+        temperature: float = 1.0,
+        warmup: float = 0.1,
+        checkpoint_every: int = 25,
+    ) -> None:
+        for name, number in (
+            ("steps", steps), ("rank", rank), ("batch", batch), ("checkpoint_every", checkpoint_every)
+        ):  # fmt: skip
+            if number < 1:
+                raise ValueError(f"{name}={number}: at least 1 is needed")
+        if lr < 0 or temperature <= 0 or not 0 <= warmup <= 1:
+            raise ValueError(
+                f"lr={lr}, temperature={temperature}, warmup={warmup}: lr may not be negative, temperature "
+                "must be positive, warmup between 0 and 1"
+            )
+        self.loss = loss
+        self.rank = rank
+        self.batch = batch
+        self.sequence_length = sequence_length
+        self.full = full
+        self.temperature = temperature
+        self.checkpoint_every = checkpoint_every
+        self.schedule = Schedule(steps, lr or _LEARNING_RATES[full], warmup)
+
+    def check_on(self, model: nn.Module, adapter: Adapter) -> None:
+        """Refuse what cannot be trained.
+
+        Raises:
+            InputError: with the reason.
+        """
+        if not self.full:
+            require_peft()
+        if any(parameter.is_meta for parameter in model.parameters()):
+            raise InputError("heal: needs all weights in memory; leave out this step or --offload")
+        if any(not parameter.is_floating_point() for parameter in model.parameters()):
+            raise InputError("heal: the model is quantized already; leave out this step")
+        ids = torch.arange(_CHECK_TOKENS, device=adapter.input_device(model))[None]
+        parameter = next(model.parameters())
+        before = parameter.requires_grad
+        try:
+            parameter.requires_grad_()
+            trains = adapter.differentiable_logits(model, ids).requires_grad
+        except UnsupportedModelError as error:
+            raise InputError(f"heal: {error}; leave out this step") from error
+        finally:
+            parameter.requires_grad_(before)
+        if not trains:
+            raise InputError(f"heal: {type(model).__name__} gives no gradients; leave out this step")
+
+    def run(self, model: nn.Module, context: StepContext) -> nn.Module:
+        """Train, merge, and give the model back in its own number format."""
+        formats = {name: parameter.dtype for name, parameter in model.named_parameters()}
+        windows = context.windows(self.sequence_length or context.calibration.shape[1])
+        wrapped: Any = None
+        if self.full:
+            trained = _block_parameters(model.float(), context.adapter)
+        else:
+            wrapped = add_low_rank(model, context.adapter, self.rank, context.seed)
+            trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
+        teacher = context.original() if self.loss == "distill" else None
+        training = Training(model, context.adapter, trained, windows, self._loss(context.adapter, teacher))
+        for parameter in trained.values():
+            parameter.requires_grad_()
+        training.run(
+            self.schedule,
+            self.batch,
+            context.seed,
+            directory=context.directory,
+            identity=self._identity(context),
+            checkpoint_every=self.checkpoint_every,
+            reporter=context.reporter,
+        )
+        model.requires_grad_(requires_grad=False)
+        if wrapped is not None:
+            model = merge_low_rank(wrapped)
+        for name, parameter in model.named_parameters():
+            parameter.data = parameter.data.to(formats[name])
+        return model
+
+    def _loss(self, adapter: Adapter, teacher: nn.Module | None) -> Any:
+        if teacher is None:
+            return text_loss
+
+        def loss(logits: Tensor, ids: Tensor) -> Tensor:
+            with torch.no_grad():
+                wanted = adapter.differentiable_logits(teacher, ids)
+            return distillation_loss(logits, wanted, self.temperature)
+
+        return loss
+
+    def _identity(self, context: StepContext) -> dict[str, Any]:
+        """What a checkpoint must have been made with to be gone on from."""
+        return {
+            "loss": self.loss,
+            "schedule": [self.schedule.steps, self.schedule.highest, self.schedule.warmup],
+            "rank": 0 if self.full else self.rank,
+            "batch": self.batch,
+            "temperature": self.temperature,
+            "removed": list(context.plan.removed),
+            "model": context.plan.model_fingerprint,
+            "seed": context.seed,
+        }
+
+
+def _block_parameters(model: nn.Module, adapter: Adapter) -> dict[str, nn.Parameter]:
+    """The parameters that belong to players, by name."""
+    names = tuple(f"{player.name}." for player in adapter.players(model))
+    return {name: parameter for name, parameter in model.named_parameters() if name.startswith(names)}

@@ -1,0 +1,193 @@
+"""A short training that a kill does not undo."""
+
+import hashlib
+import math
+import shutil
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from pickle import UnpicklingError  # what torch raises for a damaged file
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from torch.nn import functional
+
+from shapcut.models.adapter import Adapter
+from shapcut.support.files import new_directory, write_json_atomically
+from shapcut.support.progress import Reporter
+from shapcut.valuation.precision import fast_matrix_products
+
+Loss = Callable[[Tensor, Tensor], Tensor]
+"""Of logits (batch, length, vocabulary) and token ids (batch, length): nats a token."""
+
+_LARGEST_GRADIENT = 1.0
+_WEIGHTS, _STATE = "weights.safetensors", "state.pt"
+
+
+@dataclass(frozen=True, slots=True)
+class Schedule:
+    """How the learning rate goes: up linearly, then down along half a cosine, to zero.
+
+    Attributes:
+        steps: in all.
+        highest: the highest learning rate.
+        warmup: share of the steps in which it rises.
+    """
+
+    steps: int
+    highest: float
+    warmup: float
+
+    def rate(self, step: int) -> float:
+        """The learning rate of a step, counted from 0."""
+        rising = math.ceil(self.steps * self.warmup)
+        if step < rising:
+            return self.highest * (step + 1) / (rising + 1)
+        return self.highest * 0.5 * (1 + math.cos(math.pi * (step - rising) / max(1, self.steps - rising)))
+
+
+def text_loss(logits: Tensor, ids: Tensor) -> Tensor:
+    """Mean loss of the next token, nats."""
+    return functional.cross_entropy(logits[:, :-1].flatten(0, 1).float(), ids[:, 1:].flatten())
+
+
+def distillation_loss(logits: Tensor, wanted: Tensor, temperature: float) -> Tensor:
+    """Mean KL(wanted | found) over the next token, nats, times the squared temperature."""
+    found = functional.log_softmax(logits.flatten(0, 1).float() / temperature, dim=-1)
+    target = functional.log_softmax(wanted.flatten(0, 1).float() / temperature, dim=-1)
+    return functional.kl_div(found, target, reduction="batchmean", log_target=True) * temperature**2
+
+
+class Training:
+    """Trains some parameters of a model on windows of text.
+
+    Matrix products are in bf16 where the machine has them in hardware; weights and sums stay as they are.
+
+    Args:
+        model: in evaluation mode.
+        adapter: the model's adapter.
+        trained: the parameters, by name.
+        windows: token ids, shape (windows, length).
+        loss: what is made small.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        adapter: Adapter,
+        trained: Mapping[str, nn.Parameter],
+        windows: Tensor,
+        loss: Loss,
+    ) -> None:
+        self._model = model
+        self._adapter = adapter
+        self._trained = trained
+        self._windows = windows
+        self._loss = loss
+        self._device = adapter.input_device(model)
+        self._optimizer = torch.optim.AdamW(list(trained.values()), lr=0.0, weight_decay=0.0)
+        self._curve: list[dict[str, float]] = []
+
+    def run(
+        self,
+        schedule: Schedule,
+        batch: int,
+        seed: int,
+        *,
+        directory: Path,
+        identity: Mapping[str, Any],
+        checkpoint_every: int,
+        reporter: Reporter,
+    ) -> None:
+        """All steps, or those that an earlier start with the same ``identity`` has not done."""
+        checkpoints = directory / "checkpoints"
+        first = self._resume(checkpoints, identity)
+        if first:
+            reporter.say(f"healing goes on after step {first}")
+        with reporter.counting("healing, steps", schedule.steps) as count:
+            for step in range(first, schedule.steps):
+                self._step(self._batch(step, batch, seed), schedule.rate(step))
+                count(step + 1)
+                if (step + 1) % checkpoint_every == 0 or step + 1 == schedule.steps:
+                    self._keep(checkpoints, step + 1, identity)
+                    write_json_atomically(directory / "curve.json", self._curve)
+
+    def _batch(self, step: int, batch: int, seed: int) -> Tensor:
+        """The windows of a step: every epoch in a new order that depends on seed and epoch alone."""
+        chosen = []
+        for place in range(step * batch, (step + 1) * batch):
+            epoch, within = divmod(place, len(self._windows))
+            generator = torch.Generator().manual_seed((seed << 20) + epoch)
+            chosen.append(torch.randperm(len(self._windows), generator=generator)[within])
+        return self._windows[torch.stack(chosen)].to(self._device)
+
+    def _step(self, ids: Tensor, rate: float) -> None:
+        for group in self._optimizer.param_groups:
+            group["lr"] = rate
+        with torch.enable_grad(), fast_matrix_products(self._device):
+            loss = self._loss(self._adapter.differentiable_logits(self._model, ids), ids)
+        self._optimizer.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        nn.utils.clip_grad_norm_(self._trained.values(), _LARGEST_GRADIENT)
+        self._optimizer.step()
+        self._curve.append(
+            {"step": len(self._curve) + 1, "loss": float(loss.detach()), "learning_rate": rate}
+        )
+
+    def _keep(self, checkpoints: Path, step: int, identity: Mapping[str, Any]) -> None:
+        """A checkpoint that is there whole or not at all; older ones go."""
+        latest = checkpoints / f"{step:08d}"
+        if latest.exists():
+            shutil.rmtree(latest)
+        with new_directory(latest) as directory:
+            weights = {name: p.detach().cpu().contiguous() for name, p in self._trained.items()}
+            save_file(weights, directory / _WEIGHTS)
+            state = {
+                "optimizer": self._optimizer.state_dict(),
+                "curve": self._curve,
+                "of": dict(identity),
+                "weights": _digest(directory / _WEIGHTS),
+            }
+            torch.save(state, directory / _STATE)
+        for older in checkpoints.glob("[0-9]*"):
+            if older != latest:
+                shutil.rmtree(older)
+
+    def _resume(self, checkpoints: Path, identity: Mapping[str, Any]) -> int:
+        """Load the latest checkpoint if it was made with the same ``identity``; the number of steps done."""
+        found = sorted(checkpoints.glob("[0-9]*"))
+        if not found:
+            return 0
+        read = _read_checkpoint(found[-1], self._device)
+        if read is None or read[0]["of"] != dict(identity) or read[1].keys() != self._trained.keys():
+            return 0
+        state, weights = read
+        with torch.no_grad():
+            for name, parameter in self._trained.items():
+                parameter.copy_(weights[name])
+        self._optimizer.load_state_dict(state["optimizer"])
+        self._curve = state["curve"]
+        return len(self._curve)
+
+
+def _read_checkpoint(
+    directory: Path, device: torch.device
+) -> tuple[dict[str, Any], dict[str, Tensor]] | None:
+    """State and weights of a checkpoint; None if it is damaged: then the training starts afresh."""
+    try:
+        state = torch.load(directory / _STATE, map_location=device, weights_only=True)
+        if state.keys() != {"optimizer", "curve", "of", "weights"}:
+            return None
+        if state["weights"] != _digest(directory / _WEIGHTS):
+            return None
+        return state, load_file(directory / _WEIGHTS)
+    except (OSError, RuntimeError, ValueError, AttributeError, EOFError, UnpicklingError, SafetensorError):
+        return None
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,1 @@
+"""Post-pruning steps that quantize."""

@@ -1,0 +1,151 @@
+"""Quantization by a library that changes the process it is imported into: files in, files out."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from shapcut.steps.step import StepContext, StoredModel
+from shapcut.support.errors import ShapcutError, VerificationError
+from shapcut.support.files import write_json_atomically
+
+KERNEL_TOLERANCE = 0.1
+"""Accepted difference of logits between two ways to compute with one set of quantized weights, 16-bit kernels
+among them: root of the mean square, as a share of the logits' own spread."""
+
+_COMPARED_SAMPLES = 2
+_SOURCE, _TARGET, _TOKENS, _LOGITS, _OPTIONS, _LOG = (
+    "unquantized",
+    "quantized",
+    "calibration.safetensors",
+    "logits.safetensors",
+    "options.json",
+    "log.txt",
+)
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Job:
+    """What the other process works on: a directory with everything in it.
+
+    Attributes:
+        directory: of the job.
+        options: the step's.
+        calibration: token ids, shape (samples, length).
+    """
+
+    directory: Path
+    options: Mapping[str, Any]
+    calibration: Tensor
+
+    @property
+    def source(self) -> Path:
+        """The checkpoint to quantize, with its tokenizer."""
+        return self.directory / _SOURCE
+
+    @property
+    def target(self) -> Path:
+        """Where the quantized checkpoint goes."""
+        return self.directory / _TARGET
+
+    def write_logits(self, model: Any) -> None:
+        """Keep what the library's own quantized model makes of the first samples, to compare with later."""
+        with torch.inference_mode():
+            device = next(model.parameters()).device
+            logits = model(input_ids=self.calibration[:_COMPARED_SAMPLES].to(device), use_cache=False).logits
+        save_file({"logits": logits.float().cpu().contiguous()}, self.directory / _LOGITS)
+
+
+def serve(directory: Path, work: Callable[[Job], None]) -> None:
+    """Do a job in this process; errors go to the log, whose last line the other process shows."""
+    options = json.loads((directory / _OPTIONS).read_text(encoding="utf-8"))
+    calibration = load_file(directory / _TOKENS)["input_ids"]
+    work(Job(directory, options, calibration))
+
+
+def quantized_elsewhere(
+    module: str, model: nn.Module, options: Mapping[str, Any], context: StepContext
+) -> Path:
+    """Save a model, let ``module`` quantize it in another process, and return the result's directory.
+
+    Raises:
+        ShapcutError: with the last line that the process wrote, if it fails.
+    """
+    job = Job(context.directory, options, context.calibration)
+    for directory in (job.source, job.target):
+        shutil.rmtree(directory, ignore_errors=True)
+    context.adapter.save(model, job.source)
+    if context.tokenizer is not None:
+        context.tokenizer.save_pretrained(job.source)
+    save_file({"input_ids": context.calibration.cpu().contiguous()}, context.directory / _TOKENS)
+    device = str(context.adapter.input_device(model))
+    write_json_atomically(context.directory / _OPTIONS, {"device": device, **options})
+    log = context.directory / _LOG
+    with log.open("wb") as output:
+        done = subprocess.run(
+            [sys.executable, "-m", module, str(context.directory.resolve())],
+            cwd=context.directory,  # some libraries write logs where they are started
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            env=os.environ
+            | {"PYTHONPATH": os.pathsep.join(str(Path(place).resolve()) for place in sys.path)},
+            check=False,
+        )
+    if done.returncode:
+        written = log.read_text(encoding="utf-8", errors="replace").split("\n")
+        last = next((line.strip() for line in reversed(written) if line.strip()), f"status {done.returncode}")
+        raise ShapcutError(f"{module.rpartition('.')[2]} failed: {last} (see {log})")
+    return job.target
+
+
+def checked_result(directory: Path, model: nn.Module, context: StepContext) -> StoredModel:
+    """What another process wrote, loaded by plain transformers and compared with that process's own model.
+
+    Raises:
+        VerificationError: if the logits differ by more than the rounding of arithmetic.
+    """
+    return loaded_as_expected(directory, model, context, load_file(context.directory / _LOGITS)["logits"])
+
+
+def loaded_as_expected(
+    directory: Path, model: nn.Module, context: StepContext, expected: Tensor
+) -> StoredModel:
+    """A quantized checkpoint as plain transformers loads it, if it does what it should.
+
+    Args:
+        directory: the checkpoint.
+        model: the unquantized model, for its device.
+        context: the step's.
+        expected: logits of the first calibration samples.
+
+    Raises:
+        VerificationError: if the logits differ by more than the rounding of arithmetic.
+    """
+    device = context.adapter.input_device(model)
+    loaded = context.adapter.load(directory).requires_grad_(requires_grad=False)
+    loaded = loaded if device.type == "cpu" else loaded.to(device)
+    found = first_logits(loaded, context)
+    difference = (
+        float((found - expected).square().mean() / (expected - expected.mean()).square().mean()) ** 0.5
+    )
+    if not difference <= KERNEL_TOLERANCE:
+        raise VerificationError(
+            f"the quantized checkpoint gives other logits in transformers than it should: they differ by "
+            f"{difference:.1%}, accepted {KERNEL_TOLERANCE:.0%}"
+        )
+    return StoredModel(loaded, directory)
+
+
+def first_logits(model: nn.Module, context: StepContext) -> Tensor:
+    """What a model makes of the first calibration samples, float32, on the CPU."""
+    ids = context.calibration[:_COMPARED_SAMPLES].to(context.adapter.input_device(model))
+    return context.adapter.logits(model, ids).float().cpu()

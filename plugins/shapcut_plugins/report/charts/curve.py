@@ -1,0 +1,161 @@
+"""The geometry of curves: held-out perplexity against how many players are removed, one curve a method."""
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+
+from shapcut_plugins.report.charts.scale import Scale, Tick, perplexity_scale
+
+LEFT, RIGHT, TOP, BOTTOM, BELOW = 56, 12, 12, 270, 40
+_PLOT_WIDTH, _NAME_WIDTH, _LINE = 400, 150, 13
+
+
+@dataclass(frozen=True, slots=True)
+class Cut:
+    """What removing so many players led to.
+
+    Attributes:
+        removed: how many.
+        perplexity: on held-out text, the mean if there are several; not finite where it is unknown.
+        low: the least of several, or the same.
+        high: the largest of several, or the same.
+    """
+
+    removed: int
+    perplexity: float
+    low: float
+    high: float
+
+    @classmethod
+    def of(cls, removed: int, perplexities: Iterable[float]) -> "Cut":
+        """From at least one perplexity."""
+        known = list(perplexities)
+        return cls(removed, sum(known) / len(known), min(known), max(known))
+
+
+@dataclass(frozen=True, slots=True)
+class Mark:
+    """One cut; y points down."""
+
+    x: float
+    y: float
+    low: float
+    high: float
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Curve:
+    """One method.
+
+    Attributes:
+        name: the method's.
+        method: the number that says which colour it has everywhere on a page.
+        path: the line through its marks.
+        marks: its cuts.
+        label: where its name stands.
+    """
+
+    name: str
+    method: int
+    path: str
+    marks: tuple[Mark, ...]
+    label: tuple[float, float]
+
+
+@dataclass(frozen=True, slots=True)
+class CurveChart:
+    """All that a template needs to draw."""
+
+    width: float
+    height: float
+    left: float
+    right: float
+    top: float
+    bottom: float
+    x_ticks: tuple[Tick, ...]
+    y_ticks: tuple[Tick, ...]
+    curves: tuple[Curve, ...]
+    logarithmic: bool
+
+
+def curve_chart(methods: Sequence[tuple[str, Sequence[Cut]]]) -> CurveChart | None:
+    """Lay out the cuts of each method; None without two of them that differ in size.
+
+    Args:
+        methods: names and cuts; a cut that has no finite perplexity is left out.
+    """
+    known = [(name, _finite(cuts)) for name, cuts in methods]
+    cuts = [cut for _, finite in known for cut in finite]
+    sizes = sorted({cut.removed for cut in cuts})
+    if len(sizes) < 2:  # noqa: PLR2004 - a curve needs two
+        return None
+    down = perplexity_scale([end for cut in cuts for end in (cut.low, cut.high)], BOTTOM, TOP)
+    across = Scale(sizes[0], sizes[-1], LEFT + 10, LEFT + _PLOT_WIDTH - 10, tuple(_apart(sizes)))
+    curves = [
+        _curve(name, order, finite, across, down) for order, (name, finite) in enumerate(known) if finite
+    ]
+    return CurveChart(
+        width=LEFT + _PLOT_WIDTH + (_NAME_WIDTH if len(curves) > 1 else RIGHT),
+        height=BOTTOM + BELOW,
+        left=LEFT,
+        right=LEFT + _PLOT_WIDTH,
+        top=TOP,
+        bottom=BOTTOM,
+        x_ticks=across.ticks,
+        y_ticks=down.ticks,
+        curves=_labelled(curves) if len(curves) > 1 else tuple(curves),
+        logarithmic=down.logarithmic,
+    )
+
+
+def _finite(cuts: Sequence[Cut]) -> list[Cut]:
+    usable = (cut for cut in cuts if math.isfinite(cut.high) and cut.low > 0)
+    return sorted(usable, key=lambda cut: cut.removed)
+
+
+def _apart(sizes: list[int]) -> list[int]:
+    """Sizes whose labels do not touch."""
+    least = (sizes[-1] - sizes[0]) / 16
+    shown = sizes[:1]
+    for size in sizes[1:]:
+        if size - shown[-1] >= least:
+            shown.append(size)
+    return shown
+
+
+def _curve(name: str, method: int, cuts: Sequence[Cut], across: Scale, down: Scale) -> Curve:
+    marks = tuple(
+        Mark(
+            across.place(cut.removed),
+            down.place(cut.perplexity),
+            down.place(cut.low),
+            down.place(cut.high),
+            _words(name, cut),
+        )
+        for cut in cuts
+    )
+    path = " ".join(f"{'L' if place else 'M'}{mark.x} {mark.y}" for place, mark in enumerate(marks))
+    return Curve(name, method, path, marks, (LEFT + _PLOT_WIDTH + 4, marks[-1].y + 4))
+
+
+def _words(name: str, cut: Cut) -> str:
+    spread = f" (from {cut.low:,.2f} to {cut.high:,.2f})" if cut.low < cut.high else ""
+    return f"{name}, {cut.removed} removed: perplexity {cut.perplexity:,.2f}{spread}"
+
+
+def _labelled(curves: list[Curve]) -> tuple[Curve, ...]:
+    """The curves with their names a line apart, in the order of their last marks."""
+    order = sorted(range(len(curves)), key=lambda place: curves[place].label[1])
+    heights: dict[int, float] = {}
+    lowest = float(TOP)
+    for place in order:
+        lowest = max(lowest + _LINE, curves[place].label[1])
+        heights[place] = lowest
+    highest = BOTTOM + 4.0 + _LINE
+    for place in reversed(order):  # names that ran out of the plot move up again, as far as they must
+        highest = min(highest - _LINE, heights[place])
+        heights[place] = highest
+    return tuple(
+        replace(curve, label=(curve.label[0], round(heights[place], 1))) for place, curve in enumerate(curves)
+    )

@@ -1,0 +1,133 @@
+"""The table of figures, before and after: whatever was measured of both models, under a readable name."""
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from shapcut_plugins.report.page import figure
+from shapcut_plugins.report.run_data import number
+
+
+@dataclass(frozen=True, slots=True)
+class Label:
+    """How a figure is shown: its name and unit, the factor to that unit, and its form."""
+
+    text: str
+    factor: float = 1.0
+    form: str = "{:,.4g}"
+
+
+LABELS = {
+    "perplexity.perplexity": Label("perplexity, held-out text", form="{:,.2f}"),
+    "perplexity.nats_per_token": Label("loss (nats a token)", form="{:.4f}"),
+    "parameters": Label("parameters", form="{:,.0f}"),
+    "weight_bytes": Label("weights in memory (MB)", 1e-6, "{:,.2f}"),
+    "checkpoint_bytes": Label("weight files (MB)", 1e-6, "{:,.2f}"),
+    "latency.prefill_seconds": Label("prefill: reading the prompt (ms)", 1e3, "{:,.1f}"),
+    "latency.decode_seconds": Label("decoding: one further token (ms)", 1e3, "{:,.1f}"),
+    "peak_memory_bytes": Label("most memory of the process so far (MB)", 1e-6, "{:,.0f}"),
+}
+"""By the path of a field in a measurement; the table has this order, and then what has no label."""
+
+SETTINGS = {
+    "held_out_source": "held-out text",
+    "held_out_fingerprint": "SHA-256 of its token ids",
+    "perplexity.n_tokens": "predicted tokens",
+    "sequence_length": "tokens a window",
+    "stride": "tokens by which windows move on",
+    "adds_bos": "BOS token first in each window",
+    "latency.prompt_tokens": "tokens of the prompt",
+    "latency.new_tokens": "decode steps a measurement",
+    "latency.repeats": "measurements of latency",
+    "latency.batch_size": "sequences at a time",
+    "caches.batch_size": "sequences in the cache",
+}
+"""Fields that say how the figures were measured."""
+
+_UNITS = {"_seconds": ("(ms)", 1e3), "_bytes": ("(MB)", 1e-6)}
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One figure.
+
+    Attributes:
+        name: with its unit.
+        values: of the original and of each pruned model, in words.
+        changes: of each pruned model against the original; empty where there is none.
+    """
+
+    name: str
+    values: tuple[str, ...]
+    changes: tuple[str, ...]
+
+
+def rows(measurements: Sequence[Mapping[str, Any]]) -> list[Row]:
+    """One row for each figure that any of the models has.
+
+    Args:
+        measurements: plain data of the original and of each pruned model.
+    """
+    tables = [dict(_figures(measurement)) for measurement in measurements]
+    paths = dict.fromkeys([*LABELS, *(path for table in tables for path in table)])
+    known = [path for path in paths if any(path in table for table in tables) and path not in SETTINGS]
+    return [_row(path, [table.get(path) for table in tables]) for path in known]
+
+
+def settings(measurement: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """How a model was measured, as (what, in words)."""
+    found = []
+    for path, text in SETTINGS.items():
+        value: Any = measurement
+        for key in path.split("."):
+            value = value.get(key) if isinstance(value, Mapping) else None
+        if value is not None:
+            found.append((text, {True: "yes", False: "no"}[value] if isinstance(value, bool) else f"{value}"))
+    return found
+
+
+def _figures(content: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, float]]:
+    """(path, figure) of all that is a number, at any depth."""
+    if isinstance(content.get("lengths"), list) and isinstance(content.get("sizes"), list):
+        for length, size in zip(content["lengths"], content["sizes"], strict=False):
+            yield f"cache after {length} tokens_bytes", float(size)
+        return
+    for key, value in content.items():
+        path = f"{prefix}{key}"
+        plain = number(value)
+        if plain is not None:
+            yield path, plain
+        elif isinstance(value, Mapping):
+            yield from _figures(value, f"{path}.")
+        elif isinstance(value, list):
+            for task in value:
+                if isinstance(task, Mapping) and isinstance(task.get("metrics"), Mapping):
+                    yield from _figures(task["metrics"], f"{task.get('task', key)}: ")
+
+
+def _label(path: str) -> Label:
+    if path in LABELS:
+        return LABELS[path]
+    text, unit, factor = path.rpartition(".")[2] if ": " not in path else path, "", 1.0
+    for ending, (name, scale) in _UNITS.items():
+        if text.endswith(ending):
+            text, unit, factor = text.removesuffix(ending), f" {name}", scale
+    return Label(text.replace("_", " ") + unit, factor)
+
+
+def _row(path: str, figures: Sequence[float | None]) -> Row:
+    label = _label(path)
+    shown = [None if value is None else value * label.factor for value in figures]
+    return Row(
+        label.text,
+        tuple(figure(value, label.form) for value in shown),
+        tuple(change(figures[0], after) for after in figures[1:]),
+    )
+
+
+def change(before: float | None, after: float | None) -> str:
+    """In percent; empty where that makes no sense."""
+    if not before or after is None or not math.isfinite(after / before):
+        return ""
+    return f"{after / before - 1.0:+.1%}"

@@ -1,0 +1,149 @@
+"""The report of a run: one HTML file that needs nothing from the network."""
+
+import json
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import pluggy
+import typer
+from markupsafe import Markup
+
+from shapcut.support.errors import InputError
+from shapcut.support.files import write_text_atomically
+from shapcut.support.run_directory import Run
+from shapcut_plugins.report import figures as report_measurements
+from shapcut_plugins.report import summary as report_summary
+from shapcut_plugins.report.baselines import Baselines, own_cuts, read_baselines
+from shapcut_plugins.report.charts.contributions import contribution_chart
+from shapcut_plugins.report.charts.curve import curve_chart
+from shapcut_plugins.report.charts.depth_map import DepthMap, depth_map
+from shapcut_plugins.report.charts.pairs import heat_map, scatters
+from shapcut_plugins.report.comparison_page import write_comparison
+from shapcut_plugins.report.page import environment
+from shapcut_plugins.report.run_data import ContributionFacts, RunFacts, read_run
+
+TEMPLATE = "report.html.jinja"
+
+Section = tuple[str, str]
+"""A heading and an HTML body, from a plugin that is trusted with it."""
+
+
+def report_command(hook: pluggy.HookRelay) -> Callable[..., None]:
+    """The command ``report``; ``hook`` asks the other plugins for their sections."""
+
+    def report(
+        directory: Annotated[Path, typer.Argument(metavar="DIR", help="the directory of a run, see --run")],
+        baselines: Annotated[
+            Path | None,
+            typer.Option(help="a directory of shapcut compare: its methods beside the run's own cuts"),
+        ] = None,
+    ) -> None:
+        """Write DIR/report.html, for people: what was removed and why, what it did, what it cost.
+
+        For the directory of a comparison, DIR/comparison.html.
+        """
+        run = Run(directory)
+        if run.comparison.is_file():
+            if baselines is not None:
+                raise InputError(f"{directory} is a comparison itself; --baselines is for a run")
+            write_comparison(run)
+            typer.echo(str(run.comparison_page))
+            return
+        read_run(run)  # refuses what is no run before any plugin sees it
+        others = None if baselines is None else Run(baselines)
+        write_report(run, hook.shapcut_report_sections(run=run), baselines=others)
+        typer.echo(str(run.report))
+
+    return report
+
+
+def write_report(
+    run: Run, sections: Iterable[Sequence[Section]] = (), *, baselines: Run | None = None
+) -> None:
+    """Write the report of a run into its directory, in place of an earlier one.
+
+    Args:
+        run: the run.
+        sections: what each of the other plugins adds; bodies are HTML and go in as they are.
+        baselines: a comparison whose methods are shown beside the run's own cuts.
+
+    Raises:
+        InputError: if it is not the directory of a run, a file of it cannot be read, or the comparison is of
+            another model or text.
+    """
+    facts = read_run(run)
+    others = None if baselines is None else read_baselines(facts, baselines)
+    text = render_report(facts, [section for added in sections for section in added], others)
+    write_text_atomically(run.report, text)
+
+
+def render_report(
+    facts: RunFacts, sections: Sequence[Section] = (), baselines: Baselines | None = None
+) -> str:
+    """The report as HTML text; everything but the bodies of ``sections`` is escaped."""
+    manifest, plan = facts.manifest, facts.plan
+    methods = [("this run", own_cuts(facts)), *(baselines.methods if baselines else ())]
+    return (
+        environment()
+        .get_template(TEMPLATE)
+        .render(
+            manifest=manifest,
+            plan=plan,
+            cuts=facts.cuts,
+            removed=facts.removed,
+            depth=_depth(facts),
+            outcome=report_summary.outcome(manifest.result)[1:] if manifest.result else [],
+            outcomes={label: report_summary.outcome(result)[1:] for label, result in facts.cuts.items()},
+            why=report_summary.why(plan, facts.contributions) if plan else [],
+            curve=curve_chart(methods) if manifest.series or baselines else None,
+            methods=[name for name, _ in methods],
+            baselines=baselines,
+            cost=report_summary.cost(facts),
+            recipe={key: plain(value) for key, value in manifest.recipe.items() if value not in (None, [])},
+            seconds=sum(phase.seconds for phase in manifest.phases.values()),
+            sections=[(heading, Markup(body)) for heading, body in sections],  # noqa: S704 - a plugin's own HTML
+            **_measured(facts),
+            **_scored(facts.contributions, facts),
+        )
+    )
+
+
+def plain(value: Any) -> str:
+    """A value of a recipe as a person would write it."""
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+
+
+def _measured(facts: RunFacts) -> dict[str, Any]:
+    """What the template shows of the measurements of all cuts."""
+    results = list(facts.cuts.values())
+    if not results:
+        return {"measured": [], "settings": []}
+    models = [results[0].dense, *(result.pruned for result in results)]
+    return {
+        "measured": report_measurements.rows(models),
+        "settings": report_measurements.settings(results[0].dense),
+    }
+
+
+def _scored(scored: ContributionFacts | None, facts: RunFacts) -> dict[str, Any]:
+    """What the template shows of the contributions."""
+    if scored is None:
+        return dict.fromkeys(("scored", "chart", "heat", "interaction", "scatters", "trust"))
+    fidelity, removed = scored.fidelity_held_out, facts.removed
+    return {
+        "scored": scored,
+        "chart": contribution_chart(scored.players, removed) if scored.players else None,
+        "heat": heat_map(scored.interactions, removed, scored.fixed) if scored.interactions else None,
+        "interaction": report_summary.interaction(scored),
+        "scatters": scatters(fidelity.points, len(removed)) if fidelity else (),
+        "trust": report_summary.trust(scored),
+    }
+
+
+def _depth(facts: RunFacts) -> DepthMap | None:
+    plans = {label: result.plan for label, result in facts.cuts.items()}
+    if not plans and facts.plan is not None:
+        plans = {"plan": facts.plan}
+    removals = [(label, None, [plan.removed]) for label, plan in plans.items()]
+    return depth_map(removals, facts.manifest.model.players)

@@ -1,0 +1,259 @@
+"""What a report is made from: the files of a run, read through one strict entrance."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from shapcut.game.plan import RemovalPlan
+from shapcut.support.errors import InputError
+from shapcut.support.run_directory import Run
+
+
+class Part(BaseModel):
+    """Plain data of a run; keys that a report does not show are left alone."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+
+def number(value: Any) -> float | None:
+    """A JSON number, or one of the words that stand for infinity and NaN; None for anything else."""
+    if isinstance(value, str):
+        return float(value) if value in ("Infinity", "-Infinity", "NaN") else None
+    return None if isinstance(value, bool) or not isinstance(value, int | float) else float(value)
+
+
+class ModelFacts(Part):
+    """Which model was pruned."""
+
+    source: str
+    class_name: str = Field(alias="class")
+    adapter: str
+    players: int
+
+
+class TextFacts(Part):
+    """Which text was used; shapes are (windows, tokens a window), finals in equal parts."""
+
+    source: str
+    calibration: tuple[int, int]
+    finals: tuple[tuple[int, int], ...] = ()
+    held_out: tuple[int, int]
+    adds_bos: bool
+
+
+class CostFacts(Part):
+    """What a method has asked for, as if nothing had been stored by an earlier start."""
+
+    evaluations: int
+    tokens: int
+
+
+class Phase(Part):
+    """What a run had cost when a phase ended; all but the seconds count from the start of the run."""
+
+    seconds: float = 0.0
+    evaluations_asked: int | None = None
+    evaluations_measured: dict[str, int] = Field(default_factory=dict)
+    block_runs: int | None = None
+    cost: CostFacts | None = None
+
+    @property
+    def measured(self) -> str:
+        """How many coalitions were measured, on the calibration text and on all parts of the finalists'."""
+        parts = {name.partition("-")[0]: 0 for name in self.evaluations_measured}
+        for name, count in self.evaluations_measured.items():
+            parts[name.partition("-")[0]] += count
+        return ", ".join(f"{count:,} {name}" for name, count in parts.items())
+
+
+class CheckpointFacts(Part):
+    """The written checkpoint and how well it agrees with what was expected."""
+
+    directory: str
+    max_logit_difference: float
+    tolerance: float
+
+
+class Result(Part):
+    """What a pruning led to; what is measured of a model is in `report_measurements`."""
+
+    plan: RemovalPlan
+    dense: dict[str, Any]
+    pruned: dict[str, Any]
+    checkpoint: CheckpointFacts
+
+    @property
+    def perplexities(self) -> tuple[float | None, float | None]:
+        """On held-out text, of the original and of the pruned model; None where there is none."""
+        found = [model.get("perplexity") for model in (self.dense, self.pruned)]
+        before, after = (number(part.get("perplexity")) if isinstance(part, dict) else None for part in found)
+        return before, after
+
+
+class Point(Part):
+    """One of several cuts."""
+
+    target: str
+    removed: int
+    value: float | None
+    held_out_perplexity: float
+    parameters: int
+
+
+class Series(Part):
+    """Several cuts of one run, the whole model first."""
+
+    curve: tuple[Point, ...]
+    results: dict[str, Result] = Field(default_factory=dict)
+
+
+class ManifestFacts(Part):
+    """The manifest; ``result`` is None as long as nothing was removed."""
+
+    format_version: Literal[1]
+    status: str
+    started: str
+    finished: str | None = None
+    command: str
+    recipe: dict[str, Any]
+    model: ModelFacts
+    text: TextFacts
+    fingerprint: dict[str, Any]
+    versions: dict[str, Any]
+    machine: dict[str, Any]
+    phases: dict[str, Phase]
+    result: Result | None = None
+    series: Series | None = None
+
+
+class PlayerFacts(Part):
+    """One player's contribution; None where there is no finite figure."""
+
+    player: int
+    value: float | None
+    standard_error: float | None
+
+
+class FidelityFacts(Part):
+    """How well the surrogate predicts coalitions that it was not fitted to."""
+
+    r_squared: float | None
+    spearman: float | None
+    spearman_better_half: float | None
+    coalitions: int
+    predicted: tuple[float | None, ...] = ()
+    measured: tuple[float | None, ...] = ()
+    absent: tuple[int, ...] = ()
+
+    @property
+    def points(self) -> list[tuple[float, float, int | None]]:
+        """(predicted, measured, players absent if known) of each coalition that has both values."""
+        absent = self.absent if len(self.absent) == len(self.measured) else (None,) * len(self.measured)
+        rows = zip(self.predicted, self.measured, absent, strict=False)
+        return [(one, other, count) for one, other, count in rows if one is not None and other is not None]
+
+
+class HalvesFacts(Part):
+    """How well contributions from two halves of the calibration text agree."""
+
+    kendall: float | None
+    spearman: float | None
+    coalitions: int
+
+
+class RobustnessFacts(Part):
+    """How much contributions depend on the drawn coalitions and on the text."""
+
+    resamples: int
+    rank_stability_kendall: float | None
+    bootstrap_standard_errors: tuple[float | None, ...] | None = None
+    calibration_halves: HalvesFacts
+
+
+class ContributionFacts(Part):
+    """The contributions of all players."""
+
+    format_version: Literal[1]
+    estimator: str
+    weighting: str
+    full_value: float | None
+    evaluations: int
+    excluded_non_finite: int
+    players: tuple[PlayerFacts, ...]
+    fidelity_held_out: FidelityFacts | None = None
+    robustness: RobustnessFacts | None = None
+    interactions: tuple[tuple[float | None, ...], ...] | None = None
+
+    @property
+    def fixed(self) -> tuple[int, ...]:
+        """Players without a finite contribution, such as those that can never be absent."""
+        return tuple(facts.player for facts in self.players if facts.value is None)
+
+
+@dataclass(frozen=True, slots=True)
+class RunFacts:
+    """All that is known of a run.
+
+    Attributes:
+        manifest: what was done and with what.
+        contributions: None if no player was scored.
+        plan: what was removed, or what would be; None if nothing was chosen.
+    """
+
+    manifest: ManifestFacts
+    contributions: ContributionFacts | None
+    plan: RemovalPlan | None
+
+    @property
+    def cuts(self) -> dict[str, Result]:
+        """What was carried out: nothing, one cut without a label, or several, the smallest first."""
+        if self.manifest.series is not None:
+            return self.manifest.series.results
+        return {} if self.manifest.result is None else {"pruned": self.manifest.result}
+
+    @property
+    def removed(self) -> tuple[int, ...]:
+        """The players that are removed, or would be; of several cuts those of the largest."""
+        if self.plan is not None:
+            return self.plan.removed
+        results = list(self.cuts.values())
+        return results[-1].plan.removed if results else ()
+
+
+FactsT = TypeVar("FactsT", bound=Part)
+
+
+def read_run(run: Run) -> RunFacts:
+    """Read the files of a run.
+
+    Raises:
+        InputError: if it is not the directory of a run, or a file of it cannot be read.
+    """
+    if not run.directory.is_dir():
+        raise InputError(f"{run.directory} is not a directory; name what --run was given")
+    if not run.manifest.is_file():
+        raise InputError(f"{run.directory} has no {run.manifest.name}, so it is not the directory of a run")
+    manifest = read_part(run.manifest, ManifestFacts)
+    plan = manifest.result.plan if manifest.result else None
+    if plan is None and manifest.series is None and run.plan.exists():
+        plan = RemovalPlan.read(run.plan)
+    contributions = read_part(run.contributions, ContributionFacts) if run.contributions.exists() else None
+    return RunFacts(manifest, contributions, plan)
+
+
+def read_part(path: Path, kind: type[FactsT], *, again: str = "repeat the run") -> FactsT:
+    """Read one JSON file.
+
+    Raises:
+        InputError: if it cannot be read or is not of that kind; ``again`` says what to do.
+    """
+    try:
+        return kind.model_validate_json(path.read_bytes())
+    except OSError as error:
+        raise InputError(f"cannot read {path}: {error.strerror}") from error
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(str(part) for part in first["loc"]) or "the file"
+        raise InputError(f"{path} is damaged: {place}: {first['msg']}; {again}") from error

@@ -1,0 +1,199 @@
+"""Shapley values by any approximator of the package shapiq."""
+
+import importlib
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from shapcut.estimators.base import Estimator
+from shapcut.game.budget import BudgetedGame
+from shapcut.game.coalitions import CoalitionMatrix, Values
+from shapcut.game.contributions import Contributions
+from shapcut.game.game import Game
+from shapcut.support.errors import BudgetExceededError, InputError, ShapcutError
+
+_INDEX = "SV"
+_ATTEMPTS = 20
+
+
+class ShapiqEstimator(Estimator):
+    """An approximator of shapiq, by name; it sees the removable players, the others are always there.
+
+    shapiq states no standard errors. Where an approximator asks for more distinct coalitions than the budget
+    has (some add a few to what they are given), it is run again with so many fewer; what was measured before
+    counts, so the budget is never exceeded.
+
+    Args:
+        approximator: the name of a class in ``shapiq.approximator`` that estimates Shapley values.
+
+    Raises:
+        InputError: if shapiq is not installed or has no such approximator.
+    """
+
+    name = "shapiq"
+
+    def __init__(self, approximator: str) -> None:
+        known = approximators()
+        if approximator not in known:
+            raise InputError(
+                f"estimator 'shapiq' knows no approximator {approximator!r}; "
+                f"there are {', '.join(sorted(known))}"
+            )
+        self.approximator = approximator
+        self._make = known[approximator]
+
+    def estimate(
+        self,
+        game: Game,
+        budget: int,
+        rng: np.random.Generator,
+        *,
+        n_remove: int | None = None,  # noqa: ARG002 - shapiq's approximators look everywhere
+    ) -> Contributions:
+        """See `Estimator.estimate`.
+
+        Raises:
+            InputError: also if the approximator fails, for example on a budget that is too small for it.
+        """
+        counted, seed = BudgetedGame(game, budget), int(rng.integers(2**31))
+        players = [player.index for player in game.players if player.removable]
+        ends = np.ones((2, game.n_players), dtype=np.bool_)
+        ends[1, players] = False
+        if budget < len(ends) + 1:
+            raise InputError(f"estimator 'shapiq' needs a budget of at least 3 coalitions, got {budget}")
+        full, empty = counted.values(ends)
+        given = budget
+        for _ in range(_ATTEMPTS):
+            try:
+                found = self._run(_Players(counted, players), float(empty), given, seed)
+                break
+            except BudgetExceededError:
+                given = given - max(1, given // 20)
+        else:
+            raise InputError(f"shapiq's {self.approximator} does not keep to a budget of {budget} coalitions")
+        coalitions, measured = counted.evaluated()
+        return Contributions(
+            values=self._spread(found, players, game.n_players),
+            standard_errors=np.full(game.n_players, np.nan),
+            weighting=f"the Shapley weights, by shapiq's {self.approximator}",
+            estimator=f"{self.name}:{self.approximator}",
+            full_value=float(full) if np.isfinite(full) else None,
+            coalitions=coalitions,
+            measured=measured,
+            refit=self._refit(players, coalitions, given, seed),
+        )
+
+    def _run(self, game: "_Players", empty: float, budget: int, seed: int) -> NDArray[np.float64]:
+        """The approximator's values of the removable players."""
+        try:
+            approximator = self._make(n=len(game.players), random_state=seed)
+            values = approximator.approximate(budget, _shapiq_game(game, empty))
+        except ShapcutError:
+            raise
+        except Exception as error:
+            reason = (str(error).splitlines() or [type(error).__name__])[0]
+            raise InputError(
+                f"shapiq's {self.approximator} fails with a budget of {budget} coalitions: {reason}"
+            ) from error
+        return np.array([values[(player,)] for player in range(len(game.players))], dtype=np.float64)
+
+    def _refit(
+        self, players: list[int], coalitions: CoalitionMatrix, budget: int, seed: int
+    ) -> Callable[[Values, np.random.Generator | None], NDArray[np.float64] | None]:
+        """Runs again on other values; None for an approximator that then asks for other coalitions."""
+
+        def refit(values: Values, rng: np.random.Generator | None) -> NDArray[np.float64] | None:
+            if rng is not None or not np.isfinite(values).all():
+                return None
+            recorded = _Recorded(dict(zip(map(bytes, coalitions), values.tolist(), strict=True)))
+            n_players = coalitions.shape[1]
+            try:
+                found = self._run(_Players(recorded, players, n_players), float(values[1]), budget, seed)
+            except BudgetExceededError:
+                return None
+            return self._spread(found, players, n_players)
+
+        return refit
+
+    @staticmethod
+    def _spread(found: NDArray[np.float64], players: list[int], n_players: int) -> NDArray[np.float64]:
+        everybody = np.full(n_players, np.nan)
+        everybody[players] = found
+        return everybody
+
+
+@dataclass(frozen=True, slots=True)
+class _Recorded:
+    """Values that are known already."""
+
+    values_by_row: Mapping[bytes, float]
+
+    def values(self, coalitions: CoalitionMatrix) -> Values:
+        try:
+            return np.array([self.values_by_row[bytes(row)] for row in coalitions], dtype=np.float64)
+        except KeyError as error:
+            raise BudgetExceededError("a coalition was asked for that was not measured") from error
+
+
+class _Players:
+    """A game of the removable players alone.
+
+    Raises:
+        InputError: if a coalition has no finite value; shapiq's approximators cannot leave one out.
+    """
+
+    def __init__(self, game: Any, players: list[int], n_players: int | None = None) -> None:
+        self.game = game
+        self.players = players
+        self.n_players: int = n_players or game.n_players
+
+    def values(self, coalitions: CoalitionMatrix) -> Values:
+        rows = np.ones((len(coalitions), self.n_players), dtype=np.bool_)
+        rows[:, self.players] = coalitions
+        values: Values = self.game.values(rows)
+        if not np.isfinite(values).all():
+            raise InputError(
+                "a coalition has no finite value, which shapiq cannot leave out: use 'permutation'"
+            )
+        return values
+
+
+def approximators() -> dict[str, Callable[..., Any]]:
+    """Shapiq's approximators of Shapley values by name, to be called with ``n`` and ``random_state``.
+
+    Raises:
+        InputError: if shapiq is not installed.
+    """
+    try:
+        module = importlib.import_module("shapiq.approximator")
+    except ImportError as error:
+        raise InputError(
+            "estimator 'shapiq' needs the package shapiq: pip install 'shapcut[shapiq]'"
+        ) from error
+    found = {}
+    for name in module.__all__:
+        kind = getattr(module, name)
+        if inspect.isclass(kind) and _INDEX in getattr(kind, "valid_indices", ()):
+            options = {"index": _INDEX, "max_order": 1}
+            accepted = inspect.signature(kind.__init__).parameters
+            found[name] = _maker(kind, {key: value for key, value in options.items() if key in accepted})
+    return found
+
+
+def _maker(kind: Any, options: Mapping[str, Any]) -> Callable[..., Any]:
+    return lambda **others: kind(**options, **others)
+
+
+def _shapiq_game(game: _Players, empty: float) -> Any:
+    """The game as shapiq wants to see it: nobody is worth 0."""
+    base: Any = importlib.import_module("shapiq").Game
+
+    class Adapted(base):  # type: ignore[misc]
+        def value_function(self, coalitions: CoalitionMatrix) -> Values:
+            return game.values(np.asarray(coalitions, dtype=np.bool_))
+
+    return Adapted(n_players=len(game.players), normalize=True, normalization_value=empty)
