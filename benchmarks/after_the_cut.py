@@ -23,7 +23,6 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from shapcut import builtin
 from shapcut.baselines.blind import NoEstimator
 from shapcut.baselines.greedy import GreedySelector
 from shapcut.data.windows import all_windows, load_calibration, load_held_out
@@ -81,7 +80,7 @@ def greedy_set(game: Game, n_remove: int) -> list[int]:
 
 
 def subject(name: str, text: str) -> Subject:
-    host = build_host(core=[builtin])
+    host = build_host()
     source = f"demo:{name}" if name == REAL else str(HERE / "zoo" / "models" / name)
     loaded = load(source, formats=checkpoint_formats(host))
     adapter = select_adapter(host, loaded.model)
@@ -97,7 +96,7 @@ def subject(name: str, text: str) -> Subject:
 
 def treated(who: Subject, removed: list[int], steps: tuple[str, ...], heal: str) -> tuple[nn.Module, float]:
     """The model without blocks after steps, and the seconds that the steps took."""
-    host, game = build_host(core=[builtin]), who.game
+    host, game = build_host(), who.game
     plan = RemovalPlan.removing(removed, game.n_players)
     model = game.adapter.remove(copy.deepcopy(game.model), plan.removed)
     begin = time.monotonic()
@@ -142,7 +141,7 @@ def in_the_game(who: Subject, chosen: list[int]) -> dict[str, Any]:
     The sets are the best of those one exchange away from ``chosen``. To mend one takes both models through
     the windows that it is fitted on, so its own value is measured on twice as many.
     """
-    game, host = who.game, build_host(core=[builtin])
+    game, host = who.game, build_host()
     around = [
         sorted({*chosen} - {back} | {gone})
         for back in chosen

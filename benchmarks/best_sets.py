@@ -16,7 +16,6 @@ from typing import Any
 import numpy as np
 
 from games import enumerated, names
-from shapcut import builtin
 from shapcut.comparison.contestants import Contestant, parse_methods
 from shapcut.game.budget import BudgetedGame
 from shapcut.game.coalitions import Values, all_coalitions, without
@@ -39,7 +38,7 @@ def best_values(game: Game) -> Values:
 
 def chosen(contestant: Contestant, game: Game, n_remove: int, seed: int) -> tuple[float, int]:
     """The value of the set that a method chooses, and the coalitions that it measured."""
-    host, method, rng = build_host(core=[builtin]), contestant.method, np.random.default_rng(seed)
+    host, method, rng = build_host(), contestant.method, np.random.default_rng(seed)
     budget = contestant.evaluations(game.n_players, n_remove, 300)
     counted = BudgetedGame(game, budget)
     estimator = host.estimators.create(method.estimator)

@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from shapcut import builtin
 from shapcut.estimators.quadratic import QuadraticSurrogate
 from shapcut.estimators.robustness import kendall, spearman
 from shapcut.estimators.sampling import GuidedSampler
@@ -34,7 +33,7 @@ WINDOWS, LENGTH, COALITIONS, DRAWS = 64, 128, 100, 20
 def by_window(model: str) -> tuple[NDArray[np.bool_], NDArray[np.float64]]:
     """The coalitions and their values on each window, (n_coalitions, windows)."""
     sizes = {"samples": WINDOWS, "sequence_length": LENGTH, "finalist_samples": 0, "compile": "off"}
-    session = prepare(make_recipe({"model": model, **sizes}), build_host(core=[builtin]), target=False)
+    session = prepare(make_recipe({"model": model, **sizes}), build_host(), target=False)
     game, n = session.game, session.game.n_players
     singles = without(n, [(), *([player] for player in range(n))])
     sampler = GuidedSampler(np.zeros(n), max(2, n // 4))

@@ -18,7 +18,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from games import enumerated, names
-from shapcut import builtin
 from shapcut.estimators.exact import ExactEstimator
 from shapcut.estimators.quadratic import QuadraticSurrogate
 from shapcut.estimators.robustness import kendall
@@ -59,7 +58,7 @@ def registered(
     spec: str, game: Game, budget: int, rng: np.random.Generator
 ) -> tuple[NDArray[np.float64], int]:
     """A registered estimator's contributions and how many coalitions it measured."""
-    found = build_host(core=[builtin]).estimators.create(spec).estimate(game, budget, rng, n_remove=3)
+    found = build_host().estimators.create(spec).estimate(game, budget, rng, n_remove=3)
     return found.values, found.evaluations
 
 

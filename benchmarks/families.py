@@ -21,7 +21,6 @@ import torch
 import transformers
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
-from shapcut import builtin
 from shapcut.host.host import build_host
 from shapcut.models.adapter import Adapter
 from shapcut.support.files import write_json_atomically
@@ -99,7 +98,7 @@ def without_indices(reasons: Sequence[str]) -> list[str]:
 
 def claims() -> dict[str, Adapter]:
     """The adapter of each family that has one."""
-    host = build_host(core=[builtin])
+    host = build_host()
     adapters = [host.adapters.create(entry.name) for entry in host.adapters]
     return {name: adapter for adapter in adapters for name in adapter.examples()}
 

@@ -2,8 +2,9 @@
 
     python benchmarks/games.py [NAME ...]
 
-Each `results/games/NAME.npz` holds, as float32 and in the order of `shapcut.game.coalitions.all_coalitions`, the
-mean log-likelihood of the next token (nats) of all 4,096 coalitions of the model's twelve blocks:
+Each `results/games/NAME.npz` holds, as float32 and in the order of
+`shapcut.game.coalitions.all_coalitions`, the mean log-likelihood of the next token (nats) of all 4,096
+coalitions of the model's twelve blocks:
 ``calibration`` (16 windows of 128 tokens of the part that calibration is drawn from), ``first_half`` and
 ``second_half`` (every second window of these, and the others) and ``held_out`` (16 windows of the part that
 the model was not trained on). A text that is there already is not measured again.
@@ -18,7 +19,6 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from shapcut import builtin
 from shapcut.game.coalitions import Values, all_coalitions
 from shapcut.game.game import FunctionGame
 from shapcut.host.host import build_host
@@ -59,7 +59,7 @@ def measure(name: str, text: str) -> dict[str, Values]:
         "finalist_samples": 0,
     }
     recipe = make_recipe({"model": str(ZOO / name), "dtype": "float32", "memory_budget": "1GiB", **options})
-    session = prepare(recipe, build_host(core=[builtin]), target=False)
+    session = prepare(recipe, build_host(), target=False)
     game = session.game if text == "calibration" else session.game.on(session.held_out.input_ids)
     found = game.measurements(all_coalitions(game.n_players))
     columns = TEXTS[:3] if text == "calibration" else (text,)

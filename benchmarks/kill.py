@@ -35,7 +35,6 @@ from typing import Any, NamedTuple
 import torch
 import transformers
 
-from shapcut import builtin
 from shapcut.data.text import builtin_text
 from shapcut.game.coalitions import CoalitionMatrix, keys
 from shapcut.host.hookspecs import hookimpl
@@ -146,7 +145,7 @@ def start(model: str, kind: str, seed: int, out: Path, fatal: int | str | None =
         recipe = make_recipe(
             {"model": model, "seed": seed, "calibration": "text.txt", **SIZES, **KINDS[kind]}
         )
-        prune(recipe, out, build_host(core=[builtin, Witness(out.with_name("reported"), fatal)]))
+        prune(recipe, out, build_host(extra=[Witness(out.with_name("reported"), fatal)]))
     except BaseException:  # noqa: BLE001 - a forked process must not go on into its parent's code
         out.with_name("traceback").write_text(traceback.format_exc())
         os._exit(1)

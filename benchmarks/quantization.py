@@ -19,11 +19,10 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
-from shapcut import builtin
 from shapcut.data.windows import load_calibration, load_held_out
 from shapcut.game.plan import RemovalPlan
 from shapcut.host.host import Host, build_host, select_adapter
-from shapcut.measurement.record import perplexity
+from shapcut.measurement.perplexity import perplexity
 from shapcut.measurement.sizes import checkpoint_bytes
 from shapcut.models.adapter import Adapter
 from shapcut.models.loading import LoadedModel, load
@@ -93,7 +92,7 @@ class Bench:
     """The pruned model and the texts, and what is measured on them."""
 
     def __init__(self, text: str) -> None:
-        self.host: Host = build_host(core=[builtin])
+        self.host: Host = build_host()
         self.loaded: LoadedModel = load(MODEL)
         self.adapter: Adapter = select_adapter(self.host, self.loaded.model)
         tokenizer = self.loaded.tokenizer

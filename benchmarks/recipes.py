@@ -11,7 +11,6 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from shapcut import builtin
 from shapcut.cli.recipe_schema import recipe_schema
 from shapcut.host.host import build_host
 from shapcut.pipeline.dry_run import Forecast, forecast
@@ -45,7 +44,7 @@ def foresee(recipe: Path) -> Forecast:
     """The dry run of one of the paper's recipes, with its config in place of the model."""
     config = PAPER / "configs" / model_of(recipe)
     made = make_recipe({"model": str(config), "device": "cpu"}, recipe)
-    return forecast(made, build_host(core=[builtin]), target=True)
+    return forecast(made, build_host(), target=True)
 
 
 def model_of(recipe: Path) -> str:

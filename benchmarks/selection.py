@@ -20,7 +20,6 @@ from typing import Any
 
 import torch
 
-from shapcut import builtin
 from shapcut.comparison.compare import HeldOutText, compare
 from shapcut.comparison.contestants import parse_methods
 from shapcut.host.host import build_host
@@ -88,7 +87,7 @@ def run_task(task: Task, given: argparse.Namespace) -> dict[str, Any]:
                 [make_recipe({**options, "remove": number}) for number in given.remove or task.removals],
                 seeds=some,
                 run_directory=given.runs / task.name.replace("/", "-"),
-                host=build_host(core=[builtin]),
+                host=build_host(),
                 held_out=HeldOutText(given.held_out, 80, 256) if large and given.held_out else None,
                 reporter=ConsoleReporter(),
             )

@@ -27,13 +27,13 @@ import torch
 from scipy.stats import spearmanr
 
 from reference_way import ReferenceWay, surrogate_calls, surrogate_network
-from shapcut import builtin
+from shapcut.api import load_game
 from shapcut.data.windows import load_held_out
 from shapcut.estimators.paper import PaperEstimator
 from shapcut.estimators.sampling import StratifiedSampler
 from shapcut.game.coalitions import CoalitionMatrix, Values
 from shapcut.host.host import build_host
-from shapcut.measurement.record import perplexity
+from shapcut.measurement.perplexity import perplexity
 from shapcut.pipeline.score import Scoring
 from shapcut.pipeline.session import prepare
 from shapcut.recipe.recipe import make_recipe
@@ -204,7 +204,7 @@ def plan(bench: Bench) -> dict[str, Any]:
         }
     )
     begin = time.perf_counter()
-    host = build_host(core=[builtin])
+    host = build_host()
     session = prepare(recipe, host, target=True)
     with (
         tempfile.TemporaryDirectory() as directory,
@@ -322,10 +322,8 @@ def offload(bench: Bench) -> dict[str, Any]:
 def executors(bench: Bench) -> dict[str, Any]:
     """Two Ray workers with one thread each, one local process with two threads, on the same coalitions."""
     drawn = bench.coalitions(EXECUTOR_COALITIONS, 0)
-    host = build_host(core=[builtin])
-    game = ModelGame.from_pretrained(
-        MODEL, calibration=bench.text, samples=SAMPLES, sequence_length=LENGTH, seed=SEED
-    )
+    host = build_host()
+    game = load_game(MODEL, calibration=bench.text, samples=SAMPLES, sequence_length=LENGTH, seed=SEED)
     local_start, _ = seconds(lambda: game.values(drawn[:1]))
     local, expected = seconds(lambda: game.values(drawn))
     executor = host.executors.create("ray:workers=2,threads=1")

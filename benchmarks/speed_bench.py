@@ -10,7 +10,6 @@ import numpy as np
 import torch
 
 from reference_way import ReferenceWay
-from shapcut import builtin
 from shapcut.data.windows import load_calibration
 from shapcut.estimators.sampling import StratifiedSampler
 from shapcut.game.coalitions import CoalitionMatrix
@@ -29,7 +28,7 @@ class Bench:
 
     def __init__(self, text: str) -> None:
         self.text = text
-        host = build_host(core=[builtin])
+        host = build_host()
         loaded = load(MODEL, device="cpu")
         self.tokenizer = loaded.tokenizer
         self.model = loaded.model

@@ -1,8 +1,6 @@
 """What the first-party adapters offer."""
 
-from shapcut.host.hookspecs import Register, hookimpl
-from shapcut.models.adapter import Adapter
-from shapcut.models.checkpoint_format import CheckpointFormat
+from shapcut.contracts import Adapter, CheckpointFormat, Register, hookimpl
 
 
 @hookimpl

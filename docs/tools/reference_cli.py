@@ -8,7 +8,6 @@ from typing import Any
 
 import typer.main
 
-from shapcut import builtin
 from shapcut.cli.app import build_app
 from shapcut.cli.options import RECIPE_OPTIONS
 from shapcut.host.host import KINDS, Host, build_host
@@ -67,7 +66,7 @@ def cli_page() -> str:
     commands = [_command(name, command) for name, command in group.commands.items()]
     recipe = [_row(parameter) for parameter in _recipe_parameters(group.commands["prune"])]
     shared = "\n".join([RECIPE, *_table(("option", "meaning", "default"), recipe)])
-    names = "\n".join([NAMES, *_names(build_host(core=[builtin]))])
+    names = "\n".join([NAMES, *_names(build_host())])
     return "\n\n".join(part.rstrip() for part in (INTRODUCTION, *commands, shared, names)) + "\n"
 
 

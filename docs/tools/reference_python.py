@@ -22,14 +22,9 @@ SECTIONS: dict[str, tuple[str, ...]] = {
         f"shapcut.{name}" for name in shapcut.__all__ if not name.startswith("_")
     ),
     "What they take and give": (
-        "shapcut.recipe.recipe.Recipe",
         "shapcut.game.coalitions.Player",
-        "shapcut.game.contributions.Contributions",
         "shapcut.game.contributions.Fidelity",
         "shapcut.game.contributions.Robustness",
-        "shapcut.game.plan.RemovalPlan",
-        "shapcut.pipeline.prune.PruneResult",
-        "shapcut.pipeline.series.SeriesResult",
         "shapcut.comparison.compare.compare",
     ),
     "What plugins subclass": (

@@ -1,23 +1,12 @@
 """shapcut: layer pruning of language models as a cooperative game.
 
-The names here are the Python API; everything heavy is imported when it is first used.
+The Python API is the names of ``__init__.pyi``. Each is imported when it is first used.
 """
 
-from importlib import import_module, metadata
-from typing import TYPE_CHECKING, Any
+from importlib import metadata
 
-if TYPE_CHECKING:
-    from shapcut.api import apply, estimate, prune, select
-    from shapcut.valuation.model_game import ModelGame
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
 
 __version__ = metadata.version("shapcut")
-
-__all__ = ["ModelGame", "__version__", "apply", "estimate", "prune", "select"]
-
-_HOMES = {"ModelGame": "modelgame", "apply": "api", "estimate": "api", "prune": "api", "select": "api"}
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
-        raise AttributeError(f"module 'shapcut' has no attribute {name!r}")
-    return getattr(import_module(f"shapcut.{_HOMES[name]}"), name)

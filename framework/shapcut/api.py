@@ -1,26 +1,79 @@
 """The Python API: the steps of the pipeline as functions, and all of them in one."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from torch import nn
 
-from shapcut import builtin
+from shapcut.data.windows import load_calibration
 from shapcut.estimators.robustness import examined
 from shapcut.game.budget import BudgetedGame
 from shapcut.game.coalitions import Player
 from shapcut.game.contributions import Contributions
 from shapcut.game.game import Game
 from shapcut.game.plan import RemovalPlan
-from shapcut.host.host import build_host, select_adapter
+from shapcut.host.host import build_host, checkpoint_formats, select_adapter
+from shapcut.models.adapter import Granularity
+from shapcut.models.loading import load
 from shapcut.pipeline.prune import prune as run_pipeline
 from shapcut.pipeline.result import PruneResult
 from shapcut.pipeline.series import SeriesResult, prune_series
 from shapcut.recipe.recipe import make_recipe
 from shapcut.support.errors import InputError
 from shapcut.support.progress import ConsoleReporter
+from shapcut.valuation.game_spec import GameOrigin
+from shapcut.valuation.model_game import ModelGame
+from shapcut.valuation.utilities import ModelUtility
+
+
+def load_game(
+    source: str,
+    *,
+    calibration: str = "builtin",
+    samples: int = 16,
+    sequence_length: int = 128,
+    seed: int = 0,
+    utility: str | Callable[[nn.Module], float] = "log-likelihood",
+    granularity: Granularity = "block",
+    device: str = "auto",
+    dtype: str = "auto",
+) -> ModelGame:
+    """Load a model and calibration text, and make the game of them.
+
+    Args:
+        source: a local directory, hub id, ``.gguf`` file, ``demo:NAME``, or a path that an installed
+            format claims.
+        calibration: ``builtin``, a ``.txt`` or ``.jsonl`` file, or ``hf:NAME``.
+        samples: calibration windows.
+        sequence_length: tokens a window.
+        seed: which windows.
+        utility: a registered name, or any function of the model (higher is better).
+        granularity: what a player is.
+        device: where to run.
+        dtype: number format of the evaluation.
+
+    Raises:
+        InputError: if the model or the text cannot be used.
+    """
+    host = build_host()
+    loaded = load(source, device=device, formats=checkpoint_formats(host))
+    adapter = select_adapter(host, loaded.model)
+    windows = load_calibration(
+        calibration, loaded.tokenizer, samples=samples, sequence_length=sequence_length, seed=seed
+    )
+    return ModelGame(
+        adapter.canonicalise(loaded.model),
+        adapter,
+        windows.input_ids,
+        utility=host.utilities.create(utility)
+        if isinstance(utility, str)
+        else ModelUtility(utility, getattr(utility, "__qualname__", "callable")),
+        granularity=granularity,
+        dtype=dtype,
+        origin=GameOrigin(source, utility) if isinstance(utility, str) else None,
+    )
 
 
 def estimate(
@@ -43,7 +96,7 @@ def estimate(
     Raises:
         InputError: on an unknown estimator or a budget that it cannot work with.
     """
-    chosen = build_host(core=[builtin]).estimators.create(estimator)
+    chosen = build_host().estimators.create(estimator)
     counted = BudgetedGame(game, budget)
     found: Contributions = chosen.estimate(counted, budget, np.random.default_rng(seed), n_remove=remove)
     measurements = counted.measurements(found.coalitions)
@@ -74,7 +127,7 @@ def select(
     Raises:
         InputError: on an unknown selector, or if no such set can be removed.
     """
-    chosen = build_host(core=[builtin]).selectors.create(selector)
+    chosen = build_host().selectors.create(selector)
     plan: RemovalPlan = chosen.select(
         contributions, players, remove, game=game, budget=budget, rng=np.random.default_rng(seed)
     )
@@ -87,7 +140,7 @@ def apply(plan: RemovalPlan, model: nn.Module) -> nn.Module:
     Raises:
         InputError: if the plan does not fit the model or its architecture.
     """
-    adapter = select_adapter(build_host(core=[builtin]), model)
+    adapter = select_adapter(build_host(), model)
     n_players = len(adapter.players(model, plan.granularity))
     if n_players != len(plan.removed) + len(plan.kept):
         raise InputError(
@@ -118,7 +171,7 @@ def prune(
     return run_all(
         recipe,
         Path(out),
-        build_host(core=[builtin]),
+        build_host(),
         run_directory=None if run is None else Path(run),
         reporter=ConsoleReporter() if progress else None,
     )

@@ -6,8 +6,7 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
-from shapcut.steps.step import PostProcessor, Stage, StepContext
-from shapcut.support.errors import InputError
+from shapcut.contracts import InputError, PostProcessor, Stage, StepContext
 
 _BITS = 16
 

@@ -3,8 +3,7 @@
 import pluggy
 import typer
 
-from shapcut.host.hookspecs import Register, hookimpl
-from shapcut.support.run_directory import Run
+from shapcut.contracts import Register, Run, hookimpl
 from shapcut_plugins.cast import Cast
 from shapcut_plugins.compensate.step import Compensate
 from shapcut_plugins.executors.ray import RayExecutor

@@ -9,12 +9,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from shapcut.estimators.base import Estimator
-from shapcut.game.budget import BudgetedGame
-from shapcut.game.coalitions import CoalitionMatrix, Values
-from shapcut.game.contributions import Contributions
-from shapcut.game.game import Game
-from shapcut.support.errors import BudgetExceededError, InputError, ShapcutError
+from shapcut.contracts import (
+    BudgetedGame,
+    BudgetExceededError,
+    CoalitionMatrix,
+    Contributions,
+    Estimator,
+    Game,
+    InputError,
+    ShapcutError,
+    Values,
+)
 
 _INDEX = "SV"
 _ATTEMPTS = 20

@@ -6,7 +6,6 @@ import sys
 from pathlib import Path
 from typing import Any, ClassVar
 
-from shapcut import builtin
 from shapcut.host.hookspecs import Register, hookimpl
 from shapcut.host.host import build_host
 from shapcut.pipeline.prune import prune
@@ -60,7 +59,7 @@ def run(model: str | Path, out: str | Path, kill_after: str = "") -> None:
         "held_out_samples": 2,
         "then": STEPS,
     }
-    prune(make_recipe(options), Path(out), build_host(core=[builtin, Killer(kill_after)]))
+    prune(make_recipe(options), Path(out), build_host(extra=[Killer(kill_after)]))
 
 
 if __name__ == "__main__":

@@ -12,7 +12,6 @@ import numpy as np
 import torch
 from torch.nn import functional
 
-from shapcut import builtin
 from shapcut.host.host import build_host, select_adapter
 from shapcut.measurement.sizes import checkpoint_bytes
 from shapcut.models.fingerprint import model_fingerprint
@@ -67,7 +66,7 @@ def cut_differences(adapter: Any, model: Any, directory: Path) -> tuple[dict[str
 
 
 def main(source: Path, directory: Path, step: str) -> None:
-    host = build_host(core=[builtin])
+    host = build_host()
     plain, quantized = directory / "plain", directory / "quantized"
     prune(make_recipe(options(source, ())), plain, host)
     prune(make_recipe(options(source, (step,))), quantized, host)

@@ -34,7 +34,7 @@ class Announcer:
 
 
 def with_announcer(announcer: Announcer, *, core: list[Any], **options: Any) -> Any:
-    return build_host(core=[*core, announcer], **options)
+    return build_host(extra=[announcer], **options)
 
 
 if __name__ == "__main__":

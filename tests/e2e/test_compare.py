@@ -13,7 +13,6 @@ from typing import Any
 import pytest
 import torch
 
-from shapcut import builtin
 from shapcut.cli.exits import BAD_INPUT
 from shapcut.cli.main import run
 from shapcut.comparison.compare import compare as compare_methods
@@ -126,7 +125,7 @@ def test_progress_counts_what_a_method_measures_itself(tiny_llama_directory: Pat
         [recipe],
         seeds=[0],
         run_directory=tmp_path / "run",
-        host=build_host(core=[builtin]),
+        host=build_host(),
         reporter=counts,
     )
     assert counts.of["shapley@20"][-1] == 20

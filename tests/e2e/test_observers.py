@@ -3,7 +3,6 @@
 from pathlib import Path
 from typing import Any
 
-from shapcut import builtin
 from shapcut.host.hookspecs import hookimpl
 from shapcut.host.host import build_host
 from shapcut.pipeline.prune import prune
@@ -50,7 +49,7 @@ def test_a_run_calls_its_observers_in_order(tiny_llama_directory: Path, tmp_path
     observer = Observer()
     sizes = {"budget": 12, "samples": 2, "sequence_length": 16, "finalist_samples": 0, "held_out_samples": 2}
     recipe = make_recipe({"model": str(tiny_llama_directory), "remove": 2, "then": ["cast"], **sizes})
-    prune(recipe, tmp_path / "out", build_host(core=[builtin, observer]))
+    prune(recipe, tmp_path / "out", build_host(extra=[observer]))
     assert observer.seen == [
         ("shapcut_run_started", True),
         ("shapcut_coalitions_evaluated", 6),

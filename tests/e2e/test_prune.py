@@ -13,7 +13,6 @@ import torch
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
 import shapcut
-from shapcut import builtin
 from shapcut.cli.main import run
 from shapcut.game.coalitions import without
 from shapcut.host.hookspecs import hookimpl
@@ -184,7 +183,7 @@ class Killer:
 
 recipe = make_recipe(dict(model=sys.argv[1], remove=3, budget=60, samples=3, sequence_length=24,
                           finalist_samples=4, held_out_samples=4))
-prune(recipe, Path(sys.argv[2]), build_host(core=[builtin, Killer()]))
+prune(recipe, Path(sys.argv[2]), build_host(extra=[Killer()]))
 """
 
 
@@ -269,7 +268,7 @@ def test_evaluate_and_inspect_as_json(ten_layers: Path, capsys: pytest.CaptureFi
 
 
 def test_the_python_api(ten_layers: Path, tmp_path: Path) -> None:
-    game = shapcut.ModelGame.from_pretrained(str(ten_layers), samples=2, sequence_length=16)
+    game = shapcut.load_game(str(ten_layers), samples=2, sequence_length=16)
     contributions = shapcut.estimate(game, budget=40, seed=0, remove=3)
     plan = shapcut.select(contributions, game.players, remove=3, game=game, budget=20)
     assert plan.measured_value == float(game.values(without(10, [plan.removed]))[0])
@@ -290,7 +289,7 @@ def test_a_plugin_can_veto(ten_layers: Path, tmp_path: Path) -> None:
         {"model": str(ten_layers), "remove": 3, "budget": 30, "samples": 2, "sequence_length": 16}
     )
     with pytest.raises(ShapcutError, match="vetoed: 3 are too many"):
-        run_pipeline(recipe, tmp_path / "out", build_host(core=[builtin, Veto()]))
+        run_pipeline(recipe, tmp_path / "out", build_host(extra=[Veto()]))
     assert not (tmp_path / "out").exists()
 
 

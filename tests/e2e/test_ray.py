@@ -17,6 +17,7 @@ import numpy as np
 import psutil
 import pytest
 
+from shapcut.api import load_game
 from shapcut.cli.main import run
 from shapcut.game.coalitions import all_coalitions
 from shapcut.support.errors import InputError
@@ -47,7 +48,7 @@ class Killer:
             Path(sys.argv[1]).write_text(json.dumps([[p.pid, p.create_time()] for p in children]))
             os.kill(os.getpid(), signal.SIGKILL)
 
-app.build_host = lambda **options: build_host(core=[builtin, Killer()])
+app.build_host = lambda **options: build_host(extra=[Killer()])
 from shapcut.cli.main import run
 run(sys.argv[2:])
 """
@@ -127,7 +128,7 @@ def cluster() -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def games(tiny_llama_directory: Path) -> Sequence[ModelGame]:
-    game = ModelGame.from_pretrained(str(tiny_llama_directory), samples=4, sequence_length=24)
+    game = load_game(str(tiny_llama_directory), samples=4, sequence_length=24)
     return [game, game.on(game.input_ids[:2])]
 
 

@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 import torch
 
+from shapcut.api import load_game
 from shapcut.cli.main import run
 from shapcut.game.plan import RemovalPlan
-from shapcut.measurement.record import latency
+from shapcut.measurement.latency import latency
 from shapcut.support.quiet import quiet_libraries
-from shapcut.valuation.model_game import ModelGame
 from shapcut_adapters.rwkv.examples import tiny_rwkv
 from shapcut_adapters.rwkv.weights import read_weights, write_weights
 from shapcut_adapters.rwkv7_hf.format import register_rwkv7
@@ -138,5 +138,5 @@ def test_a_directory_of_two_files_is_refused_with_what_to_do(
 
 
 def test_a_game_is_made_of_a_file(pth_file: Path) -> None:
-    game = ModelGame.from_pretrained(str(pth_file), samples=2, sequence_length=12, device="cpu")
+    game = load_game(str(pth_file), samples=2, sequence_length=12, device="cpu")
     assert (game.n_players, game.adapter.name) == (5, "rwkv")

@@ -11,7 +11,6 @@ import typer
 import typer.main
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from shapcut import builtin
 from shapcut.cli.app import build_app
 from shapcut.cli.options import RECIPE_OPTIONS
 from shapcut.comparison.contestants import parse_methods
@@ -23,7 +22,7 @@ from shapcut.support.quiet import quiet_libraries
 ROOT = Path(__file__).parents[2]
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
 TESTED_ELSEWHERE = {
-    "docs/writing-a-plugin.md": "tests/unit/test_docs_plugin.py",
+    "docs/writing-a-plugin.md": "tests/unit/plugins/test_docs_plugin.py",
     "docs/writing-an-adapter.md": "tests/third_party/test_docs_adapter.py",
 }
 MODELS = ("path", "small", "mended")
@@ -81,7 +80,7 @@ COMMANDS = [
 
 @pytest.fixture(scope="module")
 def host() -> Host:
-    return build_host(core=[builtin])
+    return build_host()
 
 
 @pytest.fixture(scope="module")

@@ -19,7 +19,6 @@ import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from shapcut import builtin
 from shapcut.cli.compare import _numbers
 from shapcut.comparison.contestants import parse_methods
 from shapcut.data.text import check_source
@@ -109,7 +108,7 @@ specs = st.text(
 
 @pytest.fixture(scope="module")
 def host() -> Host:
-    return build_host(core=[builtin])
+    return build_host()
 
 
 def holds_or_is_refused(action: Callable[[], Any]) -> Any:

@@ -13,7 +13,7 @@ import torch
 
 from shapcut.cli.exits import BAD_INPUT
 from shapcut.cli.main import run
-from shapcut.models.adapter import Adapter
+from shapcut.contracts import Adapter
 
 SIZES = ["--samples", "2", "--sequence-length", "16", "--held-out-samples", "4"]
 
@@ -145,8 +145,8 @@ def test_damaged_checkpoints_are_refused(
 FORMAT_WITHOUT_ADAPTER = """
 from torch import nn
 
-from shapcut.models.checkpoint_format import CheckpointFormat
-from shapcut.host.hookspecs import hookimpl
+from shapcut.contracts import CheckpointFormat
+from shapcut.contracts import hookimpl
 
 
 class Orphan(nn.Linear):
@@ -172,7 +172,7 @@ def shapcut_register_formats(register):
 """
 
 SECOND_ADAPTER = """
-from shapcut.host.hookspecs import hookimpl
+from shapcut.contracts import hookimpl
 from shapcut_toy.adapter import ToyAdapter
 
 

@@ -8,10 +8,14 @@ from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
-from shapcut.game.coalitions import Player
-from shapcut.models.adapter import Adapter, Granularity
-from shapcut.models.layer_stack import LayerStack, OutputProjection
-from shapcut.support.errors import UnsupportedModelError
+from shapcut.contracts import (
+    Adapter,
+    Granularity,
+    LayerStack,
+    OutputProjection,
+    Player,
+    UnsupportedModelError,
+)
 from shapcut_adapters.mamba_ssm.checkpoint import load_model, save_model
 from shapcut_adapters.mamba_ssm.examples import EXAMPLES, tiny_model
 from shapcut_adapters.mamba_ssm.generation import generate_greedily, remembered_states

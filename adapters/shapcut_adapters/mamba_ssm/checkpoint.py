@@ -11,8 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from shapcut.support.errors import UnsupportedModelError
-from shapcut.support.files import write_json_atomically
+from shapcut.contracts import UnsupportedModelError, write_json_atomically
 from shapcut_adapters.mamba_ssm.package import import_mamba_ssm, require_kernels
 
 CONFIG = "config.json"

@@ -7,8 +7,7 @@ from typing import Any, ClassVar
 import torch
 from torch import nn
 
-from shapcut.models.checkpoint_format import CheckpointFormat, Tokenizer
-from shapcut.support.errors import InputError
+from shapcut.contracts import CheckpointFormat, InputError, Tokenizer
 from shapcut_adapters.mamba_ssm.checkpoint import CONFIG, PICKLED, SAFE, load_model, read_config
 from shapcut_adapters.mamba_ssm.package import DISTRIBUTION, require_package
 

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from shapcut.support.errors import InputError
+from shapcut.contracts import InputError
 from shapcut_adapters.mamba_ssm.kernels.absent_triton import has_kernels, stand_ins
 from shapcut_adapters.mamba_ssm.kernels.cpu_kernels import install_cpu_paths, withhold_from_transformers
 

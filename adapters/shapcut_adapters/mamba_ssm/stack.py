@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from shapcut.models.layer_stack import LayerStack, State, Unembedding
+from shapcut.contracts import LayerStack, State, Unembedding
 from shapcut_adapters.mamba_ssm.structure import blocks_of
 
 

@@ -5,7 +5,7 @@ from typing import Any
 
 from torch import nn
 
-from shapcut.support.errors import UnsupportedModelError
+from shapcut.contracts import UnsupportedModelError
 from shapcut_adapters.mamba_ssm.package import is_language_model
 
 STACK = "backbone.layers"

@@ -9,10 +9,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from shapcut.game.coalitions import Player
-from shapcut.models.adapter import Adapter, Granularity
-from shapcut.models.layer_stack import LayerStack
-from shapcut.support.errors import UnsupportedModelError
+from shapcut.contracts import Adapter, Granularity, LayerStack, Player, UnsupportedModelError
 from shapcut_adapters.rwkv.examples import VERSIONS, tiny_rwkv
 from shapcut_adapters.rwkv.format import read_model, weight_file
 from shapcut_adapters.rwkv.layers import Memory

@@ -5,8 +5,7 @@ from typing import ClassVar
 
 import torch
 
-from shapcut.models.checkpoint_format import CheckpointFormat, Tokenizer
-from shapcut.support.errors import InputError
+from shapcut.contracts import CheckpointFormat, InputError, Tokenizer
 from shapcut_adapters.rwkv.functions import package_directory
 from shapcut_adapters.rwkv.model import RwkvModel
 from shapcut_adapters.rwkv.tokenizer import check_tokenizer, read_tokenizer

@@ -18,7 +18,7 @@ from typing import Literal
 
 import torch
 
-from shapcut.support.errors import InputError
+from shapcut.contracts import InputError
 
 Generation = Literal["classic", "x070"]
 

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from shapcut.models.layer_stack import LayerStack, State, Unembedding
+from shapcut.contracts import LayerStack, State, Unembedding
 from shapcut_adapters.rwkv.layers import Flow
 from shapcut_adapters.rwkv.model import RwkvModel
 

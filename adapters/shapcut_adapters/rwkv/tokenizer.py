@@ -5,8 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
 
-from shapcut.models.checkpoint_format import Tokenizer
-from shapcut.support.errors import InputError
+from shapcut.contracts import InputError, Tokenizer
 from shapcut_adapters.rwkv.functions import package_directory
 
 _FILE = "tokenizer.json"

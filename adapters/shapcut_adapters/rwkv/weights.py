@@ -9,7 +9,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from shapcut.support.errors import InputError, UnsupportedModelError
+from shapcut.contracts import InputError, UnsupportedModelError
 
 Version = Literal["4", "5.2", "6", "7"]
 

@@ -9,10 +9,14 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor, nn
 
-from shapcut.game.coalitions import Player
-from shapcut.models.adapter import Adapter, Granularity
-from shapcut.models.layer_stack import LayerStack, OutputProjection
-from shapcut.support.errors import UnsupportedModelError
+from shapcut.contracts import (
+    Adapter,
+    Granularity,
+    LayerStack,
+    OutputProjection,
+    Player,
+    UnsupportedModelError,
+)
 from shapcut_adapters.rwkv7_hf.format import read_rwkv7, register_rwkv7
 from shapcut_adapters.rwkv7_hf.stack import Rwkv7Stack, as_first
 from shapcut_adapters.shared.forwards import replaced_forward

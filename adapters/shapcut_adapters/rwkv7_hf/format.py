@@ -9,8 +9,7 @@ import torch
 from safetensors import safe_open
 from torch import nn
 
-from shapcut.models.checkpoint_format import CheckpointFormat, Tokenizer
-from shapcut.support.errors import InputError, UnsupportedModelError
+from shapcut.contracts import CheckpointFormat, InputError, Tokenizer, UnsupportedModelError
 
 MODEL_TYPE = "rwkv7"
 

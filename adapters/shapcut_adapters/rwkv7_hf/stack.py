@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from shapcut.models.layer_stack import LayerStack, State, Unembedding
+from shapcut.contracts import LayerStack, State, Unembedding
 
 
 @contextmanager

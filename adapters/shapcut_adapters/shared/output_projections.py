@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers.pytorch_utils import Conv1D
 
-from shapcut.models.layer_stack import LayerStack, OutputProjection
+from shapcut.contracts import LayerStack, OutputProjection
 
 _BATCH, _LENGTH = 2, 12
 _VOCABULARY = 32

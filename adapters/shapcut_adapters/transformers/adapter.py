@@ -11,11 +11,16 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor, nn
 
-from shapcut.game.coalitions import Player
-from shapcut.models.adapter import Adapter, Example, Granularity
-from shapcut.models.layer_stack import LayerStack, OutputProjection
-from shapcut.models.quantization import is_quantized
-from shapcut.support.errors import UnsupportedModelError
+from shapcut.contracts import (
+    Adapter,
+    Example,
+    Granularity,
+    LayerStack,
+    OutputProjection,
+    Player,
+    UnsupportedModelError,
+    is_quantized,
+)
 from shapcut_adapters.shared.forwards import replaced_blocks
 from shapcut_adapters.shared.indices import checked_indices
 from shapcut_adapters.shared.output_projections import found_projections

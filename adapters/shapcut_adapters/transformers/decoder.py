@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PretrainedConfig
 
-from shapcut.support.errors import UnsupportedModelError
+from shapcut.contracts import UnsupportedModelError
 from shapcut_adapters.transformers.families import FAMILIES, Family, family_of
 
 

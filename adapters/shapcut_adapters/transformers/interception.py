@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from shapcut.support.errors import ShapcutError, UnsupportedModelError
+from shapcut.contracts import ShapcutError, UnsupportedModelError
 from shapcut_adapters.shared.forwards import Forward
 from shapcut_adapters.transformers.decoder import Decoder, forward, input_device
 

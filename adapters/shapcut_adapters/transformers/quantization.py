@@ -10,9 +10,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import nn
 
-from shapcut.models.quantization import quantization_method
-from shapcut.support.errors import UnsupportedModelError
-from shapcut.support.files import write_json_atomically
+from shapcut.contracts import UnsupportedModelError, quantization_method, write_json_atomically
 from shapcut_adapters.transformers.decoder import Decoder
 from shapcut_adapters.transformers.families.rules import Cut
 

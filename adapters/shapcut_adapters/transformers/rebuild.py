@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PretrainedConfig
 
-from shapcut.support.errors import UnsupportedModelError
+from shapcut.contracts import UnsupportedModelError
 from shapcut_adapters.transformers.decoder import Decoder
 from shapcut_adapters.transformers.families.family import Rebuild
 from shapcut_adapters.transformers.families.rules import Cut

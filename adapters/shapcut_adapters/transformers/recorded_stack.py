@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812 - the name that PyTorch's users know
 from torch import Tensor, nn
 
-from shapcut.models.layer_stack import LayerStack, State, Unembedding
+from shapcut.contracts import LayerStack, State, Unembedding
 from shapcut_adapters.shared.forwards import replaced_blocks, replaced_forward
 from shapcut_adapters.transformers.decoder import Decoder, forward, input_device
 from shapcut_adapters.transformers.interception import Call, Container, constant, recorded_calls, skipped

@@ -5,7 +5,7 @@ from typing import Any
 from torch import nn
 from transformers import PretrainedConfig
 
-from shapcut.models.quantization import quantization_method
+from shapcut.contracts import quantization_method
 from shapcut_adapters.transformers.decoder import Decoder
 from shapcut_adapters.transformers.families import Family
 from shapcut_adapters.transformers.families.rules import Cut

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from shapcut.models.layer_stack import State
+from shapcut.contracts import State
 from shapcut_adapters.transformers.recorded_stack import RecordedStack
 
 AbsentLogits = dict[frozenset[int], Tensor]

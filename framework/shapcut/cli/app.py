@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
-from shapcut import __version__, builtin
+from shapcut import __version__
 from shapcut.cli import commands
 from shapcut.cli.shared_options import (
     LOG_LEVEL,
@@ -26,7 +26,7 @@ def build_app(*, skip_broken: bool = False) -> typer.Typer:
     Raises:
         ShapcutError: if a plugin cannot be used and is not to be skipped.
     """
-    host = build_host(skip_broken=skip_broken, core=[builtin])
+    host = build_host(skip_broken=skip_broken)
     app = typer.Typer(
         name="shapcut",
         help="Layer pruning of language models as a cooperative game.",

@@ -4,7 +4,8 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from shapcut.measurement.record import LatencyResult, ModelMeasurement, TaskScore
+from shapcut.measurement.latency import LatencyResult
+from shapcut.measurement.record import ModelMeasurement, TaskScore
 
 _MEGABYTE = 1e6
 

@@ -1,19 +1,24 @@
 """Games that count, and limit, the coalitions asked for."""
 
 from math import floor
-from typing import TYPE_CHECKING
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 
 from shapcut.game.coalitions import CoalitionMatrix, Values, keys
 from shapcut.game.cost import Cost
+from shapcut.game.game import Game, Measurements, WrappedGame
 from shapcut.support.errors import BudgetExceededError
 
-if TYPE_CHECKING:
-    from shapcut.valuation.model_access import ModelAccess
-from shapcut.game.game import Game, Measurements, WrappedGame
-
 _ROUNDING = 1e-6
+
+
+@runtime_checkable
+class Charged(Protocol):
+    """Access whose passes are charged to accounts."""
+
+    def charged_to(self, cost: Cost) -> object:
+        """The same with one more account."""
 
 
 class MeteredGame(WrappedGame):
@@ -41,10 +46,10 @@ class MeteredGame(WrappedGame):
         return len(self._seen)
 
     @property
-    def access(self) -> "ModelAccess | None":
+    def access(self) -> object | None:
         """The wrapped game's model; passes through it are charged to this account too."""
         access = self.game.access
-        return None if access is None else access.charged_to(self.cost)
+        return access.charged_to(self.cost) if isinstance(access, Charged) else access
 
     def narrowed(self, tokens: int) -> Game:
         """The narrower game on the same account; its coalitions count by their share of the tokens."""

@@ -2,15 +2,11 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from shapcut.game.coalitions import CoalitionMatrix, Player, Values
-
-if TYPE_CHECKING:
-    from shapcut.valuation.model_access import ModelAccess
 
 Measurements = NDArray[np.float64]
 """Shape (n_coalitions, 3): the value on all calibration text, then on each of two disjoint halves of it.
@@ -58,8 +54,8 @@ class Game(ABC):
         return len(self.players)
 
     @property
-    def access(self) -> "ModelAccess | None":
-        """The model behind the game, for methods that look inside it; None if there is none."""
+    def access(self) -> object | None:
+        """Access to what the values come from, for methods that look inside; None if there is none."""
         return None
 
     @property
@@ -91,7 +87,7 @@ class WrappedGame(Game):
         return self.game.permits(absent)
 
     @property
-    def access(self) -> "ModelAccess | None":
+    def access(self) -> object | None:
         """The wrapped game's model."""
         return self.game.access
 

@@ -31,42 +31,42 @@ class Register(Protocol):
 
 @hookspec
 def shapcut_register_adapters(register: Register) -> None:
-    """Called once at start-up: offer adapters (`shapcut.models.adapter.Adapter` subclasses)."""
+    """Called once at start-up: offer adapters (`shapcut.contracts.Adapter` subclasses)."""
 
 
 @hookspec
 def shapcut_register_formats(register: Register) -> None:
-    """Called once at start-up: offer checkpoint formats (`shapcut.models.checkpoint_format.CheckpointFormat` subclasses)."""
+    """Called once at start-up: offer checkpoint formats (`shapcut.contracts.CheckpointFormat` subclasses)."""
 
 
 @hookspec
 def shapcut_register_utilities(register: Register) -> None:
-    """Called once at start-up: offer utilities (`shapcut.valuation.utilities.Utility` subclasses)."""
+    """Called once at start-up: offer utilities (`shapcut.contracts.Utility` subclasses)."""
 
 
 @hookspec
 def shapcut_register_samplers(register: Register) -> None:
-    """Called once at start-up: offer samplers (`shapcut.estimators.sampling.Sampler` subclasses)."""
+    """Called once at start-up: offer samplers (`shapcut.contracts.Sampler` subclasses)."""
 
 
 @hookspec
 def shapcut_register_estimators(register: Register) -> None:
-    """Called once at start-up: offer estimators (`shapcut.estimators.base.Estimator` subclasses)."""
+    """Called once at start-up: offer estimators (`shapcut.contracts.Estimator` subclasses)."""
 
 
 @hookspec
 def shapcut_register_selectors(register: Register) -> None:
-    """Called once at start-up: offer selectors (`shapcut.selection.base.Selector` subclasses)."""
+    """Called once at start-up: offer selectors (`shapcut.contracts.Selector` subclasses)."""
 
 
 @hookspec
 def shapcut_register_postprocessors(register: Register) -> None:
-    """Called once at start-up: offer post-pruning steps (`shapcut.steps.step.PostProcessor` subclasses)."""
+    """Called once at start-up: offer post-pruning steps (`shapcut.contracts.PostProcessor` subclasses)."""
 
 
 @hookspec
 def shapcut_register_executors(register: Register) -> None:
-    """Called once at start-up: offer executors (`shapcut.valuation.executor.Executor` subclasses)."""
+    """Called once at start-up: offer executors (`shapcut.contracts.Executor` subclasses)."""
 
 
 @hookspec(firstresult=True)

@@ -73,12 +73,12 @@ class Host:
     broken: tuple[BrokenPlugin, ...]
 
 
-def build_host(*, skip_broken: bool = False, core: Sequence[object] = ()) -> Host:
-    """Admit shapcut's own plugins, then the installed ones: first-party before others, then by name.
+def build_host(*, skip_broken: bool = False, extra: Sequence[object] = ()) -> Host:
+    """Admit plugins: those handed over, then the installed ones, first-party before others, then by name.
 
     Args:
         skip_broken: leave out an installed plugin that cannot be used, and list it in `Host.broken`.
-        core: plugins of the core; one that cannot be used is always an error.
+        extra: plugins that are not installed, as objects; one that cannot be used is always an error.
 
     Raises:
         ShapcutError: if a plugin cannot be imported, implements a hook that does not exist, or offers a
@@ -88,7 +88,7 @@ def build_host(*, skip_broken: bool = False, core: Sequence[object] = ()) -> Hos
     manager.add_hookspecs(hookspecs)
     manager.register(MatchingAdapter())
     registries: dict[str, Registry[Any]] = {kind: Registry(word) for kind, word in KINDS.items()}
-    plugins = [admit(_core_candidate(plugin), manager, registries) for plugin in core]
+    plugins = [admit(_handed_over(plugin), manager, registries) for plugin in extra]
     broken = []
     for candidate in _installed_candidates():
         try:
@@ -124,7 +124,7 @@ def checkpoint_formats(host: Host) -> tuple[CheckpointFormat, ...]:
     return tuple(host.formats.create(entry.name) for entry in host.formats)
 
 
-def _core_candidate(plugin: object) -> Candidate:
+def _handed_over(plugin: object) -> Candidate:
     name = getattr(plugin, "__name__", type(plugin).__name__)
     return Candidate(name, GROUP, metadata.version(GROUP), lambda: plugin)
 

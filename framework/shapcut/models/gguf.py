@@ -1,10 +1,14 @@
-"""GGUF files: checked before a library reads them."""
+"""GGUF files: checked before a library reads them, and loaded with dense weights."""
 
 import mmap
 import struct
 from pathlib import Path
+from typing import Any
+
+import torch
 
 from shapcut.support.errors import InputError
+from shapcut.support.quiet import quiet_libraries, without_stderr
 
 _GGUF_WIDTHS = {0: 1, 1: 1, 2: 2, 3: 2, 4: 4, 5: 4, 6: 4, 7: 1, 10: 8, 11: 8, 12: 8}
 """Bytes of a number of each type that GGUF has."""
@@ -24,6 +28,29 @@ def require_sound_gguf(file: Path) -> None:
             _GGUFHeader(content).check()
     except (OSError, ValueError) as error:
         raise InputError(f"cannot read the GGUF file {file}: {error}; is the copy complete?") from error
+
+
+def dense_weights(dtype: torch.dtype | None) -> dict[str, Any]:
+    """Keyword arguments with which transformers loads a GGUF file's weights dense; None is float32.
+
+    Asking for dense weights also makes transformers forget the quantization, which could not be saved.
+    """
+    from transformers import GgufConfig  # noqa: PLC0415 - seconds to import
+
+    return {"quantization_config": GgufConfig(dequantize=True), "dtype": dtype or torch.float32}
+
+
+def load_dequantized(file: Path) -> tuple[Any, Any]:
+    """The model of a sound GGUF file in float32, in evaluation mode, and its tokenizer."""
+    from transformers import AutoModelForCausalLM, AutoTokenizer  # noqa: PLC0415 - as above
+
+    models: Any = AutoModelForCausalLM
+    tokenizers: Any = AutoTokenizer
+    place = {"gguf_file": str(file), "local_files_only": True}
+    with quiet_libraries(), without_stderr():
+        model = models.from_pretrained(file.parent, **place, **dense_weights(None))
+        tokenizer = tokenizers.from_pretrained(file.parent, **place)
+    return model.eval(), tokenizer
 
 
 class _GGUFHeader:

@@ -12,6 +12,7 @@ from torch import nn
 
 from shapcut.models.checkpoint_format import CheckpointFormat, Tokenizer
 from shapcut.models.demo import DEMO_PREFIX
+from shapcut.models.gguf import dense_weights
 from shapcut.models.quantization import is_quantized, quantization_method, require_packages
 from shapcut.models.source import Location, Offload, check_dtype, inspect_source, locate, read_config
 from shapcut.models.untrusted import require_finite_weights, require_plain_templates
@@ -227,16 +228,11 @@ def _no_gguf_bar(location: Location) -> AbstractContextManager[None]:
 
 
 def _weight_arguments(location: Location, dtype: torch.dtype | None) -> dict[str, Any]:
-    """How the weights are read: never from pickles; a GGUF file's as dense fp32 unless asked otherwise.
-
-    Asking for dense weights also makes transformers forget the quantization, which could not be saved.
-    """
+    """How the weights are read: never from pickles; a GGUF file's as dense fp32 unless asked otherwise."""
     if location.gguf_file is None:
         location.require_safetensors()
         return {"use_safetensors": True, "dtype": dtype or "auto"}
-    from transformers import GgufConfig  # noqa: PLC0415 - as above
-
-    return {"quantization_config": GgufConfig(dequantize=True), "dtype": dtype or torch.float32}
+    return dense_weights(dtype)
 
 
 def _load_tokenizer(location: Location, trust_remote_code: bool) -> Any:

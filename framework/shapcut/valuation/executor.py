@@ -6,25 +6,15 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import ClassVar
 
 from shapcut.game.coalitions import CoalitionMatrix
-from shapcut.game.game import Game, Measurements, Parts, PiecewiseGame, WrappedGame
-from shapcut.valuation.game_spec import GameRecipe
-
-__all__ = [
-    "DistributedGame",
-    "Executor",
-    "GameRecipe",
-    "LocalExecutor",
-    "Measurements",
-    "Parts",
-    "PortableGame",
-]
+from shapcut.game.game import Game, Parts, PiecewiseGame, WrappedGame
+from shapcut.valuation.game_spec import GameSpec
 
 
 class PortableGame(Game):
     """A game that other processes can build too."""
 
     @abstractmethod
-    def recipe(self) -> GameRecipe:
+    def spec(self) -> GameSpec:
         """How they build it.
 
         Raises:

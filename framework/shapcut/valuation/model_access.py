@@ -51,6 +51,6 @@ def require_access(game: Game | None, who: str) -> ModelAccess:
         InputError: if there is no model behind the game.
     """
     access = None if game is None else game.access
-    if access is None:
-        raise InputError(f"{who} looks inside the model: it needs a model's game, and this is none")
+    if not isinstance(access, ModelAccess):
+        raise InputError(f"{who} looks inside the model: it needs a ModelGame; this game has no model")
     return access

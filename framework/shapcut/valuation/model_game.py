@@ -2,7 +2,7 @@
 
 import copy
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import cached_property
 
 import numpy as np
@@ -10,14 +10,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from shapcut import builtin
-from shapcut.data.windows import load_calibration
 from shapcut.game.coalitions import CoalitionMatrix, Player, Values
 from shapcut.game.game import Measurements, as_measurements
-from shapcut.host.host import build_host, checkpoint_formats, select_adapter
 from shapcut.models.adapter import Adapter, Granularity
 from shapcut.models.fingerprint import model_fingerprint
-from shapcut.models.loading import is_offloaded, load
+from shapcut.models.loading import is_offloaded
 from shapcut.models.quantization import is_quantized
 from shapcut.models.source import check_dtype
 from shapcut.support.allocator import keep_freed_memory
@@ -25,7 +22,7 @@ from shapcut.support.errors import InputError
 from shapcut.valuation.bypass import BypassEvaluator
 from shapcut.valuation.evaluator import Evaluator, Work
 from shapcut.valuation.executor import PortableGame
-from shapcut.valuation.game_spec import GameOrigin, GameRecipe
+from shapcut.valuation.game_spec import GameOrigin, GameSpec
 from shapcut.valuation.model_access import ModelAccess
 from shapcut.valuation.precision import default_memory_budget, evaluation_dtype
 from shapcut.valuation.prefix_tree import CoalitionEvaluator, Placement
@@ -102,55 +99,6 @@ class ModelGame(PortableGame):
         self._permitted: dict[frozenset[int], bool] = {}
         self._converted: list[nn.Module] = []
         self._narrowed: dict[int, ModelGame] = {}
-
-    @classmethod
-    def from_pretrained(
-        cls,
-        source: str,
-        *,
-        calibration: str = "builtin",
-        samples: int = 16,
-        sequence_length: int = 128,
-        seed: int = 0,
-        utility: str | Callable[[nn.Module], float] = "log-likelihood",
-        granularity: Granularity = "block",
-        device: str = "auto",
-        dtype: str = "auto",
-    ) -> "ModelGame":
-        """Load a model and calibration text and make the game of them.
-
-        Args:
-            source: a local directory, hub id, ``.gguf`` file, ``demo:NAME``, or a path that an installed
-                format claims.
-            calibration: ``builtin``, a ``.txt`` or ``.jsonl`` file, or ``hf:NAME``.
-            samples: calibration windows.
-            sequence_length: tokens a window.
-            seed: which windows.
-            utility: a registered name, or any function of the model (higher is better).
-            granularity: what a player is.
-            device: where to run.
-            dtype: number format of the evaluation.
-
-        Raises:
-            InputError: if the model or the text cannot be used.
-        """
-        host = build_host(core=[builtin])
-        loaded = load(source, device=device, formats=checkpoint_formats(host))
-        adapter = select_adapter(host, loaded.model)
-        windows = load_calibration(
-            calibration, loaded.tokenizer, samples=samples, sequence_length=sequence_length, seed=seed
-        )
-        return cls(
-            adapter.canonicalise(loaded.model),
-            adapter,
-            windows.input_ids,
-            utility=host.utilities.create(utility)
-            if isinstance(utility, str)
-            else ModelUtility(utility, getattr(utility, "__qualname__", "callable")),
-            granularity=granularity,
-            dtype=dtype,
-            origin=GameOrigin(source, utility) if isinstance(utility, str) else None,
-        )
 
     def on(
         self,
@@ -293,7 +241,7 @@ class ModelGame(PortableGame):
             "kernels": "fused" if self.fuse else "eager",
         }
 
-    def recipe(self) -> GameRecipe:
+    def spec(self) -> GameSpec:
         """How another process builds this game.
 
         Raises:
@@ -306,7 +254,7 @@ class ModelGame(PortableGame):
                 else "the model was handed over in memory"
             )
             raise InputError(f"{only_here}, so only this process can measure it: use the executor 'local'")
-        return GameRecipe(
+        return GameSpec(
             origin=self._origin.located(),
             device=self._device.type,
             dtype=str(self.dtype).removeprefix("torch."),

@@ -7,12 +7,16 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
-from shapcut.game.coalitions import Player
-from shapcut.models.adapter import Adapter
-from shapcut.models.layer_stack import OutputProjection
-from shapcut.steps.step import PostProcessor, Stage, StepContext
-from shapcut.support.errors import InputError
-from shapcut.support.files import write_json_atomically
+from shapcut.contracts import (
+    Adapter,
+    InputError,
+    OutputProjection,
+    Player,
+    PostProcessor,
+    Stage,
+    StepContext,
+    write_json_atomically,
+)
 from shapcut_plugins.compensate.walk import Walk
 
 Into = Literal["mlp", "attention", "both"]

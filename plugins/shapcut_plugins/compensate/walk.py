@@ -8,10 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from shapcut.models.adapter import Adapter
-from shapcut.models.layer_stack import LayerStack, OutputProjection, State
-from shapcut.support.errors import InputError
-from shapcut.valuation.precision import fast_matrix_products
+from shapcut.contracts import Adapter, InputError, LayerStack, OutputProjection, State, fast_matrix_products
 from shapcut_plugins.compensate.regression import Moments, fit
 
 Choice = Callable[[int, bool], Sequence[OutputProjection]]

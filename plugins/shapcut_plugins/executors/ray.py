@@ -10,7 +10,7 @@ import psutil
 import torch
 from pydantic import Field
 
-from shapcut.valuation.executor import DistributedGame, Executor, GameRecipe, PortableGame
+from shapcut.contracts import DistributedGame, Executor, GameSpec, PortableGame
 from shapcut_plugins.executors.ray_cluster import RayCluster, import_ray, require_answer
 from shapcut_plugins.executors.worker_pool import WorkerPool
 
@@ -65,18 +65,18 @@ class RayExecutor(Executor):
             InputError: if a game cannot be built elsewhere.
         """
         with (
-            closing(self._cluster([game.recipe() for game in games])) as cluster,
+            closing(self._cluster([game.spec() for game in games])) as cluster,
             closing(WorkerPool(cluster)) as pool,
         ):
             yield [DistributedGame(game, partial(pool.measure, number)) for number, game in enumerate(games)]
 
-    def _cluster(self, recipes: Sequence[GameRecipe]) -> RayCluster:
-        on_gpu = any(recipe.device == "cuda" for recipe in recipes)
+    def _cluster(self, specs: Sequence[GameSpec]) -> RayCluster:
+        on_gpu = any(recipe.device == "cuda" for recipe in specs)
         gpus = self.gpus if self.gpus is not None else float(on_gpu)
         cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        count = self.workers or default_workers(cpus // (self.threads or 1), gpus, recipes)
+        count = self.workers or default_workers(cpus // (self.threads or 1), gpus, specs)
         return RayCluster(
-            recipes,
+            specs,
             address=self.address,
             count=count,
             threads=self.threads or max(1, cpus // count),
@@ -84,16 +84,16 @@ class RayExecutor(Executor):
         )
 
 
-def default_workers(cpus: int, gpus: float, recipes: Sequence[GameRecipe]) -> int:
+def default_workers(cpus: int, gpus: float, specs: Sequence[GameSpec]) -> int:
     """As many workers as this machine has processors, and memory for copies of the model.
 
     Args:
         cpus: how many workers the CPUs are enough for.
         gpus: GPUs that each worker takes; 0 if it works on CPUs.
-        recipes: of games of one model; none if it is not known yet.
+        specs: of games of one model; none if it is not known yet.
     """
     if gpus:
         return max(1, int(torch.cuda.device_count() / gpus))
-    size = max((recipe.weight_bytes for recipe in recipes), default=0)
+    size = max((recipe.weight_bytes for recipe in specs), default=0)
     fitting = psutil.virtual_memory().available // (_COPIES_A_WORKER * size) if size else cpus
     return max(1, min(cpus, fitting))

@@ -10,9 +10,7 @@ from typing import Any
 
 import torch
 
-from shapcut.game.coalitions import CoalitionMatrix
-from shapcut.support.errors import InputError, ShapcutError
-from shapcut.valuation.executor import GameRecipe, Measurements
+from shapcut.contracts import CoalitionMatrix, GameSpec, InputError, Measurements, ShapcutError, build_game
 from shapcut_plugins.executors.worker_pool import WorkerDiedError
 
 _OBJECT_STORE_BYTES = 100 * 2**20
@@ -60,13 +58,13 @@ class Measurer:
     """What runs in an actor: builds copies of the games and measures coalitions.
 
     Args:
-        recipes: one for each game.
+        specs: one for each game.
         threads: of torch.
         share: how many measurers share a machine's memory.
     """
 
-    def __init__(self, recipes: Sequence[GameRecipe], threads: int, share: int) -> None:
-        self._recipes = recipes
+    def __init__(self, specs: Sequence[GameSpec], threads: int, share: int) -> None:
+        self._specs = specs
         self._threads = threads
         self._share = share
         self._games: dict[int, Any] = {}
@@ -84,7 +82,7 @@ class Measurer:
     def _game(self, number: int) -> Any:
         if number not in self._games:
             relative = next(iter(self._games.values()), None)
-            self._games[number] = self._recipes[number].build(relative, share=self._share)
+            self._games[number] = build_game(self._specs[number], relative, share=self._share)
         return self._games[number]
 
 
@@ -92,7 +90,7 @@ class RayCluster:
     """Workers for a `shapcut_plugins.executors.worker_pool.WorkerPool` that are Ray actors.
 
     Args:
-        recipes: of the games that are measured.
+        specs: of the games that are measured.
         address: of a running cluster, or ``local`` to start one that ends with this process.
         count: how many workers.
         threads: CPU threads of each.
@@ -100,10 +98,10 @@ class RayCluster:
     """
 
     def __init__(
-        self, recipes: Sequence[GameRecipe], *, address: str, count: int, threads: int, gpus: float
+        self, specs: Sequence[GameSpec], *, address: str, count: int, threads: int, gpus: float
     ) -> None:
         self._ray = import_ray()
-        self._recipes = recipes
+        self._specs = specs
         self._address = address
         self.count = count
         self._threads = threads
@@ -149,7 +147,7 @@ class RayCluster:
             num_gpus=self._gpus,
             runtime_env={"env_vars": {"OMP_NUM_THREADS": str(self._threads)}},
         )
-        return actor.remote(self._recipes, self._threads, self.count if self._gpus == 0 else 1)
+        return actor.remote(self._specs, self._threads, self.count if self._gpus == 0 else 1)
 
     def stop(self, worker: Any) -> None:
         """Kill an actor."""

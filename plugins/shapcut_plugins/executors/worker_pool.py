@@ -8,8 +8,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from shapcut.game.coalitions import CoalitionMatrix, Values
-from shapcut.support.errors import ShapcutError
+from shapcut.contracts import CoalitionMatrix, ShapcutError, Values
 
 MOST_DEATHS = 3
 """So often in a row may one worker die, or workers that have the same piece."""

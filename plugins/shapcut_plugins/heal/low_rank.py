@@ -9,8 +9,7 @@ import torch
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
-from shapcut.models.adapter import Adapter
-from shapcut.support.errors import InputError
+from shapcut.contracts import Adapter, InputError
 
 
 def require_peft() -> None:

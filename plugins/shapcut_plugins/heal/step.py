@@ -5,9 +5,7 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
-from shapcut.models.adapter import Adapter
-from shapcut.steps.step import PostProcessor, Stage, StepContext
-from shapcut.support.errors import InputError, UnsupportedModelError
+from shapcut.contracts import Adapter, InputError, PostProcessor, Stage, StepContext, UnsupportedModelError
 from shapcut_plugins.heal.low_rank import add_low_rank, merge_low_rank, require_peft
 from shapcut_plugins.heal.training import Schedule, Training, distillation_loss, text_loss
 

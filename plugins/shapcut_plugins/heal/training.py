@@ -15,10 +15,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional
 
-from shapcut.models.adapter import Adapter
-from shapcut.support.files import new_directory, write_json_atomically
-from shapcut.support.progress import Reporter
-from shapcut.valuation.precision import fast_matrix_products
+from shapcut.contracts import Adapter, Reporter, fast_matrix_products, new_directory, write_json_atomically
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 """Of logits (batch, length, vocabulary) and token ids (batch, length): nats a token."""

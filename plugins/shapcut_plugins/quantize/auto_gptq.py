@@ -7,8 +7,7 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
-from shapcut.steps.step import StepContext, StoredModel
-from shapcut.support.errors import InputError
+from shapcut.contracts import InputError, StepContext, StoredModel
 from shapcut_plugins.quantize.auto_gptq_package import (
     quantizer_class,
     require_package_entry,

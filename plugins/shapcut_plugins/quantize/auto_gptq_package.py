@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from shapcut.support.errors import InputError
+from shapcut.contracts import InputError
 
 _PACKAGE = "auto_gptq"
 

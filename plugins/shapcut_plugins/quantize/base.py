@@ -9,8 +9,7 @@ from typing import Any, ClassVar
 import torch
 from torch import nn
 
-from shapcut.steps.step import PostProcessor, Stage, StepContext
-from shapcut.support.errors import InputError
+from shapcut.contracts import InputError, PostProcessor, Stage, StepContext
 
 GROUP_SIZES = (16, 32, 64, 128)
 WHOLE_ROWS = -1

@@ -5,7 +5,7 @@ from typing import Any, ClassVar, Literal
 
 from torch import nn
 
-from shapcut.steps.step import StepContext
+from shapcut.contracts import StepContext
 from shapcut_plugins.quantize.base import Quantizer, compute_dtype, loaded_quantized
 
 

@@ -7,8 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from shapcut.models.adapter import Adapter
-from shapcut.models.layer_stack import LayerStack, State
+from shapcut.contracts import Adapter, LayerStack, State
 
 _SEQUENCES = 8
 

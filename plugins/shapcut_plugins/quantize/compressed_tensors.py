@@ -4,7 +4,7 @@ from typing import Any, ClassVar, Literal
 
 from torch import nn
 
-from shapcut.steps.step import StepContext, StoredModel
+from shapcut.contracts import StepContext, StoredModel
 from shapcut_plugins.quantize.base import (
     GROUP_SIZES,
     Quantizer,

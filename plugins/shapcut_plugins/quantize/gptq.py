@@ -6,7 +6,7 @@ from typing import ClassVar
 import torch
 from torch import nn
 
-from shapcut.steps.step import StepContext, StoredModel
+from shapcut.contracts import StepContext, StoredModel
 from shapcut_plugins.quantize.base import (
     GROUP_SIZES,
     WHOLE_ROWS,

@@ -14,9 +14,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from shapcut.steps.step import StepContext, StoredModel
-from shapcut.support.errors import ShapcutError, VerificationError
-from shapcut.support.files import write_json_atomically
+from shapcut.contracts import ShapcutError, StepContext, StoredModel, VerificationError, write_json_atomically
 
 KERNEL_TOLERANCE = 0.1
 """Accepted difference of logits between two ways to compute with one set of quantized weights, 16-bit kernels

@@ -5,7 +5,7 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import nn
 
-from shapcut.steps.step import StepContext
+from shapcut.contracts import StepContext
 from shapcut_plugins.quantize.base import GROUP_SIZES, Quantizer, checked_choice, loaded_quantized
 
 _DEFAULT_GROUP = 32

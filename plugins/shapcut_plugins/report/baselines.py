@@ -2,11 +2,9 @@
 
 from dataclasses import dataclass
 
-from shapcut.support.errors import InputError
-from shapcut.support.run_directory import Run
-from shapcut_plugins.report.charts.curve import Cut
+from shapcut.contracts import InputError, Run
 from shapcut_plugins.report.comparison_data import Method, method_cuts, read_comparison
-from shapcut_plugins.report.run_data import RunFacts
+from shapcut_plugins.report.run_data import Cut, RunFacts
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,8 +5,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from shapcut_plugins.report.charts.curve import Cut
-from shapcut_plugins.report.run_data import Part, read_part
+from shapcut_plugins.report.run_data import Cut, Part, read_part
 
 Method = tuple[str, list[Cut]]
 """A name and its cuts, the whole model first; no cuts if none has a finite result."""

@@ -4,15 +4,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from shapcut.support.files import write_text_atomically
-from shapcut.support.run_directory import Run
+from shapcut.contracts import Run, write_text_atomically
 from shapcut_plugins.report.charts import comparison as comparison_chart
 from shapcut_plugins.report.charts.comparison import Chart
-from shapcut_plugins.report.charts.curve import Cut, curve_chart
+from shapcut_plugins.report.charts.curve import curve_chart
 from shapcut_plugins.report.charts.depth_map import DepthMap, depth_map
 from shapcut_plugins.report.comparison_data import ComparisonFacts, RowFacts, method_cuts, read_comparison
 from shapcut_plugins.report.page import environment
-from shapcut_plugins.report.run_data import ManifestFacts, read_part
+from shapcut_plugins.report.run_data import Cut, ManifestFacts, read_part
 
 TEMPLATE = "comparison.html.jinja"
 

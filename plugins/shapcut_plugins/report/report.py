@@ -9,9 +9,7 @@ import pluggy
 import typer
 from markupsafe import Markup
 
-from shapcut.support.errors import InputError
-from shapcut.support.files import write_text_atomically
-from shapcut.support.run_directory import Run
+from shapcut.contracts import InputError, Run, write_text_atomically
 from shapcut_plugins.report import figures as report_measurements
 from shapcut_plugins.report import summary as report_summary
 from shapcut_plugins.report.baselines import Baselines, own_cuts, read_baselines

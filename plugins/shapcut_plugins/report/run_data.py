@@ -1,14 +1,13 @@
 """What a report is made from: the files of a run, read through one strict entrance."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from shapcut.game.plan import RemovalPlan
-from shapcut.support.errors import InputError
-from shapcut.support.run_directory import Run
+from shapcut.contracts import InputError, RemovalPlan, Run
 
 
 class Part(BaseModel):
@@ -190,6 +189,29 @@ class ContributionFacts(Part):
     def fixed(self) -> tuple[int, ...]:
         """Players without a finite contribution, such as those that can never be absent."""
         return tuple(facts.player for facts in self.players if facts.value is None)
+
+
+@dataclass(frozen=True, slots=True)
+class Cut:
+    """What removing so many players led to.
+
+    Attributes:
+        removed: how many.
+        perplexity: on held-out text, the mean if there are several; not finite where it is unknown.
+        low: the least of several, or the same.
+        high: the largest of several, or the same.
+    """
+
+    removed: int
+    perplexity: float
+    low: float
+    high: float
+
+    @classmethod
+    def of(cls, removed: int, perplexities: Iterable[float]) -> "Cut":
+        """From at least one perplexity."""
+        known = list(perplexities)
+        return cls(removed, sum(known) / len(known), min(known), max(known))
 
 
 @dataclass(frozen=True, slots=True)

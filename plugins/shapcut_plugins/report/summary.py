@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from shapcut.game.plan import RemovalPlan
+from shapcut.contracts import RemovalPlan
 from shapcut_plugins.report.charts.pairs import strongest_pairs
 from shapcut_plugins.report.figures import change
 from shapcut_plugins.report.run_data import ContributionFacts, Result, RunFacts, number

@@ -1,36 +1,14 @@
 """The geometry of curves: held-out perplexity against how many players are removed, one curve a method."""
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from shapcut_plugins.report.charts.scale import Scale, Tick, perplexity_scale
+from shapcut_plugins.report.run_data import Cut
 
 LEFT, RIGHT, TOP, BOTTOM, BELOW = 56, 12, 12, 270, 40
 _PLOT_WIDTH, _NAME_WIDTH, _LINE = 400, 150, 13
-
-
-@dataclass(frozen=True, slots=True)
-class Cut:
-    """What removing so many players led to.
-
-    Attributes:
-        removed: how many.
-        perplexity: on held-out text, the mean if there are several; not finite where it is unknown.
-        low: the least of several, or the same.
-        high: the largest of several, or the same.
-    """
-
-    removed: int
-    perplexity: float
-    low: float
-    high: float
-
-    @classmethod
-    def of(cls, removed: int, perplexities: Iterable[float]) -> "Cut":
-        """From at least one perplexity."""
-        known = list(perplexities)
-        return cls(removed, sum(known) / len(known), min(known), max(known))
 
 
 @dataclass(frozen=True, slots=True)

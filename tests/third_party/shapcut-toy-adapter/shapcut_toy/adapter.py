@@ -9,10 +9,15 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from shapcut.game.coalitions import Player
-from shapcut.models.adapter import Adapter, Granularity
-from shapcut.models.layer_stack import LayerStack, State, Unembedding
-from shapcut.support.errors import UnsupportedModelError
+from shapcut.contracts import (
+    Adapter,
+    Granularity,
+    LayerStack,
+    Player,
+    State,
+    Unembedding,
+    UnsupportedModelError,
+)
 from shapcut_toy.model import BYTES, Memory, ToyConfig, ToyLayer, ToyModel, load, save
 
 

@@ -8,8 +8,7 @@ from typing import ClassVar
 
 import torch
 
-from shapcut.models.checkpoint_format import CheckpointFormat
-from shapcut.support.errors import InputError
+from shapcut.contracts import CheckpointFormat, InputError
 from shapcut_toy.model import CONFIG, WEIGHTS, ToyConfig, ToyModel, load
 
 

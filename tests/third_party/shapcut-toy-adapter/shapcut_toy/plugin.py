@@ -1,6 +1,6 @@
 """What this distribution offers to shapcut."""
 
-from shapcut.host.hookspecs import Register, hookimpl
+from shapcut.contracts import Register, hookimpl
 from shapcut_toy.adapter import ToyAdapter
 from shapcut_toy.checkpoint import ToyCheckpoint
 

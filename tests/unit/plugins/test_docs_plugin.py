@@ -14,7 +14,7 @@ from shapcut.game.plan import RemovalPlan
 from shapcut.host.host import Host, build_host
 from shapcut.support.errors import InputError
 
-PAGE = Path(__file__).parents[2] / "docs" / "writing-a-plugin.md"
+PAGE = Path(__file__).parents[3] / "docs" / "writing-a-plugin.md"
 
 
 def block(language: str) -> str:

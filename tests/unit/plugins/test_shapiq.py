@@ -5,7 +5,6 @@ import importlib
 import numpy as np
 import pytest
 
-from shapcut import builtin
 from shapcut.estimators.exact import ExactEstimator
 from shapcut.estimators.robustness import examined
 from shapcut.game.coalitions import keys
@@ -32,7 +31,7 @@ def recording():
 
 
 def estimator(spec):
-    return build_host(core=[builtin]).estimators.create(spec)
+    return build_host().estimators.create(spec)
 
 
 @pytest.mark.parametrize("name", ["KernelSHAP", "SVARM", "PermutationSamplingSV", "OwenSamplingSV", "SHAPIQ"])

@@ -4,7 +4,6 @@ import re
 
 import pytest
 
-from shapcut import builtin
 from shapcut.host.host import build_host
 from shapcut.recipe.methods import METHODS
 from shapcut.recipe.recipe import Recipe, make_recipe
@@ -162,7 +161,7 @@ then:
     assert recipe.estimator == "paper:sizes=60+56,surrogate_masks=150000"
     assert recipe.then == ("compensate", "gptq:bits=4,sym=true", "heal")
     assert make_recipe({}, recipe_file(recipe.to_yaml())) == recipe
-    estimator = build_host(core=[builtin]).estimators.create(recipe.estimator)
+    estimator = build_host().estimators.create(recipe.estimator)
     assert (estimator.sampler.sizes, estimator.surrogate_masks) == ((60, 56), 150000)
 
 

@@ -11,7 +11,6 @@ import pytest
 import torch
 from transformers import LlamaConfig
 
-from shapcut import builtin
 from shapcut.cli.main import run
 from shapcut.cli.tables import forecast_rows
 from shapcut.host.host import Host, build_host
@@ -19,7 +18,7 @@ from shapcut.pipeline import footprint
 from shapcut.pipeline.dry_run import Forecast, forecast
 from shapcut.recipe.recipe import make_recipe
 from shapcut.support.errors import InputError
-from shapcut.valuation import prefix_tree as evaluation
+from shapcut.valuation import state_memory
 from shapcut.valuation.state_memory import divide_memory
 
 WIDTH, INNER, LAYERS, VOCABULARY = 16, 24, 10, 50
@@ -29,7 +28,7 @@ WHOLE = LAYERS * BLOCK + 2 * VOCABULARY * WIDTH + WIDTH
 
 @pytest.fixture(scope="module")
 def host() -> Host:
-    return build_host(core=[builtin])
+    return build_host()
 
 
 @pytest.fixture
@@ -64,7 +63,7 @@ def test_counts_by_hand(config: Path, host: Host) -> None:
     memory = found.memory
     assert (memory.weights, memory.converted, memory.state) == (2 * WHOLE, 0, 24 * WIDTH * 2)
     assert (memory.outside_blocks, memory.largest_block) == (2 * (WHOLE - LAYERS * BLOCK), 2 * BLOCK)
-    assert memory.coalitions_at_once == evaluation.MOST_COALITIONS_PER_CHUNK
+    assert memory.coalitions_at_once == state_memory.MOST_COALITIONS_PER_CHUNK
     assert memory.budget == memory.state * (11 + 4 * 256)
     assert found.advice == "none needed: everything fits"
 

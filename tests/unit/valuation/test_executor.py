@@ -1,4 +1,4 @@
-"""Where coalitions are measured: the contract, recipes of games, a run with values from elsewhere."""
+"""Where coalitions are measured: the contract, specs of games, a run with values from elsewhere."""
 
 import socket
 import sys
@@ -11,13 +11,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from shapcut import builtin
+from shapcut.api import load_game
 from shapcut.game.coalitions import all_coalitions
 from shapcut.game.game import FunctionGame
 from shapcut.game.store import EvaluationStore
 from shapcut.game.stored_game import StoredGame
 from shapcut.host.hookspecs import hookimpl
 from shapcut.host.host import build_host
+from shapcut.host.worker import build_game
 from shapcut.pipeline.prune import prune, score
 from shapcut.recipe.recipe import make_recipe
 from shapcut.support.errors import InputError
@@ -32,7 +33,7 @@ ROWS = all_coalitions(6)
 
 @pytest.fixture
 def game(tiny_llama_directory: Path) -> ModelGame:
-    return ModelGame.from_pretrained(str(tiny_llama_directory), samples=3, sequence_length=24)
+    return load_game(str(tiny_llama_directory), samples=3, sequence_length=24)
 
 
 class Elsewhere(Executor):
@@ -46,9 +47,9 @@ class Elsewhere(Executor):
 
     @contextmanager
     def distribute(self, games: Any) -> Any:
-        recipes = [game.recipe() for game in games]
-        first = recipes[0].build()
-        self.built += [first, *(recipe.build(first) for recipe in recipes[1:])]
+        specs = [game.spec() for game in games]
+        first = build_game(specs[0])
+        self.built += [first, *(build_game(spec, first) for spec in specs[1:])]
         self.is_open = True
         yield [
             DistributedGame(game, self._teller(copy)) for game, copy in zip(games, self.built, strict=True)
@@ -65,31 +66,31 @@ class Elsewhere(Executor):
         return tell
 
 
-def test_a_recipe_builds_an_equal_game(
+def test_a_spec_builds_an_equal_game(
     game: ModelGame, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    recipe = game.recipe()
+    spec = game.spec()
     monkeypatch.chdir(tmp_path)
-    copy = recipe.build()
+    copy = build_game(spec)
     assert copy.model is not game.model
     np.testing.assert_array_equal(copy.values(ROWS), game.values(ROWS))
-    assert copy.recipe().fingerprint == recipe.fingerprint
-    assert recipe.weight_bytes == sum(p.numel() * p.element_size() for p in game.model.parameters())
+    assert copy.spec().fingerprint == spec.fingerprint
+    assert spec.weight_bytes == sum(p.numel() * p.element_size() for p in game.model.parameters())
 
 
 def test_a_relative_shares_its_model(game: ModelGame) -> None:
     other = game.on(game.input_ids[:2])
-    built = game.recipe().build()
-    relative = other.recipe().build(built)
+    built = build_game(game.spec())
+    relative = build_game(other.spec(), built)
     assert relative.model is built.model
     np.testing.assert_array_equal(relative.values(ROWS), other.values(ROWS))
     assert (relative.values(ROWS[1:]) != game.values(ROWS[1:])).all()
 
 
 def test_another_model_in_the_same_place_is_noticed(game: ModelGame) -> None:
-    recipe = replace(game.recipe(), fingerprint={**game.fingerprint(), "model": "abc"})
+    spec = replace(game.spec(), fingerprint={**game.fingerprint(), "model": "abc"})
     with pytest.raises(InputError, match=r"copy of .*tiny-llama differs in model: \w+, not abc"):
-        recipe.build()
+        build_game(spec)
 
 
 def test_a_relative_path_is_found_from_elsewhere(tiny_llama_directory: Path, monkeypatch: Any) -> None:
@@ -102,10 +103,10 @@ def test_a_relative_path_is_found_from_elsewhere(tiny_llama_directory: Path, mon
 def test_what_exists_here_only_cannot_be_built_elsewhere(game: ModelGame, tiny_llama_directory: Path) -> None:
     handed_over = ModelGame(game.model, game.adapter, game.input_ids)
     with pytest.raises(InputError, match=r"the model was handed over in memory.*'local'"):
-        handed_over.recipe()
-    with_function = ModelGame.from_pretrained(str(tiny_llama_directory), utility=lambda model: 1.0)
+        handed_over.spec()
+    with_function = load_game(str(tiny_llama_directory), utility=lambda model: 1.0)
     with pytest.raises(InputError, match=r"the utility .*lambda.* is a function"):
-        with_function.recipe()
+        with_function.spec()
     with LocalExecutor().distribute([handed_over]) as games:
         assert games == [handed_over]
 
@@ -146,7 +147,7 @@ def test_a_run_elsewhere_is_a_run_here(tiny_llama_directory: Path, tmp_path: Pat
             register("elsewhere", lambda: Elsewhere(self.built))
 
     plugin = Plugin()
-    host = build_host(core=[builtin, plugin])
+    host = build_host(extra=[plugin])
     options: dict[str, Any] = {"model": str(tiny_llama_directory), "remove": 2, "samples": 3, "budget": 30}
     options |= {"sequence_length": 24, "finalist_samples": 4, "held_out_samples": 4}
     plans = []
@@ -175,14 +176,14 @@ def test_a_run_elsewhere_is_a_run_here(tiny_llama_directory: Path, tmp_path: Pat
 )
 def test_what_is_refused(spec: str, message: str) -> None:
     with pytest.raises(InputError, match=message):
-        build_host(core=[builtin]).executors.create(spec)
+        build_host().executors.create(spec)
 
 
 def test_ray_that_is_not_installed_is_one_line_that_says_how(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "ray", None)
     recipe = make_recipe({"model": "no/such-model", "executor": "ray"})
     with pytest.raises(InputError, match=r"needs the package ray.*pip install 'shapcut\[ray\]'"):
-        score(recipe, Path("nowhere"), build_host(core=[builtin]))
+        score(recipe, Path("nowhere"), build_host())
     assert not Path("nowhere").exists()
 
 
@@ -214,9 +215,9 @@ def test_memory_limits_the_number_of_workers(game: ModelGame, monkeypatch: pytes
         available = 1000
 
     monkeypatch.setattr("shapcut_plugins.executors.ray.psutil.virtual_memory", Memory)
-    recipes = [replace(game.recipe(), weight_bytes=size) for size in (100, 170)]
+    specs = [replace(game.spec(), weight_bytes=size) for size in (100, 170)]
     assert default_workers(8, 0, []) == 8
-    assert default_workers(8, 0, recipes[:1]) == 5
-    assert default_workers(8, 0, recipes) == 2
-    assert default_workers(1, 0, recipes) == 1
-    assert default_workers(8, 0, [replace(recipes[0], weight_bytes=9000)]) == 1
+    assert default_workers(8, 0, specs[:1]) == 5
+    assert default_workers(8, 0, specs) == 2
+    assert default_workers(1, 0, specs) == 1
+    assert default_workers(8, 0, [replace(specs[0], weight_bytes=9000)]) == 1

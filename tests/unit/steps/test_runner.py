@@ -13,7 +13,7 @@ from shapcut.steps.runner import StepResults, check_order
 from shapcut.steps.step import PostProcessor, Stage
 from shapcut.support.errors import InputError
 
-SCRIPT = Path(__file__).parents[1] / "e2e" / "killed_steps.py"
+SCRIPT = Path(__file__).parents[2] / "e2e" / "killed_steps.py"
 
 
 class Quantize(PostProcessor):

@@ -11,7 +11,6 @@ from typing import Any
 
 import pytest
 
-from shapcut import builtin
 from shapcut.cli.main import run as run_command
 from shapcut.host.hookspecs import hookimpl
 from shapcut.host.host import build_host
@@ -22,13 +21,13 @@ from shapcut.support.run_directory import Run
 from shapcut_plugins.report import figures as report_measurements
 from shapcut_plugins.report.charts.contributions import TOP, contribution_chart
 from shapcut_plugins.report.charts.curve import TOP as CURVE_TOP
-from shapcut_plugins.report.charts.curve import Cut, curve_chart
+from shapcut_plugins.report.charts.curve import curve_chart
 from shapcut_plugins.report.charts.depth_map import depth_map
 from shapcut_plugins.report.charts.pairs import heat_map, scatters
 from shapcut_plugins.report.charts.scale import axis_ticks, perplexity_scale
 from shapcut_plugins.report.page import content_policy
 from shapcut_plugins.report.report import render_report, report_command, write_report
-from shapcut_plugins.report.run_data import PlayerFacts, read_run
+from shapcut_plugins.report.run_data import Cut, PlayerFacts, read_run
 from shapcut_plugins.report.summary import interaction, why
 
 HOSTILE = "<script>alert('&\"')</script>"
@@ -87,7 +86,7 @@ class Sections:
 def finished(tiny_llama_directory: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The directory of a run that pruned two of six blocks; not to be changed."""
     directory = tmp_path_factory.mktemp("report")
-    host = build_host(core=[builtin])
+    host = build_host()
     host.manager.register(Sections())
     options = {"model": str(tiny_llama_directory), "remove": 2, "budget": 24, "then": ["cast"], "samples": 2}
     sizes = {"sequence_length": 24, "finalist_samples": 2, "held_out_samples": 2}
@@ -261,7 +260,7 @@ def test_the_command_asks_other_plugins_for_sections(copy: Run) -> None:
         def shapcut_report_sections(self) -> list[tuple[str, str]]:
             return [("Asked again", "<p>yes</p>")]
 
-    report_command(build_host(core=[builtin, Adder()]).manager.hook)(copy.directory)
+    report_command(build_host(extra=[Adder()]).manager.hook)(copy.directory)
     assert "<h2>Asked again</h2>" in copy.report.read_text(encoding="utf-8")
 
 

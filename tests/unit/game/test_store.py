@@ -8,7 +8,7 @@ from contextlib import closing
 import numpy as np
 import pytest
 
-from shapcut.game import store as store_module
+from shapcut.game import stored_game as stored_games
 from shapcut.game.coalitions import all_coalitions, keys
 from shapcut.game.game import FunctionGame
 from shapcut.game.store import EvaluationStore
@@ -269,7 +269,7 @@ def test_a_value_that_is_not_finite_is_not_measured_again(store):
 
 def test_chunks_grow_with_the_clock_and_share_prefixes(store, monkeypatch):
     clock = iter(range(1000))
-    monkeypatch.setattr(store_module.time, "monotonic", lambda: float(next(clock)))
+    monkeypatch.setattr(stored_games.time, "monotonic", lambda: float(next(clock)))
     game = Counting()
     stored_game(store, game).values(ROWS)
     assert [len(call) for call in game.calls] == [1, 4, 11]
@@ -279,7 +279,7 @@ def test_chunks_grow_with_the_clock_and_share_prefixes(store, monkeypatch):
 
 def test_slow_values_are_stored_one_by_one(store, monkeypatch):
     clock = iter(range(0, 100_000, 60))
-    monkeypatch.setattr(store_module.time, "monotonic", lambda: float(next(clock)))
+    monkeypatch.setattr(stored_games.time, "monotonic", lambda: float(next(clock)))
     game = Counting()
     stored_game(store, game).values(ROWS[:5])
     assert [len(call) for call in game.calls] == [1] * 5

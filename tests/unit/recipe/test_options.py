@@ -7,7 +7,6 @@ from typing import Any
 import pytest
 from typer.main import get_command
 
-from shapcut import builtin
 from shapcut.cli.app import build_app
 from shapcut.cli.recipe_schema import meaning, recipe_schema
 from shapcut.host.host import build_host
@@ -15,7 +14,7 @@ from shapcut.pipeline.parts import make_parts
 from shapcut.recipe.recipe import Recipe, make_recipe
 from shapcut.recipe.yaml_file import read_recipe_file
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 COMMAND_ONLY = {
     "score": {"json", "log-level", "dry-run", "run", "recipe", "throughput"},
     "prune": {"json", "log-level", "dry-run", "run", "recipe", "throughput", "out"},
@@ -75,7 +74,7 @@ def test_the_documented_example_is_complete_and_is_taken(example: Path) -> None:
     recipe = make_recipe({}, example)
     others = {"remove", "parameters", "memory", "speedup", "preset", "sampler"}
     assert set(read_recipe_file(example)) == set(Recipe.model_fields) - others
-    parts = make_parts(recipe, build_host(core=[builtin]))
+    parts = make_parts(recipe, build_host())
     assert [spec for spec, _ in parts.steps] == ["compensate", "gptq:bits=4,group_size=32"]
 
 

@@ -10,14 +10,10 @@ from transformers import LlamaForCausalLM
 
 from shapcut.data.windows import Calibration
 from shapcut.measurement import perplexity as perplexity_module
+from shapcut.measurement.latency import latency
 from shapcut.measurement.measure import measure
-from shapcut.measurement.record import (
-    ModelMeasurement,
-    PerplexityResult,
-    latency,
-    perplexity,
-    sliding_perplexity,
-)
+from shapcut.measurement.perplexity import PerplexityResult, perplexity, sliding_perplexity
+from shapcut.measurement.record import ModelMeasurement
 from shapcut.measurement.sizes import checkpoint_bytes, parameter_count, peak_memory_bytes, weight_bytes
 from shapcut.models.adapter import Adapter
 from shapcut.support.errors import InputError

@@ -10,6 +10,8 @@ import torch
 from torch import nn
 from transformers import LlamaForCausalLM
 
+from shapcut import builtin
+from shapcut.api import load_game
 from shapcut.host.hookspecs import hookimpl
 from shapcut.host.host import build_host
 from shapcut.measurement.sizes import checkpoint_bytes
@@ -19,7 +21,7 @@ from shapcut.models.fingerprint import config_of
 from shapcut.models.loading import inspect_source, load
 from shapcut.models.source import checkpoint_path
 from shapcut.support.errors import InputError, UnsupportedModelError
-from shapcut.valuation.model_game import ModelGame, model_fingerprint
+from shapcut.valuation.model_game import model_fingerprint
 
 
 class Parcel(CheckpointFormat):
@@ -144,10 +146,8 @@ def test_a_game_is_made_of_a_file_through_the_plugins(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     offering = Offering(llama_adapter, Parcel(tiny_llama_model, tokenizer))
-    monkeypatch.setattr(
-        "shapcut.valuation.model_game.build_host", lambda core: build_host(core=[*core, offering])
-    )
-    game = ModelGame.from_pretrained(str(parcel), samples=2, sequence_length=16, device="cpu")
+    monkeypatch.setattr("shapcut.api.build_host", lambda: build_host(extra=[builtin, offering]))
+    game = load_game(str(parcel), samples=2, sequence_length=16, device="cpu")
     tiny_llama_model.lm_head.weight.data *= 8
     assert model_fingerprint(game.model) == model_fingerprint(tiny_llama_model)
 

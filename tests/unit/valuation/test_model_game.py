@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from shapcut.api import load_game
 from shapcut.game.coalitions import all_coalitions, without
 from shapcut.support.errors import InputError
 from shapcut.valuation import precision as arithmetic
@@ -204,9 +205,7 @@ def test_model_fingerprint_reads_few_elements_of_each_parameter(monkeypatch, ele
 
 
 def test_from_pretrained(tiny_llama_directory):
-    game = ModelGame.from_pretrained(
-        str(tiny_llama_directory), samples=2, sequence_length=16, utility=count_or_zero
-    )
+    game = load_game(str(tiny_llama_directory), samples=2, sequence_length=16, utility=count_or_zero)
     assert game.input_ids.shape == (2, 16)
     assert game.values(ROWS).tolist() == [6.0] * 4
     assert game.fingerprint()["utility"] == "count_or_zero"

@@ -88,7 +88,7 @@ def test_two_hosts_share_nothing(install: Install) -> None:
 def test_each_distribution_gets_its_own_entries(install: Install) -> None:
     install("beta", GREETER.format(name="from-beta"))
     install("alpha", GREETER.format(name="from-alpha"))
-    host = build_host(core=[offering(stand_in=StandIn)])
+    host = build_host(extra=[offering(stand_in=StandIn)])
     assert {entry.name: entry.distribution for entry in host.selectors} == {
         "from-alpha": "alpha",
         "from-beta": "beta",
@@ -100,7 +100,7 @@ def test_core_comes_first_then_first_party_then_the_others_by_name(install: Inst
     install("zeta", GREETER.format(name="of-zeta"))
     install("alpha", GREETER.format(name="of-alpha"))
     install("own", GREETER.format(name="of-shapcut"), distribution="shapcut")
-    assert names(build_host(core=[offering()])) == ["Plugin", "own", "alpha", "zeta"]
+    assert names(build_host(extra=[offering()])) == ["Plugin", "own", "alpha", "zeta"]
 
 
 BROKEN = {
@@ -171,13 +171,13 @@ def test_a_broken_core_plugin_is_never_skipped(install: Install) -> None:
         def shapcut_plan_redy(self) -> None: ...
 
     with pytest.raises(ShapcutError, match="did you mean 'shapcut_plan_ready'"):
-        build_host(skip_broken=True, core=[Misspelt()])
+        build_host(skip_broken=True, extra=[Misspelt()])
 
 
 def test_an_object_cannot_be_two_plugins(install: Install) -> None:
     plugin = offering()
     with pytest.raises(ShapcutError, match="same object"):
-        build_host(core=[plugin, plugin])
+        build_host(extra=[plugin, plugin])
 
 
 def test_observers_of_installed_plugins_are_called(install: Install) -> None:
@@ -204,19 +204,19 @@ class OfTheFuture(StandIn):
 
 
 def test_the_adapter_that_matches_is_selected(install: Install) -> None:
-    host = build_host(core=[offering(stand_in=StandIn, for_convolutions=ForConvolutions)])
+    host = build_host(extra=[offering(stand_in=StandIn, for_convolutions=ForConvolutions)])
     assert select_adapter(host, nn.Conv1d(1, 1, 1)).name == "for-convolutions"
     assert select_adapter(host, nn.Linear(1, 1)).name == "stand-in"
 
 
 def test_several_matching_adapters_are_listed(install: Install) -> None:
-    host = build_host(core=[offering(stand_in=StandIn, also_linear=AlsoLinear, other=ForConvolutions)])
+    host = build_host(extra=[offering(stand_in=StandIn, also_linear=AlsoLinear, other=ForConvolutions)])
     with pytest.raises(UnsupportedModelError, match="several adapters match Linear: also-linear, stand-in;"):
         select_adapter(host, nn.Linear(1, 1))
 
 
 def test_no_matching_adapter_names_the_model_and_who_was_asked(install: Install) -> None:
-    host = build_host(core=[offering(stand_in=StandIn, for_convolutions=ForConvolutions)])
+    host = build_host(extra=[offering(stand_in=StandIn, for_convolutions=ForConvolutions)])
     model = nn.ReLU()
     model.config = SimpleNamespace(model_type="relu")
     message = r"no adapter matches ReLU \(model_type 'relu'\); asked: stand-in, for-convolutions"
@@ -236,12 +236,12 @@ def test_a_plugin_decides_before_the_core(install: Install) -> None:
         "def shapcut_select_adapter(model, adapters):\n"
         "    return next(one for one in adapters if one.name == 'also-linear')\n",
     )
-    host = build_host(core=[offering(stand_in=StandIn, also_linear=AlsoLinear)])
+    host = build_host(extra=[offering(stand_in=StandIn, also_linear=AlsoLinear)])
     assert select_adapter(host, nn.Linear(1, 1)).name == "also-linear"
 
 
 def test_an_adapter_for_another_contract_is_refused(install: Install) -> None:
-    host = build_host(core=[offering(stand_in=StandIn, of_the_future=OfTheFuture)])
+    host = build_host(extra=[offering(stand_in=StandIn, of_the_future=OfTheFuture)])
     with pytest.raises(
         ShapcutError, match=r"'of-the-future' of shapcut was written for version 99 .* not for 1"
     ):

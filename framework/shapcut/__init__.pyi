@@ -1,0 +1,16 @@
+from .api import apply as apply
+from .api import estimate as estimate
+from .api import load_game as load_game
+from .api import prune as prune
+from .api import select as select
+from .game.contributions import Contributions as Contributions
+from .game.game import FunctionGame as FunctionGame
+from .game.game import Game as Game
+from .game.plan import RemovalPlan as RemovalPlan
+from .pipeline.result import PruneResult as PruneResult
+from .pipeline.series import SeriesResult as SeriesResult
+from .recipe.recipe import Recipe as Recipe
+from .support.errors import ShapcutError as ShapcutError
+from .valuation.model_game import ModelGame as ModelGame
+
+__version__: str

@@ -1,0 +1,62 @@
+"""A worker's copy of a game, built from its spec."""
+
+import torch
+
+from shapcut.host.host import build_host, checkpoint_formats, select_adapter
+from shapcut.models.loading import load
+from shapcut.support.errors import InputError
+from shapcut.valuation.game_spec import GameSpec
+from shapcut.valuation.model_game import ModelGame
+from shapcut.valuation.precision import default_memory_budget
+
+
+def build_game(spec: GameSpec, relative: ModelGame | None = None, *, share: int = 1) -> ModelGame:
+    """Load the model and make the game.
+
+    Args:
+        spec: of the game.
+        relative: a game of the same model and utility, if there is one: its model is used.
+        share: how many builders share the memory of one machine.
+
+    Raises:
+        InputError: if the model cannot be loaded, or the game differs from the one that was asked for.
+    """
+    ids = torch.from_numpy(spec.input_ids.copy())
+    if relative is None:
+        game = _load_game(spec, ids, share)
+    else:
+        game = relative.on(ids, dtype=getattr(torch, spec.dtype), fuse=spec.fuse)
+    found = game.fingerprint()
+    for key in sorted({*found, *spec.fingerprint}):
+        here, wanted = found.get(key), spec.fingerprint.get(key)
+        if here != wanted:
+            raise InputError(
+                f"a worker's copy of {spec.origin.source} differs in {key}: {here}, not {wanted}; "
+                "all workers need the same files and packages"
+            )
+    return game
+
+
+def _load_game(spec: GameSpec, ids: torch.Tensor, share: int) -> ModelGame:
+    host = build_host(skip_broken=True)
+    origin = spec.origin
+    loaded = load(
+        origin.source,
+        device=spec.device,
+        trust_remote_code=origin.trust_remote_code,
+        offload=origin.offload,
+        formats=checkpoint_formats(host),
+    )
+    adapter = select_adapter(host, loaded.model)
+    return ModelGame(
+        adapter.canonicalise(loaded.model),
+        adapter,
+        ids,
+        utility=host.utilities.create(origin.utility),
+        granularity=spec.granularity,
+        dtype=spec.dtype,
+        memory_budget=(spec.memory_budget or default_memory_budget(torch.device(spec.device))) // share,
+        fuse=spec.fuse,
+        sequences_per_step=spec.sequences_per_step,
+        origin=origin,
+    )
