@@ -13,12 +13,12 @@ from shapcut.cli.figures import figure_rows, ratios, task_rows
 from shapcut.cli.options import AsJson, Calibration, Device, ModelArgument, Seed, Trust
 from shapcut.cli.output import print_json, reporter
 from shapcut.data.windows import check_source
-from shapcut.host.host import Host, checkpoint_formats, select_adapter
+from shapcut.host.host import Host
+from shapcut.host.open_model import find_model, open_model
 from shapcut.measurement.lm_eval_tasks import Harness, TaskQuestion
 from shapcut.measurement.measure import Assessment, SpeedQuestion, TextQuestion, assess
 from shapcut.measurement.sizes import restart_peak_memory
-from shapcut.models.loading import load
-from shapcut.models.source import SourceFacts, inspect_source, weights_path
+from shapcut.models.source import ModelSource, SourceFacts, inspect_source
 from shapcut.recipe.recipe import make_recipe
 from shapcut.support.errors import InputError
 from shapcut.support.progress import Reporter
@@ -38,27 +38,24 @@ class _Job:
     trust_remote_code: bool
     seed: int
 
-    def facts(self, model: str) -> SourceFacts:
-        """What is known of a model before its weights are read; refuses what cannot be asked of it."""
-        formats = checkpoint_formats(self.host)
-        facts = inspect_source(model, self.trust_remote_code, formats=formats)
+    def find(self, model: str) -> tuple[ModelSource, SourceFacts]:
+        """A model and what is known of it before its weights are read; refuses what cannot be asked of it."""
+        source = find_model(self.host, model, device=self.device, trust_remote_code=self.trust_remote_code)
+        facts = inspect_source(source)
         self.text.check(facts.max_length)
-        return facts
+        return source, facts
 
-    def assess(self, model: str, facts: SourceFacts, said: Reporter) -> Assessment:
+    def assess(self, source: ModelSource, facts: SourceFacts, said: Reporter) -> Assessment:
         """Load a model, measure it and let go of it."""
         restarted = restart_peak_memory()
-        formats = checkpoint_formats(self.host)
-        loaded = load(model, device=self.device, trust_remote_code=self.trust_remote_code, formats=formats)
-        adapter = select_adapter(self.host, loaded.model)
-        ready = adapter.canonicalise(loaded.model)
+        opened = open_model(self.host, source)
         found = assess(
-            adapter,
-            ready,
-            loaded.tokenizer,
+            opened.adapter,
+            opened.model,
+            opened.tokenizer,
             text=self.text,
             speed=self.speed.within(facts.max_length),
-            files=weights_path(model, formats),
+            files=source.location.weights,
             seed=self.seed,
             reporter=said,
         )
@@ -67,7 +64,7 @@ class _Job:
             found = replace(found, notes=(*found.notes, note))
         if self.harness is None:
             return found
-        scores, notes = self.harness.scores(adapter, ready, loaded.tokenizer, said)
+        scores, notes = self.harness.scores(opened.adapter, opened.model, opened.tokenizer, said)
         measurement = found.measurement.model_copy(update={"tasks": scores})
         return Assessment(measurement, (*found.notes, *notes))
 
@@ -156,11 +153,11 @@ def evaluate_model(
         recipe.seed,
     )
     models = [model] if against is None else [against, model]
-    facts = [job.facts(each) for each in models]
+    sources = [job.find(each) for each in models]
     said = reporter()
     found = []
-    for each, known in zip(models, facts, strict=True):
-        found.append(job.assess(each, known, said))
+    for source, facts in sources:
+        found.append(job.assess(source, facts, said))
         gc.collect()  # models hold themselves in cycles, and the next one needs the room
     _show(models, found, as_json)
 

@@ -49,6 +49,25 @@ class Location:
         arguments: dict[str, Any] = {"local_files_only": self.local}
         return arguments if self.gguf_file is None else arguments | {"gguf_file": self.gguf_file}
 
+    @property
+    def name(self) -> str:
+        """A short name to print."""
+        if self.source.startswith(DEMO_PREFIX):
+            return self.source.removeprefix(DEMO_PREFIX)
+        path = Path(self.source).resolve() if Path(self.source).exists() else Path(self.source)
+        return path.stem if path.is_file() else path.name
+
+    @property
+    def weights(self) -> Path | None:
+        """The local file or directory that holds the weights; None if they are on the hub."""
+        path = Path(self.gguf_file or self.path)
+        return path if path.exists() else None
+
+    @property
+    def checkpoint(self) -> Path | None:
+        """As `weights`; None for a GGUF file, whose weights are quantized in a way of its own."""
+        return None if self.gguf_file is not None else self.weights
+
     def require_safetensors(self) -> None:
         """Refuse a checkpoint whose weights exist only as pickles, which can run code when they are opened.
 
@@ -87,39 +106,52 @@ class SourceFacts:
     quantization: str | None = None
 
 
-def inspect_source(
-    source: str,
-    trust_remote_code: bool = False,
-    *,
-    dtype: str = "auto",
-    formats: Sequence[CheckpointFormat] = (),
-) -> SourceFacts:
+@dataclass(frozen=True, slots=True)
+class ModelSource:
+    """A model that was found, and how to load it.
+
+    Attributes:
+        location: where it is read from.
+        device: ``auto`` (CUDA if there is one), ``cpu``, ``cuda``, ``cuda:1``, ...
+        dtype: ``auto`` (the checkpoint's own), ``float32``, ``bfloat16`` or ``float16``.
+        trust_remote_code: whether Python code that comes with the checkpoint may run.
+        offload: ``auto`` lets accelerate place weights on devices, in memory and on disk; ``disk`` leaves
+            every block in its safetensors file until it is used.
+    """
+
+    location: Location
+    device: str = "auto"
+    dtype: str = "auto"
+    trust_remote_code: bool = False
+    offload: Offload = "off"
+
+    @classmethod
+    def find(
+        cls,
+        name: str,
+        formats: Sequence[CheckpointFormat] = (),
+        *,
+        device: str = "auto",
+        dtype: str = "auto",
+        trust_remote_code: bool = False,
+        offload: Offload = "off",
+    ) -> "ModelSource":
+        """Find what the user named; see `locate`."""
+        return cls(locate(name, formats), device, dtype, trust_remote_code, offload)
+
+
+def inspect_source(source: ModelSource) -> SourceFacts:
     """Check a model without reading its weights.
 
-    Args:
-        source: a local directory, a hub id, a ``.gguf`` file, ``demo:NAME`` (fetched if it is not cached), or
-            a path that one of ``formats`` claims.
-        trust_remote_code: whether Python code that comes with the checkpoint may be run.
-        dtype: the name of the dtype to be loaded in.
-        formats: asked before transformers.
-
     Raises:
-        InputError: if there is no such model, several formats claim it, its config is damaged, it is not a
-            causal language model, it needs code that comes with it, or the dtype is not supported.
+        InputError: if its config is damaged, it is not a causal language model, it needs code that comes
+            with it, or the dtype is not supported.
     """
-    check_dtype(dtype)
-    return inspect_location(locate(source, formats), trust_remote_code)
-
-
-def inspect_location(location: Location, trust_remote_code: bool) -> SourceFacts:
-    """As `inspect_source`, of a model that was located.
-
-    Raises:
-        InputError: as `inspect_source`.
-    """
+    check_dtype(source.dtype)
+    location = source.location
     if location.format is not None:
         return SourceFacts(location.format.depth(Path(location.path)), max_length=None)
-    whole = read_config(location, trust_remote_code)
+    whole = read_config(location, source.trust_remote_code)
     method = quantization_method(whole) if location.gguf_file is None else None
     if method is not None:
         require_packages(location.source, method)
@@ -127,18 +159,6 @@ def inspect_location(location: Location, trust_remote_code: bool) -> SourceFacts
     return SourceFacts(
         getattr(config, "num_hidden_layers", None), getattr(config, "max_position_embeddings", None), method
     )
-
-
-def checkpoint_path(source: str, formats: Sequence[CheckpointFormat] = ()) -> Path | None:
-    """The local file or directory with a model's weights; None if they are on the hub or quantized GGUF."""
-    return None if locate(source, formats).gguf_file is not None else weights_path(source, formats)
-
-
-def weights_path(source: str, formats: Sequence[CheckpointFormat] = ()) -> Path | None:
-    """The local file or directory that a model's weights are read from; None if they are on the hub."""
-    location = locate(source, formats)
-    path = Path(location.gguf_file or location.path)
-    return path if path.exists() else None
 
 
 def check_dtype(name: str) -> None:

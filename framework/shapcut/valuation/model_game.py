@@ -241,6 +241,13 @@ class ModelGame(PortableGame):
             "kernels": "fused" if self.fuse else "eager",
         }
 
+    def with_model(self, model: nn.Module) -> "ModelGame":
+        """The same game on another copy of its model."""
+        game = copy.copy(self)
+        vars(game).pop("evaluator", None)  # it holds the first copy
+        vars(game).update(model=model, _converted=[])
+        return game
+
     def spec(self) -> GameSpec:
         """How another process builds this game.
 
