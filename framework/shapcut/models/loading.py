@@ -13,7 +13,11 @@ from shapcut.models.checkpoint_format import CheckpointFormat, Tokenizer
 from shapcut.models.gguf import dense_weights
 from shapcut.models.quantization import is_quantized, quantization_method, require_packages
 from shapcut.models.source import Location, ModelSource, Offload, check_dtype, read_config
-from shapcut.models.untrusted import require_finite_weights, require_plain_templates
+from shapcut.models.untrusted import (
+    require_finite_weights,
+    require_no_lost_weights,
+    require_plain_templates,
+)
 from shapcut.support.allocator import return_freed_memory
 from shapcut.support.errors import InputError, ShapcutError
 from shapcut.support.quiet import one_line, quiet_libraries, without_stderr
@@ -187,6 +191,8 @@ def _load_model(
             f"the checkpoint {location.source} lacks {len(missing)} weights of its own config, "
             f"{missing[0]} among them; is it a {type(model).__name__}?"
         )
+    if location.gguf_file is None:
+        require_no_lost_weights(info["unexpected_keys"], location.source, type(model).__name__)
     return model  # type: ignore[no-any-return]
 
 

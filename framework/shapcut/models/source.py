@@ -13,7 +13,8 @@ from shapcut.models.checkpoint_format import CheckpointFormat, asked_formats, cl
 from shapcut.models.demo import DEMO_PREFIX, demo_directory, fetched_demo
 from shapcut.models.gguf import require_sound_gguf
 from shapcut.models.quantization import quantization_method, require_packages
-from shapcut.models.untrusted import require_no_adapter, require_plain_shards
+from shapcut.models.stored_tensors import require_depth, require_plain_numbers, stored_tensors
+from shapcut.models.untrusted import require_no_adapter, require_plain_config, require_plain_shards
 from shapcut.support.errors import InputError
 from shapcut.support.quiet import one_line, quiet_libraries
 
@@ -214,7 +215,18 @@ def _located_directory(source: str, path: Path, asked: str) -> Location:
     if not isinstance(content, dict):
         raise InputError(f"{config} is damaged: it holds no JSON object; take another copy")
     require_no_adapter(path)
+    _require_sound_weights(path, content)
     return Location(source, source)
+
+
+def _require_sound_weights(path: Path, config: dict[str, Any]) -> None:
+    """Compare what a config says of the weights with the headers of its files."""
+    tensors = stored_tensors(path)
+    text = config.get("text_config")
+    text = text if isinstance(text, dict) else {}
+    require_depth(tensors, config.get("num_hidden_layers", text.get("num_hidden_layers")), path)
+    if not (config.get("quantization_config") or text.get("quantization_config")):
+        require_plain_numbers(tensors, path)
 
 
 def _located_file(source: str, path: Path, asked: str) -> Location:
@@ -225,6 +237,7 @@ def _located_file(source: str, path: Path, asked: str) -> Location:
             f"{source} is not a GGUF file, and no other format claims it (asked: {asked}); "
             "name a .gguf file or a checkpoint's directory"
         )
+    require_no_adapter(path.parent)
     absolute = path.absolute()
     return Location(source, str(absolute.parent), str(absolute))
 
@@ -291,6 +304,7 @@ def read_config(location: Location, trust_remote_code: bool) -> Any:
             raw: dict[str, Any] = {}
             if location.gguf_file is None:
                 raw, _ = PreTrainedConfig.get_config_dict(location.path, **location.arguments())
+                require_plain_config(raw, location.source, trust_remote_code=trust_remote_code)
                 _require_trust(location, raw, trust_remote_code)
             config = AutoConfig.from_pretrained(
                 location.path, trust_remote_code=trust_remote_code, **location.arguments()
