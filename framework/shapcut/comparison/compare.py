@@ -23,7 +23,7 @@ from shapcut.recipe.recipe import Recipe
 from shapcut.support.errors import InputError
 from shapcut.support.files import write_json_atomically
 from shapcut.support.progress import Reporter, Silent
-from shapcut.support.run_directory import Run, open_run
+from shapcut.support.run_directory import Run, open_run, require_run_directory
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,6 +118,7 @@ def compare(
     for contestant in methods:
         host.estimators.create(contestant.method.estimator)
         host.selectors.create(contestant.method.selector)
+    require_run_directory(run_directory)
     if held_out is not None:
         held_out.check(recipe.calibration)
     session = prepare(recipe, host, target=False)

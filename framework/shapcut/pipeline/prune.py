@@ -14,7 +14,7 @@ from shapcut.pipeline.session import Session, prepare
 from shapcut.recipe.recipe import Recipe
 from shapcut.support.errors import InputError
 from shapcut.support.progress import Reporter, Silent
-from shapcut.support.run_directory import open_run
+from shapcut.support.run_directory import open_run, require_run_directory
 
 
 def default_run_directory(out: Path) -> Path:
@@ -35,6 +35,7 @@ def score(recipe: Recipe, run_directory: Path, host: Host, reporter: Reporter | 
     Raises:
         InputError: if the recipe cannot be carried out.
     """
+    require_run_directory(run_directory)
     session = prepare(recipe, host, target=False)
     with open_run(run_directory) as run, Scoring(session, run, reporter or Silent()) as scoring:
         contributions = scoring.estimate()

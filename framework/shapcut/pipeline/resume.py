@@ -1,17 +1,17 @@
 """A run that an earlier start has finished but for saying so."""
 
 import json
-import shutil
 from pathlib import Path
 
 from shapcut.host.host import Host
 from shapcut.pipeline.manifest import Manifest, finish_run
 from shapcut.pipeline.result import PruneResult, read_result
 from shapcut.recipe.recipe import Recipe
+from shapcut.steps.runner import clear_results
 from shapcut.support.errors import InputError
 from shapcut.support.files import require_new_directory, require_outside
 from shapcut.support.progress import Reporter
-from shapcut.support.run_directory import Run, open_run
+from shapcut.support.run_directory import Run, open_run, require_run_directory
 
 
 def resume_finished(
@@ -26,6 +26,7 @@ def resume_finished(
         InputError: if something else is at ``out``.
     """
     require_outside(directory, out)
+    require_run_directory(directory)
     if finished_earlier(recipe, out, Run(directory)) is None:
         require_new_directory(out)
         return None
@@ -33,8 +34,7 @@ def resume_finished(
         result = finished_earlier(recipe, out, run)
         if result is not None:
             reporter.say(f"{out} was finished by an earlier start")
-            for weights in run.steps.glob("*/result"):
-                shutil.rmtree(weights)
+            clear_results(run.steps)
             finish_run(host, run, Manifest.reopen(run), result=result.to_json())
         return result
 

@@ -17,7 +17,7 @@ from shapcut.recipe.recipe import Recipe
 from shapcut.support.errors import InputError
 from shapcut.support.files import require_new_directory
 from shapcut.support.progress import Reporter, Silent
-from shapcut.support.run_directory import Run, open_run
+from shapcut.support.run_directory import Run, open_run, require_run_directory
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +64,7 @@ def prune_series(
     """
     reporter = reporter or Silent()
     directory = run_directory or default_run_directory(out)
+    require_run_directory(directory)
     finished = _finished(recipe, out, Run(directory))
     session = prepare(recipe, host, target=True, run_directory=directory)
     with open_run(directory) as run, Scoring(session, run, reporter) as scoring:
