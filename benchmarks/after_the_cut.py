@@ -26,6 +26,7 @@ from torch import Tensor, nn
 from shapcut.baselines.blind import NoEstimator
 from shapcut.baselines.greedy import GreedySelector
 from shapcut.data.windows import all_windows, load_calibration, load_held_out
+from shapcut.estimators.base import EstimationProblem
 from shapcut.game.budget import BudgetedGame
 from shapcut.game.coalitions import absent_players, without
 from shapcut.game.game import Game
@@ -34,6 +35,7 @@ from shapcut.host.host import build_host, checkpoint_formats, select_adapter
 from shapcut.measurement.perplexity import perplexity
 from shapcut.models.loading import load
 from shapcut.models.source import ModelSource
+from shapcut.selection.base import SelectionProblem
 from shapcut.steps.compensated_game import MendedGame
 from shapcut.steps.step import StepContext
 from shapcut.support.files import write_json_atomically
@@ -73,9 +75,9 @@ def greedy_set(game: Game, n_remove: int) -> list[int]:
     """The players that SLEB's greedy search removes."""
     budget, rng = n_remove * game.n_players, np.random.default_rng(0)
     counted = BudgetedGame(game, budget)
-    nothing = NoEstimator().estimate(counted, budget, rng)
+    nothing = NoEstimator().estimate(EstimationProblem(counted, budget, rng))
     plan = GreedySelector().select(
-        nothing, game.players, n_remove, game=counted, budget=counted.remaining, rng=rng
+        SelectionProblem(nothing, game.players, n_remove, game=counted, budget=counted.remaining, rng=rng)
     )
     return list(plan.removed)
 

@@ -17,10 +17,12 @@ import numpy as np
 
 from games import enumerated, names
 from shapcut.comparison.contestants import Contestant, parse_methods
+from shapcut.estimators.base import EstimationProblem
 from shapcut.game.budget import BudgetedGame
 from shapcut.game.coalitions import Values, all_coalitions, without
 from shapcut.game.game import Game
 from shapcut.host.host import build_host
+from shapcut.selection.base import SelectionProblem
 from shapcut.support.files import write_json_atomically
 
 RESULT = Path(__file__).parent / "results" / "best_sets.json"
@@ -42,9 +44,11 @@ def chosen(contestant: Contestant, game: Game, n_remove: int, seed: int) -> tupl
     budget = contestant.evaluations(game.n_players, n_remove, 300)
     counted = BudgetedGame(game, budget)
     estimator = host.estimators.create(method.estimator)
-    contributions = estimator.estimate(counted, budget, rng, n_remove=n_remove)
+    contributions = estimator.estimate(EstimationProblem(counted, budget, rng, n_remove=n_remove))
     plan = host.selectors.create(method.selector).select(
-        contributions, game.players, n_remove, game=counted, budget=counted.remaining, rng=rng
+        SelectionProblem(
+            contributions, game.players, n_remove, game=counted, budget=counted.remaining, rng=rng
+        )
     )
     return float(game.values(without(game.n_players, [plan.removed]))[0]), budget - counted.remaining
 

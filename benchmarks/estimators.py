@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from games import enumerated, names
+from shapcut.estimators.base import EstimationProblem
 from shapcut.estimators.exact import ExactEstimator
 from shapcut.estimators.quadratic import QuadraticSurrogate
 from shapcut.estimators.robustness import kendall
@@ -58,14 +59,14 @@ def registered(
     spec: str, game: Game, budget: int, rng: np.random.Generator
 ) -> tuple[NDArray[np.float64], int]:
     """A registered estimator's contributions and how many coalitions it measured."""
-    found = build_host().estimators.create(spec).estimate(game, budget, rng, n_remove=3)
+    found = build_host().estimators.create(spec).estimate(EstimationProblem(game, budget, rng, n_remove=3))
     return found.values, found.evaluations
 
 
 def row(name: str, spec: str, budget: int) -> dict[str, Any]:
     """One estimator with one budget on one game, over all seeds."""
     game = enumerated(name)
-    truth = ExactEstimator().estimate(game, 4096, np.random.default_rng(0)).values
+    truth = ExactEstimator().estimate(EstimationProblem(game, 4096, np.random.default_rng(0))).values
     errors, taus, spent = [], [], []
     for seed in SEEDS:
         rng = np.random.default_rng(seed)

@@ -29,6 +29,7 @@ from scipy.stats import spearmanr
 from reference_way import ReferenceWay, surrogate_calls, surrogate_network
 from shapcut.api import load_game
 from shapcut.data.windows import load_held_out
+from shapcut.estimators.base import EstimationProblem
 from shapcut.estimators.paper import PaperEstimator
 from shapcut.estimators.sampling import StratifiedSampler
 from shapcut.game.coalitions import CoalitionMatrix, Values
@@ -37,6 +38,7 @@ from shapcut.measurement.perplexity import perplexity
 from shapcut.pipeline.score import Scoring
 from shapcut.pipeline.session import prepare
 from shapcut.recipe.recipe import make_recipe
+from shapcut.selection.base import SelectionProblem
 from shapcut.selection.ranking import RankingSelector
 from shapcut.support.allocator import keep_freed_memory
 from shapcut.support.progress import ConsoleReporter
@@ -231,11 +233,13 @@ def paper(bench: Bench) -> dict[str, Any]:
     """The paper's method with many masks, and the held-out perplexity of its plan."""
     game = ModelGame(bench.model, bench.adapter, bench.ids, utility=PerplexityRatio(), fuse=True)
     took, contributions = seconds(
-        lambda: PaperEstimator(bootstraps=2).estimate(game, MASKS_RUN + 1, np.random.default_rng(SEED))
+        lambda: PaperEstimator(bootstraps=2).estimate(
+            EstimationProblem(game, MASKS_RUN + 1, np.random.default_rng(SEED))
+        )
     )
     chosen = (
         RankingSelector()
-        .select(contributions, game.players, N_REMOVE, rng=np.random.default_rng(SEED))
+        .select(SelectionProblem(contributions, game.players, N_REMOVE, rng=np.random.default_rng(SEED)))
         .removed
     )
     return {

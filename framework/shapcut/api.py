@@ -8,6 +8,7 @@ import numpy as np
 from torch import nn
 
 from shapcut.data.windows import load_calibration
+from shapcut.estimators.base import EstimationProblem
 from shapcut.estimators.robustness import examined
 from shapcut.game.budget import BudgetedGame
 from shapcut.game.coalitions import Player
@@ -21,6 +22,7 @@ from shapcut.pipeline.prune import prune as run_pipeline
 from shapcut.pipeline.result import PruneResult
 from shapcut.pipeline.series import SeriesResult, prune_series
 from shapcut.recipe.recipe import make_recipe
+from shapcut.selection.base import SelectionProblem
 from shapcut.support.errors import InputError
 from shapcut.support.progress import ConsoleReporter
 from shapcut.valuation.game_spec import GameOrigin
@@ -97,7 +99,8 @@ def estimate(
     """
     chosen = build_host().estimators.create(estimator)
     counted = BudgetedGame(game, budget)
-    found: Contributions = chosen.estimate(counted, budget, np.random.default_rng(seed), n_remove=remove)
+    problem = EstimationProblem(counted, budget, np.random.default_rng(seed), remove)
+    found: Contributions = chosen.estimate(problem)
     measurements = counted.measurements(found.coalitions)
     return examined(found, measurements, np.random.default_rng([seed, 1]))
 
@@ -127,9 +130,10 @@ def select(
         InputError: on an unknown selector, or if no such set can be removed.
     """
     chosen = build_host().selectors.create(selector)
-    plan: RemovalPlan = chosen.select(
+    problem = SelectionProblem(
         contributions, players, remove, game=game, budget=budget, rng=np.random.default_rng(seed)
     )
+    plan: RemovalPlan = chosen.select(problem)
     return plan
 
 

@@ -1,3 +1,4 @@
+from .estimators.base import EstimationProblem as EstimationProblem
 from .estimators.base import Estimator as Estimator
 from .estimators.sampling import Sampler as Sampler
 from .game.budget import BudgetedGame as BudgetedGame
@@ -23,6 +24,7 @@ from .models.layer_stack import State as State
 from .models.layer_stack import Unembedding as Unembedding
 from .models.quantization import is_quantized as is_quantized
 from .models.quantization import quantization_method as quantization_method
+from .selection.base import SelectionProblem as SelectionProblem
 from .selection.base import Selector as Selector
 from .steps.step import PostProcessor as PostProcessor
 from .steps.step import Stage as Stage

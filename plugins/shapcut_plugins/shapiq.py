@@ -14,8 +14,8 @@ from shapcut.contracts import (
     BudgetExceededError,
     CoalitionMatrix,
     Contributions,
+    EstimationProblem,
     Estimator,
-    Game,
     InputError,
     ShapcutError,
     Values,
@@ -26,11 +26,10 @@ _ATTEMPTS = 20
 
 
 class ShapiqEstimator(Estimator):
-    """An approximator of shapiq, by name; it sees the removable players, the others are always there.
+    """An approximator of shapiq, by name; players that are not removable are always present.
 
-    shapiq states no standard errors. Where an approximator asks for more distinct coalitions than the budget
-    has (some add a few to what they are given), it is run again with so many fewer; what was measured before
-    counts, so the budget is never exceeded.
+    shapiq reports no standard errors. An approximator that asks for more distinct coalitions than the budget
+    allows (some add a few) runs again with fewer; measured values are reused and the budget is kept.
 
     Args:
         approximator: the name of a class in ``shapiq.approximator`` that estimates Shapley values.
@@ -46,30 +45,22 @@ class ShapiqEstimator(Estimator):
         if approximator not in known:
             raise InputError(
                 f"estimator 'shapiq' knows no approximator {approximator!r}; "
-                f"there are {', '.join(sorted(known))}"
+                f"choose from {', '.join(sorted(known))}"
             )
         self.approximator = approximator
         self._make = known[approximator]
 
-    def estimate(
-        self,
-        game: Game,
-        budget: int,
-        rng: np.random.Generator,
-        *,
-        n_remove: int | None = None,  # noqa: ARG002 - shapiq's approximators look everywhere
-    ) -> Contributions:
+    def estimate(self, problem: EstimationProblem) -> Contributions:
         """See `Estimator.estimate`.
 
         Raises:
-            InputError: also if the approximator fails, for example on a budget that is too small for it.
+            InputError: also if the approximator fails, for example because its budget is too small.
         """
-        counted, seed = BudgetedGame(game, budget), int(rng.integers(2**31))
-        players = [player.index for player in game.players if player.removable]
-        ends = np.ones((2, game.n_players), dtype=np.bool_)
+        budget, players = problem.budget, problem.candidates.tolist()
+        counted, seed = BudgetedGame(problem.game, budget), int(problem.rng.integers(2**31))
+        ends = np.ones((2, problem.n_players), dtype=np.bool_)
         ends[1, players] = False
-        if budget < len(ends) + 1:
-            raise InputError(f"estimator 'shapiq' needs a budget of at least 3 coalitions, got {budget}")
+        problem.require_budget(len(ends) + 1, self.name)
         full, empty = counted.values(ends)
         given = budget
         for _ in range(_ATTEMPTS):
@@ -82,14 +73,14 @@ class ShapiqEstimator(Estimator):
             raise InputError(f"shapiq's {self.approximator} does not keep to a budget of {budget} coalitions")
         coalitions, measured = counted.evaluated()
         return Contributions(
-            values=self._spread(found, players, game.n_players),
-            standard_errors=np.full(game.n_players, np.nan),
+            values=problem.spread(found),
+            standard_errors=np.full(problem.n_players, np.nan),
             weighting=f"the Shapley weights, by shapiq's {self.approximator}",
             estimator=f"{self.name}:{self.approximator}",
             full_value=float(full) if np.isfinite(full) else None,
             coalitions=coalitions,
             measured=measured,
-            refit=self._refit(players, coalitions, given, seed),
+            refit=self._refit(problem, coalitions, given, seed),
         )
 
     def _run(self, game: "_Players", empty: float, budget: int, seed: int) -> NDArray[np.float64]:
@@ -107,33 +98,27 @@ class ShapiqEstimator(Estimator):
         return np.array([values[(player,)] for player in range(len(game.players))], dtype=np.float64)
 
     def _refit(
-        self, players: list[int], coalitions: CoalitionMatrix, budget: int, seed: int
+        self, problem: EstimationProblem, coalitions: CoalitionMatrix, budget: int, seed: int
     ) -> Callable[[Values, np.random.Generator | None], NDArray[np.float64] | None]:
-        """Runs again on other values; None for an approximator that then asks for other coalitions."""
+        """A refit that runs again on other values; None if it then requests other coalitions."""
 
         def refit(values: Values, rng: np.random.Generator | None) -> NDArray[np.float64] | None:
             if rng is not None or not np.isfinite(values).all():
                 return None
             recorded = _Recorded(dict(zip(map(bytes, coalitions), values.tolist(), strict=True)))
-            n_players = coalitions.shape[1]
+            game = _Players(recorded, problem.candidates.tolist(), problem.n_players)
             try:
-                found = self._run(_Players(recorded, players, n_players), float(values[1]), budget, seed)
+                found = self._run(game, float(values[1]), budget, seed)
             except BudgetExceededError:
                 return None
-            return self._spread(found, players, n_players)
+            return problem.spread(found)
 
         return refit
-
-    @staticmethod
-    def _spread(found: NDArray[np.float64], players: list[int], n_players: int) -> NDArray[np.float64]:
-        everybody = np.full(n_players, np.nan)
-        everybody[players] = found
-        return everybody
 
 
 @dataclass(frozen=True, slots=True)
 class _Recorded:
-    """Values that are known already."""
+    """A game of recorded values."""
 
     values_by_row: Mapping[bytes, float]
 
@@ -141,11 +126,11 @@ class _Recorded:
         try:
             return np.array([self.values_by_row[bytes(row)] for row in coalitions], dtype=np.float64)
         except KeyError as error:
-            raise BudgetExceededError("a coalition was asked for that was not measured") from error
+            raise BudgetExceededError("a requested coalition was not measured") from error
 
 
 class _Players:
-    """A game of the removable players alone.
+    """A game of the removable players only.
 
     Raises:
         InputError: if a coalition has no finite value; shapiq's approximators cannot leave one out.
@@ -168,7 +153,7 @@ class _Players:
 
 
 def approximators() -> dict[str, Callable[..., Any]]:
-    """Shapiq's approximators of Shapley values by name, to be called with ``n`` and ``random_state``.
+    """Shapiq's approximators of Shapley values by name; call them with ``n`` and ``random_state``.
 
     Raises:
         InputError: if shapiq is not installed.
@@ -194,7 +179,7 @@ def _maker(kind: Any, options: Mapping[str, Any]) -> Callable[..., Any]:
 
 
 def _shapiq_game(game: _Players, empty: float) -> Any:
-    """The game as shapiq wants to see it: nobody is worth 0."""
+    """The game in shapiq's form: the empty coalition is worth 0."""
     base: Any = importlib.import_module("shapiq").Game
 
     class Adapted(base):  # type: ignore[misc]

@@ -1,7 +1,6 @@
-"""Angular distance: the run of neighbouring blocks that turns the hidden state least."""
+"""Angular distance: the contiguous run of blocks that rotates the hidden state least."""
 
 import math
-from collections.abc import Sequence
 from typing import Literal
 
 import numpy as np
@@ -10,11 +9,8 @@ import torch.nn.functional as F  # noqa: N812 - the name that PyTorch's users kn
 from numpy.typing import NDArray
 from torch import Tensor
 
-from shapcut.game.coalitions import Player
-from shapcut.game.contributions import Contributions
-from shapcut.game.game import Game
 from shapcut.game.plan import RemovalPlan
-from shapcut.selection.base import Selector, known_value, permission, require_removable
+from shapcut.selection.base import SelectionProblem, Selector
 from shapcut.support.errors import InputError
 from shapcut.valuation.model_access import ModelAccess, require_access
 from shapcut.valuation.residual_stream import boundaries
@@ -24,11 +20,11 @@ class AngularSelector(Selector):
     """The contiguous run with the smallest angular distance between its input and its output.
 
     Source: Gromov et al., "The Unreasonable Ineffectiveness of the Deeper Layers", arXiv 2403.17887,
-    section 3.2. One forward pass; contributions are not used.
+    section 3.2. Takes one forward pass and ignores contributions.
 
     Args:
-        keep_last: whether the last block stays, as there.
-        tokens: over which tokens distances are averaged: the last of each window, as there, or all.
+        keep_last: whether the last block stays, as in the paper.
+        tokens: tokens to average distances over: the last of each window, as in the paper, or all.
     """
 
     name = "angular"
@@ -37,29 +33,18 @@ class AngularSelector(Selector):
         self.keep_last = keep_last
         self.tokens = tokens
 
-    def select(
-        self,
-        contributions: Contributions,
-        players: Sequence[Player],
-        n_remove: int,
-        *,
-        game: Game | None = None,
-        budget: int = 0,
-        finals: Sequence[Game] = (),  # noqa: ARG002 - nothing is compared
-        rng: np.random.Generator,  # noqa: ARG002 - nothing is random
-    ) -> RemovalPlan:
+    def select(self, problem: SelectionProblem) -> RemovalPlan:
         """See `Selector.select`.
 
         Raises:
-            InputError: if there is no model behind the game, or no permitted run of that length.
+            InputError: if the game has no model, or no run of that length is permitted.
         """
-        require_removable(players, n_remove)
-        access = require_access(game, f"selector {self.name!r}")
-        permits = permission(players, game)
+        access = require_access(problem.game, f"selector {self.name!r}")
+        n_remove = problem.n_remove
         starts = [
             start
-            for start in range(len(players) - n_remove + (0 if self.keep_last else 1))
-            if permits(range(start, start + n_remove))
+            for start in range(problem.n_players - n_remove + (0 if self.keep_last else 1))
+            if problem.permits(range(start, start + n_remove))
         ]
         if not starts:
             raise InputError(
@@ -68,13 +53,11 @@ class AngularSelector(Selector):
         distances = angular_distances(access, n_remove, self.tokens)
         start = min(starts, key=lambda start: float(distances[start]))
         chosen = list(range(start, start + n_remove))
-        return RemovalPlan.removing(
+        return problem.plan(
             chosen,
-            len(players),
-            measured_value=known_value(chosen, contributions, game, budget),
-            full_value=contributions.full_value,
+            measured_value=problem.known_value(chosen),
             method=self.name,
-            reason=f"of {len(starts)} runs of {n_remove} the one of least angular distance, "
+            reason=f"the smallest angular distance of {len(starts)} runs of {n_remove}, "
             f"{distances[start]:.4f} of a half turn",
         )
 
@@ -87,10 +70,10 @@ def angular_distances(
     Args:
         access: the model and its tokens.
         length: blocks in a run.
-        tokens: which tokens are averaged over.
+        tokens: which tokens to average over.
 
     Returns:
-        By the run's first block, shape (n_players - length + 1,): ``arccos(cosine) / pi``, 0 to 1.
+        ``arccos(cosine) / pi``, 0 to 1, by the run's first block, shape (n_players - length + 1,).
     """
     windows: list[list[Tensor]] = []
     waiting: list[Tensor] = []

@@ -1,29 +1,21 @@
-"""Estimators that do not look at the game: the least that a method has to beat."""
+"""Estimators that ignore the game: the bar that every method must clear."""
 
 import numpy as np
 
 from shapcut.baselines.scores import protected, scored
-from shapcut.estimators.base import Estimator
+from shapcut.estimators.base import EstimationProblem, Estimator
 from shapcut.game.contributions import Contributions
-from shapcut.game.game import Game
 
 
 class NoEstimator(Estimator):
-    """Knows nothing of any player: for selectors that measure for themselves."""
+    """Estimates nothing: for selectors that measure sets themselves."""
 
     name = "none"
 
-    def estimate(
-        self,
-        game: Game,
-        budget: int,  # noqa: ARG002 - nothing is measured
-        rng: np.random.Generator,  # noqa: ARG002 - nothing is random
-        *,
-        n_remove: int | None = None,  # noqa: ARG002 - nor local
-    ) -> Contributions:
+    def estimate(self, problem: EstimationProblem) -> Contributions:
         """NaN for every player."""
-        values = np.full(game.n_players, np.nan)
-        return scored(game.players, values, estimator=self.name, weighting="nothing was estimated")
+        values = np.full(problem.n_players, np.nan)
+        return scored(problem.players, values, estimator=self.name, weighting="nothing was estimated")
 
 
 class RandomEstimator(Estimator):
@@ -31,24 +23,17 @@ class RandomEstimator(Estimator):
 
     name = "random"
 
-    def estimate(
-        self,
-        game: Game,
-        budget: int,  # noqa: ARG002 - nothing is measured
-        rng: np.random.Generator,
-        *,
-        n_remove: int | None = None,  # noqa: ARG002 - a random order serves any number
-    ) -> Contributions:
+    def estimate(self, problem: EstimationProblem) -> Contributions:
         """Ranks drawn uniformly."""
-        values = rng.permutation(game.n_players).astype(np.float64)
-        return scored(game.players, values, estimator=self.name, weighting="ranks drawn at random")
+        values = problem.rng.permutation(problem.n_players).astype(np.float64)
+        return scored(problem.players, values, estimator=self.name, weighting="ranks drawn at random")
 
 
 class LastEstimator(Estimator):
-    """The deeper, the sooner a player goes.
+    """Removes the deepest players first.
 
     Args:
-        keep_last: how many of the last players go after all others; with 1 this is the simple strategy of
+        keep_last: number of last players that are removed after all others; 1 is the simple strategy of
             Gromov et al. (arXiv 2403.17887, section 4.4).
     """
 
@@ -58,15 +43,8 @@ class LastEstimator(Estimator):
         protected(keep_last, 0, keep_last)
         self.keep_last = keep_last
 
-    def estimate(
-        self,
-        game: Game,
-        budget: int,  # noqa: ARG002 - nothing is measured
-        rng: np.random.Generator,  # noqa: ARG002 - nothing is random
-        *,
-        n_remove: int | None = None,  # noqa: ARG002 - one order serves any number
-    ) -> Contributions:
-        """The number of players that run after it, turned round."""
-        depth = np.arange(game.n_players, 0, -1, dtype=np.float64)
-        values = depth * protected(game.n_players, 0, self.keep_last)
-        return scored(game.players, values, estimator=self.name, weighting="position: the last go first")
+    def estimate(self, problem: EstimationProblem) -> Contributions:
+        """The number of players from this one to the first, reversed: the last player scores lowest."""
+        depth = np.arange(problem.n_players, 0, -1, dtype=np.float64)
+        values = depth * protected(problem.n_players, 0, self.keep_last)
+        return scored(problem.players, values, estimator=self.name, weighting="position: the last go first")

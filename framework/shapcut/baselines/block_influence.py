@@ -1,4 +1,4 @@
-"""Block influence: how much a block turns the hidden state."""
+"""Block influence: how much a block rotates the hidden state."""
 
 import numpy as np
 import torch
@@ -6,36 +6,28 @@ import torch.nn.functional as F  # noqa: N812 - the name that PyTorch's users kn
 from torch import Tensor
 
 from shapcut.baselines.scores import scored
-from shapcut.estimators.base import Estimator
+from shapcut.estimators.base import EstimationProblem, Estimator
 from shapcut.game.contributions import Contributions
-from shapcut.game.game import Game
 from shapcut.valuation.model_access import require_access
 from shapcut.valuation.residual_stream import boundaries
 
 
 class BlockInfluenceEstimator(Estimator):
-    """One minus the mean cosine between what enters a block and what leaves it, from one forward pass.
+    """One minus the mean cosine of a block's input and output, from one forward pass.
 
     Source: ShortGPT, Men et al., arXiv 2403.03853, equation 1. Standard errors are over windows.
     """
 
     name = "block-influence"
 
-    def estimate(
-        self,
-        game: Game,
-        budget: int,  # noqa: ARG002 - no coalition is measured
-        rng: np.random.Generator,  # noqa: ARG002 - nothing is random
-        *,
-        n_remove: int | None = None,  # noqa: ARG002 - one order serves any number
-    ) -> Contributions:
-        """See `Estimator.estimate`.
+    def estimate(self, problem: EstimationProblem) -> Contributions:
+        """See `Estimator.estimate`; measures no coalition.
 
         Raises:
-            InputError: if there is no model behind the game.
+            InputError: if the game has no model.
         """
-        access = require_access(game, f"estimator {self.name!r}")
-        cosines: list[list[Tensor]] = [[] for _ in game.players]
+        access = require_access(problem.game, f"estimator {self.name!r}")
+        cosines: list[list[Tensor]] = [[] for _ in problem.players]
         previous = torch.empty(0)
         for passed, stream in boundaries(access):
             if passed:
@@ -45,7 +37,7 @@ class BlockInfluenceEstimator(Estimator):
         count = windows.shape[1]
         errors = windows.std(axis=1, ddof=1) / np.sqrt(count) if count > 1 else None
         return scored(
-            game.players,
+            problem.players,
             1.0 - windows.mean(axis=1),
             errors=errors,
             estimator=self.name,

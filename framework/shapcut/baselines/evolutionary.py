@@ -1,4 +1,4 @@
-"""Evolutionary search: mutate the removed set, and measure the offspring on more and more text."""
+"""Evolutionary search: mutate the removed set and measure the offspring on more and more text."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -7,14 +7,12 @@ from typing import Annotated
 import numpy as np
 from pydantic import BeforeValidator
 
-from shapcut.estimators.sampling import removable
 from shapcut.game.budget import BudgetedGame
-from shapcut.game.coalitions import Player, without
-from shapcut.game.contributions import Contributions
+from shapcut.game.coalitions import finite_or_none, without
 from shapcut.game.feasible import Permits, permitted_sets
 from shapcut.game.game import Game
 from shapcut.game.plan import RemovalPlan
-from shapcut.selection.base import Selector, permission, require_removable
+from shapcut.selection.base import SelectionProblem, Selector
 from shapcut.support.errors import BudgetExceededError, InputError
 
 MOST_SWITCHES = 3
@@ -30,7 +28,7 @@ def _numbers(text: object) -> object:
 
 
 Counts = Annotated[tuple[int, ...], BeforeValidator(_numbers)]
-"""One number for each stage of a selection; on a command line ``4/1``."""
+"""One number for each selection stage; on a command line ``4/1``."""
 
 
 class EvolutionarySelector(Selector):
@@ -38,16 +36,16 @@ class EvolutionarySelector(Selector):
 
     Source: EvoPress, Sieberling et al., arXiv 2410.14649, sections 3 and 4.1. The published sizes are
     ``offspring=32,initial=64,survivors=2/1,tokens=2048/32768`` and ``k (n - k) / 1.5`` generations for k of n
-    players, with the utility ``kl``. There each stage draws new windows; here a stage reads the first windows
-    of the calibration text, so that a set's value stays the same. The search ends early when the budget is
-    spent; the whole model's pass, which a divergence needs, is part of it.
+    players, with the utility ``kl``. The paper draws new windows for each stage; here a stage reads the first
+    windows of the calibration text, so that a set's value never changes. The search ends early when the
+    budget is spent; the budget includes the whole model's pass, which a divergence needs.
 
     Args:
-        generations: most generations; None: the published number.
-        offspring: mutated sets a generation.
-        initial: random sets, of which the best become the first parents.
-        survivors: how many each stage leaves; the last number is the size of the population.
-        tokens: on how many tokens each stage measures; None: all of them at the last stage, an eighth before.
+        generations: maximum number of generations; None for the published number.
+        offspring: mutated sets per generation.
+        initial: random sets whose best become the first parents.
+        survivors: sets that each stage keeps; the last number is the population size.
+        tokens: tokens that each stage measures on; None for all at the last stage and an eighth before.
     """
 
     name = "evolutionary"
@@ -62,7 +60,7 @@ class EvolutionarySelector(Selector):
     ) -> None:
         sizes = {"offspring": offspring, "initial": initial, "survivors": min(survivors, default=0)}
         if wrong := [f"{name}={size}" for name, size in sizes.items() if size < 1]:
-            raise ValueError(f"{wrong[0]}: at least 1 is needed")
+            raise ValueError(f"{wrong[0]} must be at least 1")
         if tokens is not None and (len(tokens) != len(survivors) or min(tokens) < 1):
             raise ValueError(f"tokens={tokens} needs one positive number for each of survivors={survivors}")
         self.generations = generations
@@ -71,28 +69,15 @@ class EvolutionarySelector(Selector):
         self.survivors = survivors
         self.tokens = tokens
 
-    def select(
-        self,
-        contributions: Contributions,
-        players: Sequence[Player],
-        n_remove: int,
-        *,
-        game: Game | None = None,
-        budget: int = 0,
-        finals: Sequence[Game] = (),  # noqa: ARG002 - the last stage decides
-        rng: np.random.Generator,
-    ) -> RemovalPlan:
+    def select(self, problem: SelectionProblem) -> RemovalPlan:
         """See `Selector.select`.
 
         Raises:
-            InputError: if there is no game, no permitted set, or too small a budget for the first generation.
+            InputError: if there is no game or no permitted set, or the budget is too small for a generation.
         """
-        require_removable(players, n_remove)
-        if game is None:
-            raise InputError(f"selector {self.name!r} measures sets: it needs a game")
-        counted = BudgetedGame(game, budget)
-        candidates = removable(players).tolist()
-        evolution = _Evolution(self._stages(counted), candidates, permission(players, game), rng)
+        counted = BudgetedGame(problem.require_game(self.name), problem.budget)
+        candidates, n_remove = problem.candidates.tolist(), problem.n_remove
+        evolution = _Evolution(self._stages(counted), candidates, problem.permits, problem.rng)
         wanted = n_remove * (len(candidates) - n_remove) / 1.5
         most = max(1, round(wanted)) if self.generations is None else self.generations
         try:
@@ -108,14 +93,11 @@ class EvolutionarySelector(Selector):
                 population = evolution.next_generation(population, self.offspring)
                 done += 1
         except BudgetExceededError:
-            pass  # the parents of the generation that could not be measured are the result
-        row = without(len(players), [population[0]])
-        measured = float(counted.values(row)[0]) if counted.is_known(row)[0] else None
-        return RemovalPlan.removing(
+            pass  # the last measured generation is the result
+        row = without(problem.n_players, [population[0]])
+        return problem.plan(
             population[0],
-            len(players),
-            measured_value=measured if measured is not None and np.isfinite(measured) else None,
-            full_value=contributions.full_value,
+            measured_value=finite_or_none(counted.values(row)[0]) if counted.is_known(row)[0] else None,
             method=self.name,
             reason=f"the best set after {done} generations of {self.offspring}",
         )
@@ -128,20 +110,20 @@ class EvolutionarySelector(Selector):
 
 @dataclass(frozen=True, slots=True)
 class _Stage:
-    """A game and how many of those that are measured in it are left."""
+    """A game and the number of sets that survive it."""
 
     game: Game
     survivors: int
 
     def best(self, sets: Sequence[Removed], survivors: int) -> list[Removed]:
-        """Best first; a set without a finite value comes last, equals stay in their order."""
+        """Best first; sets without a finite value last, equals in their order."""
         values = np.nan_to_num(self.game.values(without(self.game.n_players, sets)), nan=-np.inf)
         return [sets[row] for row in np.argsort(-values, kind="stable")[:survivors].tolist()]
 
 
 @dataclass(frozen=True, slots=True)
 class _Evolution:
-    """What stays the same over the generations."""
+    """Generations of sets of one size."""
 
     stages: list[_Stage]
     candidates: list[int]
@@ -149,7 +131,7 @@ class _Evolution:
     rng: np.random.Generator
 
     def begin(self, n_remove: int, initial: int, population: int) -> list[Removed]:
-        """The best of some random sets, measured as in the first stage."""
+        """The best of some random sets, measured in the first stage."""
         for stage in self.stages:
             stage.game.values(np.ones((1, stage.game.n_players), dtype=np.bool_))
         sets = permitted_sets(self.candidates, n_remove, self.permits, initial, self.rng)
@@ -158,7 +140,7 @@ class _Evolution:
         return self.stages[0].best(sets, population)
 
     def next_generation(self, population: list[Removed], offspring: int) -> list[Removed]:
-        """The parents, or what is better than they are."""
+        """The best of the parents and the surviving offspring."""
         sets = self._offspring(population, offspring)
         for stage in self.stages[:-1]:
             sets = stage.best(sets, stage.survivors) if sets else sets
@@ -166,7 +148,7 @@ class _Evolution:
         return last.best([*population, *sets], last.survivors)
 
     def _offspring(self, population: list[Removed], count: int) -> list[Removed]:
-        """Different permitted mutations; fewer if there are hardly any."""
+        """Distinct permitted mutations; fewer than ``count`` if they are rare."""
         found: dict[Removed, None] = {}
         for _ in range(_ATTEMPTS * count):
             if len(found) == count:
@@ -177,7 +159,7 @@ class _Evolution:
         return list(found)
 
     def _mutated(self, parent: Removed) -> Removed:
-        """One to three times a removed player and one that stays change places; one is the most likely."""
+        """Swap a removed player for a present one, one to three times; once is the most likely."""
         removed = set(parent)
         for _ in range(int(self.rng.integers(1, MOST_SWITCHES + 1, size=2).min())):
             staying = [player for player in self.candidates if player not in removed]

@@ -1,87 +1,72 @@
-"""Greedy search: remove what hurts least, measure again, and so on."""
+"""Greedy search: remove the player whose loss costs least, measure again, and repeat."""
 
 from collections.abc import Sequence
 
 import numpy as np
 
-from shapcut.estimators.sampling import removable
 from shapcut.game.budget import BudgetedGame
-from shapcut.game.coalitions import Player, Values, keys, without
+from shapcut.game.coalitions import Values, keys, without
 from shapcut.game.contributions import Contributions
 from shapcut.game.feasible import steps
-from shapcut.game.game import Game
 from shapcut.game.plan import RemovalPlan
-from shapcut.selection.base import Selector, require_removable
+from shapcut.selection.base import SelectionProblem, Selector
 from shapcut.support.errors import InputError, ShapcutError
 
 
 def greedy_evaluations(n_candidates: int, n_remove: int) -> int:
-    """Coalitions that a greedy search measures: all candidates, all but one, and so on."""
+    """Number of coalitions that a greedy search measures."""
     return sum(n_candidates - removed for removed in range(n_remove))
 
 
 class GreedySelector(Selector):
-    """Removes the best player of all that are left, one after the other.
+    """Removes players one by one, each time the best of the remaining ones.
 
-    Source: SLEB, Song et al., arXiv 2402.09025, section 3.3. Where no single further player may be removed,
-    pairs and runs of neighbours are tried. Values that the estimator has measured are not measured again.
+    Source: SLEB, Song et al., arXiv 2402.09025, section 3.3. If no single further player may be removed,
+    pairs and runs of neighbours are tried. The estimator's measurements are reused.
     """
 
     name = "greedy"
 
-    def select(
-        self,
-        contributions: Contributions,
-        players: Sequence[Player],
-        n_remove: int,
-        *,
-        game: Game | None = None,
-        budget: int = 0,
-        finals: Sequence[Game] = (),  # noqa: ARG002 - nothing is compared again
-        rng: np.random.Generator,  # noqa: ARG002 - nothing is random
-    ) -> RemovalPlan:
+    def select(self, problem: SelectionProblem) -> RemovalPlan:
         """See `Selector.select`.
 
         Raises:
-            InputError: if there is no game, the budget is too small, or the search comes to a set from which
-                no permitted step leads on.
+            InputError: if there is no game, the budget is too small, or the search reaches a set without a
+                permitted next step.
             ShapcutError: if no candidate of a step has a finite value.
         """
-        require_removable(players, n_remove)
-        if game is None:
-            raise InputError(f"selector {self.name!r} measures sets: it needs a game")
-        needed = greedy_evaluations(len(removable(players)), n_remove)
-        if budget + contributions.evaluations < needed:
+        game = problem.require_game(self.name)
+        contributions, n_remove = problem.contributions, problem.n_remove
+        needed = greedy_evaluations(len(problem.candidates), n_remove)
+        if problem.budget + contributions.evaluations < needed:
             raise InputError(
-                f"selector {self.name!r} needs a budget of {needed} coalitions, {budget} are left"
+                f"selector {self.name!r} needs a budget of {needed} coalitions, {problem.budget} are left"
             )
-        search = _Search(BudgetedGame(game, budget), contributions)
+        search = _Search(BudgetedGame(game, problem.budget), contributions)
         removed: tuple[int, ...] = ()
         best = -np.inf
         while len(removed) < n_remove:
-            sets = _extensions(removed, players, n_remove, game)
+            sets = _extensions(removed, problem)
             if not sets:
                 raise InputError(
-                    f"selector {self.name!r}: having removed {list(removed)}, no permitted step leads to "
-                    f"{n_remove} players; the selector 'search' finds other sets"
+                    f"selector {self.name!r}: after removing {list(removed)}, no permitted step leads to "
+                    f"{n_remove} players; use the selector 'search'"
                 )
             values = np.nan_to_num(search.values(sets), nan=-np.inf)
             winner = int(np.argmax(values))
             removed, best = sets[winner], float(values[winner])
             if not np.isfinite(best):
                 raise ShapcutError(f"none of {len(sets)} sets of {len(removed)} players has a finite value")
-        return RemovalPlan.removing(
+        return problem.plan(
             removed,
-            len(players),
             measured_value=best,
-            full_value=contributions.full_value,
             method=self.name,
-            reason=f"greedy: at each step the best of all further players, {search.asked} sets measured",
+            reason=f"greedy: at each step the best of all remaining players, {search.asked} sets measured",
         )
 
 
 class _Search:
-    """Values of sets: what the estimator knows, else what the game says."""
+    """Values of sets, from the estimator's measurements or the game."""
 
     def __init__(self, game: BudgetedGame, contributions: Contributions) -> None:
         self._game = game
@@ -100,15 +85,13 @@ class _Search:
         return np.array([self._known[name] for name in names], dtype=np.float64)
 
 
-def _extensions(
-    removed: tuple[int, ...], players: Sequence[Player], n_remove: int, game: Game
-) -> list[tuple[int, ...]]:
-    """The permitted sets that are larger by the smallest step that is possible."""
-    present = [player for player in removable(players).tolist() if player not in removed]
-    further = steps(present, n_remove - len(removed))
+def _extensions(removed: tuple[int, ...], problem: SelectionProblem) -> list[tuple[int, ...]]:
+    """The permitted supersets by the smallest possible step."""
+    present = [player for player in problem.candidates.tolist() if player not in removed]
+    further = steps(present, problem.n_remove - len(removed))
     for size in sorted({len(step) for step in further}):
         larger = {tuple(sorted((*removed, *step))) for step in further if len(step) == size}
-        permitted = sorted(candidate for candidate in larger if game.permits(candidate))
+        permitted = sorted(candidate for candidate in larger if problem.permits(candidate))
         if permitted:
             return permitted
     return []

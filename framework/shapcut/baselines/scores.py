@@ -1,4 +1,4 @@
-"""Contributions that rest on no measured coalition."""
+"""Contributions from scores, without measured coalitions."""
 
 from collections.abc import Sequence
 
@@ -17,14 +17,14 @@ def scored(
     weighting: str,
     errors: NDArray[np.float64] | None = None,
 ) -> Contributions:
-    """Contributions from one score a player; players that are not removable get NaN.
+    """Contributions from one score per player; players that are not removable get NaN.
 
     Args:
-        players: the game's.
-        values: shape (n_players,); the lowest goes first.
-        estimator: who scored.
-        weighting: what the score is, in words.
-        errors: standard errors, shape (n_players,); None: unknown.
+        players: the game's players.
+        values: shape (n_players,); the lowest is removed first.
+        estimator: name of the estimator.
+        weighting: the score in words.
+        errors: standard errors, shape (n_players,); None if unknown.
     """
     defined = np.where([player.removable for player in players], 1.0, np.nan)
     return Contributions(
@@ -39,7 +39,7 @@ def scored(
 
 
 def protected(n_players: int, keep_first: int, keep_last: int) -> NDArray[np.float64]:
-    """Factors that turn the scores of the first and the last players into NaN, which is removed last.
+    """Factors that set the scores of the first and last players to NaN, which is removed last.
 
     Raises:
         ValueError: if a count is negative.

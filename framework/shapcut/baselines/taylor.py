@@ -1,4 +1,4 @@
-"""Taylor importance: how much the loss would change if a block's weights were zero, to first order."""
+"""Taylor importance: the first-order change of the loss when a block's weights are set to zero."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -10,10 +10,9 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from shapcut.baselines.scores import protected, scored
-from shapcut.estimators.base import Estimator
+from shapcut.estimators.base import EstimationProblem, Estimator
 from shapcut.game.contributions import Contributions
 from shapcut.game.cost import FORWARD_AND_BACKWARD
-from shapcut.game.game import Game
 from shapcut.models.layer_stack import LayerStack
 from shapcut.support.errors import InputError
 from shapcut.valuation.model_access import ModelAccess, require_access
@@ -30,8 +29,8 @@ class TaylorEstimator(Estimator):
     4 and the last 2 blocks: ``taylor:keep_first=4,keep_last=2``.
 
     Args:
-        keep_first: how many of the first players go after all others.
-        keep_last: how many of the last players go after all others.
+        keep_first: number of first players that are removed after all others.
+        keep_last: number of last players that are removed after all others.
     """
 
     name = "taylor"
@@ -41,23 +40,16 @@ class TaylorEstimator(Estimator):
         self.keep_first = keep_first
         self.keep_last = keep_last
 
-    def estimate(
-        self,
-        game: Game,
-        budget: int,  # noqa: ARG002 - no coalition is measured
-        rng: np.random.Generator,  # noqa: ARG002 - nothing is random
-        *,
-        n_remove: int | None = None,  # noqa: ARG002 - one order serves any number
-    ) -> Contributions:
-        """See `Estimator.estimate`.
+    def estimate(self, problem: EstimationProblem) -> Contributions:
+        """See `Estimator.estimate`; measures no coalition.
 
         Raises:
-            InputError: if there is no model behind the game, or it gives no gradients.
+            InputError: if the game has no model or it gives no gradients.
         """
-        access = require_access(game, f"estimator {self.name!r}")
-        values = taylor_importance(access) * protected(game.n_players, self.keep_first, self.keep_last)
+        access = require_access(problem.game, f"estimator {self.name!r}")
+        values = taylor_importance(access) * protected(problem.n_players, self.keep_first, self.keep_last)
         return scored(
-            game.players,
+            problem.players,
             values,
             estimator=self.name,
             weighting="sum of |weight * gradient of the loss| over a block; no coalition was measured",
@@ -65,10 +57,10 @@ class TaylorEstimator(Estimator):
 
 
 def taylor_importance(access: ModelAccess) -> NDArray[np.float64]:
-    """``sum |w * dL/dw|`` over each player's own weights, shape (n_players,); the pass is charged.
+    """``sum |w * dL/dw|`` over each player's own weights, shape (n_players,); charges the pass.
 
     Raises:
-        InputError: if weights are not in memory, or the model gives no gradients.
+        InputError: if weights are not in memory or the model gives no gradients.
     """
     players = access.adapter.players(access.model, access.granularity)
     weights = [access.adapter.player_parameters(access.model, player) for player in players]
@@ -84,13 +76,13 @@ def taylor_importance(access: ModelAccess) -> NDArray[np.float64]:
 
 
 def _importance(weight: nn.Parameter) -> float:
-    if weight.grad is None:  # a weight that these tokens do not use
+    if weight.grad is None:  # these tokens do not use the weight
         return 0.0
     return float((weight.detach() * weight.grad).abs().double().sum())
 
 
 def _summed_loss(access: ModelAccess, stack: LayerStack | None, n_layers: int, ids: Tensor) -> Tensor:
-    """Next-token loss summed over the predicted tokens, in nats, as something to differentiate."""
+    """Differentiable next-token loss in nats, summed over the predicted tokens."""
     if stack is None:
         logits = access.adapter.differentiable_logits(access.model, ids)
     else:
@@ -109,7 +101,7 @@ def _add_gradients(loss: Tensor) -> None:
 
 @contextmanager
 def _gradients_of(weights: Sequence[nn.Parameter]) -> Iterator[None]:
-    """Collect gradients of these weights; afterwards everything is as before."""
+    """Collect gradients of these weights; restore their state on exit."""
     before = [(weight.requires_grad, weight.grad) for weight in weights]
     try:
         for weight in weights:

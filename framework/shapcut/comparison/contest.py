@@ -1,4 +1,4 @@
-"""The methods of a comparison at work: one seed's windows, one store, an account for each."""
+"""Runs the methods of a comparison: one seed's windows, one store, one account per method."""
 
 import hashlib
 import json
@@ -12,23 +12,25 @@ import numpy as np
 
 from shapcut.comparison.contestants import Contestant
 from shapcut.comparison.row import ResultRow
+from shapcut.estimators.base import EstimationProblem
 from shapcut.estimators.sampling import removable
 from shapcut.game.budget import BudgetedGame, MeteredGame
 from shapcut.game.coalitions import CoalitionMatrix, Values, without
 from shapcut.game.game import Game
 from shapcut.game.plan import RemovalPlan
 from shapcut.game.store import EvaluationStore
-from shapcut.game.stored_game import StoredGame
+from shapcut.game.stored_game import Observer, StoredGame
 from shapcut.pipeline.session import Session
 from shapcut.pipeline.windows import final_games
+from shapcut.selection.base import SelectionProblem
 from shapcut.support.errors import InputError
 from shapcut.support.progress import Counter, Reporter
 from shapcut.valuation.model_game import ModelGame
 from shapcut.valuation.utilities import LogLikelihood, TokenUtility
 
 
-def stored(game: ModelGame, store: EvaluationStore, observe: Any = None) -> StoredGame:
-    """The game in a store that several games share: its name there is what its values belong to."""
+def stored(game: ModelGame, store: EvaluationStore, observe: Observer | None = None) -> StoredGame:
+    """The game in a store that several games share, named by its fingerprint."""
     fingerprint = game.fingerprint()
     digest = hashlib.sha256(json.dumps(fingerprint, sort_keys=True).encode()).hexdigest()
     name = f"{game.utility.name} {digest[:16]}"
@@ -36,7 +38,7 @@ def stored(game: ModelGame, store: EvaluationStore, observe: Any = None) -> Stor
 
 
 class HeldOutGame:
-    """Perplexity on text that no choice sees, in the model's own number format; each set is measured once."""
+    """Perplexity on text that no method sees, in the model's own dtype; each set is measured once."""
 
     def __init__(self, session: Session, store: EvaluationStore) -> None:
         game = session.game
@@ -47,12 +49,12 @@ class HeldOutGame:
         self._game = stored(held_out, store)
 
     def perplexity(self, removed: Sequence[int]) -> float | None:
-        """Without these players; None if it is not finite."""
+        """Perplexity without these players; None if it is not finite."""
         (value,) = self._game.values(without(self._n_players, [removed])).tolist()
         return math.exp(-value) if math.isfinite(value) and value > -math.log(1e300) else None
 
     def judged(self, row: ResultRow) -> ResultRow:
-        """The row with its perplexity, unless the method failed."""
+        """The row with its held-out perplexity, unless the method failed."""
         if row.failure:
             return row
         return row.model_copy(update={"held_out_perplexity": self.perplexity(row.removed)})
@@ -63,9 +65,9 @@ class Contest:
 
     Args:
         session: model, text and budget.
-        seed: of the windows and of every method.
-        store: where values are kept.
-        reporter: told what is done.
+        seed: seed of the windows and of every method.
+        store: the store of all values.
+        reporter: reports progress.
     """
 
     def __init__(self, session: Session, seed: int, store: EvaluationStore, reporter: Reporter) -> None:
@@ -73,8 +75,6 @@ class Contest:
         self._session = session
         self._store = store
         self._reporter = reporter
-        self._count: Counter | None = None
-        self._kept: StoredGame | None = None
         recipe, text = session.recipe, replace(session.text, seed=seed)
         windows = text.calibration(recipe.samples)
         self._first = session.game.on(windows.input_ids)
@@ -88,7 +88,7 @@ class Contest:
         self._plain = stored(self._game(LogLikelihood.name), store)
 
     def identity(self, contestant: Contestant, n_remove: int) -> dict[str, Any]:
-        """All that decides a row."""
+        """Everything that determines a row."""
         method = contestant.method
         game = self._played_on(contestant)
         return {
@@ -103,7 +103,7 @@ class Contest:
         }
 
     def row(self, contestant: Contestant, n_remove: int, key: str) -> ResultRow:
-        """What a method removes; how it fared on held-out text is not known here."""
+        """Run a method; the row lacks its result on held-out text."""
         method = contestant.method
         utility = method.utility or self._session.recipe.utility
         budget = self._budget(contestant, n_remove)
@@ -121,22 +121,22 @@ class Contest:
         self._reporter.say(f"{contestant.label}: {n_remove} removed, seed {self.seed}")
         try:
             with self._reporter.counting(contestant.label, budget) as count:
-                self._count = count
-                return row.model_copy(update=self._played(contestant, budget, n_remove))
+                return row.model_copy(update=self._played(contestant, budget, n_remove, count))
         except InputError as error:
             return row.model_copy(update={"failure": str(error)})
 
-    def _played(self, contestant: Contestant, budget: int, n_remove: int) -> dict[str, Any]:
+    def _played(self, contestant: Contestant, budget: int, n_remove: int, count: Counter) -> dict[str, Any]:
         game = self._played_on(contestant)
-        self._kept = kept = stored(game, self._store, self._observe)
+        kept = stored(game, self._store, self._announce)
         metered = BudgetedGame(kept, budget)
         parts = [part.on(part.input_ids, utility=game.utility) for part in self._finals]
         games = [kept, *(stored(part, self._store, self._announce) for part in parts)]
         finals = [MeteredGame(part, cost=metered.cost) for part in games[1:]]
         if budget and isinstance(game.utility, TokenUtility):
-            _ = game.evaluator  # set up once for all methods, so none of them is charged for it
+            _ = game.evaluator  # set up once for all methods and charged to none
         begin = time.monotonic()
-        plan = self._chosen(contestant, metered, finals, n_remove)
+        with kept.observed_by(lambda *_: count(math.floor(kept.measured_in_all()))):
+            plan = self._chosen(contestant, metered, finals, n_remove)
         elapsed = time.monotonic() - begin
         (value,) = self._plain.values(without(game.n_players, [plan.removed])).tolist()
         return {
@@ -153,8 +153,9 @@ class Contest:
     ) -> RemovalPlan:
         host, rng = self._session.host, np.random.default_rng(self.seed)
         estimator = host.estimators.create(contestant.method.estimator)
-        contributions = estimator.estimate(game, game.budget, rng, n_remove=n_remove)
-        return host.selectors.create(contestant.method.selector).select(
+        selector = host.selectors.create(contestant.method.selector)
+        contributions = estimator.estimate(EstimationProblem(game, game.budget, rng, n_remove))
+        problem = SelectionProblem(
             contributions,
             game.players,
             n_remove,
@@ -163,28 +164,24 @@ class Contest:
             finals=finals,
             rng=rng,
         )
+        return selector.select(problem)
 
     def _budget(self, contestant: Contestant, n_remove: int) -> int:
         candidates = len(removable(self._first.players))
         return contestant.evaluations(candidates, n_remove, self._session.recipe.budget)
 
     def _played_on(self, contestant: Contestant) -> ModelGame:
-        """The game that a method measures coalitions in."""
+        """The game that a method measures in."""
         method = contestant.method
         game = self._game(method.utility or self._session.recipe.utility)
         return game if method.windows is None else game.narrowed(method.windows * game.input_ids.shape[1])
 
     def _game(self, utility: str) -> ModelGame:
-        """The game on this seed's windows that goes by a utility."""
+        """The game on this seed's windows with a utility."""
         if utility not in self._games:
             made = self._session.host.utilities.create(utility)
             self._games[utility] = self._first.on(self._first.input_ids, utility=made)
         return self._games[utility]
-
-    def _observe(self, coalitions: CoalitionMatrix, values: Values, total: int) -> None:
-        if self._count is not None and self._kept is not None:
-            self._count(math.floor(self._kept.measured_in_all()))
-        self._announce(coalitions, values, total)
 
     def _announce(self, coalitions: CoalitionMatrix, values: Values, total: int) -> None:
         self._session.host.manager.hook.shapcut_coalitions_evaluated(

@@ -2,13 +2,66 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
-from shapcut.game.coalitions import CoalitionMatrix, Values
+from shapcut.estimators.sampling import removable
+from shapcut.game.coalitions import CoalitionMatrix, Player, Values
 from shapcut.game.contributions import Contributions, Fidelity
 from shapcut.game.game import Game
 from shapcut.game.surrogate import Surrogate
+from shapcut.support.errors import InputError
+
+
+@dataclass(frozen=True, slots=True)
+class EstimationProblem:
+    """The input of an estimator.
+
+    Attributes:
+        game: the game to measure coalitions in.
+        budget: number of distinct coalitions that may be measured.
+        rng: source of all randomness.
+        n_remove: number of players to remove later; None if unknown.
+    """
+
+    game: Game
+    budget: int
+    rng: np.random.Generator
+    n_remove: int | None = None
+
+    @property
+    def players(self) -> tuple[Player, ...]:
+        """The game's players."""
+        return self.game.players
+
+    @property
+    def n_players(self) -> int:
+        """Number of players."""
+        return self.game.n_players
+
+    @property
+    def candidates(self) -> NDArray[np.int64]:
+        """Indices of the removable players, ascending, shape (n_candidates,)."""
+        return removable(self.players)
+
+    def require_budget(self, needed: int, estimator: str) -> None:
+        """Check that at least ``needed`` coalitions may be measured.
+
+        Raises:
+            InputError: otherwise; the message names the estimator.
+        """
+        if self.budget < needed:
+            raise InputError(
+                f"estimator {estimator!r} needs a budget of at least {needed} coalitions, got {self.budget}"
+            )
+
+    def spread(self, candidate_values: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Values of all players, shape (n_players,), from those of the candidates; NaN elsewhere."""
+        values = np.full(self.n_players, np.nan)
+        values[self.candidates] = candidate_values
+        return values
 
 
 class Estimator(ABC):
@@ -17,16 +70,8 @@ class Estimator(ABC):
     name: str
 
     @abstractmethod
-    def estimate(
-        self, game: Game, budget: int, rng: np.random.Generator, *, n_remove: int | None = None
-    ) -> Contributions:
+    def estimate(self, problem: EstimationProblem) -> Contributions:
         """Estimate every player's contribution.
-
-        Args:
-            game: the game to ask.
-            budget: how many distinct coalitions may be evaluated.
-            rng: source of all randomness.
-            n_remove: how many players are to be removed later, if known: where to look closely.
 
         Raises:
             InputError: if the budget is too small or the game too large for this estimator.
@@ -34,7 +79,7 @@ class Estimator(ABC):
 
 
 def finite(coalitions: CoalitionMatrix, values: Values) -> tuple[CoalitionMatrix, Values]:
-    """The rows with a finite value: a coalition and its value always stay or go together."""
+    """The coalitions with a finite value, and these values."""
     usable = np.isfinite(values)
     return coalitions[usable], values[usable]
 
@@ -46,8 +91,8 @@ def held_out_fidelity(
     rng: np.random.Generator,
     folds: int = 5,
 ) -> Fidelity:
-    """Fidelity by cross-validation: each coalition is predicted by a surrogate that did not see it."""
-    if len(values) < 2:  # noqa: PLR2004 - one to fit to, one to predict
+    """Cross-validated fidelity: each coalition is predicted by a surrogate fitted without it."""
+    if len(values) < 2:  # noqa: PLR2004 - one to fit, one to predict
         return Fidelity(None, None, None, 0)
     fold = rng.permutation(len(values)) % folds
     predicted = np.empty_like(values)

@@ -5,11 +5,9 @@ from math import comb
 import numpy as np
 from numpy.typing import NDArray
 
-from shapcut.estimators.base import Estimator
-from shapcut.estimators.sampling import removable
+from shapcut.estimators.base import EstimationProblem, Estimator
 from shapcut.game.coalitions import CoalitionMatrix, Values, all_coalitions
 from shapcut.game.contributions import Contributions
-from shapcut.game.game import Game
 from shapcut.support.errors import InputError, ShapcutError
 
 EXACT_LIMIT = 16
@@ -20,30 +18,29 @@ class ExactEstimator(Estimator):
 
     name = "exact"
 
-    def estimate(
-        self,
-        game: Game,
-        budget: int,
-        rng: np.random.Generator,  # noqa: ARG002 - nothing is random here
-        *,
-        n_remove: int | None = None,  # noqa: ARG002 - nor local
-    ) -> Contributions:
-        """Enumerate; players that cannot be absent get NaN, since the game does not define theirs."""
-        candidates = removable(game.players)
+    def estimate(self, problem: EstimationProblem) -> Contributions:
+        """Enumerate all coalitions; players that are not removable get NaN.
+
+        Raises:
+            ShapcutError: if a coalition has no finite value.
+        """
+        candidates = problem.candidates
         n = len(candidates)
         if n > EXACT_LIMIT:
             raise InputError(f"estimator 'exact' takes at most {EXACT_LIMIT} players, the game has {n}")
-        if budget < 1 << n:
-            raise InputError(f"estimator 'exact' needs a budget of {1 << n} coalitions, got {budget}")
+        problem.require_budget(1 << n, self.name)
         inner = all_coalitions(n)
-        coalitions = np.ones((len(inner), game.n_players), dtype=np.bool_)
+        coalitions = np.ones((len(inner), problem.n_players), dtype=np.bool_)
         coalitions[:, candidates] = inner
-        values = game.values(coalitions)
+        values = problem.game.values(coalitions)
         if not np.isfinite(values).all():
             bad = int((~np.isfinite(values)).sum())
             raise ShapcutError(f"{bad} of {len(values)} coalitions have no finite value: no exact answer")
-        contributions = np.full(game.n_players, np.nan)
-        contributions[candidates] = exact_shapley_values(inner, values)
+
+        def refit(others: Values, rng: np.random.Generator | None) -> NDArray[np.float64] | None:
+            return None if rng else problem.spread(exact_shapley_values(inner, others))
+
+        contributions = problem.spread(exact_shapley_values(inner, values))
         return Contributions(
             values=contributions,
             standard_errors=np.where(np.isnan(contributions), np.nan, 0.0),
@@ -52,20 +49,12 @@ class ExactEstimator(Estimator):
             full_value=float(values[-1]),
             coalitions=coalitions,
             measured=values,
-            refit=lambda others, rng: None if rng else self._refit(inner, others, contributions, candidates),
+            refit=refit,
         )
-
-    @staticmethod
-    def _refit(
-        inner: CoalitionMatrix, values: Values, like: NDArray[np.float64], candidates: NDArray[np.int64]
-    ) -> NDArray[np.float64]:
-        refitted = np.full_like(like, np.nan)
-        refitted[candidates] = exact_shapley_values(inner, values)
-        return refitted
 
 
 def exact_shapley_values(coalitions: CoalitionMatrix, values: Values) -> NDArray[np.float64]:
-    """Shapley values from the values of all coalitions in the order of `all_coalitions`.
+    """Shapley values from the values of all coalitions, in the order of `all_coalitions`.
 
     ``phi_i = sum over S without i of |S|! (n-|S|-1)! / n! * (v(S + i) - v(S))``.
     """

@@ -1,23 +1,22 @@
 """Shapley values as means of sampled marginal contributions, without a surrogate."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, fields, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
-from shapcut.estimators.base import Estimator
+from shapcut.estimators.base import EstimationProblem, Estimator
 from shapcut.estimators.exact import EXACT_LIMIT, ExactEstimator
 from shapcut.estimators.sampling import ShapleySampler, not_among, removable
 from shapcut.game.budget import BudgetedGame
-from shapcut.game.coalitions import CoalitionMatrix, Values, keys, without
-from shapcut.game.contributions import Contributions, Refit
-from shapcut.game.game import Game
-from shapcut.support.errors import InputError, ShapcutError
+from shapcut.game.coalitions import CoalitionMatrix, Values, finite_or_none, keys, without
+from shapcut.game.contributions import Contributions
+from shapcut.support.errors import ShapcutError
 
 Orders = NDArray[np.int64]
-"""Shape (n_orders, n_candidates); each row is an order in which the removable players arrive."""
+"""Shape (n_orders, n_candidates); each row is a permutation of the positions of the removable players."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,9 +25,9 @@ class Marginals:
 
     Attributes:
         player: position of each sample's player among the removable ones, shape (n_samples,).
-        size: how many removable players were there before it, shape (n_samples,).
-        without: the row of the coalition that lacks it, shape (n_samples,).
-        joined: the row of the coalition that it has joined, shape (n_samples,).
+        size: removable players present before the player joins, shape (n_samples,).
+        without: row of the coalition without the player, shape (n_samples,).
+        joined: row of the coalition with the player, shape (n_samples,).
     """
 
     player: NDArray[np.int64]
@@ -42,16 +41,20 @@ class Marginals:
         marginals: Values = usable[self.joined] - usable[self.without]
         return marginals
 
+    @classmethod
+    def joining(cls, samples: Sequence["Marginals"]) -> "Marginals":
+        """All samples in order."""
+        return cls(*(np.concatenate([getattr(each, one.name) for each in samples]) for one in fields(cls)))
+
 
 class MonteCarloEstimator(Estimator):
-    """What estimators from sampled marginal contributions share.
+    """Base class of estimators that average sampled marginal contributions.
 
-    Where the budget is enough for every coalition, the answer is that of `ExactEstimator`. Players that are
-    not removable are always there and get NaN. Other coalitions are sampled whether or not the model without
-    the absent players could be built, as all estimators do.
+    A budget that covers every coalition gives the result of `ExactEstimator`. Players that are not removable
+    are always present and get NaN. Coalitions are sampled even where the pruned model could not be built.
 
     Args:
-        share: part of the budget to spend; the rest is left to a selector that measures candidates.
+        share: fraction of the budget to spend; a selector may spend the rest.
     """
 
     weighting: str
@@ -61,66 +64,55 @@ class MonteCarloEstimator(Estimator):
             raise ValueError(f"share={share} is not in (0, 1]")
         self.share = share
 
-    def estimate(
-        self, game: Game, budget: int, rng: np.random.Generator, *, n_remove: int | None = None
-    ) -> Contributions:
+    def estimate(self, problem: EstimationProblem) -> Contributions:
         """See `Estimator.estimate`.
 
         Raises:
             ShapcutError: if no marginal contribution is finite.
         """
-        n, spend = len(removable(game.players)), round(self.share * budget)
+        n, spend = len(problem.candidates), round(self.share * problem.budget)
         if n <= EXACT_LIMIT and spend >= 1 << n:
-            return ExactEstimator().estimate(game, spend, rng, n_remove=n_remove)
+            return ExactEstimator().estimate(replace(problem, budget=spend))
         if spend < 2 * n:
-            raise InputError(
-                f"estimator {self.name!r} needs a budget of at least {round(2 * n / self.share + 0.5)} "
-                f"coalitions here, got {budget}"
-            )
-        counted = BudgetedGame(game, spend)
-        walker = Walker(counted)
-        refit = self.sample(walker, rng)
-        spend_rest(counted, rng)
+            problem.require_budget(round(2 * n / self.share + 0.5), self.name)
+        counted = BudgetedGame(problem.game, spend)
+        summary = self.sample(Walker(counted), problem.rng)
+        spend_rest(counted, problem.rng)
         coalitions, measured = counted.evaluated()
-        means, errors = refit.summary(measured)
+        means, errors = summary.resampled(measured, None)
         if np.isnan(means).all():
             raise ShapcutError(f"none of {len(measured)} coalitions gives a finite marginal contribution")
         return Contributions(
-            values=spread(means, game),
-            standard_errors=spread(errors, game),
+            values=problem.spread(means),
+            standard_errors=problem.spread(errors),
             weighting=self.weighting,
             estimator=self.name,
-            full_value=float(measured[0]) if np.isfinite(measured[0]) else None,
+            full_value=finite_or_none(measured[0]),
             coalitions=coalitions,
             measured=measured,
-            refit=refit.to_contributions(game),
+            refit=lambda values, rng: problem.spread(summary.resampled(values, rng)[0]),
         )
 
     @abstractmethod
     def sample(self, walker: "Walker", rng: np.random.Generator) -> "Summary":
-        """Measure coalitions within the budget; returns how their values become contributions."""
+        """Measure coalitions within the budget; return how their values become contributions."""
 
 
 class Summary(ABC):
     """Means of sampled marginals and their standard errors, for any values of the same coalitions."""
 
-    def summary(self, values: Values) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Contributions of the removable players and their standard errors, each (n_candidates,)."""
-        return self.resampled(values, None)
-
     @abstractmethod
     def resampled(
         self, values: Values, rng: np.random.Generator | None
     ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """As `summary`, from a resample of the samples if there is a generator."""
+        """Contributions of the removable players and their standard errors, each (n_candidates,).
 
-    def to_contributions(self, game: Game) -> Refit:
-        """The same as a function that gives every player's contribution."""
-        return lambda values, rng: spread(self.resampled(values, rng)[0], game)
+        With a generator, from a resample of the samples.
+        """
 
 
 class Walker:
-    """Measures orders of arrival; the first two coalitions are everybody and nobody who can be absent."""
+    """Measures orders of arrival, after the coalition of all players and that of the fixed players only."""
 
     def __init__(self, game: BudgetedGame) -> None:
         self.game = game
@@ -132,18 +124,18 @@ class Walker:
 
     @property
     def n(self) -> int:
-        """How many players can be absent."""
+        """Number of removable players."""
         return len(self.candidates)
 
     def prefixes(self, orders: Orders) -> CoalitionMatrix:
-        """The coalitions of those who have arrived, of each order from nobody to everybody."""
+        """The growing coalitions of each order, shape (n_orders * (n + 1), n_players)."""
         coalitions = np.ones((len(orders), self.n + 1, self.game.n_players), dtype=np.bool_)
         ranks = np.argsort(orders, axis=1)
         coalitions[:, :, self.candidates] = ranks[:, None, :] < np.arange(self.n + 1)[None, :, None]
         return coalitions.reshape(-1, self.game.n_players)
 
     def affordable(self, draws: Iterator[Orders], most: int, budget: int) -> list[Orders]:
-        """Draws until one costs more than is left of the budget, at most so many."""
+        """The first draws, at most ``most``, whose coalitions all fit into the budget."""
         planned, chosen = set(self._rows), list[Orders]()
         for draw in draws:
             wanted = planned | set(keys(self.prefixes(draw)))
@@ -154,7 +146,7 @@ class Walker:
         return chosen
 
     def measure(self, coalitions: CoalitionMatrix) -> NDArray[np.int64]:
-        """Measure coalitions; returns their row numbers among all that are measured."""
+        """Measure coalitions; return their row numbers among all measured ones."""
         names = keys(coalitions)
         for name in names:
             self._rows.setdefault(name, len(self._rows))
@@ -162,28 +154,21 @@ class Walker:
         return np.array([self._rows[name] for name in names], dtype=np.int64)
 
     def walk(self, orders: Orders) -> Marginals:
-        """One marginal contribution of every removable player for each order."""
+        """One marginal contribution of every removable player in each order."""
         rows = self.measure(self.prefixes(orders)).reshape(len(orders), self.n + 1)
         size = np.tile(np.arange(self.n), len(orders))
         return Marginals(orders.ravel(), size, rows[:, :-1].ravel(), rows[:, 1:].ravel())
 
 
-def spread(candidate_values: NDArray[np.float64], game: Game) -> NDArray[np.float64]:
-    """Values of the removable players among all players; the others get NaN."""
-    everybody = np.full(game.n_players, np.nan)
-    everybody[removable(game.players)] = candidate_values
-    return everybody
-
-
 def spend_rest(game: BudgetedGame, rng: np.random.Generator) -> None:
-    """What no whole sample fits into is spent on further coalitions, which selectors can use."""
+    """Spend a remainder that is too small for another sample on coalitions for the selector."""
     if game.remaining:
         drawn = ShapleySampler(generations=0).sample(game.players, game.spent + game.remaining, rng)
         game.values(not_among(drawn, set(keys(game.evaluated()[0])))[: game.remaining])
 
 
 def mean_of_known(numbers: NDArray[np.float64], axis: int = 0) -> NDArray[np.float64]:
-    """Mean along an axis over what is not NaN; NaN where nothing is known."""
+    """Mean along an axis without NaN; NaN where nothing is known."""
     known = ~np.isnan(numbers)
     count = known.sum(axis=axis)
     total = np.where(known, numbers, 0.0).sum(axis=axis)
@@ -191,7 +176,7 @@ def mean_of_known(numbers: NDArray[np.float64], axis: int = 0) -> NDArray[np.flo
 
 
 def variance_of_known(numbers: NDArray[np.float64], axis: int = 0) -> NDArray[np.float64]:
-    """Unbiased variance along an axis over what is not NaN; NaN where fewer than two are known."""
+    """Unbiased variance along an axis without NaN; NaN where fewer than two numbers are known."""
     known = ~np.isnan(numbers)
     count = known.sum(axis=axis)
     away = numbers - np.expand_dims(mean_of_known(numbers, axis), axis)

@@ -4,27 +4,26 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from shapcut.estimators.base import Estimator, finite, held_out_fidelity
+from shapcut.estimators.base import EstimationProblem, Estimator, finite, held_out_fidelity
 from shapcut.estimators.network import NetworkSurrogate
 from shapcut.estimators.sampling import StratifiedSampler
 from shapcut.game.budget import BudgetedGame
-from shapcut.game.coalitions import CoalitionMatrix, Values
+from shapcut.game.coalitions import Values, finite_or_none
 from shapcut.game.contributions import Contributions
-from shapcut.game.game import Game
 from shapcut.support.errors import InputError
 
 _FEWEST_USABLE = 10
 
 
 class PaperEstimator(Estimator):
-    """The paper's method to the letter but for its faults, which docs/method.md lists.
+    """The paper's method without the errors that docs/method.md lists.
 
     Masks of fixed sizes (30, 27, 24, 21 and 18 of 32 layers, scaled to the depth) train a small network;
     a player's contribution is the network's mean marginal over many stratified masks. Players that are not
-    removable get NaN, as from `ExactEstimator`.
+    removable get NaN.
 
     Args:
-        surrogate_masks: masks over which marginals are averaged.
+        surrogate_masks: masks to average marginals over.
         bootstraps: networks trained on resampled masks for the standard errors.
         sizes: coalition sizes; None scales the paper's.
     """
@@ -38,15 +37,9 @@ class PaperEstimator(Estimator):
         self.bootstraps = bootstraps
         self.sampler = StratifiedSampler(sizes, generations=0)
 
-    def estimate(
-        self,
-        game: Game,
-        budget: int,
-        rng: np.random.Generator,
-        *,
-        n_remove: int | None = None,  # noqa: ARG002 - the paper's strata do not depend on it
-    ) -> Contributions:
+    def estimate(self, problem: EstimationProblem) -> Contributions:
         """See `Estimator.estimate`; the whole budget goes into stratified masks."""
+        game, budget, rng = problem.game, problem.budget, problem.rng
         counted = BudgetedGame(game, budget)
         masks = self.sampler.sample(game.players, budget - 1, rng)
         values = counted.values(np.vstack([np.ones((1, game.n_players), dtype=np.bool_), masks]))
@@ -57,7 +50,7 @@ class PaperEstimator(Estimator):
             )
         generator = torch.Generator().manual_seed(int(rng.integers(2**63)))
         network = NetworkSurrogate(generator).fit(coalitions, usable)
-        averaged = self._averaging_masks(game, rng)
+        averaged = self.sampler.draw(game.players, self.surrogate_masks, rng)
         resampled = []
         for _ in range(self.bootstraps):
             rows = rng.integers(len(usable), size=len(usable))
@@ -79,13 +72,10 @@ class PaperEstimator(Estimator):
             standard_errors=defined * errors,
             weighting=f"mean marginals of the network, {self.sampler.weighting}",
             estimator=self.name,
-            full_value=float(values[0]) if np.isfinite(values[0]) else None,
+            full_value=finite_or_none(values[0]),
             coalitions=evaluated,
             measured=measured,
             fidelity=held_out_fidelity(lambda: NetworkSurrogate(generator), coalitions, usable, rng),
             surrogate=network,
             refit=refit,
         )
-
-    def _averaging_masks(self, game: Game, rng: np.random.Generator) -> CoalitionMatrix:
-        return self.sampler.draw(game.players, self.surrogate_masks, rng)

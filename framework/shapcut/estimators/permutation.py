@@ -37,7 +37,7 @@ class PermutationEstimator(MonteCarloEstimator):
         samples = [walker.walk(np.vstack(pairs))] if pairs else []
         single = walker.affordable(iter([rng.permutation(walker.n)[None]]), 1, budget)
         samples += [walker.walk(order) for order in single]
-        return PairSummary(_joined(samples), len(pairs), walker.n)
+        return PairSummary(Marginals.joining(samples), len(pairs), walker.n)
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,8 +74,3 @@ def _pairs(n: int, rng: np.random.Generator) -> Iterator[Orders]:
     while True:
         order = rng.permutation(n)
         yield np.stack([order, order[::-1]])
-
-
-def _joined(samples: list[Marginals]) -> Marginals:
-    fields = ("player", "size", "without", "joined")
-    return Marginals(*(np.concatenate([getattr(each, name) for each in samples]) for name in fields))

@@ -42,7 +42,7 @@ class StratifiedEstimator(MonteCarloEstimator):
         deviations = _deviations(StrataSummary(marginals, n), walker)
         while walker.game.remaining >= 2 and len(marginals.player) < n * budget:  # noqa: PLR2004 - one sample
             further = _draw(walker, deviations, walker.game.remaining // 2, rng)
-            marginals = _with(marginals, further)
+            marginals = Marginals.joining([marginals, further])
         return StrataSummary(marginals, n)
 
 
@@ -126,9 +126,3 @@ def _draw(walker: Walker, deviations: NDArray[np.float64], count: int, rng: np.r
     after[np.arange(len(player)), walker.candidates[player]] = True
     rows = walker.measure(np.vstack([before, after]))
     return Marginals(player, size, rows[: len(player)], rows[len(player) :])
-
-
-def _with(some: Marginals, further: Marginals) -> Marginals:
-    fields = ("player", "size", "without", "joined")
-    pairs = ((getattr(some, name), getattr(further, name)) for name in fields)
-    return Marginals(*(np.concatenate(pair) for pair in pairs))

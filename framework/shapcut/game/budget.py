@@ -15,22 +15,21 @@ _ROUNDING = 1e-6
 
 @runtime_checkable
 class Charged(Protocol):
-    """Access whose passes are charged to accounts."""
+    """Model access that charges forward passes to accounts."""
 
     def charged_to(self, cost: Cost) -> object:
-        """The same with one more account."""
+        """The same access with one more account."""
 
 
 class MeteredGame(WrappedGame):
-    """Counts the distinct coalitions that have been asked for and what they, and passes, have cost.
+    """Counts distinct coalitions and charges coalitions and forward passes to an account.
 
-    A value that an evaluation store already had counts too, so a resumed run walks the same way as an
-    undisturbed one.
+    Stored values count too, so that a resumed run makes the same choices as an uninterrupted one.
 
     Args:
-        game: the game to ask.
+        game: the game to measure in.
         cost: the account; None opens one.
-        whole: the metered game that this one is a narrower form of.
+        whole: the metered game that this one narrows.
     """
 
     def __init__(self, game: Game, *, cost: Cost | None = None, whole: "MeteredGame | None" = None) -> None:
@@ -42,17 +41,17 @@ class MeteredGame(WrappedGame):
 
     @property
     def spent(self) -> int:
-        """Distinct coalitions asked for so far."""
+        """Distinct coalitions requested so far."""
         return len(self._seen)
 
     @property
     def access(self) -> object | None:
-        """The wrapped game's model; passes through it are charged to this account too."""
+        """The wrapped game's model; forward passes through it are charged to this account too."""
         access = self.game.access
         return access.charged_to(self.cost) if isinstance(access, Charged) else access
 
     def narrowed(self, tokens: int) -> Game:
-        """The narrower game on the same account; its coalitions count by their share of the tokens."""
+        """The narrower game on the same account; its coalitions count as their share of the tokens."""
         narrower = self.game.narrowed(tokens)
         if narrower is self.game:
             return self
@@ -61,22 +60,14 @@ class MeteredGame(WrappedGame):
         )
 
     def is_known(self, coalitions: CoalitionMatrix) -> list[bool]:
-        """For each row, whether it was asked for before (asking again is free)."""
+        """Whether each row was requested before; repeats are free."""
         return [key in self._seen for key in keys(coalitions)]
-
-    def values(self, coalitions: CoalitionMatrix) -> Values:
-        """Values of the wrapped game.
-
-        Raises:
-            BudgetExceededError: before anything is evaluated, if the new rows exceed the budget.
-        """
-        return self.measurements(coalitions)[:, 0]
 
     def measurements(self, coalitions: CoalitionMatrix) -> Measurements:
         """Measurements of the wrapped game.
 
         Raises:
-            BudgetExceededError: as `values`.
+            BudgetExceededError: before anything is measured, if the new rows exceed the budget.
         """
         names = keys(coalitions)
         new = {name: row for row, name in enumerate(names) if name not in self._seen}
@@ -88,22 +79,19 @@ class MeteredGame(WrappedGame):
         return np.array([self._seen[name] for name in names], dtype=np.float64).reshape(-1, 3)
 
     def spend(self, evaluations: float) -> None:
-        """Called before so many evaluations are made; a narrower game's are fractions of the whole one's."""
+        """Called before new evaluations; a narrower game charges fractions to the whole one."""
         if self._whole is not None:
             self._whole.spend(evaluations * self.tokens / self._whole.tokens)
 
     def evaluated(self) -> tuple[CoalitionMatrix, Values]:
-        """Everything asked for so far, in order: coalitions and their values."""
+        """All requested coalitions in order, (spent, n_players), and their values, (spent,)."""
         packed = np.frombuffer(b"".join(self._seen), dtype=np.uint8).reshape(-1, -(-self.n_players // 8))
         bits = np.unpackbits(packed, axis=1, count=self.n_players, bitorder="little")
         return bits.astype(np.bool_), np.array([found[0] for found in self._seen.values()], dtype=np.float64)
 
 
 class BudgetedGame(MeteredGame):
-    """A metered game that refuses more than its budget of distinct coalitions.
-
-    Coalitions of its `narrowed` games take fractions of the budget.
-    """
+    """A metered game with a limit on distinct coalitions; `narrowed` games use fractions of the budget."""
 
     def __init__(self, game: Game, budget: int, *, cost: Cost | None = None) -> None:
         super().__init__(game, cost=cost)
@@ -112,14 +100,14 @@ class BudgetedGame(MeteredGame):
 
     @property
     def remaining(self) -> int:
-        """Distinct coalitions that may still be asked for."""
+        """Distinct coalitions left in the budget."""
         return floor(self.budget - self._used + _ROUNDING)
 
     def spend(self, evaluations: float) -> None:
-        """Take from the budget.
+        """Take evaluations from the budget.
 
         Raises:
-            BudgetExceededError: if there is not enough left.
+            BudgetExceededError: if too few are left.
         """
         left = self.budget - self._used
         if evaluations > left + _ROUNDING:

@@ -1,9 +1,10 @@
 """Players and coalitions: the vocabulary of the layer-pruning game.
 
-A coalition is the set of players that *stay*. Matrices of coalitions are boolean, one row a coalition,
+A coalition is the set of players that *stay*. A coalition matrix is boolean with one coalition per row,
 ``True`` where the player runs.
 """
 
+import math
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from typing import Literal
@@ -22,13 +23,13 @@ PlayerKind = Literal["block", "attention", "mlp", "mixer", "expert"]
 
 @dataclass(frozen=True, slots=True)
 class Player:
-    """A part of a model that can be left out.
+    """A part of a model that can be absent.
 
     Attributes:
         index: position among the players of the original model, counted from 0.
         name: the module's dotted path, for example ``model.layers.3``.
         kind: what the part is.
-        parameters: number of parameters that disappear with it.
+        parameters: number of parameters removed with it.
         removable: False if the architecture needs it.
         reason: why it is not removable; empty if it is.
     """
@@ -46,7 +47,7 @@ def without(n_players: int, absent_sets: Iterable[Collection[int]]) -> Coalition
 
     Args:
         n_players: number of players.
-        absent_sets: for each coalition the indices of the players that do not run.
+        absent_sets: the indices of each coalition's absent players.
 
     Returns:
         Shape (len(absent_sets), n_players).
@@ -64,7 +65,7 @@ def without(n_players: int, absent_sets: Iterable[Collection[int]]) -> Coalition
 
 
 def absent_players(coalition: NDArray[np.bool_]) -> tuple[int, ...]:
-    """The players that do not run in one coalition, ascending."""
+    """The absent players of one coalition, ascending."""
     return tuple(int(player) for player in np.flatnonzero(~coalition))
 
 
@@ -80,6 +81,11 @@ def distinct(coalitions: CoalitionMatrix) -> CoalitionMatrix:
     return coalitions[np.sort(first)]
 
 
+def finite_or_none(value: float) -> float | None:
+    """The value as a float, or None if it is not finite."""
+    return float(value) if math.isfinite(value) else None
+
+
 def keys(coalitions: CoalitionMatrix) -> list[bytes]:
-    """One hashable key a row: its bits, packed."""
+    """A hashable key for each row: its packed bits."""
     return [row.tobytes() for row in np.packbits(coalitions, axis=1, bitorder="little")]

@@ -1,32 +1,32 @@
-"""What an estimator found out about each player, with error bars and the evidence."""
+"""Each player's contribution, with error bars and the measured coalitions."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from shapcut.game.coalitions import CoalitionMatrix, Values
+from shapcut.game.coalitions import CoalitionMatrix, Values, without
 from shapcut.game.surrogate import Surrogate
 
 Refit = Callable[[Values, np.random.Generator | None], NDArray[np.float64] | None]
-"""Contributions (n_players,) that the same coalitions would have given with other values (n_coalitions,).
+"""Contributions (n_players,) from other values (n_coalitions,) of the same coalitions.
 
-With a generator, from a resample of the coalitions; None where that makes no sense."""
+With a generator, from a resample of the coalitions; None if the estimator cannot do that."""
 
 
 @dataclass(frozen=True, slots=True)
 class Fidelity:
-    """How well a surrogate predicts coalitions that it was not fitted to.
+    """How well a surrogate predicts held-out coalitions.
 
     Attributes:
         r_squared: 1 minus squared error over variance; below 0 is worse than the mean. None if undefined.
         spearman: rank correlation. None if undefined.
         spearman_good: rank correlation among the better half.
-        coalitions: how many held-out coalitions were compared.
-        pairs: what was predicted and what was measured for each of them, in the utility's unit.
-        absent: how many players each of them lacks; empty if unknown.
+        coalitions: number of held-out coalitions.
+        pairs: predicted and measured value of each, in the utility's unit.
+        absent: number of absent players of each; empty if unknown.
     """
 
     r_squared: float | None
@@ -75,15 +75,15 @@ def _rank_correlation(left: Values, right: Values) -> float | None:
 
 @dataclass(frozen=True, slots=True)
 class Robustness:
-    """How much contributions depend on which coalitions were drawn and on the calibration text.
+    """How much contributions depend on the drawn coalitions and on the calibration text.
 
     Attributes:
-        resamples: how often the coalitions were drawn anew from those measured.
+        resamples: number of bootstrap resamples of the measured coalitions.
         bootstrap_errors: standard deviation of each contribution over resamples, (n_players,), if known.
-        rank_stability: mean Kendall's tau between a resample's ranking and that of all; None if unknown.
+        rank_stability: mean Kendall's tau between a resample's ranking and the full one; None if unknown.
         halves_kendall: Kendall's tau between contributions from two disjoint halves of the text, if known.
         halves_spearman: their rank correlation, if known.
-        halves_coalitions: how many coalitions have finite values on both halves.
+        halves_coalitions: number of coalitions with finite values on both halves.
     """
 
     resamples: int
@@ -113,18 +113,18 @@ class Contributions:
     """Each player's contribution to the value.
 
     Attributes:
-        values: shape (n_players,), in the game's unit; the higher, the more the player is worth keeping.
+        values: shape (n_players,), in the game's unit; players with high values are worth keeping.
         standard_errors: shape (n_players,).
         weighting: which coalitions the values average over.
-        estimator: who estimated.
+        estimator: name of the estimator.
         full_value: the value of all players together, or None if it was not measured or is not finite.
-        coalitions: every coalition measured, shape (evaluations, n_players).
+        coalitions: every measured coalition, shape (evaluations, n_players).
         measured: their values, shape (evaluations,); non-finite ones are excluded from every fit.
-        fidelity: of the surrogate on held-out coalitions, if there is a surrogate.
-        interactions: pairwise effect on the value of two players' being absent together, (n, n), if known.
+        fidelity: the surrogate's fidelity on held-out coalitions, if there is a surrogate.
+        interactions: pairwise effect on the value of two players being absent together, (n, n), if known.
         surrogate: the fitted surrogate, for selectors that search it.
-        refit: what other values of the same coalitions would have given, if the estimator tells.
-        robustness: see `Robustness`; None if it was not examined.
+        refit: contributions from other values of the same coalitions, if the estimator supports it.
+        robustness: see `Robustness`; None if it was not computed.
     """
 
     values: NDArray[np.float64]
@@ -142,13 +142,29 @@ class Contributions:
 
     @property
     def evaluations(self) -> int:
-        """How many coalitions were measured."""
+        """Number of measured coalitions."""
         return len(self.measured)
 
     @property
     def excluded(self) -> int:
-        """How many of them had no finite value."""
+        """Number of coalitions without a finite value."""
         return int((~np.isfinite(self.measured)).sum())
+
+    @property
+    def removal_costs(self) -> NDArray[np.float64]:
+        """Each player's contribution, infinite where it is unknown, shape (n_players,)."""
+        return np.nan_to_num(self.values, nan=np.inf)
+
+    def ranking(self) -> list[int]:
+        """Players by contribution, lowest first; equals by index, unknown ones last."""
+        order: list[int] = np.argsort(self.removal_costs, kind="stable").tolist()
+        return order
+
+    def lookup(self, absent: Sequence[int]) -> Values:
+        """The measured value without these players, shape (1,); empty if it was not measured."""
+        row = without(self.coalitions.shape[1], [absent])
+        found: Values = self.measured[(self.coalitions == row).all(axis=1)]
+        return found
 
     def to_json(self) -> dict[str, Any]:
         """Plain data for contributions.json; the evaluations themselves are in the store."""
@@ -178,5 +194,5 @@ def _plain(number: float) -> float | None:
 
 
 def _short(number: float) -> float | None:
-    """To six digits: enough to draw."""
+    """Round to six digits, enough for a plot."""
     return _plain(float(f"{number:.6g}"))

@@ -11,15 +11,14 @@ from shapcut.game.coalitions import CoalitionMatrix, Player, Values
 Measurements = NDArray[np.float64]
 """Shape (n_coalitions, 3): the value on all calibration text, then on each of two disjoint halves of it.
 
-The halves are NaN where they are not known; they tell how much the choice of text matters."""
+Unknown halves are NaN. The halves show how much the choice of text matters."""
 
 Parts = Iterator[tuple[NDArray[np.intp], NDArray[np.float64]]]
-"""Row numbers of a coalition matrix and the values or measurements of these rows, until every row has come up
-once."""
+"""Row numbers of a coalition matrix with the values or measurements of these rows; each row comes up once."""
 
 
 def as_measurements(found: NDArray[np.float64]) -> Measurements:
-    """Measurements as they are, values with unknown halves."""
+    """Return measurements unchanged; give values two NaN columns for the unknown halves."""
     if found.ndim == 2:  # noqa: PLR2004 - a table already
         return found
     return np.column_stack([found, np.full((len(found), 2), np.nan)])
@@ -28,7 +27,7 @@ def as_measurements(found: NDArray[np.float64]) -> Measurements:
 class Game(ABC):
     """A set of players and the value of every coalition of them.
 
-    `values` is pure: the same row gives the same value, in whatever company it is asked for.
+    Subclasses define `measurements`. It must be pure: a row's result never depends on the other rows.
     """
 
     @property
@@ -37,15 +36,15 @@ class Game(ABC):
         """The players, in order."""
 
     @abstractmethod
+    def measurements(self, coalitions: CoalitionMatrix) -> Measurements:
+        """The value of each row, on all text and on two halves of it; `as_measurements` completes values."""
+
     def values(self, coalitions: CoalitionMatrix) -> Values:
         """The value of each row of a (n_coalitions, n_players) matrix; higher is better."""
-
-    def measurements(self, coalitions: CoalitionMatrix) -> Measurements:
-        """As `values`, with the values on two halves of the text where the game knows them."""
-        return as_measurements(self.values(coalitions))
+        return self.measurements(coalitions)[:, 0]
 
     def permits(self, absent: Sequence[int]) -> bool:
-        """Whether a result without these players can be built at all."""
+        """Whether a model without these players can be built."""
         return all(self.players[player].removable for player in absent)
 
     @property
@@ -55,24 +54,24 @@ class Game(ABC):
 
     @property
     def access(self) -> object | None:
-        """Access to what the values come from, for methods that look inside; None if there is none."""
+        """Access to the model behind the values, for methods that look inside; None if there is no model."""
         return None
 
     @property
     def tokens(self) -> int:
-        """Tokens that one coalition is valued on; 0 if values do not come from tokens."""
+        """Tokens read for one coalition; 0 if values do not come from tokens."""
         return 0
 
     def narrowed(self, tokens: int) -> "Game":  # noqa: ARG002 - for games that have tokens
-        """The same game on the first of its windows: at most ``tokens`` tokens, but at least one window.
+        """This game on its first windows: at most ``tokens`` tokens, but at least one window.
 
-        The game itself if it has no more tokens than that.
+        Returns the game itself if it has no more tokens than that.
         """
         return self
 
 
 class WrappedGame(Game):
-    """A game that answers as another does; what is different is up to its subclasses."""
+    """A game that delegates to another one; subclasses override what differs."""
 
     def __init__(self, game: Game) -> None:
         self.game = game
@@ -81,6 +80,10 @@ class WrappedGame(Game):
     def players(self) -> tuple[Player, ...]:
         """The wrapped game's players."""
         return self.game.players
+
+    def measurements(self, coalitions: CoalitionMatrix) -> Measurements:
+        """The wrapped game's measurements."""
+        return self.game.measurements(coalitions)
 
     def permits(self, absent: Sequence[int]) -> bool:
         """The wrapped game's answer."""
@@ -98,18 +101,14 @@ class WrappedGame(Game):
 
 
 class PiecewiseGame(Game):
-    """A game that tells values in parts, as they become known: whoever keeps them can keep each at once."""
+    """A game that yields results in parts, so that a caller can store each part at once."""
 
     @abstractmethod
     def parts(self, coalitions: CoalitionMatrix) -> Parts:
-        """The values of all rows, in parts of any size and order."""
-
-    def values(self, coalitions: CoalitionMatrix) -> Values:
-        """All parts put together."""
-        return self.measurements(coalitions)[:, 0]
+        """The results of all rows, in parts of any size and order."""
 
     def measurements(self, coalitions: CoalitionMatrix) -> Measurements:
-        """All parts put together."""
+        """All parts combined."""
         found = np.empty((len(coalitions), 3), dtype=np.float64)
         for rows, known in self.parts(coalitions):
             found[rows] = as_measurements(known)
@@ -117,7 +116,7 @@ class PiecewiseGame(Game):
 
 
 class FunctionGame(Game):
-    """A game given by a function of coalitions: for tests, recorded data and users' own values."""
+    """A game defined by a function of coalitions: for tests, recorded data and custom values."""
 
     def __init__(self, n_players: int, function: Callable[[CoalitionMatrix], Values]) -> None:
         self._players = tuple(Player(i, f"player {i}", "block", 1) for i in range(n_players))
@@ -125,9 +124,9 @@ class FunctionGame(Game):
 
     @property
     def players(self) -> tuple[Player, ...]:
-        """Players without parameters worth speaking of, all removable."""
+        """Placeholder players of one parameter each, all removable."""
         return self._players
 
-    def values(self, coalitions: CoalitionMatrix) -> Values:
-        """The function's values as float64."""
-        return np.asarray(self._function(coalitions), dtype=np.float64)
+    def measurements(self, coalitions: CoalitionMatrix) -> Measurements:
+        """The function's values as float64; the halves are unknown."""
+        return as_measurements(np.asarray(self._function(coalitions), dtype=np.float64))

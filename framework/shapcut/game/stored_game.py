@@ -1,7 +1,8 @@
 """A game whose measurements are kept in a store."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from math import floor
 
@@ -11,19 +12,22 @@ from shapcut.game.coalitions import CoalitionMatrix, Values, keys
 from shapcut.game.game import Game, Measurements, Parts, PiecewiseGame, WrappedGame, as_measurements
 from shapcut.game.store import EvaluationStore, Fingerprint
 
+Observer = Callable[[CoalitionMatrix, Values, int], None]
+"""Called after each commit with the new coalitions, their values and the number of stored coalitions.
+
+A coalition of a narrowed game counts as its fraction of the tokens."""
+
 _SECONDS_BETWEEN_COMMITS = 10.0
-
-
 _MOST_BETWEEN_COMMITS = 1024
 
 
 @dataclass(slots=True)
 class Reuse:
-    """What a store spared whoever asked.
+    """Work saved by a store.
 
     Attributes:
-        evaluations: coalitions that were found in it.
-        seconds: what measuring them would have taken, at their game's average.
+        evaluations: coalitions found in the store.
+        seconds: the time to measure them, estimated from the game's average.
     """
 
     evaluations: int = 0
@@ -31,15 +35,14 @@ class Reuse:
 
 
 class StoredGame(WrappedGame):
-    """A game whose every value is looked up in a store first and written to it after.
+    """A game that looks values up in a store, and measures and stores the missing ones.
 
     Args:
-        game: the game to ask for values that the store lacks.
-        store: where values are kept.
+        game: the game that measures missing values.
+        store: the store.
         name: the game's name in the store.
-        fingerprint: what the values belong to.
-        observe: called after each commit with the new coalitions, their values and how many are stored, where
-            one of a narrowed game is the fraction that its tokens are.
+        fingerprint: identifies what the values belong to.
+        observe: called after every commit.
     """
 
     def __init__(
@@ -49,7 +52,7 @@ class StoredGame(WrappedGame):
         *,
         name: str,
         fingerprint: Fingerprint,
-        observe: Callable[[CoalitionMatrix, Values, int], None] | None = None,
+        observe: Observer | None = None,
     ) -> None:
         super().__init__(game)
         store.open_game(name, fingerprint)
@@ -59,11 +62,11 @@ class StoredGame(WrappedGame):
         self.measured = 0
         self.reuse = Reuse()
         self._chunk = 1
-        self._observe = observe
+        self._observers = [] if observe is None else [observe]
         self._narrowed: dict[int, StoredGame] = {}
 
     def narrowed(self, tokens: int) -> Game:
-        """The narrower game, kept in the same store under a name of its own."""
+        """The narrower game, in the same store under its own name."""
         narrower = self.game.narrowed(tokens)
         if narrower is self.game:
             return self
@@ -79,12 +82,17 @@ class StoredGame(WrappedGame):
             self._narrowed[narrower.tokens] = stored
         return self._narrowed[narrower.tokens]
 
-    def values(self, coalitions: CoalitionMatrix) -> Values:
-        """Stored values where there are any; the rest is measured and stored part by part."""
-        return self.measurements(coalitions)[:, 0]
+    @contextmanager
+    def observed_by(self, observe: Observer) -> Iterator[None]:
+        """Also call ``observe`` after each commit inside the ``with`` block."""
+        self._observers.append(observe)
+        try:
+            yield
+        finally:
+            self._observers.remove(observe)
 
     def measurements(self, coalitions: CoalitionMatrix) -> Measurements:
-        """As `values`, with the halves."""
+        """Stored measurements where known; the rest is measured and stored part by part."""
         known = self.store.lookup(self.name, coalitions)
         self.reuse.evaluations += len(known)
         self.reuse.seconds += len(known) * self.store.seconds_per_evaluation(self.name)
@@ -103,23 +111,25 @@ class StoredGame(WrappedGame):
         return np.array([known[name] for name in names], dtype=np.float64).reshape(-1, 3)
 
     def measured_in_all(self) -> float:
-        """Coalitions measured since the start; one of a narrowed game is the fraction that its tokens are."""
+        """Coalitions measured since the start; narrowed games count as fractions."""
         return self.measured + sum(
             narrow.measured_in_all() * narrow.tokens / self.tokens for narrow in self._narrowed.values()
         )
 
     def stored_in_all(self) -> float:
-        """As `measured_in_all`, of those that the store has."""
+        """Coalitions in the store; narrowed games count as fractions."""
         return self.store.count(self.name) + sum(
             narrow.stored_in_all() * narrow.tokens / self.tokens for narrow in self._narrowed.values()
         )
 
     def _tell(self, coalitions: CoalitionMatrix, values: Values) -> None:
-        if self._observe is not None:
-            self._observe(coalitions, values, floor(self.stored_in_all()))
+        if self._observers:
+            total = floor(self.stored_in_all())
+            for observe in self._observers:
+                observe(coalitions, values, total)
 
     def _parts(self, coalitions: CoalitionMatrix) -> Parts:
-        """Parts that the game makes, or else chunks whose size follows from the clock."""
+        """The game's own parts, or chunks sized to commit every few seconds."""
         if isinstance(self.game, PiecewiseGame):
             yield from self.game.parts(coalitions)
             return
@@ -130,7 +140,7 @@ class StoredGame(WrappedGame):
             start += len(rows)
 
     def _timed(self, chunk: CoalitionMatrix) -> Measurements:
-        """Measurements of a chunk; the next one's size follows from the time that this one took."""
+        """Measurements of a chunk; its duration sets the size of the next one."""
         begin = time.monotonic()
         found = self.game.measurements(chunk)
         seconds = max(time.monotonic() - begin, 1e-6)

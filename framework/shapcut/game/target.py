@@ -156,10 +156,6 @@ class RestrictedGame(WrappedGame):
         inside = all(self.target.costs[player] > 0.0 for player in absent)
         return inside and self.target.reached(absent) and self.game.permits(absent)
 
-    def values(self, coalitions: NDArray[np.bool_]) -> NDArray[np.float64]:
-        """The game's values."""
-        return self.game.values(coalitions)
-
 
 def restricted(players: Sequence[Player], target: Target) -> tuple[Player, ...]:
     """The players, of which only a target's candidates are removable."""

@@ -8,8 +8,8 @@ import torch
 from torch import nn
 
 from shapcut.data.windows import check_size, check_source
-from shapcut.game.coalitions import CoalitionMatrix, Player, Values
-from shapcut.game.game import Game
+from shapcut.game.coalitions import CoalitionMatrix, Player
+from shapcut.game.game import Game, Measurements
 from shapcut.game.target import Target
 from shapcut.host.host import Host, select_adapter
 from shapcut.host.open_model import find_model
@@ -124,7 +124,7 @@ class _Shape(Game):
     def permits(self, absent: Sequence[int]) -> bool:
         return self.adapter.can_remove(self.model, absent, self.granularity) is None
 
-    def values(self, coalitions: CoalitionMatrix) -> Values:
+    def measurements(self, coalitions: CoalitionMatrix) -> Measurements:
         raise TypeError(f"{len(coalitions)} coalitions of a model without weights have no values")
 
 

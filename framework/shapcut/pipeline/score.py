@@ -1,12 +1,12 @@
-"""The measuring half of a run: contributions, and the plan that follows from them."""
+"""The measuring half of a run: contributions and the removal plan."""
 
 import logging
 import time
-from contextlib import ExitStack, closing
-from functools import partial
+from contextlib import AbstractContextManager, ExitStack, closing
 
 import numpy as np
 
+from shapcut.estimators.base import EstimationProblem
 from shapcut.estimators.robustness import examined
 from shapcut.game.budget import BudgetedGame, MeteredGame
 from shapcut.game.coalitions import CoalitionMatrix, Values
@@ -30,28 +30,25 @@ from shapcut.valuation.model_game import ModelGame
 _LOG = logging.getLogger(__name__)
 
 _BUDGETED, _FINALS = "calibration", "finals"
-"""Names of the games in a run's store; the budget counts the first."""
+"""Names of the games in a run's store; the budget applies to the first."""
 
 
 class Scoring:
-    """The measuring half of a run: the game with its store, budget and manifest."""
+    """The measuring half of a run: a game with a store, a budget and a manifest."""
 
     def __init__(self, session: Session, run: Run, reporter: Reporter) -> None:
         self.session = session
         self.run = run
         self.reporter = reporter
         self.manifest = Manifest.start(run, session)
-        self._stored: list[StoredGame] = []
-        self._count: Counter | None = None
-        self._count_finals: Counter | None = None
-        self._finals: list[str] = []
+        self._kept: dict[str, StoredGame] = {}
         games = [session.game, *session.finals]
         with ExitStack() as resources:
             self._store = resources.enter_context(closing(EvaluationStore(run.evaluations)))
             self._measured = resources.enter_context(session.parts.executor.distribute(games))
-            stored = self._keep(session.game, self._measured[0], _BUDGETED)
+            self._stored = self._keep(session.game, self._measured[0], _BUDGETED)
             self._resources = resources.pop_all()
-        self._game = BudgetedGame(stored, session.recipe.budget)
+        self._game = BudgetedGame(self._stored, session.recipe.budget)
         self._rng = np.random.default_rng(session.recipe.seed)
         if session.latencies is not None:
             write_text_atomically(run.latencies, session.latencies.model_dump_json(indent=2) + "\n")
@@ -64,21 +61,28 @@ class Scoring:
         self._resources.close()
 
     def estimate(self) -> Contributions:
-        """Contributions of all players, written to the run directory."""
-        recipe, parts = self.session.recipe, self.session.parts
-        found = self._store.count(_BUDGETED)
-        if found:
+        """Estimate all contributions and write them to the run directory."""
+        recipe = self.session.recipe
+        if found := self._store.count(_BUDGETED):
             self.reporter.say(f"{found} evaluations found from an earlier start")
         begin = time.monotonic()
-        with self.reporter.counting("measuring coalitions", recipe.budget) as count:
-            self._count = count
-            contributions = parts.estimator.estimate(
-                self._game, recipe.budget, self._rng, n_remove=self.session.n_remove
-            )
-        again = np.random.default_rng([recipe.seed, 1])  # what follows draws as if nothing was examined
+        problem = EstimationProblem(self._game, recipe.budget, self._rng, self.session.n_remove)
+        with (
+            self.reporter.counting("measuring coalitions", recipe.budget) as count,
+            self._counted_by(count),
+        ):
+            contributions = self.session.parts.estimator.estimate(problem)
+        again = np.random.default_rng([recipe.seed, 1])  # leaves the selector's draws unchanged
         measurements = self._game.measurements(contributions.coalitions)
         with self.reporter.working("examining the contributions"):
             contributions = examined(contributions, measurements, again)
+        self._warn(contributions)
+        write_json_atomically(self.run.contributions, contributions.to_json())
+        self._note("estimate", begin)
+        return contributions
+
+    def _warn(self, contributions: Contributions) -> None:
+        """Report damaged evaluations and coalitions without a finite value."""
         if self._store.damaged:
             self.reporter.say(
                 f"warning: {self._store.damaged} evaluations in {self.run.evaluations} were damaged and have "
@@ -89,19 +93,16 @@ class Scoring:
                 f"warning: {contributions.excluded} of {contributions.evaluations} coalitions have no finite "
                 "value; they are left out of every fit and never chosen"
             )
-        write_json_atomically(self.run.contributions, contributions.to_json())
-        self._note("estimate", begin)
-        return contributions
 
     def choose(
         self, contributions: Contributions, target: Target | None = None, *, share: float = 1.0
     ) -> RemovalPlan:
-        """The removal plan, written to the run directory.
+        """Choose what to remove and write the plan to the run directory.
 
         Args:
-            contributions: what the estimator found.
-            target: what is to be reached; default the recipe's first target.
-            share: part of what is left of the budget that may be spent.
+            contributions: the estimator's result.
+            target: the target; None for the recipe's first one.
+            share: fraction of the remaining budget to spend.
 
         Raises:
             ShapcutError: if a plugin vetoes it.
@@ -109,26 +110,19 @@ class Scoring:
         session = self.session
         target = target or session.targets[0]
         begin = time.monotonic()
-        self._finals = [f"{_FINALS}-{part}" for part in range(len(session.finals))]
-        finals: list[Game] = [
-            MeteredGame(self._keep(game, measured, name), cost=self._game.cost)
-            for name, game, measured in zip(self._finals, session.finals, self._measured[1:], strict=True)
-        ]
-        if session.mended is not None:
-            finals.append(self._keep(session.mended, session.mended, f"{_FINALS}-mended"))
+        n_finals = len(session.finals) + (session.mended is not None)
         with (
             self.reporter.counting("searching for the best set", self._game.budget) as count,
-            self.reporter.counting("comparing the best sets, parts of text", len(finals)) as count_finals,
+            self.reporter.counting("comparing the best sets, parts of text", n_finals) as count_finals,
+            self._counted_by(count),
         ):
-            self._count, self._count_finals = count, count_finals
             chosen = select_for(
                 session.parts.selector,
                 contributions,
-                session.game.players,
                 target,
                 game=self._game,
                 budget=round(share * self._game.remaining),
-                finals=finals,
+                finals=self._finals(count_finals),
                 rng=self._rng,
             )
         plan = chosen.model_copy(
@@ -139,29 +133,54 @@ class Scoring:
             }
         )
         refuse_vetoed(session.host, plan)
-        plan.write(self.run.plan)
-        if len(session.targets) > 1:
-            self.run.plan_of(target.label).parent.mkdir(exist_ok=True)
-            plan.write(self.run.plan_of(target.label))
+        self._write(plan, target)
         self._note("select" if len(session.targets) == 1 else f"select {target.label}", begin)
         return plan
 
-    def _keep(self, game: ModelGame | MendedGame, measured: Game, name: str) -> StoredGame:
-        stored = StoredGame(
-            measured,
-            self._store,
-            name=name,
-            fingerprint=game.fingerprint(),
-            observe=partial(self._observe, name),
-        )
-        self._stored.append(stored)
+    def _write(self, plan: RemovalPlan, target: Target) -> None:
+        plan.write(self.run.plan)
+        if len(self.session.targets) > 1:
+            self.run.plan_of(target.label).parent.mkdir(exist_ok=True)
+            plan.write(self.run.plan_of(target.label))
+
+    def _finals(self, count: Counter) -> list[Game]:
+        """The games on further texts; ``count`` is called with the number of games in use."""
+        session = self.session
+        finals: list[Game] = [
+            MeteredGame(
+                self._keep(game, measured, f"{_FINALS}-{part}", count, part + 1), cost=self._game.cost
+            )
+            for part, (game, measured) in enumerate(zip(session.finals, self._measured[1:], strict=True))
+        ]
+        if session.mended is not None:
+            name, reached = f"{_FINALS}-mended", len(finals) + 1
+            finals.append(self._keep(session.mended, session.mended, name, count, reached))
+        return finals
+
+    def _counted_by(self, count: Counter) -> AbstractContextManager[None]:
+        """Report the number of stored coalitions of the budgeted game inside a ``with`` block."""
+        return self._stored.observed_by(lambda _coalitions, _values, total: count(total))
+
+    def _keep(
+        self,
+        game: ModelGame | MendedGame,
+        measured: Game,
+        name: str,
+        count: Counter | None = None,
+        reached: int = 0,
+    ) -> StoredGame:
+        """Keep a game's values in the store; each commit calls ``count`` with ``reached``."""
+
+        def observe(coalitions: CoalitionMatrix, values: Values, total: int) -> None:
+            if count is not None:
+                count(reached)
+            self._announce(coalitions, values, total)
+
+        stored = StoredGame(measured, self._store, name=name, fingerprint=game.fingerprint(), observe=observe)
+        self._kept[name] = stored
         return stored
 
-    def _observe(self, name: str, coalitions: CoalitionMatrix, values: Values, total: int) -> None:
-        if self._count is not None and name == _BUDGETED:
-            self._count(total)
-        if self._count_finals is not None and name in self._finals:
-            self._count_finals(self._finals.index(name) + 1)
+    def _announce(self, coalitions: CoalitionMatrix, values: Values, total: int) -> None:
         self.session.host.manager.hook.shapcut_coalitions_evaluated(
             coalitions=coalitions, values=values, total=total
         )
@@ -174,16 +193,16 @@ class Scoring:
             seconds=round(time.monotonic() - begin, 3),
             evaluations_asked=self._game.spent,
             evaluations_not_finite=int((~np.isfinite(self._game.evaluated()[1])).sum()),
-            evaluations_measured={stored.name: stored.measured for stored in self._stored},
-            evaluations_stored={stored.name: self._store.count(stored.name) for stored in self._stored},
-            evaluations_of_all_starts={s.name: self._store.measured(s.name) for s in self._stored},
+            evaluations_measured={name: game.measured for name, game in self._kept.items()},
+            evaluations_stored={name: self._store.count(name) for name in self._kept},
+            evaluations_of_all_starts={name: self._store.measured(name) for name in self._kept},
             cost=self._game.cost.to_json(),
             block_runs=work.block_runs if self._measured[0] is self.session.game else None,
         )
 
 
 def refuse_vetoed(host: Host, plan: RemovalPlan) -> None:
-    """Ask the plugins about a plan.
+    """Ask the plugins whether to veto a plan.
 
     Raises:
         ShapcutError: with the first veto's reason.

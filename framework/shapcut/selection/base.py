@@ -2,16 +2,87 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
+from numpy.typing import NDArray
 
 from shapcut.estimators.sampling import removable
-from shapcut.game.coalitions import Player, without
+from shapcut.game.coalitions import Player, finite_or_none, without
 from shapcut.game.contributions import Contributions
-from shapcut.game.feasible import Permits
 from shapcut.game.game import Game
 from shapcut.game.plan import RemovalPlan
 from shapcut.support.errors import InputError
+
+
+@dataclass(frozen=True, slots=True)
+class SelectionProblem:
+    """The input of a selector.
+
+    Attributes:
+        contributions: the estimator's result.
+        players: the game's players.
+        n_remove: number of players to remove.
+        rng: source of all randomness.
+        game: the game to measure candidates in; None if the choice must rest on the contributions.
+        budget: number of further distinct coalitions that may be measured.
+        finals: the same game on further texts of equal length, to compare the best sets on.
+
+    Raises:
+        InputError: if ``n_remove`` players cannot be removed.
+    """
+
+    contributions: Contributions
+    players: Sequence[Player]
+    n_remove: int
+    rng: np.random.Generator = field(kw_only=True)
+    game: Game | None = field(default=None, kw_only=True)
+    budget: int = field(default=0, kw_only=True)
+    finals: Sequence[Game] = field(default=(), kw_only=True)
+
+    def __post_init__(self) -> None:
+        require_removable(self.players, self.n_remove)
+
+    @property
+    def n_players(self) -> int:
+        """Number of players."""
+        return len(self.players)
+
+    @property
+    def candidates(self) -> NDArray[np.int64]:
+        """Indices of the removable players, ascending, shape (n_candidates,)."""
+        return removable(self.players)
+
+    def permits(self, absent: Sequence[int]) -> bool:
+        """Whether the set may be removed: the game's answer, or whether each player is removable."""
+        if self.game is not None:
+            return self.game.permits(absent)
+        return all(self.players[player].removable for player in absent)
+
+    def require_game(self, selector: str) -> Game:
+        """The game.
+
+        Raises:
+            InputError: if there is none; the message names the selector.
+        """
+        if self.game is None:
+            raise InputError(f"selector {selector!r} measures sets: it needs a game")
+        return self.game
+
+    def known_value(self, absent: Sequence[int]) -> float | None:
+        """The value without ``absent``: the estimator's measurement, or a new one if the budget allows it.
+
+        None if it is unavailable or not finite.
+        """
+        measured = self.contributions.lookup(absent)
+        if not len(measured) and self.game is not None and self.budget > 0:
+            measured = self.game.values(without(self.n_players, [absent]))
+        return finite_or_none(measured[0]) if len(measured) else None
+
+    def plan(self, removed: Sequence[int], **fields: object) -> RemovalPlan:
+        """A plan that removes these players; further attributes of `RemovalPlan` by keyword."""
+        full_value = self.contributions.full_value
+        return RemovalPlan.removing(removed, self.n_players, full_value=full_value, **fields)
 
 
 class Selector(ABC):
@@ -20,27 +91,8 @@ class Selector(ABC):
     name: str
 
     @abstractmethod
-    def select(
-        self,
-        contributions: Contributions,
-        players: Sequence[Player],
-        n_remove: int,
-        *,
-        game: Game | None = None,
-        budget: int = 0,
-        finals: Sequence[Game] = (),
-        rng: np.random.Generator,
-    ) -> RemovalPlan:
-        """Choose ``n_remove`` players.
-
-        Args:
-            contributions: what the estimator found.
-            players: the game's players.
-            n_remove: how many to remove.
-            game: where candidates can be measured; without it the choice rests on the surrogate.
-            budget: how many further coalitions may be evaluated.
-            finals: the same game on further pieces of text, equally long, to compare the few best sets on.
-            rng: source of all randomness.
+    def select(self, problem: SelectionProblem) -> RemovalPlan:
+        """Choose the players to remove.
 
         Raises:
             InputError: if no permitted set of that size exists.
@@ -48,7 +100,7 @@ class Selector(ABC):
 
 
 def require_removable(players: Sequence[Player], n_remove: int) -> None:
-    """Check that ``n_remove`` players can go and at least one stays.
+    """Check that ``n_remove`` players can be removed while at least one stays.
 
     Raises:
         InputError: otherwise.
@@ -56,24 +108,3 @@ def require_removable(players: Sequence[Player], n_remove: int) -> None:
     most = min(len(removable(players)), len(players) - 1)
     if not 1 <= n_remove <= most:
         raise InputError(f"cannot remove {n_remove} of {len(players)} players: choose 1 to {most}")
-
-
-def permission(players: Sequence[Player], game: Game | None) -> Permits:
-    """Whether a set may be removed: the game's answer, or without a game what the players say."""
-    if game is not None:
-        return game.permits
-    return lambda absent: all(players[player].removable for player in absent)
-
-
-def known_value(
-    chosen: Sequence[int], contributions: Contributions, game: Game | None, budget: int
-) -> float | None:
-    """The value without ``chosen`` as the estimator measured it, or measured now if the budget allows it.
-
-    None if it is neither known nor to be had, or is not finite.
-    """
-    row = without(contributions.coalitions.shape[1], [chosen])
-    measured = contributions.measured[(contributions.coalitions == row).all(axis=1)]
-    if not len(measured) and game is not None and budget > 0:
-        measured = game.values(row)
-    return float(measured[0]) if len(measured) and np.isfinite(measured[0]) else None

@@ -9,17 +9,17 @@ from shapcut.game.game import Game
 
 
 def race(leaders: CoalitionMatrix, finals: Sequence[Game]) -> tuple[int, float | None]:
-    """The best of a few coalitions by successive halving: whoever falls behind is measured no further.
+    """The best of a few coalitions by successive halving.
 
-    All start on the first game. Each time that the number of games seen has doubled, the worse half by the
-    mean so far drops out, until two are left (Jamieson and Talwalkar, AISTATS 2016).
+    All are measured in the first game. Whenever the number of games has doubled, the half with the lower mean
+    drops out, until two are left (Jamieson and Talwalkar, AISTATS 2016).
 
     Args:
         leaders: the coalitions, best guess first, shape (n, n_players).
-        finals: games on texts of the same length.
+        finals: games on texts of equal length.
 
     Returns:
-        The row of the winner and its mean over all games, None if there are no games.
+        The winner's row and its mean over all games; None if there are no games.
     """
     alive, totals = np.arange(len(leaders)), np.zeros(len(leaders))
     for seen, game in enumerate(finals, 1):

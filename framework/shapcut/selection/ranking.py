@@ -1,16 +1,12 @@
-"""Selection by ranking: the lowest contributions go."""
+"""Selection by ranking: remove the lowest contributions."""
 
-from collections.abc import Sequence
+from itertools import islice
 
 import numpy as np
 
-from shapcut.estimators.sampling import removable
-from shapcut.game.coalitions import Player
-from shapcut.game.contributions import Contributions
-from shapcut.game.feasible import Permits, permitted_sets
-from shapcut.game.game import Game
+from shapcut.game.feasible import permitted_sets
 from shapcut.game.plan import RemovalPlan
-from shapcut.selection.base import Selector, known_value, permission, require_removable
+from shapcut.selection.base import SelectionProblem, Selector
 from shapcut.support.errors import InputError
 
 _RANKED = 256
@@ -21,58 +17,41 @@ class RankingSelector(Selector):
 
     name = "ranking"
 
-    def select(
-        self,
-        contributions: Contributions,
-        players: Sequence[Player],
-        n_remove: int,
-        *,
-        game: Game | None = None,
-        budget: int = 0,
-        finals: Sequence[Game] = (),  # noqa: ARG002 - and compares nothing
-        rng: np.random.Generator,
-    ) -> RemovalPlan:
-        """Lowest first, equals by index; players that are not removable are passed over.
+    def select(self, problem: SelectionProblem) -> RemovalPlan:
+        """Remove the lowest contributions, equals by index, among removable players.
 
-        Where those may not be removed together, the lowest sum among permitted sets that are found.
-
-        The set's value is what the estimator measured, or measured now if the budget allows it.
+        If these may not be removed together, take the permitted set found with the lowest sum.
         """
-        require_removable(players, n_remove)
+        contributions, n_remove = problem.contributions, problem.n_remove
         if np.isnan(contributions.values).all():
             raise InputError(
                 f"selector {self.name!r} has nothing to rank: estimator {contributions.estimator!r} "
-                "says nothing of any player"
+                "scores no player"
             )
-        order = np.argsort(np.nan_to_num(contributions.values, nan=np.inf), kind="stable")
-        chosen = [player for player in order.tolist() if players[player].removable][:n_remove]
-        permits, reason = permission(players, game), "the {} lowest contributions ({})"
-        if not permits(chosen):
-            chosen = _lowest_permitted(contributions, players, n_remove, permits, rng)
-            reason = "the lowest contributions of {} players that may go together ({})"
-        return RemovalPlan.removing(
+        ranked = (player for player in contributions.ranking() if problem.players[player].removable)
+        chosen = list(islice(ranked, n_remove))
+        reason = f"the {n_remove} lowest contributions ({contributions.weighting})"
+        if not problem.permits(chosen):
+            chosen = _lowest_permitted(problem)
+            reason = (
+                f"the lowest contributions of {n_remove} players that may be removed together "
+                f"({contributions.weighting})"
+            )
+        return problem.plan(
             chosen,
-            len(players),
-            measured_value=known_value(chosen, contributions, game, budget),
-            full_value=contributions.full_value,
+            measured_value=problem.known_value(chosen),
             method=f"{contributions.estimator} + {self.name}",
-            reason=reason.format(n_remove, contributions.weighting),
+            reason=reason,
         )
 
 
-def _lowest_permitted(
-    contributions: Contributions,
-    players: Sequence[Player],
-    n_remove: int,
-    permits: Permits,
-    rng: np.random.Generator,
-) -> list[int]:
-    """Of many permitted sets the one whose contributions have the lowest sum, improved by swaps."""
-    candidates = removable(players).tolist()
-    sets = permitted_sets(candidates, n_remove, permits, _RANKED, rng)
+def _lowest_permitted(problem: SelectionProblem) -> list[int]:
+    """The set with the lowest sum of contributions among many permitted ones, improved by swaps."""
+    candidates, n_remove, permits = problem.candidates.tolist(), problem.n_remove, problem.permits
+    sets = permitted_sets(candidates, n_remove, permits, _RANKED, problem.rng)
     if not sets:
         raise InputError(f"no permitted set of {n_remove} players was found")
-    cost = np.nan_to_num(contributions.values, nan=np.inf)
+    cost = problem.contributions.removal_costs
     best = min(sets, key=lambda chosen: (float(cost[list(chosen)].sum()), chosen))
     while True:
         swapped = [

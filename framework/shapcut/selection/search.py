@@ -1,6 +1,5 @@
-"""Selection by search: a ranking ignores that layers stand in for each other; sets are what is removed."""
+"""Selection by search over sets: a ranking ignores interactions between layers."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import islice
 
@@ -9,15 +8,12 @@ from numpy.typing import NDArray
 
 from shapcut.estimators.base import finite
 from shapcut.estimators.quadratic import QuadraticSurrogate
-from shapcut.estimators.sampling import removable
 from shapcut.game.budget import BudgetedGame
-from shapcut.game.coalitions import CoalitionMatrix, Player, Values, absent_players, distinct, keys, without
-from shapcut.game.contributions import Contributions
+from shapcut.game.coalitions import CoalitionMatrix, Values, absent_players, distinct, keys, without
 from shapcut.game.feasible import Permits, permitted_sets
-from shapcut.game.game import Game
 from shapcut.game.plan import RemovalPlan
 from shapcut.game.surrogate import Predictor
-from shapcut.selection.base import Selector, permission, require_removable
+from shapcut.selection.base import SelectionProblem, Selector
 from shapcut.selection.race import race
 from shapcut.support.errors import InputError
 
@@ -30,12 +26,12 @@ class Evidence:
     values: Values
 
     def with_measured(self, coalitions: CoalitionMatrix, values: Values) -> "Evidence":
-        """This and the finite ones among further measurements."""
+        """This evidence and the finite ones of further measurements."""
         usable = finite(coalitions, values)
         return Evidence(np.vstack([self.coalitions, usable[0]]), np.concatenate([self.values, usable[1]]))
 
     def best(self, n_remove: int, permits: Permits, at_most: int) -> CoalitionMatrix:
-        """The best permitted coalitions that lack ``n_remove`` players, best value first."""
+        """The best permitted coalitions without ``n_remove`` players, best value first."""
         right = (~self.coalitions).sum(axis=1) == n_remove
         ordered = self.coalitions[right][np.argsort(-self.values[right], kind="stable")]
         return permitted(ordered, permits, at_most)
@@ -47,19 +43,19 @@ class Evidence:
 
 
 class SearchSelector(Selector):
-    """Searches a surrogate for the best sets, measures them, refits, and again; the best measured set wins.
+    """Searches a surrogate for the best sets, measures them, and refits; the best measured set wins.
 
-    Without a game to measure in, the set wins whose measured or else predicted value is best.
+    Without a game to measure in, the set with the best measured or predicted value wins.
 
     Args:
         batch: candidates measured in each round: half of them optima of polynomials drawn from the
             surrogate's posterior (Thompson sampling), half the most promising ones by mean and deviation.
-            A batch or less that the budget's end leaves goes to the best ones by mean.
-        exploration: how many posterior standard deviations a candidate is credited with.
-        patience: rounds in which no other set takes the lead after which the search stops.
-        starts: random sets, besides the best known ones, from which each local search starts.
-        finalists: how many of the best sets race over more text, where there is some; the surrogate's best
-            fill up where fewer have been measured.
+            The last batch of the budget goes to the best ones by mean.
+        exploration: posterior standard deviations added to a candidate's mean.
+        patience: rounds without a new leader after which the search stops.
+        starts: random starts of each local search, besides the best known sets.
+        finalists: number of best sets that race over further texts, if there are any; the surrogate's best
+            sets are added if fewer have been measured.
     """
 
     name = "search"
@@ -78,46 +74,27 @@ class SearchSelector(Selector):
         self.starts = starts
         self.finalists = finalists
 
-    def select(
-        self,
-        contributions: Contributions,
-        players: Sequence[Player],
-        n_remove: int,
-        *,
-        game: Game | None = None,
-        budget: int = 0,
-        finals: Sequence[Game] = (),
-        rng: np.random.Generator,
-    ) -> RemovalPlan:
+    def select(self, problem: SelectionProblem) -> RemovalPlan:
         """See `Selector.select`.
 
         Raises:
             InputError: if no permitted set of that size is found, or nothing measured has a finite value.
         """
-        require_removable(players, n_remove)
-        search = _Search(self, removable(players), n_remove, permission(players, game), rng)
+        contributions, search = problem.contributions, _Search(self, problem)
         evidence = Evidence(*finite(contributions.coalitions, contributions.measured))
         if not len(evidence.values):
             raise InputError(f"none of {contributions.evaluations} measured coalitions has a finite value")
-        if game is not None:
+        if problem.game is not None:
             seen = set(keys(contributions.coalitions))
-            evidence = search.measure(evidence, BudgetedGame(game, budget), seen)
+            evidence = search.measure(evidence, BudgetedGame(problem.game, problem.budget), seen)
         surrogate = QuadraticSurrogate().fit(evidence.coalitions, evidence.values)
-        count = max(1, self.finalists)
-        leaders = evidence.best(n_remove, search.permits, 0 if game is None else count)
-        if not len(leaders) or (finals and len(leaders) < count):
-            more = distinct(np.vstack([leaders, search.most_valuable(surrogate, evidence)]))
-            leaders = permitted(more, search.permits, count)
-        if not len(leaders):
-            raise InputError(f"no permitted set of {n_remove} players was found")
-        winner, final_value = race(leaders, finals if len(leaders) > 1 else ())
+        leaders = search.leaders(surrogate, evidence)
+        winner, final_value = race(leaders, problem.finals if len(leaders) > 1 else ())
         measured = evidence.value_of(leaders[winner])
-        return RemovalPlan.removing(
+        return problem.plan(
             absent_players(leaders[winner]),
-            len(players),
             predicted_value=float(surrogate.predict(leaders[winner][None])[0]),
             measured_value=measured,
-            full_value=contributions.full_value,
             final_value=final_value,
             method=f"{contributions.estimator} + {self.name}",
             reason=_reason(measured, len(evidence.values), 0 if final_value is None else len(leaders)),
@@ -126,28 +103,40 @@ class SearchSelector(Selector):
 
 @dataclass(frozen=True, slots=True)
 class _Search:
-    """One search: what stays the same over its rounds."""
+    """The rounds of one search, and its local searches."""
 
     options: SearchSelector
-    candidates: NDArray[np.int64]
-    n_remove: int
-    permits: Permits
-    rng: np.random.Generator
+    problem: SelectionProblem
+
+    def best(self, evidence: Evidence, at_most: int) -> CoalitionMatrix:
+        """The best measured sets of the right size that may be removed."""
+        return evidence.best(self.problem.n_remove, self.problem.permits, at_most)
+
+    def leaders(self, surrogate: QuadraticSurrogate, evidence: Evidence) -> CoalitionMatrix:
+        """The best sets of the right size, measured ones first; without a game, by value alone."""
+        count = max(1, self.options.finalists)
+        leaders = self.best(evidence, 0 if self.problem.game is None else count)
+        if not len(leaders) or (self.problem.finals and len(leaders) < count):
+            more = distinct(np.vstack([leaders, self.most_valuable(surrogate, evidence)]))
+            leaders = permitted(more, self.problem.permits, count)
+        if not len(leaders):
+            raise InputError(f"no permitted set of {self.problem.n_remove} players was found")
+        return leaders
 
     def measure(self, evidence: Evidence, game: BudgetedGame, seen: set[bytes]) -> Evidence:
-        """Rounds of fitting, proposing and measuring what is not ``seen``; returns all the evidence."""
-        leader, stale = keys(evidence.best(self.n_remove, self.permits, 1)), 0
+        """Fit, propose and measure unseen sets in rounds; return all evidence."""
+        leader, stale = keys(self.best(evidence, 1)), 0
         while stale < self.options.patience and game.remaining > 0:
             surrogate = QuadraticSurrogate().fit(evidence.coalitions, evidence.values)
             last = game.remaining <= self.options.batch
             proposals = self.propose(surrogate, evidence, last=last)
             fresh = proposals[[key not in seen for key in keys(proposals)]]
-            fresh = permitted(fresh, self.permits, min(self.options.batch, game.remaining))
+            fresh = permitted(fresh, self.problem.permits, min(self.options.batch, game.remaining))
             if not len(fresh):
                 break
             seen.update(keys(fresh))
             evidence = evidence.with_measured(fresh, game.values(fresh))
-            leading = keys(evidence.best(self.n_remove, self.permits, 1))
+            leading = keys(self.best(evidence, 1))
             stale = stale + 1 if leading == leader else 0
             leader = leading
         return evidence
@@ -155,9 +144,9 @@ class _Search:
     def propose(
         self, surrogate: QuadraticSurrogate, evidence: Evidence, *, last: bool = False
     ) -> CoalitionMatrix:
-        """Sets of the right size, the ones to measure first: optima of draws, then the most promising.
+        """Sets of the right size in the order to measure: optima of draws, then the most promising.
 
-        Nothing follows the last round that could use what exploring finds: then by predicted value alone.
+        The last round does not explore, since no later round could use the result.
         """
         pool = self._pool(surrogate, evidence)
         if last:
@@ -173,14 +162,14 @@ class _Search:
         starts = self._starts(evidence)
         found = [evidence.coalitions[:0]]
         for _ in range(count):
-            start = starts[self.rng.integers(len(starts))]
-            found.append(climb(surrogate.draw(self.rng), start, self.candidates)[:1])
+            start = starts[self.problem.rng.integers(len(starts))]
+            found.append(climb(surrogate.draw(self.problem.rng), start, self.problem.candidates)[:1])
         return np.vstack(found)
 
     def most_valuable(self, surrogate: QuadraticSurrogate, evidence: Evidence) -> CoalitionMatrix:
-        """As `propose`, best value first: measured values where there are any, else predicted ones."""
+        """Sets of the right size by value, measured or else predicted, best first."""
         pool = self._pool(surrogate, evidence)
-        measured = evidence.best(self.n_remove, self.permits, self.options.starts)
+        measured = self.best(evidence, self.options.starts)
         pool = distinct(np.vstack([measured, pool]))
         known = dict(zip(keys(evidence.coalitions), evidence.values.tolist(), strict=True))
         predicted = zip(keys(pool), surrogate.predict(pool).tolist(), strict=True)
@@ -188,28 +177,29 @@ class _Search:
         return pool[np.argsort(-values, kind="stable")]
 
     def _pool(self, surrogate: Predictor, evidence: Evidence) -> CoalitionMatrix:
-        """Sets of the right size: where the local searches start and end, and all around there."""
+        """Starts and ends of the local searches, and the neighbours of the ends."""
         starts = self._starts(evidence)
-        around = [climb(surrogate, start, self.candidates) for start in starts]
+        around = [climb(surrogate, start, self.problem.candidates) for start in starts]
         return distinct(np.vstack([starts, *around]))
 
     def _starts(self, evidence: Evidence) -> CoalitionMatrix:
-        """The best measured sets of the right size, some random ones, and permitted ones if those are not."""
-        best = evidence.best(self.n_remove, self.permits, self.options.starts)
+        """The best measured sets and random ones, plus a permitted set for each forbidden draw."""
+        problem, candidates = self.problem, self.problem.candidates
         random = [
-            self.rng.choice(self.candidates, size=self.n_remove, replace=False).tolist()
+            problem.rng.choice(candidates, size=problem.n_remove, replace=False).tolist()
             for _ in range(self.options.starts)
         ]
-        allowed = sum(map(self.permits, random))
-        if allowed < len(random):  # where few sets are permitted, chance finds none of them
+        missing = len(random) - sum(map(problem.permits, random))
+        if missing:  # random draws rarely meet a permitted set where few are permitted
             random += permitted_sets(
-                self.candidates.tolist(), self.n_remove, self.permits, len(random) - allowed, self.rng
+                candidates.tolist(), problem.n_remove, problem.permits, missing, problem.rng
             )
-        return np.vstack([best, without(evidence.coalitions.shape[1], random)])
+        best = self.best(evidence, self.options.starts)
+        return np.vstack([best, without(problem.n_players, random)])
 
 
 def permitted(coalitions: CoalitionMatrix, permits: Permits, at_most: int) -> CoalitionMatrix:
-    """The first rows whose absent players may be removed together; no more are asked about than needed."""
+    """The first rows whose absent players may be removed together; stops after ``at_most``."""
     rows = (row for row, coalition in enumerate(coalitions) if permits(absent_players(coalition)))
     return coalitions[list(islice(rows, at_most))]
 
@@ -218,7 +208,7 @@ def climb(surrogate: Predictor, start: NDArray[np.bool_], candidates: NDArray[np
     """Steepest ascent by swapping one absent player for a present one.
 
     Returns:
-        The local optimum and all its neighbours, so that each start yields more than one candidate.
+        The local optimum and all its neighbours.
     """
     current = start
     value = float(surrogate.predict(current[None])[0])
@@ -234,7 +224,7 @@ def climb(surrogate: Predictor, start: NDArray[np.bool_], candidates: NDArray[np
 
 
 def swaps(coalition: NDArray[np.bool_], candidates: NDArray[np.int64]) -> CoalitionMatrix:
-    """All coalitions in which one absent player has come back and one present candidate has gone."""
+    """All coalitions that swap one absent player for a present candidate."""
     absent = np.flatnonzero(~coalition)
     present = candidates[coalition[candidates]]
     back, gone = (grid.ravel() for grid in np.meshgrid(absent, present))

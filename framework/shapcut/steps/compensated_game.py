@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from shapcut.game.coalitions import CoalitionMatrix, Player, Values, absent_players
-from shapcut.game.game import Game
+from shapcut.game.game import Game, Measurements, as_measurements
 from shapcut.game.plan import RemovalPlan
 from shapcut.steps.step import PostProcessor, StepContext, StoredModel
 from shapcut.valuation.model_game import ModelGame
@@ -57,8 +57,11 @@ class MendedGame(Game):
         mended = " ".join(spec for spec, _ in self._steps)
         return {**self._game.fingerprint(), "mended": mended, "seed": str(self._seed)}
 
-    def values(self, coalitions: CoalitionMatrix) -> Values:
-        """The utility of each mended model; that of the whole model as it is."""
+    def measurements(self, coalitions: CoalitionMatrix) -> Measurements:
+        """The utility of each mended model, and of the whole model as it is; the halves are unknown."""
+        return as_measurements(self._utilities(coalitions))
+
+    def _utilities(self, coalitions: CoalitionMatrix) -> Values:
         utility = self._game.utility
         if isinstance(utility, ModelUtility):
             return np.array([float(utility.function(self._mended(row))) for row in coalitions])

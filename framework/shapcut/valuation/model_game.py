@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from shapcut.game.coalitions import CoalitionMatrix, Player, Values
+from shapcut.game.coalitions import CoalitionMatrix, Player
 from shapcut.game.game import Measurements, as_measurements
 from shapcut.models.adapter import Adapter, Granularity
 from shapcut.models.fingerprint import model_fingerprint
@@ -201,10 +201,6 @@ class ModelGame(PortableGame):
         """What evaluation has cost so far; nothing if it has not begun."""
         evaluator: Evaluator | None = vars(self).get("evaluator")
         return Work() if evaluator is None else evaluator.work
-
-    def values(self, coalitions: CoalitionMatrix) -> Values:
-        """The utility of each coalition."""
-        return self.measurements(coalitions)[:, 0]
 
     def measurements(self, coalitions: CoalitionMatrix) -> Measurements:
         """The utility of each coalition on all windows, on every second window and on the others.

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from shapcut.estimators.base import EstimationProblem
 from shapcut.estimators.exact import ExactEstimator
 from shapcut.estimators.permutation import PermutationEstimator
 from shapcut.estimators.robustness import examined
@@ -44,11 +45,13 @@ def game_of(n, table, fixed=()):
 
 
 def exact(game):
-    return ExactEstimator().estimate(game, 2**game.n_players, np.random.default_rng(0)).values
+    return (
+        ExactEstimator().estimate(EstimationProblem(game, 2**game.n_players, np.random.default_rng(0))).values
+    )
 
 
 def run(estimator, game, budget, seed):
-    return estimator.estimate(game, budget, np.random.default_rng(seed))
+    return estimator.estimate(EstimationProblem(game, budget, np.random.default_rng(seed)))
 
 
 def budgets(data, n, at_most=None):
@@ -158,7 +161,7 @@ def test_a_coalition_without_a_finite_value_leaves_with_its_marginals(estimator)
 
 @BOTH
 def test_a_budget_that_is_too_small_is_refused_with_what_is_needed(estimator):
-    with pytest.raises(InputError, match=r"at least 40 coalitions here, got 39"):
+    with pytest.raises(InputError, match=r"at least 40 coalitions, got 39"):
         run(estimator, Counting(20, lambda rows: rows.sum(axis=1)), 39, 0)
 
 
@@ -184,7 +187,7 @@ def test_robustness_comes_with_the_answer_and_costs_nothing(estimator):
 @given(n=st.integers(3, 6), seed=seeds)
 def test_all_coalitions_have_nothing_to_resample(n, seed):
     game = game_of(n, table_of(n, seed))
-    found = ExactEstimator().estimate(game, 2**n, np.random.default_rng(0))
+    found = ExactEstimator().estimate(EstimationProblem(game, 2**n, np.random.default_rng(0)))
     halves = np.column_stack([found.measured] * 3)
     robust = examined(found, halves, np.random.default_rng(0)).robustness
     assert (robust.resamples, robust.rank_stability, robust.bootstrap_errors) == (0, None, None)

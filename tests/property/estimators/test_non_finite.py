@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from shapcut.estimators.base import finite, held_out_fidelity
+from shapcut.estimators.base import EstimationProblem, finite, held_out_fidelity
 from shapcut.estimators.network import NetworkSurrogate
 from shapcut.estimators.paper import PaperEstimator
 from shapcut.estimators.quadratic import QuadraticSurrogate, Scales
@@ -13,6 +13,7 @@ from shapcut.estimators.surrogate import SurrogateEstimator
 from shapcut.game.budget import BudgetedGame
 from shapcut.game.coalitions import keys, without
 from shapcut.game.game import FunctionGame
+from shapcut.selection.base import SelectionProblem
 from shapcut.selection.search import SearchSelector
 from shapcut.support.errors import InputError, ShapcutError
 
@@ -63,7 +64,9 @@ def test_finite_keeps_rows_and_values_together(values):
 @given(st.integers(0, 10**6))
 def test_surrogate_estimator_equals_a_fit_to_the_finite_rows(seed):
     game = patchy_game(seed, keep_singles=True)
-    found = SurrogateEstimator().estimate(game, 50, np.random.default_rng(seed), n_remove=3)
+    found = SurrogateEstimator().estimate(
+        EstimationProblem(game, 50, np.random.default_rng(seed), n_remove=3)
+    )
     usable = np.isfinite(found.measured)
     assert found.excluded == (~usable).sum()
     assert found.measured[usable] == pytest.approx(true_values(found.coalitions[usable]))
@@ -84,7 +87,9 @@ def test_paper_estimator_trains_on_the_finite_rows_with_their_own_values(monkeyp
 
     monkeypatch.setattr(NetworkSurrogate, "fit", recording_fit)
     game = patchy_game(3)
-    found = PaperEstimator(surrogate_masks=50, bootstraps=2).estimate(game, 40, np.random.default_rng(0))
+    found = PaperEstimator(surrogate_masks=50, bootstraps=2).estimate(
+        EstimationProblem(game, 40, np.random.default_rng(0))
+    )
     assert found.excluded > 3
     assert len(fitted) == 1 + 2 + 5
     for coalitions, values in fitted:
@@ -96,7 +101,7 @@ def test_paper_estimator_trains_on_the_finite_rows_with_their_own_values(monkeyp
 
 def test_paper_estimator_needs_some_usable_masks():
     with pytest.raises(InputError, match="only 0 usable masks"):
-        PaperEstimator().estimate(patchy_game(0, share=1.0), 40, np.random.default_rng(0))
+        PaperEstimator().estimate(EstimationProblem(patchy_game(0, share=1.0), 40, np.random.default_rng(0)))
 
 
 @pytest.mark.parametrize("bad", BAD)
@@ -104,7 +109,9 @@ def test_whole_model_without_a_finite_value(bad):
     def value(coalitions):
         return np.where(coalitions.sum(axis=1) >= N - 1, bad, true_values(coalitions))
 
-    found = SurrogateEstimator().estimate(FunctionGame(N, value), 30, np.random.default_rng(0))
+    found = SurrogateEstimator().estimate(
+        EstimationProblem(FunctionGame(N, value), 30, np.random.default_rng(0))
+    )
     assert found.full_value is None
     assert found.to_json()["full_value"] is None
     assert np.isfinite(found.values).all()
@@ -113,14 +120,16 @@ def test_whole_model_without_a_finite_value(bad):
 def test_nothing_finite_is_an_error():
     game = patchy_game(0, share=1.0)
     with pytest.raises(ShapcutError, match="none of 40 coalitions has a finite value"):
-        SurrogateEstimator().estimate(game, 40, np.random.default_rng(0))
+        SurrogateEstimator().estimate(EstimationProblem(game, 40, np.random.default_rng(0)))
 
 
 def test_one_finite_coalition_is_enough_to_go_on():
     def value(coalitions):
         return np.where(coalitions.all(axis=1), 1.0, np.nan)
 
-    found = SurrogateEstimator().estimate(FunctionGame(N, value), 30, np.random.default_rng(0))
+    found = SurrogateEstimator().estimate(
+        EstimationProblem(FunctionGame(N, value), 30, np.random.default_rng(0))
+    )
     assert found.fidelity.r_squared is None
     assert found.fidelity.coalitions == 0
     assert np.isfinite(found.values).all()
@@ -150,17 +159,21 @@ def test_held_out_fidelity_predicts_each_coalition_by_a_fit_without_it():
 def test_search_does_not_pay_twice_for_a_coalition_without_a_value():
     game = patchy_game(7, share=0.5, keep_singles=True)
     rng = np.random.default_rng(0)
-    found = SurrogateEstimator().estimate(game, 40, rng, n_remove=2)
+    found = SurrogateEstimator().estimate(EstimationProblem(game, 40, rng, n_remove=2))
     known = set(keys(found.coalitions))
     assert found.excluded
     counted = BudgetedGame(game, 30)
-    plan = SearchSelector().select(found, game.players, 2, game=counted, budget=30, rng=rng)
+    plan = SearchSelector().select(SelectionProblem(found, game.players, 2, game=counted, budget=30, rng=rng))
     assert not known & set(keys(counted.evaluated()[0]))
     assert plan.measured_value == pytest.approx(true_values(without(N, [plan.removed]))[0])
 
 
 def test_search_needs_a_finite_value():
-    found = SurrogateEstimator().estimate(patchy_game(0, share=0.0), 20, np.random.default_rng(0), n_remove=2)
+    found = SurrogateEstimator().estimate(
+        EstimationProblem(patchy_game(0, share=0.0), 20, np.random.default_rng(0), n_remove=2)
+    )
     found.measured[:] = np.nan
     with pytest.raises(InputError, match="has a finite value"):
-        SearchSelector().select(found, patchy_game(0).players, 2, rng=np.random.default_rng(0))
+        SearchSelector().select(
+            SelectionProblem(found, patchy_game(0).players, 2, rng=np.random.default_rng(0))
+        )

@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
+from shapcut.estimators.base import EstimationProblem
 from shapcut.estimators.exact import ExactEstimator
 from shapcut.game.coalitions import all_coalitions
 from shapcut.game.game import FunctionGame
@@ -31,7 +32,7 @@ def table_game(n, table):
 
 
 def shapley(n, table):
-    return ExactEstimator().estimate(table_game(n, table), 2**n, RNG).values
+    return ExactEstimator().estimate(EstimationProblem(table_game(n, table), 2**n, RNG)).values
 
 
 def renumbered(n, new_index):
@@ -103,7 +104,7 @@ def test_players_that_cannot_be_absent_have_no_value_and_are_always_there(case, 
     fixed = data.draw(st.sets(st.integers(0, n - 1), min_size=1, max_size=n))
     free = [player for player in range(n) if player not in fixed]
     game = with_fixed(table_game(n, table), fixed)
-    found = ExactEstimator().estimate(game, 2 ** len(free), RNG)
+    found = ExactEstimator().estimate(EstimationProblem(game, 2 ** len(free), RNG))
     assert found.coalitions[:, sorted(fixed)].all()
     assert np.isnan(found.values[sorted(fixed)]).all()
     assert np.isnan(found.standard_errors[sorted(fixed)]).all()
@@ -121,7 +122,7 @@ def with_fixed(game, fixed):
 
 def test_full_value_and_evidence_are_reported():
     table = np.arange(8.0)
-    found = ExactEstimator().estimate(table_game(3, table), 8, RNG)
+    found = ExactEstimator().estimate(EstimationProblem(table_game(3, table), 8, RNG))
     assert found.full_value == 7.0
     assert found.measured.tolist() == table.tolist()
     assert (found.coalitions == all_coalitions(3)).all()
@@ -131,11 +132,11 @@ def test_full_value_and_evidence_are_reported():
 def test_a_value_that_is_not_finite_leaves_no_exact_answer():
     table = np.array([0.0, np.nan, 1.0, -np.inf])
     with pytest.raises(ShapcutError, match="2 of 4 coalitions have no finite value"):
-        ExactEstimator().estimate(table_game(2, table), 4, RNG)
+        ExactEstimator().estimate(EstimationProblem(table_game(2, table), 4, RNG))
 
 
 def test_refuses_a_small_budget_and_a_large_game():
-    with pytest.raises(InputError, match="needs a budget of 8 coalitions, got 7"):
-        ExactEstimator().estimate(table_game(3, np.zeros(8)), 7, RNG)
+    with pytest.raises(InputError, match="needs a budget of at least 8 coalitions, got 7"):
+        ExactEstimator().estimate(EstimationProblem(table_game(3, np.zeros(8)), 7, RNG))
     with pytest.raises(InputError, match="at most 16 players, the game has 17"):
-        ExactEstimator().estimate(FunctionGame(17, lambda rows: rows[:, 0]), 10**6, RNG)
+        ExactEstimator().estimate(EstimationProblem(FunctionGame(17, lambda rows: rows[:, 0]), 10**6, RNG))

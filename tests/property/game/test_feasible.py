@@ -8,11 +8,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from shapcut.estimators.base import EstimationProblem
 from shapcut.estimators.surrogate import SurrogateEstimator
 from shapcut.game.budget import BudgetedGame
 from shapcut.game.coalitions import without
 from shapcut.game.feasible import permitted_sets, require_permitted
 from shapcut.game.game import FunctionGame
+from shapcut.selection.base import SelectionProblem
 from shapcut.selection.ranking import RankingSelector
 from shapcut.selection.search import SearchSelector
 from shapcut.support.errors import InputError
@@ -67,8 +69,10 @@ def test_selectors_remove_whole_periods_where_nothing_else_is_permitted(selector
     game = game_of(24, whole_periods(4), seed)
     rng = np.random.default_rng(seed)
     counted = BudgetedGame(game, 120)
-    contributions = SurrogateEstimator().estimate(counted, 60, rng, n_remove=8)
-    plan = selector.select(contributions, game.players, 8, game=counted, budget=counted.remaining, rng=rng)
+    contributions = SurrogateEstimator().estimate(EstimationProblem(counted, 60, rng, n_remove=8))
+    plan = selector.select(
+        SelectionProblem(contributions, game.players, 8, game=counted, budget=counted.remaining, rng=rng)
+    )
     assert game.permits(plan.removed)
     assert len(plan.removed) == 8
     chance = permitted_sets(range(24), 8, game.permits, 20, rng)
@@ -78,6 +82,8 @@ def test_selectors_remove_whole_periods_where_nothing_else_is_permitted(selector
 
 def test_the_ranking_keeps_its_set_where_that_is_permitted():
     game = game_of(6, lambda absent, n: True)
-    found = SurrogateEstimator().estimate(BudgetedGame(game, 20), 12, np.random.default_rng(0), n_remove=2)
-    plan = RankingSelector().select(found, game.players, 2, rng=np.random.default_rng(0))
+    found = SurrogateEstimator().estimate(
+        EstimationProblem(BudgetedGame(game, 20), 12, np.random.default_rng(0), n_remove=2)
+    )
+    plan = RankingSelector().select(SelectionProblem(found, game.players, 2, rng=np.random.default_rng(0)))
     assert set(plan.removed) == set(np.argsort(found.values)[:2].tolist())

@@ -7,12 +7,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from shapcut.estimators.base import EstimationProblem
 from shapcut.estimators.exact import ExactEstimator
 from shapcut.estimators.surrogate import SurrogateEstimator
 from shapcut.game.budget import BudgetedGame
 from shapcut.game.coalitions import Player, without
 from shapcut.game.game import FunctionGame
 from shapcut.game.target import RestrictedGame, Target
+from shapcut.selection.base import SelectionProblem
 from shapcut.selection.ranking import RankingSelector
 from shapcut.selection.search import SearchSelector
 from shapcut.selection.targets import select_for
@@ -81,8 +83,8 @@ def test_with_all_sets_known_the_search_finds_the_best_that_reaches_the_target(s
     game = game_of(n, seed)
     sizes = rng.choice([1.0, 2.0, 3.0], size=n)
     target = Target(tuple(sizes.tolist()), 0.4 * float(sizes.sum()), "t", "a cost")
-    found = ExactEstimator().estimate(game, 2**n, rng)
-    plan = select_for(SearchSelector(), found, game.players, target, game=game, budget=0, rng=rng)
+    found = ExactEstimator().estimate(EstimationProblem(game, 2**n, rng))
+    plan = select_for(SearchSelector(), found, target, game=game, budget=0, rng=rng)
     sets = [
         chosen for size in range(1, n) for chosen in combinations(range(n), size) if target.reached(chosen)
     ]
@@ -96,16 +98,16 @@ def test_for_equal_costs_the_selector_is_asked_as_ever(selector):
 
     def run(choose):
         rng, counted = np.random.default_rng(3), BudgetedGame(game, 80)
-        found = SurrogateEstimator().estimate(counted, 80, rng, n_remove=3)
+        found = SurrogateEstimator().estimate(EstimationProblem(counted, 80, rng, n_remove=3))
         return choose(found, counted, rng)
 
     def plainly(found, counted, rng):
         left = counted.remaining
-        return selector.select(found, game.players, 3, game=counted, budget=left, rng=rng)
+        return selector.select(SelectionProblem(found, game.players, 3, game=counted, budget=left, rng=rng))
 
     def for_target(found, counted, rng):
         target, left = Target.count(game.players, 3), counted.remaining
-        return select_for(selector, found, game.players, target, game=counted, budget=left, rng=rng)
+        return select_for(selector, found, target, game=counted, budget=left, rng=rng)
 
     assert run(plainly) == run(for_target)
 
@@ -113,9 +115,9 @@ def test_for_equal_costs_the_selector_is_asked_as_ever(selector):
 def test_a_ranking_is_followed_until_the_target_is_reached():
     game = FunctionGame(4, lambda rows: -((~rows) @ np.array([1.0, 2.0, 3.0, 4.0])))
     rng = np.random.default_rng(0)
-    found = ExactEstimator().estimate(game, 16, rng)
+    found = ExactEstimator().estimate(EstimationProblem(game, 16, rng))
     target = Target((1.0, 5.0, 1.0, 5.0), 6.0, "t", "a cost")
-    plan = select_for(RankingSelector(), found, game.players, target, game=game, budget=0, rng=rng)
+    plan = select_for(RankingSelector(), found, target, game=game, budget=0, rng=rng)
     assert plan.removed == (0, 1)
     assert plan.measured_value == -3.0
 
@@ -124,11 +126,11 @@ def test_a_ranking_is_followed_until_the_target_is_reached():
 def test_a_smaller_cut_stays_within_the_larger(seed):
     game = game_of(10, seed)
     rng, counted = np.random.default_rng(seed), BudgetedGame(game, 150)
-    found = SurrogateEstimator().estimate(counted, 80, rng, n_remove=5)
+    found = SurrogateEstimator().estimate(EstimationProblem(counted, 80, rng, n_remove=5))
     whole = Target.count(game.players, 5)
-    large = select_for(SearchSelector(), found, game.players, whole, game=counted, budget=30, rng=rng)
+    large = select_for(SearchSelector(), found, whole, game=counted, budget=30, rng=rng)
     target = Target.count(game.players, 2).within(large.removed)
-    small = select_for(SearchSelector(), found, game.players, target, game=counted, budget=30, rng=rng)
+    small = select_for(SearchSelector(), found, target, game=counted, budget=30, rng=rng)
     assert len(small.removed) == 2
     assert set(small.removed) < set(large.removed)
 

@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from shapcut.comparison.contestants import parse_methods
+from shapcut.estimators.base import EstimationProblem
 from shapcut.estimators.exact import ExactEstimator
 from shapcut.estimators.quadratic import QuadraticSurrogate, Scales
 from shapcut.estimators.surrogate import SurrogateEstimator
@@ -15,6 +16,7 @@ from shapcut.game.budget import BudgetedGame
 from shapcut.game.coalitions import absent_players, keys, without
 from shapcut.game.game import FunctionGame
 from shapcut.recipe.recipe import make_recipe
+from shapcut.selection.base import SelectionProblem
 from shapcut.selection.race import race
 from shapcut.selection.search import Evidence, SearchSelector, climb, swaps
 from shapcut.support.errors import InputError
@@ -67,9 +69,11 @@ def test_finds_the_optimum_for_each_number_removed(n, seed):
     rng = np.random.default_rng(seed)
     for n_remove in range(1, n):
         counted = BudgetedGame(game, 250)
-        found = SurrogateEstimator(focus=np.inf).estimate(counted, 150, rng, n_remove=n_remove)
+        found = SurrogateEstimator(focus=np.inf).estimate(
+            EstimationProblem(counted, 150, rng, n_remove=n_remove)
+        )
         plan = SearchSelector().select(
-            found, game.players, n_remove, game=counted, budget=counted.remaining, rng=rng
+            SelectionProblem(found, game.players, n_remove, game=counted, budget=counted.remaining, rng=rng)
         )
         assert value_of(game, plan) == pytest.approx(best_value(game, n_remove), abs=1e-9)
         assert plan.measured_value == pytest.approx(value_of(game, plan), abs=1e-9)
@@ -81,8 +85,10 @@ def test_what_the_end_of_a_budget_leaves_goes_to_the_best_by_mean(seed):
     damage = np.random.default_rng(seed).uniform(0.1, 1.0, 9)
     game = FunctionGame(9, lambda rows: (~rows) @ -damage)
     counted, rng = BudgetedGame(game, 11), np.random.default_rng(seed)
-    found = SurrogateEstimator(focus=np.inf).estimate(counted, 11, rng, n_remove=3)
-    plan = SearchSelector().select(found, game.players, 3, game=counted, budget=counted.remaining, rng=rng)
+    found = SurrogateEstimator(focus=np.inf).estimate(EstimationProblem(counted, 11, rng, n_remove=3))
+    plan = SearchSelector().select(
+        SelectionProblem(found, game.players, 3, game=counted, budget=counted.remaining, rng=rng)
+    )
     assert list(plan.removed) == sorted(np.argsort(damage)[:3])
     assert counted.remaining == 0
 
@@ -91,9 +97,9 @@ def test_what_the_end_of_a_budget_leaves_goes_to_the_best_by_mean(seed):
 def test_finds_the_optimum_without_a_game_to_measure_in(n, seed):
     game = quadratic_game(n, seed)
     rng = np.random.default_rng(seed)
-    found = SurrogateEstimator(focus=np.inf, share=1.0).estimate(game, 100, rng)
+    found = SurrogateEstimator(focus=np.inf, share=1.0).estimate(EstimationProblem(game, 100, rng))
     for n_remove in (2, 3, 4):
-        plan = SearchSelector().select(found, game.players, n_remove, rng=rng)
+        plan = SearchSelector().select(SelectionProblem(found, game.players, n_remove, rng=rng))
         regret = best_value(game, n_remove) - value_of(game, plan)
         assert regret < 0.02
 
@@ -101,9 +107,11 @@ def test_finds_the_optimum_without_a_game_to_measure_in(n, seed):
 def test_without_a_game_measured_values_count_more_than_predictions():
     table = np.random.default_rng(0).normal(size=64)
     game = FunctionGame(6, lambda rows: table[rows @ (1 << np.arange(6))])
-    found = ExactEstimator().estimate(game, 64, np.random.default_rng(0))
+    found = ExactEstimator().estimate(EstimationProblem(game, 64, np.random.default_rng(0)))
     for n_remove in range(1, 6):
-        plan = SearchSelector(starts=2).select(found, game.players, n_remove, rng=np.random.default_rng(0))
+        plan = SearchSelector(starts=2).select(
+            SelectionProblem(found, game.players, n_remove, rng=np.random.default_rng(0))
+        )
         assert plan.measured_value == value_of(game, plan) == best_value(game, n_remove)
 
 
@@ -112,23 +120,25 @@ def test_without_a_game_measured_values_count_more_than_predictions():
 def test_never_measures_or_chooses_what_is_not_permitted(seed, n_remove):
     game = quadratic_game(9, seed, rule=SPACED)
     rng = np.random.default_rng(seed)
-    found = SurrogateEstimator().estimate(game, 30, rng, n_remove=n_remove)
+    found = SurrogateEstimator().estimate(EstimationProblem(game, 30, rng, n_remove=n_remove))
     counted = BudgetedGame(game, 30)
-    plan = SearchSelector(batch=4).select(found, game.players, n_remove, game=counted, budget=30, rng=rng)
+    plan = SearchSelector(batch=4).select(
+        SelectionProblem(found, game.players, n_remove, game=counted, budget=30, rng=rng)
+    )
     measured = [absent_players(row) for row in counted.evaluated()[0]]
     assert all(game.permits(absent) and len(absent) == n_remove for absent in measured)
     assert game.permits(plan.removed)
-    assert SearchSelector().select(found, game.players, n_remove, game=game, rng=rng).removed in {
-        s for s in combinations(range(9), n_remove) if game.permits(s)
-    }
+    assert SearchSelector().select(
+        SelectionProblem(found, game.players, n_remove, game=game, rng=rng)
+    ).removed in {s for s in combinations(range(9), n_remove) if game.permits(s)}
 
 
 def test_no_permitted_set_is_an_error():
     game = quadratic_game(4, 0, rule=SPACED)
     rng = np.random.default_rng(0)
-    found = SurrogateEstimator().estimate(game, 16, rng)
+    found = SurrogateEstimator().estimate(EstimationProblem(game, 16, rng))
     with pytest.raises(InputError, match="no permitted set of 3 players"):
-        SearchSelector().select(found, game.players, 3, game=game, rng=rng)
+        SearchSelector().select(SelectionProblem(found, game.players, 3, game=game, rng=rng))
 
 
 @given(st.integers(2, 9), st.integers(0, 10**6))
@@ -206,9 +216,11 @@ def test_predicted_sets_fill_up_the_race_where_few_have_been_measured():
     final = FunctionGame(9, game.values)
     raced = BudgetedGame(final, 100)
     counted, rng = BudgetedGame(game, 12), np.random.default_rng(5)
-    found = SurrogateEstimator(focus=np.inf).estimate(counted, 12, rng, n_remove=3)
+    found = SurrogateEstimator(focus=np.inf).estimate(EstimationProblem(counted, 12, rng, n_remove=3))
     plan = SearchSelector().select(
-        found, game.players, 3, game=counted, budget=counted.remaining, finals=[raced], rng=rng
+        SelectionProblem(
+            found, game.players, 3, game=counted, budget=counted.remaining, finals=[raced], rng=rng
+        )
     )
     assert raced.spent == 16
     assert plan.final_value == raced.evaluated()[1].max()

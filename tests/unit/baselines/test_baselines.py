@@ -11,9 +11,11 @@ from shapcut.baselines.blind import LastEstimator, NoEstimator, RandomEstimator
 from shapcut.baselines.evolutionary import EvolutionarySelector
 from shapcut.baselines.greedy import GreedySelector, greedy_evaluations
 from shapcut.baselines.leave_one_out import LeaveOneOutEstimator
+from shapcut.estimators.base import EstimationProblem
 from shapcut.game.budget import BudgetedGame, MeteredGame
 from shapcut.game.coalitions import without
 from shapcut.game.game import FunctionGame, Game
+from shapcut.selection.base import SelectionProblem
 from shapcut.selection.ranking import RankingSelector
 from shapcut.support.errors import InputError, ShapcutError
 
@@ -34,9 +36,9 @@ class TokenGame(FunctionGame):
     def tokens(self):
         return self._tokens
 
-    def values(self, coalitions):
+    def measurements(self, coalitions):
         self.asked += [row.tobytes() for row in coalitions]
-        return super().values(coalitions)
+        return super().measurements(coalitions)
 
     def permits(self, absent):
         return super().permits(absent) and (self._permitted is None or self._permitted(sorted(absent)))
@@ -70,12 +72,12 @@ def rng(seed=0):
 
 
 def nothing_known(game):
-    return NoEstimator().estimate(game, 0, rng())
+    return NoEstimator().estimate(EstimationProblem(game, 0, rng()))
 
 
 def removed(selector, game, n_remove, budget=10_000, seed=0):
     plan = selector.select(
-        nothing_known(game), game.players, n_remove, game=game, budget=budget, rng=rng(seed)
+        SelectionProblem(nothing_known(game), game.players, n_remove, game=game, budget=budget, rng=rng(seed))
     )
     return plan.removed
 
@@ -103,9 +105,9 @@ def test_greedy_asks_for_each_step_once_and_for_nothing_that_is_known():
     assert counted.budget == 9 + 8 + 7
     removed(GreedySelector(), counted, 3, budget=counted.remaining)
     assert counted.spent == counted.budget
-    known = LeaveOneOutEstimator().estimate(game, N + 1, rng())
+    known = LeaveOneOutEstimator().estimate(EstimationProblem(game, N + 1, rng()))
     rest = BudgetedGame(game, 8 + 7)
-    plan = GreedySelector().select(known, game.players, 3, game=rest, budget=15, rng=rng())
+    plan = GreedySelector().select(SelectionProblem(known, game.players, 3, game=rest, budget=15, rng=rng()))
     assert plan.removed == brute_force_greedy(game, 3)
     assert rest.spent == 15
 
@@ -116,7 +118,7 @@ def test_greedy_is_refused_what_it_cannot_do():
         removed(GreedySelector(), game, 3, budget=23)
     assert game.asked == []
     with pytest.raises(InputError, match="needs a game"):
-        GreedySelector().select(nothing_known(game), game.players, 3, rng=rng())
+        GreedySelector().select(SelectionProblem(nothing_known(game), game.players, 3, rng=rng()))
     with pytest.raises(ShapcutError, match="none of 9 sets of 1 players has a finite value"):
         removed(GreedySelector(), TokenGame(N, lambda rows: np.full(len(rows), np.nan)), 2)
 
@@ -194,27 +196,27 @@ def test_evolution_says_what_is_wrong_with_its_options():
     with pytest.raises(InputError, match="raise --budget"):
         removed(EvolutionarySelector(), game, 3, budget=2)
     with pytest.raises(InputError, match="needs a game"):
-        EvolutionarySelector().select(nothing_known(game), game.players, 3, rng=rng())
+        EvolutionarySelector().select(SelectionProblem(nothing_known(game), game.players, 3, rng=rng()))
 
 
 def test_leave_one_out_is_the_loss_of_each_absence():
     game = TokenGame(N, pairs(), fixed=(3,))
-    found = LeaveOneOutEstimator().estimate(game, N, rng())
+    found = LeaveOneOutEstimator().estimate(EstimationProblem(game, N, rng()))
     full = game.values(np.ones((1, N), dtype=bool))[0]
     expected = [full - game.values(without(N, [[player]]))[0] for player in range(N)]
     expected[3] = np.nan
     assert found.values == pytest.approx(expected, nan_ok=True)
     assert found.evaluations == N
-    with pytest.raises(InputError, match="needs a budget of 9 coalitions, got 8"):
-        LeaveOneOutEstimator().estimate(game, 8, rng())
+    with pytest.raises(InputError, match="needs a budget of at least 9 coalitions, got 8"):
+        LeaveOneOutEstimator().estimate(EstimationProblem(game, 8, rng()))
 
 
 def test_the_blind_estimators():
     game = TokenGame(6, pairs(0, 6), fixed=(4,))
 
     def chosen(estimator, seed=0, n_remove=2):
-        found = estimator.estimate(game, 0, rng(seed), n_remove=n_remove)
-        return RankingSelector().select(found, game.players, n_remove, rng=rng()).removed
+        found = estimator.estimate(EstimationProblem(game, 0, rng(seed), n_remove=n_remove))
+        return RankingSelector().select(SelectionProblem(found, game.players, n_remove, rng=rng())).removed
 
     assert chosen(LastEstimator()) == (3, 5)
     assert chosen(LastEstimator(keep_last=1)) == (2, 3)

@@ -13,8 +13,10 @@ from shapcut.baselines.angular import AngularSelector
 from shapcut.baselines.blind import NoEstimator
 from shapcut.baselines.block_influence import BlockInfluenceEstimator
 from shapcut.baselines.taylor import TaylorEstimator
+from shapcut.estimators.base import EstimationProblem
 from shapcut.game.budget import BudgetedGame
 from shapcut.game.game import FunctionGame
+from shapcut.selection.base import SelectionProblem
 from shapcut.support.errors import InputError
 from shapcut.valuation.model_game import ModelGame
 from shapcut_adapters.mamba_ssm.stack import MambaStack
@@ -46,7 +48,7 @@ def streams(model):
 
 
 def estimate(estimator, game):
-    return estimator.estimate(game, 0, np.random.default_rng(0))
+    return estimator.estimate(EstimationProblem(game, 0, np.random.default_rng(0)))
 
 
 def test_block_influence(game):
@@ -76,7 +78,9 @@ def test_angular(game, tokens, keep_last, n_remove):
     ]
     counted = BudgetedGame(game, 0)
     plan = AngularSelector(keep_last=keep_last, tokens=tokens).select(
-        estimate(NoEstimator(), game), game.players, n_remove, game=counted, rng=np.random.default_rng(0)
+        SelectionProblem(
+            estimate(NoEstimator(), game), game.players, n_remove, game=counted, rng=np.random.default_rng(0)
+        )
     )
     start = int(np.argmin(distances))
     assert plan.removed == tuple(range(start, start + n_remove))
@@ -118,7 +122,9 @@ def test_a_model_is_needed():
             estimate(estimator, game)
     with pytest.raises(InputError, match="selector 'angular' looks inside the model"):
         AngularSelector().select(
-            estimate(NoEstimator(), game), game.players, 2, game=game, rng=np.random.default_rng(0)
+            SelectionProblem(
+                estimate(NoEstimator(), game), game.players, 2, game=game, rng=np.random.default_rng(0)
+            )
         )
 
 
@@ -128,12 +134,20 @@ def test_a_run_that_may_not_be_removed_is_passed_over(game):
             return list(absent) == [1, 2]
 
     plan = AngularSelector().select(
-        estimate(NoEstimator(), game), game.players, 2, game=Picky(game, 0), rng=np.random.default_rng(0)
+        SelectionProblem(
+            estimate(NoEstimator(), game), game.players, 2, game=Picky(game, 0), rng=np.random.default_rng(0)
+        )
     )
     assert plan.removed == (1, 2)
     with pytest.raises(InputError, match="no run of 3 neighbouring players may be removed"):
         AngularSelector().select(
-            estimate(NoEstimator(), game), game.players, 3, game=Picky(game, 0), rng=np.random.default_rng(0)
+            SelectionProblem(
+                estimate(NoEstimator(), game),
+                game.players,
+                3,
+                game=Picky(game, 0),
+                rng=np.random.default_rng(0),
+            )
         )
 
 

@@ -6,6 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from shapcut.estimators.base import EstimationProblem
 from shapcut.estimators.exact import ExactEstimator
 from shapcut.estimators.network import NetworkSurrogate
 from shapcut.estimators.paper import PaperEstimator
@@ -13,7 +14,7 @@ from shapcut.estimators.sampling import ShapleySampler
 from shapcut.estimators.surrogate import SurrogateEstimator
 from shapcut.game.contributions import Contributions, Fidelity
 from shapcut.game.game import FunctionGame
-from shapcut.selection.base import permission, require_removable
+from shapcut.selection.base import SelectionProblem
 from shapcut.selection.ranking import RankingSelector
 from shapcut.support.errors import InputError
 from shapcut.support.files import write_json_atomically
@@ -52,8 +53,10 @@ def few_epochs(monkeypatch):
 @pytest.mark.parametrize("fixed", [(), (2, 5)])
 def test_surrogate_finds_the_exact_shapley_values_of_a_quadratic_game(fixed):
     game = quadratic(fixed=fixed)
-    exact = ExactEstimator().estimate(game, 256, rng())
-    found = SurrogateEstimator(focus=np.inf, share=1.0).estimate(game, 60, rng(), n_remove=4)
+    exact = ExactEstimator().estimate(EstimationProblem(game, 256, rng()))
+    found = SurrogateEstimator(focus=np.inf, share=1.0).estimate(
+        EstimationProblem(game, 60, rng(), n_remove=4)
+    )
     assert found.values == pytest.approx(exact.values, abs=0.1, nan_ok=True)
     assert (np.isnan(found.values) == np.isin(np.arange(N), fixed)).all()
     assert (np.isnan(found.standard_errors) == np.isnan(found.values)).all()
@@ -63,30 +66,30 @@ def test_surrogate_finds_the_exact_shapley_values_of_a_quadratic_game(fixed):
 
 
 def test_surrogate_spends_its_share_on_all_players_single_absences_and_the_neighbourhood():
-    found = SurrogateEstimator().estimate(quadratic(), 60, rng(), n_remove=3)
+    found = SurrogateEstimator().estimate(EstimationProblem(quadratic(), 60, rng(), n_remove=3))
     sizes = (~found.coalitions).sum(axis=1).tolist()
     assert sizes[:9] == [0] + [1] * 8
     assert len(sizes) == 30
     assert set(sizes[9:]) == {2, 3, 4}
     assert found.full_value == 0.0
-    again = SurrogateEstimator().estimate(quadratic(), 60, rng(), n_remove=3)
+    again = SurrogateEstimator().estimate(EstimationProblem(quadratic(), 60, rng(), n_remove=3))
     assert (found.values == again.values).all()
 
 
 def test_surrogate_spends_all_if_nothing_is_to_be_removed():
-    assert SurrogateEstimator().estimate(quadratic(), 60, rng()).evaluations == 60
-    assert SurrogateEstimator(share=0.5).estimate(quadratic(), 60, rng()).evaluations == 30
+    assert SurrogateEstimator().estimate(EstimationProblem(quadratic(), 60, rng())).evaluations == 60
+    assert SurrogateEstimator(share=0.5).estimate(EstimationProblem(quadratic(), 60, rng())).evaluations == 30
 
 
 def test_surrogate_of_single_absences_is_leave_one_out():
-    found = SurrogateEstimator().estimate(quadratic(), 9, rng())
+    found = SurrogateEstimator().estimate(EstimationProblem(quadratic(), 9, rng()))
     assert found.values == pytest.approx(LINEAR, abs=1e-3)
 
 
 def test_surrogate_with_another_sampler_and_weighting():
     sampler = ShapleySampler()
     found = SurrogateEstimator(weighting="target", share=1.0, sampler=sampler, focus=np.inf).estimate(
-        quadratic(), 80, rng(), n_remove=2
+        EstimationProblem(quadratic(), 80, rng(), n_remove=2)
     )
     expected = LINEAR.copy()
     expected[:2] += 2.0 * 2 / 8
@@ -96,19 +99,19 @@ def test_surrogate_with_another_sampler_and_weighting():
 
 
 def test_surrogate_refuses_what_cannot_work():
-    with pytest.raises(InputError, match="at least 9 coalitions here, got 8"):
-        SurrogateEstimator().estimate(quadratic(), 8, rng())
+    with pytest.raises(InputError, match="at least 9 coalitions, got 8"):
+        SurrogateEstimator().estimate(EstimationProblem(quadratic(), 8, rng()))
     with pytest.raises(ValueError, match="share=0"):
         SurrogateEstimator(share=0.0)
     with pytest.raises(ValueError, match="focus=0"):
         SurrogateEstimator(focus=0.0)
-    assert SurrogateEstimator().estimate(quadratic(), 9, rng()).evaluations == 9
+    assert SurrogateEstimator().estimate(EstimationProblem(quadratic(), 9, rng())).evaluations == 9
 
 
 @pytest.mark.usefixtures("few_epochs")
 def test_paper_spends_the_budget_on_balanced_strata():
     game = FunctionGame(12, lambda rows: rows.mean(axis=1))
-    found = PaperEstimator(surrogate_masks=60, bootstraps=2).estimate(game, 51, rng())
+    found = PaperEstimator(surrogate_masks=60, bootstraps=2).estimate(EstimationProblem(game, 51, rng()))
     strata = Counter(found.coalitions.sum(axis=1).tolist())
     assert strata.pop(12) == 1
     assert sorted(strata) == [7, 8, 9, 10, 11]
@@ -118,7 +121,7 @@ def test_paper_spends_the_budget_on_balanced_strata():
     assert "not the Shapley weights" in found.weighting
     assert found.fidelity.coalitions == 50
     assert (found.standard_errors > 0).all()
-    again = PaperEstimator(surrogate_masks=60, bootstraps=2).estimate(game, 51, rng())
+    again = PaperEstimator(surrogate_masks=60, bootstraps=2).estimate(EstimationProblem(game, 51, rng()))
     assert (found.values == again.values).all()
     assert (found.standard_errors == again.standard_errors).all()
 
@@ -126,7 +129,7 @@ def test_paper_spends_the_budget_on_balanced_strata():
 @pytest.mark.usefixtures("few_epochs")
 def test_paper_says_nothing_of_players_that_cannot_be_absent():
     game = quadratic(fixed=[3])
-    found = PaperEstimator(surrogate_masks=60, bootstraps=2).estimate(game, 40, rng())
+    found = PaperEstimator(surrogate_masks=60, bootstraps=2).estimate(EstimationProblem(game, 40, rng()))
     assert np.flatnonzero(np.isnan(found.values)).tolist() == [3]
     assert np.flatnonzero(np.isnan(found.standard_errors)).tolist() == [3]
     assert found.coalitions[:, 3].all()
@@ -143,7 +146,7 @@ def test_paper_ranks_the_players_of_an_additive_game(monkeypatch):
     monkeypatch.setattr("shapcut.estimators.paper.held_out_fidelity", lambda *_: None)
     weights = np.linspace(0.0, 0.18, 10)
     game = FunctionGame(10, lambda rows: rows @ weights)
-    found = PaperEstimator(surrogate_masks=500, bootstraps=0).estimate(game, 250, rng())
+    found = PaperEstimator(surrogate_masks=500, bootstraps=0).estimate(EstimationProblem(game, 250, rng()))
     assert np.corrcoef(found.values, weights)[0, 1] > 0.9
     assert np.isnan(found.standard_errors).all()
 
@@ -151,12 +154,12 @@ def test_paper_ranks_the_players_of_an_additive_game(monkeypatch):
 @pytest.mark.usefixtures("few_epochs")
 def test_paper_needs_masks():
     with pytest.raises(InputError, match="only 4 usable masks; raise --budget 5"):
-        PaperEstimator().estimate(quadratic(), 5, rng())
+        PaperEstimator().estimate(EstimationProblem(quadratic(), 5, rng()))
 
 
 @pytest.mark.parametrize("fixed", [(), (3,)])
 def test_contributions_as_json(tmp_path, fixed):
-    found = SurrogateEstimator().estimate(quadratic(fixed=fixed), 30, rng())
+    found = SurrogateEstimator().estimate(EstimationProblem(quadratic(fixed=fixed), 30, rng()))
     content = found.to_json()
     write_json_atomically(tmp_path / "contributions.json", content)
     assert [player["player"] for player in content["players"]] == list(range(N))
@@ -204,13 +207,15 @@ def test_fidelity_is_undefined_where_nothing_varies(measured):
 
 
 def ranked(values, n_remove, game, **options):
-    contributions = ExactEstimator().estimate(quadratic(), 256, rng())
+    contributions = ExactEstimator().estimate(EstimationProblem(quadratic(), 256, rng()))
     contributions = replace(contributions, values=np.array(values, dtype=np.float64))
     if options.pop("unmeasured", False):
         contributions = replace(
             contributions, coalitions=contributions.coalitions[:1], measured=contributions.measured[:1]
         )
-    return RankingSelector().select(contributions, game.players, n_remove, game=game, rng=rng(), **options)
+    return RankingSelector().select(
+        SelectionProblem(contributions, game.players, n_remove, game=game, rng=rng(), **options)
+    )
 
 
 def test_ranking_removes_the_lowest_and_passes_over_what_must_stay():
@@ -244,11 +249,12 @@ def test_ranking_takes_the_lowest_set_that_is_permitted():
 
 def test_permission_and_number_of_removable_players():
     game = quadratic(4, fixed=[0, 2])
-    assert permission(game.players, None)([1, 3])
-    assert not permission(game.players, None)([0])
-    require_removable(game.players, 2)
+    found = SurrogateEstimator().estimate(EstimationProblem(game, 4, rng()))
+    problem = SelectionProblem(found, game.players, 2, rng=rng())
+    assert problem.permits([1, 3])
+    assert not problem.permits([0])
     for n_remove in (0, 3):
         with pytest.raises(InputError, match=f"cannot remove {n_remove} of 4 players: choose 1 to 2"):
-            require_removable(game.players, n_remove)
+            replace(problem, n_remove=n_remove)
     with pytest.raises(InputError, match="choose 1 to 3"):
-        require_removable(quadratic(4).players, 4)
+        SelectionProblem(found, quadratic(4).players, 4, rng=rng())

@@ -5,6 +5,7 @@ import importlib
 import numpy as np
 import pytest
 
+from shapcut.estimators.base import EstimationProblem
 from shapcut.estimators.exact import ExactEstimator
 from shapcut.estimators.robustness import examined
 from shapcut.game.coalitions import keys
@@ -37,9 +38,11 @@ def estimator(spec):
 @pytest.mark.parametrize("name", ["KernelSHAP", "SVARM", "PermutationSamplingSV", "OwenSamplingSV", "SHAPIQ"])
 def test_the_budget_holds_and_the_same_seed_gives_the_same(name):
     game, asked = recording()
-    first = estimator(f"shapiq:{name}").estimate(game, 60, np.random.default_rng(1))
+    first = estimator(f"shapiq:{name}").estimate(EstimationProblem(game, 60, np.random.default_rng(1)))
     assert len(asked) == first.evaluations <= 60
-    second = estimator(f"shapiq:approximator={name}").estimate(game, 60, np.random.default_rng(1))
+    second = estimator(f"shapiq:approximator={name}").estimate(
+        EstimationProblem(game, 60, np.random.default_rng(1))
+    )
     np.testing.assert_array_equal(first.values, second.values)
     assert first.estimator == f"shapiq:{name}"
     halves = np.column_stack([first.measured, first.measured, first.measured])
@@ -52,8 +55,8 @@ def test_with_every_coalition_the_answer_is_exact_also_beside_players_that_must_
     game._players = tuple(
         type(p)(p.index, p.name, p.kind, p.parameters, removable=p.index not in fixed) for p in game.players
     )
-    truth = ExactEstimator().estimate(game, 64, np.random.default_rng(0)).values
-    found = estimator("shapiq:KernelSHAP").estimate(game, 64, np.random.default_rng(0))
+    truth = ExactEstimator().estimate(EstimationProblem(game, 64, np.random.default_rng(0))).values
+    found = estimator("shapiq:KernelSHAP").estimate(EstimationProblem(game, 64, np.random.default_rng(0)))
     assert found.values == pytest.approx(truth, abs=1e-6, nan_ok=True)
     assert np.isnan(found.values[fixed]).all()
     assert found.coalitions[:, fixed].all()
@@ -71,7 +74,9 @@ def test_an_approximator_that_takes_more_than_it_is_given_is_run_with_less(monke
 
     monkeypatch.setattr(shapiq_estimator, "approximators", lambda: {"Greedy": Greedy})
     game, asked = recording()
-    found = shapiq_estimator.ShapiqEstimator("Greedy").estimate(game, 60, np.random.default_rng(0))
+    found = shapiq_estimator.ShapiqEstimator("Greedy").estimate(
+        EstimationProblem(game, 60, np.random.default_rng(0))
+    )
     assert len(asked) <= 60
     assert np.isfinite(found.values).all()
 
@@ -79,7 +84,7 @@ def test_an_approximator_that_takes_more_than_it_is_given_is_run_with_less(monke
 @pytest.mark.parametrize(
     ("spec", "message"),
     [
-        ("shapiq:Nope", r"knows no approximator 'Nope'; there are .*KernelSHAP"),
+        ("shapiq:Nope", r"knows no approximator 'Nope'; choose from .*KernelSHAP"),
         ("shapiq", r"needs the option approximator: shapiq:VALUE"),
         ("surrogate:half", r"'half' is not of the form key=value"),
     ],
@@ -102,9 +107,9 @@ def test_without_the_package_the_extra_is_named(monkeypatch):
 def test_a_value_that_is_not_finite_and_a_tiny_budget_are_refused():
     game = FunctionGame(4, lambda rows: np.full(len(rows), np.nan))
     with pytest.raises(InputError, match="no finite value"):
-        estimator("shapiq:KernelSHAP").estimate(game, 12, np.random.default_rng(0))
+        estimator("shapiq:KernelSHAP").estimate(EstimationProblem(game, 12, np.random.default_rng(0)))
     with pytest.raises(InputError, match="at least 3 coalitions"):
-        estimator("shapiq:KernelSHAP").estimate(game, 2, np.random.default_rng(0))
+        estimator("shapiq:KernelSHAP").estimate(EstimationProblem(game, 2, np.random.default_rng(0)))
 
 
 def test_a_first_option_without_a_default_may_go_without_its_name():
