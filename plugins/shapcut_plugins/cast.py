@@ -6,7 +6,7 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
-from shapcut.contracts import InputError, PostProcessor, Stage, StepContext
+from shapcut.contracts import Adapter, InputError, PostProcessor, Stage, StepContext
 
 _BITS = 16
 
@@ -23,7 +23,7 @@ class Cast(PostProcessor):
     def __init__(self, dtype: Literal["bfloat16", "float16"] = "bfloat16") -> None:
         self.dtype: torch.dtype = getattr(torch, dtype)
 
-    def check(self, model: nn.Module) -> None:
+    def check(self, model: nn.Module, adapter: Adapter) -> None:  # noqa: ARG002 - the model says it all
         """Refuse quantized weights, and weights that the format cannot hold.
 
         Raises:
@@ -42,13 +42,13 @@ class Cast(PostProcessor):
                     f"{largest:.4g}; leave out this step or choose bfloat16"
                 )
 
-    def run(self, model: nn.Module, context: StepContext) -> nn.Module:  # noqa: ARG002 - needs only the model
+    def run(self, model: nn.Module, context: StepContext) -> nn.Module:
         """Convert in place, weight by weight; a model that is in the format already stays as it is.
 
         Raises:
             InputError: if an earlier step left weights that `check` refuses.
         """
-        self.check(model)
+        self.check(model, context.adapter)
         stays = _kept_in_float32(model, self.dtype)
         for name, tensor in model.state_dict(keep_vars=True).items():
             if isinstance(tensor, Tensor) and tensor.is_floating_point() and not stays.search(name):

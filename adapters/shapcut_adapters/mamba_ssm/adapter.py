@@ -18,7 +18,7 @@ from shapcut.contracts import (
 )
 from shapcut_adapters.mamba_ssm.checkpoint import load_model, save_model
 from shapcut_adapters.mamba_ssm.examples import EXAMPLES, tiny_model
-from shapcut_adapters.mamba_ssm.generation import generate_greedily, remembered_states
+from shapcut_adapters.mamba_ssm.generation import generate_greedily, generation_state
 from shapcut_adapters.mamba_ssm.package import DISTRIBUTION
 from shapcut_adapters.mamba_ssm.stack import MambaStack
 from shapcut_adapters.mamba_ssm.structure import STACK, blocks_of, has_known_structure, remove_blocks
@@ -97,9 +97,9 @@ class MambaSSMAdapter(Adapter):
         """Greedy continuation, on any device; attention recomputes the sequence at each step."""
         return generate_greedily(model, input_ids, new_tokens, use_cache=use_cache)
 
-    def remembered(self, model: nn.Module, input_ids: Tensor) -> object:
+    def generation_state(self, model: nn.Module, input_ids: Tensor) -> object:
         """What the package's own generation keeps: states, and keys and values of attention."""
-        return remembered_states(model, input_ids)
+        return generation_state(model, input_ids)
 
     def output_projections(self, model: nn.Module, player: Player) -> tuple[OutputProjection, ...]:
         """As `Adapter.output_projections`: found by taking a step of the block apart."""

@@ -24,7 +24,7 @@ def generate_greedily(model: nn.Module, input_ids: Tensor, new_tokens: int, *, u
         return input_ids
 
 
-def remembered_states(model: nn.Module, input_ids: Tensor) -> object:
+def generation_state(model: nn.Module, input_ids: Tensor) -> object:
     """What the package keeps for each block after reading token ids of shape (batch, length)."""
     generation: Any = import_module("mamba_ssm.utils.generation")
     batch, length = input_ids.shape

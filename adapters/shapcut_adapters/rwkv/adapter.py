@@ -98,7 +98,7 @@ class RwkvPackageAdapter(Adapter):
         with torch.inference_mode():
             return torch.stack([_continuation(rwkv, row, new_tokens, use_cache) for row in input_ids])
 
-    def remembered(self, model: nn.Module, input_ids: Tensor) -> object:
+    def generation_state(self, model: nn.Module, input_ids: Tensor) -> object:
         """What the blocks remember of each sequence."""
         rwkv = _rwkv(model)
         with torch.inference_mode():

@@ -2,7 +2,7 @@
 
 import gc
 import json
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -14,14 +14,17 @@ from shapcut.cli.options import AsJson, Calibration, Device, ModelArgument, Seed
 from shapcut.cli.output import print_json, reporter
 from shapcut.data.windows import check_source
 from shapcut.host.host import Host, checkpoint_formats, select_adapter
+from shapcut.measurement.held_out_text import TextQuestion
 from shapcut.measurement.lm_eval_tasks import Harness, TaskQuestion
-from shapcut.measurement.measure import Assessment, SpeedQuestion, TextQuestion, assess
+from shapcut.measurement.measure import SpeedQuestion, measure
+from shapcut.measurement.record import ModelMeasurement
 from shapcut.measurement.sizes import restart_peak_memory
 from shapcut.models.loading import load
 from shapcut.models.source import SourceFacts, inspect_source, weights_path
 from shapcut.recipe.recipe import make_recipe
 from shapcut.support.errors import InputError
 from shapcut.support.progress import Reporter
+from shapcut.support.quiet import quiet_libraries
 
 _ALL = "all"
 
@@ -45,31 +48,33 @@ class _Job:
         self.text.check(facts.max_length)
         return facts
 
-    def assess(self, model: str, facts: SourceFacts, said: Reporter) -> Assessment:
+    def measured(self, model: str, facts: SourceFacts, said: Reporter) -> ModelMeasurement:
         """Load a model, measure it and let go of it."""
         restarted = restart_peak_memory()
         formats = checkpoint_formats(self.host)
         loaded = load(model, device=self.device, trust_remote_code=self.trust_remote_code, formats=formats)
         adapter = select_adapter(self.host, loaded.model)
-        ready = adapter.canonicalise(loaded.model)
-        found = assess(
+        files = weights_path(model, formats)
+        with quiet_libraries():
+            held_out, sliding = self.text.read(loaded.tokenizer)
+        found = measure(
             adapter,
-            ready,
-            loaded.tokenizer,
-            text=self.text,
+            adapter.canonicalise(loaded.model),
+            held_out,
+            sliding=sliding,
             speed=self.speed.within(facts.max_length),
-            files=weights_path(model, formats),
+            tasks=self.harness,
+            tokenizer=loaded.tokenizer,
+            files=files,
             seed=self.seed,
             reporter=said,
         )
+        notes = list(found.notes)
+        if files is None:
+            notes.append("no checkpoint size: its files are not local")
         if not restarted:
-            note = "the peak of memory is that of the whole process: this platform cannot count anew"
-            found = replace(found, notes=(*found.notes, note))
-        if self.harness is None:
-            return found
-        scores, notes = self.harness.scores(adapter, ready, loaded.tokenizer, said)
-        measurement = found.measurement.model_copy(update={"tasks": scores})
-        return Assessment(measurement, (*found.notes, *notes))
+            notes.append("peak memory is the whole process's: this platform cannot reset it")
+        return found.model_copy(update={"notes": tuple(notes)})
 
 
 def evaluate_model(
@@ -160,7 +165,7 @@ def evaluate_model(
     said = reporter()
     found = []
     for each, known in zip(models, facts, strict=True):
-        found.append(job.assess(each, known, said))
+        found.append(job.measured(each, known, said))
         gc.collect()  # models hold themselves in cycles, and the next one needs the room
     _show(models, found, as_json)
 
@@ -192,20 +197,19 @@ def _lengths(text: str) -> tuple[int, ...]:
     return lengths
 
 
-def _show(models: list[str], found: list[Assessment], as_json: bool) -> None:
+def _show(models: list[str], measurements: list[ModelMeasurement], as_json: bool) -> None:
     notes = [
         note if len(models) == 1 else f"{model}: {note}"
-        for model, each in zip(models, found, strict=True)
+        for model, each in zip(models, measurements, strict=True)
         for note in each.notes
     ]
-    read = {each.measurement.held_out_fingerprint for each in found}
+    read = {each.held_out_fingerprint for each in measurements}
     if len(read) > 1:
         notes.append("the models cut the text into different tokens: perplexities per token do not compare")
-    measurements = [each.measurement for each in found]
     if as_json:
-        content: dict[str, Any] = json.loads(measurements[-1].model_dump_json())
+        content = _content(measurements[-1])
         if len(models) > 1:
-            other = json.loads(measurements[0].model_dump_json())
+            other = _content(measurements[0])
             content = {
                 "model": {"source": models[1], **content},
                 "against": {"source": models[0], **other},
@@ -216,7 +220,12 @@ def _show(models: list[str], found: list[Assessment], as_json: bool) -> None:
     names = [Path(model).name or model for model in models]
     headings = ("figure", *names, "ratio")[: len(models) + 1 + (len(models) > 1)]
     tables.show(" against ".join(reversed(names)), headings, figure_rows(measurements))
-    if measurements[0].tasks is not None:
+    if any(each.tasks for each in measurements):
         tables.show("tasks", ("task", "metric", *headings[1:]), task_rows(measurements))
     for note in notes:
         tables.say(note)
+
+
+def _content(measurement: ModelMeasurement) -> dict[str, Any]:
+    content: dict[str, Any] = json.loads(measurement.model_dump_json(exclude={"notes"}))
+    return content

@@ -44,7 +44,7 @@ def cache_sizes(
     """
     prompts = random_prompt(adapter, model, max(lengths), seed, batch_size)
     with quiet_libraries():
-        sizes = tuple(tensor_bytes(adapter.remembered(model, prompts[:, :length])) for length in lengths)
+        sizes = tuple(tensor_bytes(adapter.generation_state(model, prompts[:, :length])) for length in lengths)
     return CacheSizes(lengths=tuple(lengths), sizes=sizes, batch_size=batch_size)
 
 

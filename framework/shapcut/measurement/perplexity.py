@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -51,6 +52,21 @@ class PerplexityResult(BaseModel):
         except OverflowError:
             perplexity = math.inf
         return cls(perplexity=perplexity, nats_per_token=nats, n_tokens=n_tokens)
+
+
+@dataclass(frozen=True, slots=True)
+class SlidingWindow:
+    """Overlapping windows over one long text.
+
+    Attributes:
+        window: tokens read at a time, a BOS token included.
+        stride: tokens by which the window moves on.
+        bos: token id at the start of every window, or None.
+    """
+
+    window: int
+    stride: int
+    bos: int | None = None
 
 
 def perplexity(

@@ -45,6 +45,7 @@ class ModelMeasurement(BaseModel):
         latency: None if it was not measured.
         caches: what generation remembers; None if it was not measured.
         tasks: of lm-evaluation-harness; None if there were none.
+        notes: one line for each figure that could not be measured.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="strings")
@@ -62,3 +63,4 @@ class ModelMeasurement(BaseModel):
     stride: int | None = None
     caches: CacheSizes | None = None
     tasks: tuple[TaskScore, ...] | None = None
+    notes: tuple[str, ...] = ()

@@ -164,10 +164,6 @@ class Adapter(ABC):
         """Where token ids go: by default to where the model's first parameter is."""
         return next(model.parameters()).device
 
-    def forward(self, model: nn.Module, input_ids: Tensor) -> Tensor:
-        """As `logits`, in the caller's gradient mode."""
-        return model(input_ids=input_ids, use_cache=False).logits  # type: ignore[no-any-return]
-
     def logits(self, model: nn.Module, input_ids: Tensor) -> Tensor:
         """Next-token logits of shape (batch, length, vocabulary), without a cache."""
         with torch.inference_mode():
@@ -195,7 +191,7 @@ class Adapter(ABC):
                 pad_token_id=0,
             )
 
-    def remembered(self, model: nn.Module, input_ids: Tensor) -> Any:
+    def generation_state(self, model: nn.Module, input_ids: Tensor) -> Any:
         """What the model keeps for further tokens after reading these: any object that holds the tensors.
 
         By default what transformers returns: keys and values of attention, states of recurrent layers.

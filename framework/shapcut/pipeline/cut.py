@@ -5,7 +5,7 @@ from pathlib import Path
 from torch import nn
 
 from shapcut.export.checkpoint import CheckpointReport, write_checkpoint
-from shapcut.export.model_card import license_of, render_card
+from shapcut.export.model_card import CardFacts, license_of, render_card
 from shapcut.export.other_tools import export_hints
 from shapcut.game.plan import RemovalPlan
 from shapcut.host.host import checkpoint_formats
@@ -63,20 +63,18 @@ def carry_out(
         model = done.model
         expected = adapter.logits(model, ids.to(adapter.input_device(model))).cpu()
     with reporter.working("measuring the pruned model"):
-        after = measure(adapter, model, session.held_out, seed=recipe.seed, reporter=reporter)
+        after = _measured(session, model, reporter)
     quantized = any(step.gives_quantized for _, step in session.parts.steps)
     if quantized:
         after = after.model_copy(update={"parameters": parameters})  # packed words are not parameters
-    card = render_card(
+    facts = CardFacts(
         name=out.name,
         base_model=origin(session.loaded.source),
         plan=plan,
         calibration=session.calibration,
         held_out=session.held_out,
-        before=before.perplexity,
-        after=after.perplexity,
-        parameters_before=before.parameters,
-        parameters_after=after.parameters,
+        before=before,
+        after=after,
         command=command,
         library=adapter.library,
         usage=adapter.usage(model),
@@ -99,7 +97,7 @@ def carry_out(
             out,
             plan=plan,
             recipe_text=recipe.to_yaml(),
-            card=card,
+            card=render_card(facts),
             verify_ids=ids,
             expected_logits=expected,
             stored=done.checkpoint if done else None,
@@ -112,12 +110,25 @@ def carry_out(
 
 def measure_original(session: Session, reporter: Reporter) -> ModelMeasurement:
     """The figures of the whole model."""
-    recipe, adapter = session.recipe, session.adapter
-    files = checkpoint_path(recipe.model, checkpoint_formats(session.host))
+    files = checkpoint_path(session.recipe.model, checkpoint_formats(session.host))
     with reporter.working("measuring the original"):
-        return measure(
-            adapter, session.game.model, session.held_out, files=files, seed=recipe.seed, reporter=reporter
-        )
+        return _measured(session, session.game.model, reporter, files)
+
+
+def _measured(
+    session: Session, model: nn.Module, reporter: Reporter, files: Path | None = None
+) -> ModelMeasurement:
+    found = measure(
+        session.adapter,
+        model,
+        session.held_out,
+        files=files,
+        seed=session.recipe.seed,
+        reporter=reporter,
+    )
+    for note in found.notes:
+        reporter.say(note)
+    return found
 
 
 def _post_process(

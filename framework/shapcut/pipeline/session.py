@@ -123,7 +123,7 @@ def prepare(recipe: Recipe, host: Host, *, target: bool, run_directory: Path | N
     watch = Stopwatch(adapter, game, recipe.seed, run_directory)
     targets = prepare_targets(recipe, game, watch) if target else ()
     for _, step in parts.steps:
-        step.check_on(game.model, adapter)
+        step.check(game.model, adapter)
         step_windows(recipe, loaded.tokenizer, step)
     finals = () if recipe.mend_finalists else final_games(recipe, loaded.tokenizer, game)
     if not finals and not recipe.mend_finalists:

@@ -85,20 +85,16 @@ class PostProcessor(ABC):
     samples: int | None = None
     tolerance: float | None = None
 
-    def check(self, model: nn.Module) -> None:  # noqa: B027 - most steps have nothing to refuse
-        """Refuse, before any evaluation, what `run` could not do on this (still unpruned) model.
+    def check(self, model: nn.Module, adapter: Adapter) -> None:  # noqa: B027 - most steps refuse nothing
+        """Refuse what `run` could not do; called on the unpruned model, before any evaluation.
+
+        Args:
+            model: the canonicalised original.
+            adapter: its adapter.
 
         Raises:
             InputError: with the reason and what to do.
         """
-
-    def check_on(self, model: nn.Module, adapter: Adapter) -> None:  # noqa: ARG002 - for steps that ask it
-        """As `check`, for a step that also has to ask the model's adapter; this is what a run calls.
-
-        Raises:
-            InputError: with the reason and what to do.
-        """
-        self.check(model)
 
     @abstractmethod
     def run(self, model: nn.Module, context: StepContext) -> nn.Module | StoredModel:

@@ -55,7 +55,7 @@ class Compensate(PostProcessor):
         self._sequence_length = sequence_length
         self._weight_power = weight_power
 
-    def check_on(self, model: nn.Module, adapter: Adapter) -> None:
+    def check(self, model: nn.Module, adapter: Adapter) -> None:
         """Refuse models into which nothing can be folded.
 
         Raises:

@@ -66,7 +66,7 @@ class Heal(PostProcessor):
         self.checkpoint_every = checkpoint_every
         self.schedule = Schedule(steps, lr or _LEARNING_RATES[full], warmup)
 
-    def check_on(self, model: nn.Module, adapter: Adapter) -> None:
+    def check(self, model: nn.Module, adapter: Adapter) -> None:
         """Refuse what cannot be trained.
 
         Raises:

@@ -7,7 +7,7 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
-from shapcut.contracts import InputError, StepContext, StoredModel
+from shapcut.contracts import Adapter, InputError, StepContext, StoredModel
 from shapcut_plugins.quantize.auto_gptq_package import (
     quantizer_class,
     require_package_entry,
@@ -78,13 +78,13 @@ class AutoGptq(Quantizer):
         """As given; None for whole rows."""
         return None if self._group_size == WHOLE_ROWS else self._group_size
 
-    def check(self, model: nn.Module) -> None:
+    def check(self, model: nn.Module, adapter: Adapter) -> None:
         """As every quantizer, and refuse shapes that do not fill the words of the format.
 
         Raises:
             InputError: naming the first obstacle.
         """
-        super().check(model)
+        super().check(model, adapter)
         if self.entry == "package":
             require_package_entry()
         in_word = WORD_BITS // self.bits

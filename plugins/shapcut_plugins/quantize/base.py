@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import torch
 from torch import nn
 
-from shapcut.contracts import InputError, PostProcessor, Stage, StepContext
+from shapcut.contracts import Adapter, InputError, PostProcessor, Stage, StepContext
 
 GROUP_SIZES = (16, 32, 64, 128)
 WHOLE_ROWS = -1
@@ -36,7 +36,7 @@ class Quantizer(PostProcessor):
     def group_size(self) -> int | None:
         """How many weights of a row share a scale; None if that is not the user's choice."""
 
-    def check(self, model: nn.Module) -> None:
+    def check(self, model: nn.Module, adapter: Adapter) -> None:  # noqa: ARG002 - the model says it all
         """Refuse models that transformers does not load by itself, widths that groups do not divide.
 
         Raises:
