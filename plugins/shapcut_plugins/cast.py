@@ -34,7 +34,7 @@ class Cast(PostProcessor):
             if not weight.is_floating_point() or torch.finfo(weight.dtype).bits < _BITS:
                 kind = _name(weight.dtype)
                 raise InputError(
-                    f"cast: {name} is {kind}, the model is quantized already; leave out this step"
+                    f"cast: {name} is {kind}, the model is already quantized; leave out this step"
                 )
             if weight.numel() and (size := float(weight.detach().abs().max())) > largest:
                 raise InputError(

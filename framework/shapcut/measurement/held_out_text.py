@@ -12,13 +12,13 @@ from shapcut.support.errors import InputError
 
 @dataclass(frozen=True, slots=True)
 class TextQuestion:
-    """The text that perplexity is measured on, and how it is read.
+    """Which text to measure perplexity on, and how to read it.
 
     Attributes:
         source: ``builtin``, a file or a data set of the hub.
-        whole: whether all of it counts, and not only the quarter that is held out from calibration.
-        window: tokens that the model reads at a time, a BOS token included.
-        windows: how many windows of text there are; None: all.
+        whole: use all of it, not only the quarter held out from calibration.
+        window: tokens read at a time, a BOS token included.
+        windows: number of windows; None: all.
         stride: tokens by which overlapping windows move on; None: each window is read on its own.
     """
 
@@ -29,7 +29,7 @@ class TextQuestion:
     stride: int | None = None
 
     def check(self, max_length: int | None) -> None:
-        """Refuse sizes that make no sense, before a model is loaded.
+        """Refuse impossible sizes, before a model is loaded.
 
         Raises:
             InputError: with the value.

@@ -1,4 +1,4 @@
-"""Tasks of lm-evaluation-harness: found and read before a model is, then asked of each model."""
+"""Tasks of lm-evaluation-harness, prepared before a model is loaded."""
 
 import contextlib
 import importlib.util
@@ -22,10 +22,10 @@ from shapcut.support.quiet import one_line, quiet_libraries
 from shapcut.support.suggest import did_you_mean
 
 _RESAMPLES = 1000
-"""Draws behind the standard error of a metric that has no formula for it."""
+"""Bootstrap draws for the standard error of a metric without a formula."""
 
 _INDICES = (False, True)
-"""Whether the harness's own tasks are looked at, in the order of the attempts: that takes seconds."""
+"""Whether to index the harness's own tasks, which takes seconds, in the order of the attempts."""
 
 _SINGLE_PROCESS = "DISABLE_MULTIPROC"
 _STDERR = "_stderr"
@@ -33,13 +33,13 @@ _STDERR = "_stderr"
 
 @dataclass(frozen=True, slots=True)
 class TaskQuestion:
-    """Which tasks are asked, and how.
+    """Which tasks to ask, and how.
 
     Attributes:
         names: of tasks, groups or tags.
-        path: a directory with further tasks, as YAML files; None: only those that come with the harness.
-        limit: examples of each task at most; None: all.
-        shots: solved examples before each question; None: as many as the task says.
+        path: a directory with further tasks as YAML files; None: only the harness's own.
+        limit: maximum number of examples per task; None: all.
+        shots: solved examples before each question; None: the task's own number.
     """
 
     names: tuple[str, ...]
@@ -49,7 +49,7 @@ class TaskQuestion:
 
 
 class Harness:
-    """lm-evaluation-harness with tasks that are known and whose data can be read.
+    """lm-evaluation-harness with known tasks and readable data.
 
     Args:
         question: the tasks.
@@ -62,7 +62,7 @@ class Harness:
 
     @classmethod
     def prepared(cls, question: TaskQuestion) -> "Harness":
-        """Check everything that can be checked without a model.
+        """Check everything that needs no model.
 
         Raises:
             InputError: if the package is missing, a task is unknown or its data cannot be read.
@@ -135,10 +135,10 @@ class Harness:
 
 
 def _index(question: TaskQuestion) -> Any:
-    """An index that has all names: of the directory alone if that is enough, as the harness's takes seconds.
+    """An index with all names; of the directory alone if that suffices, since the harness's takes seconds.
 
     Raises:
-        InputError: if no index has them.
+        InputError: if a name is unknown.
     """
     from lm_eval.tasks import TaskManager  # noqa: PLC0415 - optional, seconds to import
 
@@ -180,7 +180,7 @@ def _score(name: str, values: dict[str, Any], found: Any) -> TaskScore:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """The harness prints, also on stdout, which is for results, and starts processes for standard errors."""
+    """Silence the harness, which prints even on stdout, and keep it in one process."""
     before = os.environ.get(_SINGLE_PROCESS)
     os.environ[_SINGLE_PROCESS] = "1"
     nowhere = io.StringIO()

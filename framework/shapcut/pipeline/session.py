@@ -16,7 +16,7 @@ from shapcut.data.windows import (
 from shapcut.game.plan import RemovalPlan
 from shapcut.game.target import Target
 from shapcut.host.host import Host, checkpoint_formats, select_adapter
-from shapcut.measurement.player_latency import BlockLatencies
+from shapcut.measurement.player_latency import PlayerLatencies
 from shapcut.models.adapter import Adapter
 from shapcut.models.loading import LoadedModel, inspect_source, load
 from shapcut.pipeline.parts import Parts, make_parts
@@ -61,7 +61,7 @@ class Session:
     n_remove: int | None
     parts: Parts
     targets: tuple[Target, ...] = ()
-    latencies: BlockLatencies | None = None
+    latencies: PlayerLatencies | None = None
 
     def original(self) -> nn.Module:
         """The whole model, loaded and canonicalised anew."""

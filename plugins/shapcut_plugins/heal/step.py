@@ -77,7 +77,7 @@ class Heal(PostProcessor):
         if any(parameter.is_meta for parameter in model.parameters()):
             raise InputError("heal: needs all weights in memory; leave out this step or --offload")
         if any(not parameter.is_floating_point() for parameter in model.parameters()):
-            raise InputError("heal: the model is quantized already; leave out this step")
+            raise InputError("heal: the model is already quantized; leave out this step")
         ids = torch.arange(_CHECK_TOKENS, device=adapter.input_device(model))[None]
         parameter = next(model.parameters())
         before = parameter.requires_grad

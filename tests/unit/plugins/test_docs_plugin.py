@@ -52,7 +52,7 @@ def test_what_does_not_fit_is_refused(host: Host) -> None:
         host.postprocessors.create("narrow:dtype=int3")
     quantized = nn.Module()
     quantized.weight = nn.Parameter(torch.zeros(2, dtype=torch.int8), requires_grad=False)
-    with pytest.raises(InputError, match="quantized already"):
+    with pytest.raises(InputError, match="already quantized"):
         host.postprocessors.create("narrow").check(quantized, HFDecoderAdapter())
 
 

@@ -57,7 +57,7 @@ def test_an_order_that_makes_no_sense_is_refused(steps: tuple[type[Quantize], ..
 
 
 def test_a_quantized_original_takes_no_step_that_needs_full_precision() -> None:
-    with pytest.raises(InputError, match=r"'Heal' needs .* the model is quantized already \(gptq\)"):
+    with pytest.raises(InputError, match=r"'Heal' needs .* the model is already quantized \(gptq\)"):
         check_order([("Heal", Heal())], "gptq")
     check_order([("any", AnyExport())], "gptq")
 
