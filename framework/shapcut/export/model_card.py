@@ -126,7 +126,7 @@ def license_of(checkpoint: Path | None) -> dict[str, str]:
     try:
         fields = yaml.safe_load(parts[1])
     except yaml.YAMLError:
-        return {}  # somebody else's page; no reason to stop
+        return {}  # another author's page; no reason to stop
     known = fields if isinstance(fields, dict) else {}
     return {key: known[key] for key in _LICENSE_FIELDS if isinstance(known.get(key), str)}
 
@@ -148,7 +148,7 @@ def _data_sets(calibration: Calibration) -> dict[str, Any]:
 
 
 def _model_index(name: str, held_out: Calibration, after: PerplexityResult) -> dict[str, Any]:
-    """The perplexity as an evaluation result; nothing on text that nobody else has, or without a number."""
+    """The perplexity as an evaluation result; empty for private text or an infinite perplexity."""
     found = _hub_data_set(held_out.source)
     if not after.finite or (found is None and held_out.source != BUILTIN):
         return {}
@@ -184,10 +184,10 @@ def _described(text: Calibration) -> str:
 
 
 def _text(value: str) -> str:
-    """A name as one line of Markdown text, whatever characters it holds."""
+    """A name as one line of escaped Markdown."""
     return _MARKUP.sub(r"\\\1", " ".join(value.split()))
 
 
 def _code(command: str) -> str:
-    """A code block; indented, because a fence could be closed by what the command holds."""
+    """An indented code block, because the command could close a fence."""
     return "\n".join(f"      {line}" for line in command.splitlines())

@@ -177,7 +177,7 @@ class AdapterLM(TemplateLM):  # type: ignore[misc]  # the package has no types
         return found
 
     def _batches(self, requests: Sequence[Pair]) -> Iterator[tuple[list[int], torch.Tensor]]:
-        """Batches of requests of equal length: their places and tokens, cut from the left to the maximum length."""
+        """Batches of requests of equal length, truncated on the left: their places and tokens."""
         device = self._adapter.input_device(self._model)
         rows = [(*context, *asked)[-self.max_length - 1 :] for _, context, asked in requests]
         order = sorted(range(len(rows)), key=lambda place: -len(rows[place]))

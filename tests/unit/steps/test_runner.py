@@ -41,7 +41,7 @@ class AnyExport(Export):
     ("steps", "message"),
     [
         ((Quantize, Heal), "'Heal' \\(heal\\) cannot follow 'Quantize'"),
-        ((Quantize, Export), "'Export' needs weights in full precision, and 'Quantize' quantizes them"),
+        ((Quantize, Export), "'Export' needs weights in full precision, but 'Quantize' quantizes them"),
         ((Quantize, Quantize), "'Quantize' needs weights in full precision"),
         ((Heal, Quantize, AnyExport), None),
         ((Heal, Export), None),
