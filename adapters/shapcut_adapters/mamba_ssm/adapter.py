@@ -23,8 +23,8 @@ from shapcut_adapters.mamba_ssm.package import DISTRIBUTION
 from shapcut_adapters.mamba_ssm.stack import MambaStack
 from shapcut_adapters.mamba_ssm.structure import STACK, blocks_of, has_known_structure, remove_blocks
 from shapcut_adapters.shared.forwards import replaced_blocks
-from shapcut_adapters.shared.indices import checked_indices
-from shapcut_adapters.shared.output_projections import found_projections
+from shapcut_adapters.shared.indices import checked_indices, require_removable
+from shapcut_adapters.shared.output_projections import block_projections
 
 _USAGE = """\
 from mamba_ssm import MambaLMHeadModel
@@ -83,9 +83,7 @@ class MambaSSMAdapter(Adapter):
         self, model: nn.Module, absent: Collection[int], granularity: Granularity = "block"
     ) -> nn.Module:
         """Delete blocks in place, renumber those that stay, and let the config follow."""
-        reason = self.can_remove(model, absent, granularity)
-        if reason is not None:
-            raise UnsupportedModelError(reason)
+        require_removable(self, model, absent, granularity)
         remove_blocks(model, frozenset(absent))
         return model
 
@@ -102,10 +100,8 @@ class MambaSSMAdapter(Adapter):
         return generation_state(model, input_ids)
 
     def output_projections(self, model: nn.Module, player: Player) -> tuple[OutputProjection, ...]:
-        """As `Adapter.output_projections`: found by taking a step of the block apart."""
-        block = model.get_submodule(player.name)
-        stack, device = self.stack(model), self.input_device(model)
-        return found_projections(stack, player.index, block, player.name, device=device)
+        """See `block_projections`."""
+        return block_projections(self, model, player)
 
     def usage(self, model: nn.Module) -> str:  # noqa: ARG002 - all are loaded alike
         """How the package reads a checkpoint."""

@@ -16,7 +16,7 @@ from shapcut_adapters.rwkv.layers import Memory
 from shapcut_adapters.rwkv.model import RwkvModel
 from shapcut_adapters.rwkv.stack import RwkvStack
 from shapcut_adapters.rwkv.weights import WEIGHT_FILE, write_weights
-from shapcut_adapters.shared.indices import checked_indices
+from shapcut_adapters.shared.indices import checked_indices, require_removable
 
 _USAGE = """\
 import os
@@ -67,9 +67,7 @@ class RwkvPackageAdapter(Adapter):
         self, model: nn.Module, absent: Collection[int], granularity: Granularity = "block"
     ) -> nn.Module:
         """Drop blocks; those that stay move up."""
-        reason = self.can_remove(model, absent, granularity)
-        if reason is not None:
-            raise UnsupportedModelError(reason)
+        require_removable(self, model, absent, granularity)
         rwkv = _rwkv(model, granularity)
         for index in sorted(set(absent), reverse=True):
             del rwkv.blocks[index]

@@ -20,8 +20,8 @@ from shapcut.contracts import (
 from shapcut_adapters.rwkv7_hf.format import read_rwkv7, register_rwkv7
 from shapcut_adapters.rwkv7_hf.stack import Rwkv7Stack, as_first
 from shapcut_adapters.shared.forwards import replaced_forward
-from shapcut_adapters.shared.indices import checked_indices
-from shapcut_adapters.shared.output_projections import found_projections
+from shapcut_adapters.shared.indices import checked_indices, require_removable
+from shapcut_adapters.shared.output_projections import block_projections
 from shapcut_adapters.shared.random_weights import perturb, seeded
 
 _CLASS, _PACKAGE = "RWKV7ForCausalLM", "rwkv7_hf"
@@ -101,9 +101,7 @@ class Rwkv7HfAdapter(Adapter):
         self, model: nn.Module, absent: Collection[int], granularity: Granularity = "block"
     ) -> nn.Module:
         """Delete blocks in place, renumber those that stay, and make the first of them a first block."""
-        reason = self.can_remove(model, absent, granularity)
-        if reason is not None:
-            raise UnsupportedModelError(reason)
+        require_removable(self, model, absent, granularity)
         rwkv = _rwkv7(model, granularity)
         layers = rwkv.model.layers
         norm = layers[0].pre_norm
@@ -145,10 +143,8 @@ class Rwkv7HfAdapter(Adapter):
         ).logits
 
     def output_projections(self, model: nn.Module, player: Player) -> tuple[OutputProjection, ...]:
-        """As `Adapter.output_projections`: found by taking a step of the block apart."""
-        block = model.get_submodule(player.name)
-        stack, device = self.stack(model), self.input_device(model)
-        return found_projections(stack, player.index, block, player.name, device=device)
+        """See `block_projections`."""
+        return block_projections(self, model, player)
 
     def usage(self, model: nn.Module) -> str:  # noqa: ARG002 - the same for all
         """How the package loads it."""

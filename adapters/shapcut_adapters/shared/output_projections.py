@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers.pytorch_utils import Conv1D
 
-from shapcut.contracts import LayerStack, OutputProjection
+from shapcut.contracts import Adapter, LayerStack, OutputProjection, Player
 
 _BATCH, _LENGTH = 2, 12
 _VOCABULARY = 32
@@ -41,6 +41,15 @@ class _Output:
     value: Tensor
     part: bool
     linear: bool
+
+
+def block_projections(adapter: Adapter, model: nn.Module, player: Player) -> tuple[OutputProjection, ...]:
+    """The output projections of a player that is a block of a model with a layer stack."""
+    stack = adapter.stack(model)
+    if stack is None:
+        return ()
+    block, device = model.get_submodule(player.name), adapter.input_device(model)
+    return found_projections(stack, player.index, block, player.name, device=device)
 
 
 def found_projections(

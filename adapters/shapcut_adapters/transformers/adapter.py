@@ -22,7 +22,7 @@ from shapcut.contracts import (
     is_quantized,
 )
 from shapcut_adapters.shared.forwards import replaced_blocks
-from shapcut_adapters.shared.indices import checked_indices
+from shapcut_adapters.shared.indices import checked_indices, require_removable
 from shapcut_adapters.shared.output_projections import found_projections
 from shapcut_adapters.transformers.decoder import Decoder, find_blocks, find_decoder, forward, input_device
 from shapcut_adapters.transformers.families import FAMILIES, family_of
@@ -121,9 +121,7 @@ class HFDecoderAdapter(Adapter):
 
         Where the family must be rebuilt, another model is returned, which shares the weights that stay.
         """
-        reason = self.can_remove(model, absent, granularity)
-        if reason is not None:
-            raise UnsupportedModelError(reason)
+        require_removable(self, model, absent, granularity)
         decoder = _decoder(model, granularity)
         return remove_blocks(decoder, _cut(decoder, absent))
 

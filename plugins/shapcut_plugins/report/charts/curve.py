@@ -4,7 +4,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from shapcut_plugins.report.charts.scale import Scale, Tick, perplexity_scale
+from shapcut_plugins.report.charts.scale import Plot, Scale, perplexity_scale
 from shapcut_plugins.report.run_data import Cut
 
 LEFT, RIGHT, TOP, BOTTOM, BELOW = 56, 12, 12, 270, 40
@@ -41,18 +41,15 @@ class Curve:
     label: tuple[float, float]
 
 
-@dataclass(frozen=True, slots=True)
-class CurveChart:
-    """All that a template needs to draw."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CurveChart(Plot):
+    """One curve per method.
 
-    width: float
-    height: float
-    left: float
-    right: float
-    top: float
-    bottom: float
-    x_ticks: tuple[Tick, ...]
-    y_ticks: tuple[Tick, ...]
+    Attributes:
+        curves: in the order of the methods.
+        logarithmic: whether the vertical axis is.
+    """
+
     curves: tuple[Curve, ...]
     logarithmic: bool
 

@@ -4,7 +4,7 @@ import math
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
-from shapcut_plugins.report.charts.scale import Scale, Tick
+from shapcut_plugins.report.charts.scale import Plot, Scale
 
 _MARGIN, _MAP_WIDTH, _SMALLEST, _LARGEST, _LABEL_WIDTH = 26, 300, 8.0, 24.0, 15
 _FAINTEST = 0.02
@@ -108,25 +108,17 @@ class Dot:
     of_target_size: bool
 
 
-@dataclass(frozen=True, slots=True)
-class Scatter:
-    """Predicted values to the right, measured ones upwards, on equal axes.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scatter(Plot):
+    """Predicted against measured values, on equal axes.
 
     Attributes:
         title: which coalitions these are.
-        dots: no more than `_MOST_DOTS`.
-        left_out: how many are not drawn.
+        dots: at most `_MOST_DOTS`.
+        left_out: number of dots not drawn.
     """
 
     title: str
-    width: float
-    height: float
-    left: float
-    right: float
-    top: float
-    bottom: float
-    x_ticks: tuple[Tick, ...]
-    y_ticks: tuple[Tick, ...]
     dots: tuple[Dot, ...]
     left_out: int
 

@@ -55,6 +55,31 @@ class Scale:
         return math.log(value) if self.logarithmic else value
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plot:
+    """The frame of a chart with two axes; y points down.
+
+    Attributes:
+        width: of the whole drawing.
+        height: of the whole drawing.
+        left: x of the plot's left edge.
+        right: x of its right edge.
+        top: y of its upper edge.
+        bottom: y of its lower edge.
+        x_ticks: of the horizontal axis.
+        y_ticks: of the vertical axis.
+    """
+
+    width: float
+    height: float
+    left: float
+    right: float
+    top: float
+    bottom: float
+    x_ticks: tuple[Tick, ...]
+    y_ticks: tuple[Tick, ...]
+
+
 def axis_ticks(low: float, high: float) -> list[float]:
     """About five round numbers, the first at most ``low`` and the last at least ``high``."""
     span = high - low or 1.0
