@@ -60,9 +60,9 @@ class MambaSSMAdapter(Adapter):
     def bypass(
         self, model: nn.Module, present: Collection[int], granularity: Granularity = "block"
     ) -> Iterator[None]:
-        """Let absent blocks return the hidden state and the residual that they are given.
+        """Let absent blocks return their input hidden state and residual.
 
-        The pair means its sum, so this is exact; it is for the first block too, which is given no residual.
+        The pair represents its sum, so this is exact, also for the first block, which gets no residual.
         Contexts nest: a block runs if every open context has it present.
 
         Raises:
@@ -75,14 +75,14 @@ class MambaSSMAdapter(Adapter):
             yield
 
     def stack(self, model: nn.Module, granularity: Granularity = "block") -> LayerStack:
-        """The model taken apart; steps take any batch."""
+        """The model's layer stack; steps take any batch."""
         _blocks(model, granularity)
         return MambaStack(model)
 
     def remove(
         self, model: nn.Module, absent: Collection[int], granularity: Granularity = "block"
     ) -> nn.Module:
-        """Delete blocks in place, renumber those that stay, and let the config follow."""
+        """Delete blocks in place, renumber the rest, and update the config."""
         require_removable(self, model, absent, granularity)
         remove_blocks(model, frozenset(absent))
         return model
@@ -96,7 +96,7 @@ class MambaSSMAdapter(Adapter):
         return generate_greedily(model, input_ids, new_tokens, use_cache=use_cache)
 
     def generation_state(self, model: nn.Module, input_ids: Tensor) -> object:
-        """What the package's own generation keeps: states, and keys and values of attention."""
+        """The package's inference cache: states, and keys and values of attention."""
         return generation_state(model, input_ids)
 
     def output_projections(self, model: nn.Module, player: Player) -> tuple[OutputProjection, ...]:
@@ -104,7 +104,7 @@ class MambaSSMAdapter(Adapter):
         return block_projections(self, model, player)
 
     def usage(self, model: nn.Module) -> str:  # noqa: ARG002 - all are loaded alike
-        """How the package reads a checkpoint."""
+        """Code that loads a checkpoint with the package."""
         return _USAGE
 
     def save(self, model: nn.Module, directory: Path) -> None:
@@ -113,7 +113,7 @@ class MambaSSMAdapter(Adapter):
         save_model(model, directory)
 
     def load(self, directory: Path) -> nn.Module:
-        """Read a checkpoint of the package, each weight in the dtype in which it is stored.
+        """Load a checkpoint of the package, each weight in its stored dtype.
 
         Raises:
             InputError: if the package is missing.

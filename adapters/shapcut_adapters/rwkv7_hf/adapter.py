@@ -87,11 +87,11 @@ class Rwkv7HfAdapter(Adapter):
             contexts.pop()
 
     def stack(self, model: nn.Module, granularity: Granularity = "block") -> LayerStack:
-        """The package's blocks, one by one."""
+        """The layer stack over the package's blocks."""
         return Rwkv7Stack(_rwkv7(model, granularity))
 
     def player_parameters(self, model: nn.Module, player: Player) -> list[nn.Parameter]:
-        """All but the norm of the embedding, which block 0 hands on to the block that takes its place."""
+        """The block's own parameters, except the embedding's norm, which moves to the next first block."""
         own = super().player_parameters(model, player)
         norm = getattr(model.get_submodule(player.name), "pre_norm", None)
         handed_on = set() if norm is None else {id(parameter) for parameter in norm.parameters()}
@@ -100,7 +100,7 @@ class Rwkv7HfAdapter(Adapter):
     def remove(
         self, model: nn.Module, absent: Collection[int], granularity: Granularity = "block"
     ) -> nn.Module:
-        """Delete blocks in place, renumber those that stay, and make the first of them a first block."""
+        """Delete blocks in place, renumber the rest, and give the new first block the embedding's norm."""
         require_removable(self, model, absent, granularity)
         rwkv = _rwkv7(model, granularity)
         layers = rwkv.model.layers
@@ -137,7 +137,7 @@ class Rwkv7HfAdapter(Adapter):
         return model.eval(), torch.randint(3, 96, (3, 8), generator=generator)
 
     def differentiable_logits(self, model: nn.Module, input_ids: Tensor) -> Tensor:
-        """Next-token logits; asked for in the one way that transformers does not warn about."""
+        """Next-token logits, called in the one way that transformers does not warn about."""
         return model(  # type: ignore[no-any-return]
             input_ids=input_ids, use_cache=False, return_dict=True
         ).logits
@@ -147,11 +147,11 @@ class Rwkv7HfAdapter(Adapter):
         return block_projections(self, model, player)
 
     def usage(self, model: nn.Module) -> str:  # noqa: ARG002 - the same for all
-        """How the package loads it."""
+        """Code that loads a checkpoint with the package."""
         return _USAGE
 
     def load(self, directory: Path) -> nn.Module:
-        """Read a checkpoint by the package's own class."""
+        """Load a checkpoint with the package's own class."""
         return read_rwkv7(directory)
 
 
@@ -164,7 +164,7 @@ def _rwkv7(model: nn.Module, granularity: Granularity) -> Any:
 
 
 def _own_parameters(block: nn.Module) -> int:
-    """Parameters that every block has: neither the norm of the embedding nor the mixing of values."""
+    """Number of parameters that every block has, without the embedding's norm and the value mixing."""
     return sum(
         parameter.numel()
         for name, parameter in block.named_parameters()
@@ -173,7 +173,7 @@ def _own_parameters(block: nn.Module) -> int:
 
 
 def _skipping(block: nn.Module) -> Any:
-    """A block that returns what it is given; block 0 still norms the embedding."""
+    """A forward that returns its input; block 0 still normalises the embedding."""
     norm = getattr(block, "pre_norm", None)
 
     def skip(hidden_states: Tensor, *states: Tensor) -> tuple[Tensor, ...]:

@@ -1,4 +1,4 @@
-"""Removing blocks from quantized models: names in the quantization's config, and checkpoints cut as files."""
+"""Removal from quantized models: renumber the quantization config, cut checkpoints as files."""
 
 import json
 import re
@@ -24,11 +24,11 @@ _REGULAR_EXPRESSION = re.compile(r"^(re:|[+-]:)|[\\*^$|()\[\]]")
 
 
 def quantization_objection(decoder: Decoder, cut: Cut) -> str:
-    """Why blocks cannot be removed from a quantized model, empty if they can."""
+    """Why blocks cannot be removed from a quantized model; empty if they can."""
     if not (method := quantization_method(decoder.config)):
         return ""
     if decoder.family.rebuild is not None:
-        return f"{type(decoder.model).__name__} is rebuilt without blocks, for which it must not be quantized"
+        return f"{type(decoder.model).__name__} must be rebuilt for a removal, impossible when quantized"
     changed = {name for name in _block_names(decoder) if _renumbered(name, decoder.family.stack, cut) != name}
     for text in _texts(_plain(getattr(decoder.config, "quantization_config", {}))):
         if _REGULAR_EXPRESSION.search(text) and re.search(r"\d", text) and _selects(text, changed):

@@ -17,8 +17,8 @@ from torch import Tensor, nn
 from shapcut.contracts import ShapcutError, StepContext, StoredModel, VerificationError, write_json_atomically
 
 KERNEL_TOLERANCE = 0.1
-"""Accepted difference between logits of two kernels on the same quantized weights, 16-bit kernels included: root
-mean square, as a share of the logits' standard deviation."""
+"""Accepted difference between logits of two kernels on the same quantized weights, 16-bit kernels included:
+root mean square, as a share of the logits' standard deviation."""
 
 _COMPARED_SAMPLES = 2
 _SOURCE, _TARGET, _TOKENS, _LOGITS, _OPTIONS, _LOG = (

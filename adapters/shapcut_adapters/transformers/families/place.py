@@ -1,4 +1,4 @@
-"""Decoders whose layers depend on their place: shared keys, special first layers, scales by index."""
+"""Decoders whose layers depend on their index: shared keys, special first layers, scales."""
 
 from shapcut_adapters.transformers.families.family import Family, Rebuild, Slices
 from shapcut_adapters.transformers.families.rules import (
