@@ -45,11 +45,11 @@ class MambaSSMAdapter(Adapter):
     library: ClassVar[str] = DISTRIBUTION
 
     def matches(self, model: nn.Module) -> bool:
-        """Whether the model is the package's own and has as many blocks as its config says."""
+        """Whether the model is the package's own and its depth matches its config."""
         return has_known_structure(model)
 
     def players(self, model: nn.Module, granularity: Granularity = "block") -> tuple[Player, ...]:
-        """One player a block; a block is a mixer and, in some models, an MLP."""
+        """One player per block: a mixer and, in some models, an MLP."""
         blocks = _blocks(model, granularity)
         return tuple(
             Player(index, f"{STACK}.{index}", "block", sum(p.numel() for p in block.parameters()))

@@ -119,7 +119,7 @@ _RUN: dict[Version, RunBlock] = {"4": _run_v4, "5.2": _run_v5, "6": _run_v6, "7"
 def _attend_gated(
     function: Any, block: BlockWeights, hidden: Tensor, memory: Memory, own: tuple[Tensor, ...]
 ) -> tuple[Tensor, ...]:
-    """The first half of a block of v5.2 or v6: (hidden, last input, state); ``own``: version-specific arguments."""
+    """The first half of a block of v5.2 or v6: (hidden, last input, state)."""
     attended: tuple[Tensor, ...] = function(
         None,
         hidden,

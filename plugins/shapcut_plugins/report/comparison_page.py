@@ -1,4 +1,4 @@
-"""The page of a comparison: one HTML file that needs nothing from the network."""
+"""The page of a comparison: one self-contained HTML file."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -61,7 +61,7 @@ class Size:
 
 
 def write_comparison(run: Run) -> None:
-    """Write the page of a comparison into its directory, in place of an earlier one.
+    """Write the page of a comparison into its directory, replacing an earlier one.
 
     Raises:
         InputError: if the comparison cannot be read.
@@ -134,7 +134,7 @@ def _standing(rows: Sequence[RowFacts], number: int) -> Standing:
 
 
 def _summary(standings: Sequence[Standing], dense: float | None) -> str:
-    """The best method and the next, and how far they are apart."""
+    """The best method, the next, and their distance."""
     known = [(standing, standing.cut) for standing in standings if standing.cut]
     if not known:
         return "No method has a finite result."

@@ -69,7 +69,7 @@ def _per_head(grouped: Tensor, heads_per_group: int) -> Tensor:
 def _chunks(
     x: Tensor, log_decays: Tensor, into: Tensor, out_of: Tensor, state: Tensor | None
 ) -> tuple[Tensor, Tensor]:
-    """Outputs (batch, heads, length, width) and the last state, chunk after chunk.
+    """Outputs (batch, heads, length, width) and the last state, chunk by chunk.
 
     Args:
         x: inputs times step sizes, shape (batch, heads, length, width).

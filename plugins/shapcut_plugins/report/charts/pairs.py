@@ -25,14 +25,14 @@ class Cell:
 
 @dataclass(frozen=True, slots=True)
 class HeatMap:
-    """All that a template needs to draw.
+    """The geometry for the template.
 
     Attributes:
         size: width and height of the drawing.
         cell: side of a cell.
         cells: the pairs of players below the diagonal.
         labels: (place, player, whether it is removed), along both sides.
-        margin: where the cells begin.
+        margin: offset of the cells.
         strongest: absolute value of the strongest interaction.
         pairs: (player, other, interaction), the strongest first.
     """
@@ -49,7 +49,7 @@ class HeatMap:
 def strongest_pairs(
     interactions: Sequence[Sequence[float | None]], without: Collection[int] = ()
 ) -> list[tuple[int, int, float]]:
-    """(player, later player, interaction), the strongest first, leaving some players out."""
+    """(player, later player, interaction), the strongest first, except for players in ``without``."""
     pairs = [
         (one, other, value)
         for one, row in enumerate(interactions)
@@ -62,12 +62,12 @@ def strongest_pairs(
 def heat_map(
     interactions: Sequence[Sequence[float | None]], removed: Collection[int], without: Collection[int] = ()
 ) -> HeatMap | None:
-    """Lay out a symmetric matrix; None if all of it is 0.
+    """Lay out a symmetric matrix; None if it is 0.
 
     Args:
         interactions: shape (n_players, n_players).
-        removed: the players whose labels stand out.
-        without: players that can never be absent, whose cells stay empty.
+        removed: players with highlighted labels.
+        without: players that can never be absent; their cells stay empty.
     """
     pairs = strongest_pairs(interactions, without)
     if not pairs or pairs[0][2] == 0.0:
@@ -124,11 +124,11 @@ class Scatter(Plot):
 
 
 Triple = tuple[float, float, int | None]
-"""A predicted value, a measured one, and how many players are absent."""
+"""A predicted value, a measured value, and the number of absent players."""
 
 
 def scatters(points: Sequence[Triple], n_removed: int) -> tuple[Scatter, ...]:
-    """One of all points and, as bad coalitions stretch the axes, one of those measured better than half."""
+    """A chart of all points and, because bad coalitions stretch the axes, one of the better half."""
     known = [point for point in points if math.isfinite(point[0]) and math.isfinite(point[1])]
     if len(known) < 2:  # noqa: PLR2004 - one point shows nothing
         return ()
