@@ -23,8 +23,9 @@ from shapcut_adapters.mamba_ssm.package import DISTRIBUTION
 from shapcut_adapters.mamba_ssm.stack import MambaStack
 from shapcut_adapters.mamba_ssm.structure import STACK, blocks_of, has_known_structure, remove_blocks
 from shapcut_adapters.shared.forwards import replaced_blocks
-from shapcut_adapters.shared.indices import checked_indices, require_removable
+from shapcut_adapters.shared.indices import checked_indices
 from shapcut_adapters.shared.output_projections import block_projections
+from shapcut_adapters.shared.removal import require_removable
 
 _USAGE = """\
 from mamba_ssm import MambaLMHeadModel

@@ -16,7 +16,8 @@ from shapcut_adapters.rwkv.layers import Memory
 from shapcut_adapters.rwkv.model import RwkvModel
 from shapcut_adapters.rwkv.stack import RwkvStack
 from shapcut_adapters.rwkv.weights import WEIGHT_FILE, write_weights
-from shapcut_adapters.shared.indices import checked_indices, require_removable
+from shapcut_adapters.shared.indices import checked_indices
+from shapcut_adapters.shared.removal import require_removable
 
 _USAGE = """\
 import os

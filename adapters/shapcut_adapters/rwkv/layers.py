@@ -87,7 +87,7 @@ def _run_v7(block: BlockWeights, flow: Flow, memory: Memory | None) -> tuple[Flo
     first = flow.v_first is None
     unused = flow.hidden.new_empty(0)
     mixed, shift, state, v_first = package.RWKV_x070_TMix_seq(
-        0 if first else 1,  # all that the function asks of the index is whether the block is the first
+        0 if first else 1,  # the function only tests whether the block is the first
         block.heads,
         block.attention_width // block.heads,
         F.layer_norm(flow.hidden, width, *block.norm("ln1")),

@@ -50,7 +50,7 @@ def read_weights(path: Path, *, names_only: bool = False) -> dict[str, Tensor]:
         names_only: give tensors without content, which reads next to nothing.
 
     Raises:
-        InputError: if it is not a pickle of tensors alone; nothing that it holds is run.
+        InputError: if it is not a pickle of tensors alone; no code in it is run.
     """
     device = "meta" if names_only else "cpu"
     try:

@@ -20,9 +20,10 @@ from shapcut.contracts import (
 from shapcut_adapters.rwkv7_hf.format import read_rwkv7, register_rwkv7
 from shapcut_adapters.rwkv7_hf.stack import Rwkv7Stack, as_first
 from shapcut_adapters.shared.forwards import replaced_forward
-from shapcut_adapters.shared.indices import checked_indices, require_removable
+from shapcut_adapters.shared.indices import checked_indices
 from shapcut_adapters.shared.output_projections import block_projections
 from shapcut_adapters.shared.random_weights import perturb, seeded
+from shapcut_adapters.shared.removal import require_removable
 
 _CLASS, _PACKAGE = "RWKV7ForCausalLM", "rwkv7_hf"
 _USAGE = """\
@@ -69,7 +70,7 @@ class Rwkv7HfAdapter(Adapter):
     def bypass(
         self, model: nn.Module, present: Collection[int], granularity: Granularity = "block"
     ) -> Iterator[None]:
-        """Let absent blocks return what they are given; of nested contexts, blocks run that all have."""
+        """Let absent blocks return their input; nested contexts run the blocks common to all."""
         rwkv = _rwkv7(model, granularity)
         layers = rwkv.model.layers
         chosen = checked_indices(present, len(layers))

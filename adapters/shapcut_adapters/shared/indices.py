@@ -2,10 +2,6 @@
 
 from collections.abc import Collection
 
-from torch import nn
-
-from shapcut.contracts import Adapter, Granularity, UnsupportedModelError
-
 
 def checked_indices(indices: Collection[int], n_players: int) -> frozenset[int]:
     """The indices as a set.
@@ -17,15 +13,3 @@ def checked_indices(indices: Collection[int], n_players: int) -> frozenset[int]:
     if wrong:
         raise IndexError(f"no players {wrong}: the model has players 0..{n_players - 1}")
     return frozenset(indices)
-
-
-def require_removable(
-    adapter: Adapter, model: nn.Module, absent: Collection[int], granularity: Granularity
-) -> None:
-    """Refuse a removal that `Adapter.can_remove` objects to.
-
-    Raises:
-        UnsupportedModelError: with the objection.
-    """
-    if objection := adapter.can_remove(model, absent, granularity):
-        raise UnsupportedModelError(objection)

@@ -22,8 +22,9 @@ from shapcut.contracts import (
     is_quantized,
 )
 from shapcut_adapters.shared.forwards import replaced_blocks
-from shapcut_adapters.shared.indices import checked_indices, require_removable
+from shapcut_adapters.shared.indices import checked_indices
 from shapcut_adapters.shared.output_projections import found_projections
+from shapcut_adapters.shared.removal import require_removable
 from shapcut_adapters.transformers.decoder import Decoder, find_blocks, find_decoder, forward, input_device
 from shapcut_adapters.transformers.families import FAMILIES, family_of
 from shapcut_adapters.transformers.families.rules import Cut

@@ -125,8 +125,7 @@ def _source(model: Any) -> Path:
         return Path(str(cached_file(model.name_or_path, "config.json", local_files_only=True))).parent
     except OSError as error:
         raise UnsupportedModelError(
-            f"a quantized model is saved from the files that it was loaded from, and "
-            f"{model.name_or_path!r} is not there"
+            f"a quantized model is saved from its original files, but {model.name_or_path!r} is missing"
         ) from error
 
 

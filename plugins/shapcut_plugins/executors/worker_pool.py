@@ -18,7 +18,7 @@ _MOST_ROWS = 256
 
 
 class WorkerDiedError(Exception):
-    """A worker is gone and what it was doing is lost; the message says why."""
+    """A worker died and its task is lost; the message says why."""
 
 
 class Workers(Protocol):

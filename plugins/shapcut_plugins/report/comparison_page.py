@@ -26,8 +26,8 @@ class Standing:
         source: where it was published.
         cut: its held-out perplexity; None if no seed has a finite one.
         seeds: how many have one.
-        tokens: that it processed, mean of the seeds.
-        seconds: that it took, mean of the seeds.
+        tokens: processed tokens, mean over seeds.
+        seconds: time taken, mean over seeds.
     """
 
     method: str
@@ -75,7 +75,7 @@ def render_comparison(facts: ComparisonFacts, manifest: ManifestFacts | None = N
     """The page as HTML text; everything is escaped.
 
     Args:
-        facts: what was compared.
+        facts: the comparison.
         manifest: of the run that compared it, if there is one.
     """
     methods = list(dict.fromkeys(row.method for row in facts.rows))

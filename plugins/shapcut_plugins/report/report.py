@@ -37,7 +37,7 @@ def report_command(hook: pluggy.HookRelay) -> Callable[..., None]:
             typer.Option(help="a directory of shapcut compare: its methods beside the run's own cuts"),
         ] = None,
     ) -> None:
-        """Write DIR/report.html, for people: what was removed and why, what it did, what it cost.
+        """Write DIR/report.html: what was removed and why, with its effect and cost.
 
         For the directory of a comparison, DIR/comparison.html.
         """
@@ -48,7 +48,7 @@ def report_command(hook: pluggy.HookRelay) -> Callable[..., None]:
             write_comparison(run)
             typer.echo(str(run.comparison_page))
             return
-        read_run(run)  # refuses what is no run before any plugin sees it
+        read_run(run)  # refuses an invalid run before any plugin sees it
         others = None if baselines is None else Run(baselines)
         write_report(run, hook.shapcut_report_sections(run=run), baselines=others)
         typer.echo(str(run.report))

@@ -24,7 +24,7 @@ def outcome(result: Result) -> list[str]:
         sentences.append(f"Perplexity on held-out text went from {before:,.2f} to {after:,.2f}{more}.")
     decode = _ratio(_inside(pruned, "latency", "decode_seconds"), _inside(dense, "latency", "decode_seconds"))
     if decode:
-        sentences.append(f"A further token takes {decode:.0%} of the time that it took.")
+        sentences.append(f"A further token takes {decode:.0%} of the original's time.")
     return sentences
 
 

@@ -24,7 +24,7 @@ class Kernel:
 
     Attributes:
         name: of the function.
-        configs: launch configurations that it was declared with; the package reads them when it is imported.
+        configs: its declared launch configurations, which the package reads on import.
     """
 
     def __init__(self, function: Callable[..., Any]) -> None:

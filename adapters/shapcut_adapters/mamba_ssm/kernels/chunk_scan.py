@@ -35,7 +35,7 @@ def chunk_scan(
         gate: z, of the shape of ``inputs``; the result is multiplied by silu(z).
         step_bias: added to ``step_sizes``, shape (heads,).
         initial_states: h before the first step, shape (batch, heads, width, states).
-        softplus: whether d is the softplus of what is given.
+        softplus: whether to apply softplus to the step sizes.
         step_limits: d is clamped to them.
 
     Returns:

@@ -30,7 +30,7 @@ def selective_scan(
         skip: D, shape (channels,).
         gate: z, of the shape of ``inputs``; the result is multiplied by silu(z).
         step_bias: added to ``step_sizes``, shape (channels,).
-        softplus: whether d is the softplus of what is given.
+        softplus: whether to apply softplus to the step sizes.
 
     Returns:
         y in shape and dtype of ``inputs``, and h[length - 1], shape (batch, channels, states).

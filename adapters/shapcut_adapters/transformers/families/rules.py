@@ -352,7 +352,7 @@ class NeededFirst(Rule):
     Attributes:
         users: the kind that uses it.
         field: the list with each layer's kind.
-        reason: what is made.
+        reason: the computed input.
     """
 
     users: str

@@ -20,7 +20,7 @@ class Point:
     Attributes:
         x: of its middle; methods that process no token have a place of their own at the left.
         y: of its middle.
-        text: what it says, in words.
+        text: its description.
         method: its method's number on the page.
     """
 
