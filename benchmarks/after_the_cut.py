@@ -33,6 +33,7 @@ from shapcut.game.plan import RemovalPlan
 from shapcut.host.host import build_host, checkpoint_formats, select_adapter
 from shapcut.measurement.perplexity import perplexity
 from shapcut.models.loading import load
+from shapcut.models.source import ModelSource
 from shapcut.steps.compensated_game import MendedGame
 from shapcut.steps.step import StepContext
 from shapcut.support.files import write_json_atomically
@@ -82,7 +83,7 @@ def greedy_set(game: Game, n_remove: int) -> list[int]:
 def subject(name: str, text: str) -> Subject:
     host = build_host()
     source = f"demo:{name}" if name == REAL else str(HERE / "zoo" / "models" / name)
-    loaded = load(source, formats=checkpoint_formats(host))
+    loaded = load(ModelSource.find(source, formats=checkpoint_formats(host)))
     adapter = select_adapter(host, loaded.model)
     samples, length = (80, 256) if name == REAL else (100, 128)
     game = ModelGame(

@@ -25,7 +25,8 @@ from shapcut.host.host import Host, build_host, select_adapter
 from shapcut.measurement.perplexity import perplexity
 from shapcut.measurement.sizes import checkpoint_bytes
 from shapcut.models.adapter import Adapter
-from shapcut.models.loading import LoadedModel, load
+from shapcut.models.loading import load
+from shapcut.models.source import ModelSource
 from shapcut.pipeline.prune import prune
 from shapcut.recipe.recipe import make_recipe
 from shapcut.steps.step import StepContext, StoredModel
@@ -93,7 +94,7 @@ class Bench:
 
     def __init__(self, text: str) -> None:
         self.host: Host = build_host()
-        self.loaded: LoadedModel = load(MODEL)
+        self.loaded = load(ModelSource.find(MODEL))
         self.adapter: Adapter = select_adapter(self.host, self.loaded.model)
         tokenizer = self.loaded.tokenizer
         self.test = load_held_out(text, tokenizer, samples=WINDOWS, sequence_length=LENGTH).input_ids
@@ -108,7 +109,7 @@ class Bench:
     def pruned(self) -> nn.Module:
         """A pruned model of its own for each step."""
         with quiet_libraries():
-            model = load(MODEL).model
+            model = load(ModelSource.find(MODEL)).model
         return self.adapter.remove(model, REMOVED)
 
     def step(self, spec: str) -> dict[str, Any]:
@@ -238,7 +239,7 @@ def compare_order(bench: Bench, text: str) -> None:
 def _quantized_whole(bench: Bench, root: Path) -> Path:
     """A checkpoint of the whole model, quantized."""
     step = bench.host.postprocessors.create(ORDER_STEP)
-    model = load(MODEL).model
+    model = load(ModelSource.find(MODEL)).model
     work = root / "work"
     work.mkdir()
     plan = RemovalPlan.removing((), 30)

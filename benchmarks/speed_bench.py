@@ -15,6 +15,7 @@ from shapcut.estimators.sampling import StratifiedSampler
 from shapcut.game.coalitions import CoalitionMatrix
 from shapcut.host.host import build_host, select_adapter
 from shapcut.models.loading import load
+from shapcut.models.source import ModelSource
 from shapcut.support.allocator import keep_freed_memory
 from shapcut.valuation.prefix_tree import CoalitionEvaluator, Placement
 
@@ -29,7 +30,7 @@ class Bench:
     def __init__(self, text: str) -> None:
         self.text = text
         host = build_host()
-        loaded = load(MODEL, device="cpu")
+        loaded = load(ModelSource.find(MODEL, device="cpu"))
         self.tokenizer = loaded.tokenizer
         self.model = loaded.model
         self.half = copy.deepcopy(loaded.model).to(torch.bfloat16)

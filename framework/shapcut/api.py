@@ -14,9 +14,9 @@ from shapcut.game.coalitions import Player
 from shapcut.game.contributions import Contributions
 from shapcut.game.game import Game
 from shapcut.game.plan import RemovalPlan
-from shapcut.host.host import build_host, checkpoint_formats, select_adapter
+from shapcut.host.host import build_host, select_adapter
+from shapcut.host.open_model import find_model, open_model
 from shapcut.models.adapter import Granularity
-from shapcut.models.loading import load
 from shapcut.pipeline.prune import prune as run_pipeline
 from shapcut.pipeline.result import PruneResult
 from shapcut.pipeline.series import SeriesResult, prune_series
@@ -58,14 +58,13 @@ def load_game(
         InputError: if the model or the text cannot be used.
     """
     host = build_host()
-    loaded = load(source, device=device, formats=checkpoint_formats(host))
-    adapter = select_adapter(host, loaded.model)
+    opened = open_model(host, find_model(host, source, device=device))
     windows = load_calibration(
-        calibration, loaded.tokenizer, samples=samples, sequence_length=sequence_length, seed=seed
+        calibration, opened.tokenizer, samples=samples, sequence_length=sequence_length, seed=seed
     )
     return ModelGame(
-        adapter.canonicalise(loaded.model),
-        adapter,
+        opened.model,
+        opened.adapter,
         windows.input_ids,
         utility=host.utilities.create(utility)
         if isinstance(utility, str)

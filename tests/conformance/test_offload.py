@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from shapcut.models.loading import is_offloaded, load
+from shapcut.models.source import ModelSource
 from shapcut.support.errors import InputError
 from shapcut.valuation.model_game import ModelGame, model_fingerprint
 from shapcut.valuation.prefix_tree import CoalitionEvaluator, Placement
@@ -25,7 +26,7 @@ def adapter():
 
 @pytest.fixture
 def offloaded(tiny_llama_directory):
-    return load(str(tiny_llama_directory), device="cpu", offload="disk").model
+    return load(ModelSource.find(str(tiny_llama_directory), device="cpu", offload="disk")).model
 
 
 @pytest.fixture
@@ -67,7 +68,7 @@ def test_each_blocks_weights_come_once_a_chunk(adapter, offloaded, loads):
 
 
 def test_the_same_values_as_in_memory(adapter, offloaded, tiny_llama_directory):
-    inside = load(str(tiny_llama_directory), device="cpu").model
+    inside = load(ModelSource.find(str(tiny_llama_directory), device="cpu")).model
     expected = evaluator_of(adapter, inside).means(COALITIONS)
     for memory in (10**8, 1):
         found = evaluator_of(adapter, offloaded, memory).means(COALITIONS)
@@ -92,7 +93,7 @@ def test_nothing_stays_behind_after_an_error(adapter, offloaded):
 
 @pytest.mark.filterwarnings("ignore:Attempting to save a model with offloaded modules")
 def test_removed_and_saved_like_a_model_in_memory(adapter, offloaded, tiny_llama_directory, tmp_path):
-    inside = load(str(tiny_llama_directory), device="cpu").model
+    inside = load(ModelSource.find(str(tiny_llama_directory), device="cpu")).model
     for model, name in ((inside, "inside"), (offloaded, "offloaded")):
         adapter.save(adapter.remove(model, [0, 3]), tmp_path / name)
     one, other = (adapter.load(tmp_path / name) for name in ("inside", "offloaded"))
@@ -109,4 +110,4 @@ def test_only_safetensors_of_transformers(tmp_path):
     gguf = tmp_path / "model.gguf"
     gguf.write_bytes(b"GGUF")
     with pytest.raises(InputError, match="--offload disk needs a safetensors checkpoint"):
-        load(str(gguf), offload="disk")
+        load(ModelSource.find(str(gguf), offload="disk"))

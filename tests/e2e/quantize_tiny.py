@@ -16,6 +16,7 @@ from shapcut.host.host import build_host, select_adapter
 from shapcut.measurement.sizes import checkpoint_bytes
 from shapcut.models.fingerprint import model_fingerprint
 from shapcut.models.loading import load
+from shapcut.models.source import ModelSource
 from shapcut.pipeline.prune import prune
 from shapcut.recipe.recipe import make_recipe
 from shapcut.support.quiet import quiet_libraries
@@ -70,13 +71,15 @@ def main(source: Path, directory: Path, step: str) -> None:
     plain, quantized = directory / "plain", directory / "quantized"
     prune(make_recipe(options(source, ())), plain, host)
     prune(make_recipe(options(source, (step,))), quantized, host)
-    before, after = load(str(plain)).model, load(str(quantized)).model
+    before, after = load(ModelSource.find(str(plain))).model, load(ModelSource.find(str(quantized))).model
     adapter = select_adapter(host, after)
     fingerprints = {model_fingerprint(after)}
     wanted, found = adapter.logits(before, IDS), adapter.logits(after, IDS).float()
-    differences, effect = cut_differences(adapter, load(str(quantized)).model, directory / "cut")
+    differences, effect = cut_differences(
+        adapter, load(ModelSource.find(str(quantized))).model, directory / "cut"
+    )
     config = [json.loads((path / "config.json").read_text()) for path in (quantized, directory / "cut")]
-    fingerprints.add(model_fingerprint(load(str(quantized)).model))
+    fingerprints.add(model_fingerprint(load(ModelSource.find(str(quantized))).model))
     with quiet_libraries():
         fingerprints.add(model_fingerprint(adapter.load(directory / "cut")))
     content = {

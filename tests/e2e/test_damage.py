@@ -23,6 +23,7 @@ from shapcut.game.coalitions import keys
 from shapcut.game.plan import RemovalPlan
 from shapcut.game.store import EvaluationStore
 from shapcut.models.loading import load
+from shapcut.models.source import ModelSource
 from shapcut.support.errors import InputError
 
 FLIPS = 150
@@ -137,7 +138,7 @@ def test_a_damaged_checkpoint_is_refused_or_finite(
     for changed in changes:
         (directory / name).write_bytes(changed)
         try:
-            loaded = load(str(directory))
+            loaded = load(ModelSource.find(str(directory)))
         except InputError:
             continue
         assert all(torch.isfinite(weight).all() for weight in loaded.model.parameters())

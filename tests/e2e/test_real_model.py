@@ -11,6 +11,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from shapcut.cli.main import run
 from shapcut.estimators.sampling import StratifiedSampler
 from shapcut.models.loading import load
+from shapcut.models.source import ModelSource
 from shapcut.support.quiet import quiet_libraries
 from shapcut.valuation.bypass import BypassEvaluator
 from shapcut.valuation.prefix_tree import CoalitionEvaluator, Placement
@@ -42,7 +43,7 @@ def test_six_of_thirty_blocks(tmp_path: Path) -> None:
     assert not {0, 1, 29} & set(plan["removed"])
     assert result["pruned"]["perplexity"]["perplexity"] < 4 * result["dense"]["perplexity"]["perplexity"]
     ids = torch.tensor([tokenizer("The value of a coalition is").input_ids])
-    adapter, original = HFDecoderAdapter(), load(MODEL).model
+    adapter, original = HFDecoderAdapter(), load(ModelSource.find(MODEL)).model
     with adapter.bypass(original, plan["kept"]):
         expected = adapter.logits(original, ids)
     torch.testing.assert_close(adapter.logits(pruned, ids), expected, rtol=0, atol=1e-4)
@@ -52,7 +53,7 @@ def test_six_of_thirty_blocks(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.bfloat16, 0.02)])
 def test_fast_values_are_those_of_bypassing(dtype: torch.dtype, tolerance: float) -> None:
-    adapter, model = HFDecoderAdapter(), load(MODEL).model.to(dtype)
+    adapter, model = HFDecoderAdapter(), load(ModelSource.find(MODEL)).model.to(dtype)
     ids = torch.randint(2, 40_000, (2, 48), generator=torch.Generator().manual_seed(0))
     players = adapter.players(model)
     coalitions = StratifiedSampler().sample(players, 6, np.random.default_rng(0))

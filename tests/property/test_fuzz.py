@@ -26,7 +26,7 @@ from shapcut.game.plan import RemovalPlan
 from shapcut.game.store import EvaluationStore
 from shapcut.host.host import Host, build_host, checkpoint_formats
 from shapcut.models.loading import load
-from shapcut.models.source import inspect_source
+from shapcut.models.source import ModelSource, inspect_source
 from shapcut.pipeline.resume import finished_earlier
 from shapcut.recipe.methods import METHODS
 from shapcut.recipe.recipe import Recipe, make_recipe
@@ -290,8 +290,8 @@ def pth_bytes(tmp_path_factory: pytest.TempPathFactory) -> bytes:
 def test_damaged_pth_files(changes: Any, pth_bytes: bytes, tmp_path: Path) -> None:
     file = tmp_path / "tiny.pth"
     file.write_bytes(damaged(pth_bytes, changes))
-    holds_or_is_refused(lambda: inspect_source(str(file), formats=(RwkvPth(),)))
-    holds_or_is_refused(lambda: load(str(file), formats=(RwkvPth(),)))
+    holds_or_is_refused(lambda: inspect_source(ModelSource.find(str(file), formats=(RwkvPth(),))))
+    holds_or_is_refused(lambda: load(ModelSource.find(str(file), formats=(RwkvPth(),))))
 
 
 @fewer
@@ -299,8 +299,8 @@ def test_damaged_pth_files(changes: Any, pth_bytes: bytes, tmp_path: Path) -> No
 def test_damaged_gguf_files(changes: Any, tiny_gguf_file: Path, tmp_path: Path) -> None:
     file = tmp_path / "tiny.gguf"
     file.write_bytes(damaged(tiny_gguf_file.read_bytes(), changes))
-    holds_or_is_refused(lambda: inspect_source(str(file)))
-    holds_or_is_refused(lambda: load(str(file)))
+    holds_or_is_refused(lambda: inspect_source(ModelSource.find(str(file))))
+    holds_or_is_refused(lambda: load(ModelSource.find(str(file))))
 
 
 @fewer
@@ -314,8 +314,12 @@ def test_damaged_checkpoints(
     directory = tmp_path / "model"
     shutil.copytree(tiny_llama_directory, directory, dirs_exist_ok=True)
     (directory / name).write_bytes(damaged((tiny_llama_directory / name).read_bytes(), changes))
-    holds_or_is_refused(lambda: inspect_source(str(directory), formats=checkpoint_formats(host)))
-    loaded = holds_or_is_refused(lambda: load(str(directory), formats=checkpoint_formats(host)))
+    holds_or_is_refused(
+        lambda: inspect_source(ModelSource.find(str(directory), formats=checkpoint_formats(host)))
+    )
+    loaded = holds_or_is_refused(
+        lambda: load(ModelSource.find(str(directory), formats=checkpoint_formats(host)))
+    )
     if loaded is not None:
         assert all(torch.isfinite(weight).all() for weight in loaded.model.parameters())
 
@@ -338,7 +342,9 @@ def test_configs_with_another_value(
     shutil.copytree(tiny_llama_directory, directory, dirs_exist_ok=True)
     config = json.loads((tiny_llama_directory / "config.json").read_text()) | {key: value}
     (directory / "config.json").write_text(json.dumps(config, default=str))
-    holds_or_is_refused(lambda: inspect_source(str(directory), formats=checkpoint_formats(host)))
+    holds_or_is_refused(
+        lambda: inspect_source(ModelSource.find(str(directory), formats=checkpoint_formats(host)))
+    )
 
 
 @few

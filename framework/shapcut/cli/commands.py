@@ -27,8 +27,8 @@ from shapcut.cli.options import (
 )
 from shapcut.cli.output import print_json, reporter
 from shapcut.game.plan import RemovalPlan
-from shapcut.host.host import Host, checkpoint_formats, select_adapter
-from shapcut.models.loading import LoadedModel, load
+from shapcut.host.host import Host
+from shapcut.host.open_model import find_model, open_model
 from shapcut.pipeline.dry_run import THROUGHPUT, Forecast, forecast
 from shapcut.pipeline.prune import apply_plan, prune, score
 from shapcut.pipeline.result import PruneResult
@@ -58,16 +58,17 @@ def inspect_model(
 ) -> None:
     """Players, parameters, adapter; what cannot be removed and why."""
     recipe = make_recipe({"model": model, "granularity": granularity})
-    loaded = _loaded(host, model, device, trust_remote_code)
-    adapter = select_adapter(host, loaded.model)
-    players = adapter.players(adapter.canonicalise(loaded.model), recipe.granularity)
-    total = sum(parameter.numel() for parameter in loaded.model.parameters())
-    fast = adapter.stack(loaded.model, recipe.granularity) is not None
+    source = find_model(host, model, device=device or "auto", trust_remote_code=bool(trust_remote_code))
+    opened = open_model(host, source)
+    adapter = opened.adapter
+    players = adapter.players(opened.model, recipe.granularity)
+    total = sum(parameter.numel() for parameter in opened.model.parameters())
+    fast = adapter.stack(opened.model, recipe.granularity) is not None
     if as_json:
         print_json(
             {
-                "model": loaded.source,
-                "class": type(loaded.model).__name__,
+                "model": opened.source_name,
+                "class": type(opened.model).__name__,
                 "adapter": adapter.name,
                 "parameters": total,
                 "fast_evaluation": fast,
@@ -76,7 +77,7 @@ def inspect_model(
         )
         return
     tables.show(
-        f"{loaded.name}: {type(loaded.model).__name__}, {total:,} parameters",
+        f"{source.location.name}: {type(opened.model).__name__}, {total:,} parameters",
         ("player", "module", "kind", "parameters", "removable"),
         tables.players_table(players),
     )
@@ -258,15 +259,6 @@ def demo(
     )
     result = prune(recipe, out, host, reporter=reporter())
     _show_result(result, out, as_json)
-
-
-def _loaded(host: Host, model: str, device: str | None, trust_remote_code: bool | None) -> LoadedModel:
-    return load(
-        model,
-        device=device or "auto",
-        trust_remote_code=bool(trust_remote_code),
-        formats=checkpoint_formats(host),
-    )
 
 
 def _show_result(result: PruneResult, out: Path, as_json: bool) -> None:

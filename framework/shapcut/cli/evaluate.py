@@ -13,14 +13,14 @@ from shapcut.cli.figures import figure_rows, ratios, task_rows
 from shapcut.cli.options import AsJson, Calibration, Device, ModelArgument, Seed, Trust
 from shapcut.cli.output import print_json, reporter
 from shapcut.data.windows import check_source
-from shapcut.host.host import Host, checkpoint_formats, select_adapter
+from shapcut.host.host import Host
+from shapcut.host.open_model import find_model, open_model
 from shapcut.measurement.held_out_text import TextQuestion
 from shapcut.measurement.lm_eval_tasks import Harness, TaskQuestion
 from shapcut.measurement.measure import SpeedQuestion, measure
 from shapcut.measurement.record import ModelMeasurement
 from shapcut.measurement.sizes import restart_peak_memory
-from shapcut.models.loading import load
-from shapcut.models.source import SourceFacts, inspect_source, weights_path
+from shapcut.models.source import ModelSource, SourceFacts, inspect_source
 from shapcut.recipe.recipe import make_recipe
 from shapcut.support.errors import InputError
 from shapcut.support.progress import Reporter
@@ -41,36 +41,33 @@ class _Job:
     trust_remote_code: bool
     seed: int
 
-    def facts(self, model: str) -> SourceFacts:
-        """What is known of a model before its weights are read; refuses what cannot be asked of it."""
-        formats = checkpoint_formats(self.host)
-        facts = inspect_source(model, self.trust_remote_code, formats=formats)
+    def find(self, model: str) -> tuple[ModelSource, SourceFacts]:
+        """A model and what is known of it before its weights are read; refuses what cannot be asked of it."""
+        source = find_model(self.host, model, device=self.device, trust_remote_code=self.trust_remote_code)
+        facts = inspect_source(source)
         self.text.check(facts.max_length)
-        return facts
+        return source, facts
 
-    def measured(self, model: str, facts: SourceFacts, said: Reporter) -> ModelMeasurement:
+    def measured(self, source: ModelSource, facts: SourceFacts, said: Reporter) -> ModelMeasurement:
         """Load a model, measure it and let go of it."""
         restarted = restart_peak_memory()
-        formats = checkpoint_formats(self.host)
-        loaded = load(model, device=self.device, trust_remote_code=self.trust_remote_code, formats=formats)
-        adapter = select_adapter(self.host, loaded.model)
-        files = weights_path(model, formats)
+        opened = open_model(self.host, source)
         with quiet_libraries():
-            held_out, sliding = self.text.read(loaded.tokenizer)
+            held_out, sliding = self.text.read(opened.tokenizer)
         found = measure(
-            adapter,
-            adapter.canonicalise(loaded.model),
+            opened.adapter,
+            opened.model,
             held_out,
             sliding=sliding,
             speed=self.speed.within(facts.max_length),
             tasks=self.harness,
-            tokenizer=loaded.tokenizer,
-            files=files,
+            tokenizer=opened.tokenizer,
+            files=source.location.weights,
             seed=self.seed,
             reporter=said,
         )
         notes = list(found.notes)
-        if files is None:
+        if source.location.weights is None:
             notes.append("no checkpoint size: its files are not local")
         if not restarted:
             notes.append("peak memory is the whole process's: this platform cannot reset it")
@@ -161,11 +158,11 @@ def evaluate_model(
         recipe.seed,
     )
     models = [model] if against is None else [against, model]
-    facts = [job.facts(each) for each in models]
+    sources = [job.find(each) for each in models]
     said = reporter()
     found = []
-    for each, known in zip(models, facts, strict=True):
-        found.append(job.measured(each, known, said))
+    for source, facts in sources:
+        found.append(job.measured(source, facts, said))
         gc.collect()  # models hold themselves in cycles, and the next one needs the room
     _show(models, found, as_json)
 

@@ -14,6 +14,7 @@ from shapcut.comparison.row import ResultRow, read_rows, write_rows
 from shapcut.data.text import BUILTIN, check_source, read_source
 from shapcut.data.windows import Calibration, adds_bos, check_size, token_windows
 from shapcut.game.store import EvaluationStore
+from shapcut.game.target import Target
 from shapcut.host.host import Host
 from shapcut.pipeline.manifest import Manifest
 from shapcut.pipeline.session import Session, prepare
@@ -22,7 +23,7 @@ from shapcut.recipe.recipe import Recipe
 from shapcut.support.errors import InputError
 from shapcut.support.files import write_json_atomically
 from shapcut.support.progress import Reporter, Silent
-from shapcut.support.run_directory import Run, open_run
+from shapcut.support.run_directory import Run, open_run, require_run_directory
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,14 +118,15 @@ def compare(
     for contestant in methods:
         host.estimators.create(contestant.method.estimator)
         host.selectors.create(contestant.method.selector)
+    require_run_directory(run_directory)
     if held_out is not None:
         held_out.check(recipe.calibration)
     session = prepare(recipe, host, target=False)
     if held_out is not None:
-        session = replace(session, held_out=held_out.windows(session.loaded.tokenizer))
+        session = replace(session, held_out=held_out.windows(session.opened.tokenizer))
     sizes = list(dict.fromkeys(target.n_remove(session.game.n_players) for target in targets))
     for size in sizes:
-        check_target(session.game, size, recipe.seed)
+        check_target(Target.count(session.game.players, size), session.game, recipe.seed)
     with open_run(run_directory) as run, closing(EvaluationStore(run.evaluations)) as store:
         manifest = Manifest.start(run, session)
         host.manager.hook.shapcut_run_started(run=run)
@@ -168,8 +170,8 @@ def _facts(session: Session, judge: HeldOutGame) -> dict[str, Any]:
     held_out, calibration = session.held_out, session.calibration
     return {
         "model": {
-            "source": session.loaded.source,
-            "class": type(session.loaded.model).__name__,
+            "source": session.opened.source_name,
+            "class": type(session.opened.model).__name__,
             "adapter": session.adapter.name,
             "players": session.game.n_players,
             "granularity": session.recipe.granularity,

@@ -5,6 +5,7 @@ import json
 import math
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -19,7 +20,7 @@ from shapcut.game.plan import RemovalPlan
 from shapcut.game.store import EvaluationStore
 from shapcut.game.stored_game import StoredGame
 from shapcut.pipeline.session import Session
-from shapcut.pipeline.windows import final_games, load_windows
+from shapcut.pipeline.windows import final_games
 from shapcut.support.errors import InputError
 from shapcut.support.progress import Counter, Reporter
 from shapcut.valuation.model_game import ModelGame
@@ -74,10 +75,15 @@ class Contest:
         self._reporter = reporter
         self._count: Counter | None = None
         self._kept: StoredGame | None = None
-        recipe, tokenizer = session.recipe, session.loaded.tokenizer
-        windows = load_windows(recipe, tokenizer, recipe.samples, seed)
+        recipe, text = session.recipe, replace(session.text, seed=seed)
+        windows = text.calibration(recipe.samples)
         self._first = session.game.on(windows.input_ids)
-        self._finals = final_games(recipe.model_copy(update={"seed": seed}), tokenizer, self._first)
+        self._finals = final_games(
+            text,
+            recipe.finalist_samples,
+            self._first,
+            required="finalist_samples" in recipe.model_fields_set,
+        )
         self._games: dict[str, ModelGame] = {}
         self._plain = stored(self._game(LogLikelihood.name), store)
 

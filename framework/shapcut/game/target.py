@@ -24,18 +24,20 @@ class Target:
         needed: the sum to be reached, in the same unit.
         label: short and fit for a file name, such as ``ratio-0.2``.
         text: the target in words.
+        number: how many players to remove, if only that counts.
     """
 
     costs: tuple[float, ...]
     needed: float
     label: str
     text: str
+    number: int | None = None
 
     @classmethod
     def count(cls, players: Sequence[Player], number: int, label: str = "") -> "Target":
         """So many players, whichever."""
         costs = tuple(1.0 if player.removable else 0.0 for player in players)
-        return cls(costs, float(number), label or f"remove-{number}", f"{number} players")
+        return cls(costs, float(number), label or f"remove-{number}", f"{number} players", number)
 
     @property
     def candidates(self) -> list[int]:

@@ -2,8 +2,8 @@
 
 import torch
 
-from shapcut.host.host import build_host, checkpoint_formats, select_adapter
-from shapcut.models.loading import load
+from shapcut.host.host import build_host
+from shapcut.host.open_model import find_model, open_model
 from shapcut.support.errors import InputError
 from shapcut.valuation.game_spec import GameSpec
 from shapcut.valuation.model_game import ModelGame
@@ -40,17 +40,17 @@ def build_game(spec: GameSpec, relative: ModelGame | None = None, *, share: int 
 def _load_game(spec: GameSpec, ids: torch.Tensor, share: int) -> ModelGame:
     host = build_host(skip_broken=True)
     origin = spec.origin
-    loaded = load(
+    source = find_model(
+        host,
         origin.source,
         device=spec.device,
         trust_remote_code=origin.trust_remote_code,
         offload=origin.offload,
-        formats=checkpoint_formats(host),
     )
-    adapter = select_adapter(host, loaded.model)
+    opened = open_model(host, source)
     return ModelGame(
-        adapter.canonicalise(loaded.model),
-        adapter,
+        opened.model,
+        opened.adapter,
         ids,
         utility=host.utilities.create(origin.utility),
         granularity=spec.granularity,

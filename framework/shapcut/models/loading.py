@@ -3,98 +3,76 @@
 import logging
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
 
 from shapcut.models.checkpoint_format import CheckpointFormat, Tokenizer
-from shapcut.models.demo import DEMO_PREFIX
 from shapcut.models.gguf import dense_weights
 from shapcut.models.quantization import is_quantized, quantization_method, require_packages
-from shapcut.models.source import Location, Offload, check_dtype, inspect_source, locate, read_config
-from shapcut.models.untrusted import require_finite_weights, require_plain_templates
+from shapcut.models.source import Location, ModelSource, Offload, check_dtype, read_config
+from shapcut.models.untrusted import (
+    require_finite_weights,
+    require_no_lost_weights,
+    require_plain_templates,
+)
 from shapcut.support.allocator import return_freed_memory
 from shapcut.support.errors import InputError, ShapcutError
 from shapcut.support.quiet import one_line, quiet_libraries, without_stderr
 
-__all__ = ["LoadedModel", "choose_device", "choose_dtype", "inspect_source", "load"]
-
-
 _LOG = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, eq=False, slots=True)
-class LoadedModel:
-    """A model in evaluation mode without gradients, with its tokenizer.
-
-    Attributes:
-        model: the model.
-        tokenizer: its tokenizer.
-        source: as given by the user.
-        name: short name for display.
-    """
+class LoadedModel(NamedTuple):
+    """A model in evaluation mode, without gradients, and its tokenizer."""
 
     model: nn.Module
     tokenizer: Any
-    source: str
-    name: str
 
 
-def load(
-    source: str,
-    *,
-    device: str = "auto",
-    dtype: str = "auto",
-    trust_remote_code: bool = False,
-    offload: Offload = "off",
-    formats: Sequence[CheckpointFormat] = (),
-) -> LoadedModel:
+def load(source: ModelSource) -> LoadedModel:
     """Load a causal language model and its tokenizer.
 
-    Args:
-        source: a local directory, a hub id, a ``.gguf`` file (its weights are dequantized), ``demo:NAME``, or
-            a path that one of ``formats`` claims.
-        device: ``auto`` (CUDA if there is one), ``cpu``, ``cuda``, ``cuda:1``, ...
-        dtype: ``auto`` (the checkpoint's own), ``float32``, ``bfloat16`` or ``float16``.
-        trust_remote_code: whether to run Python code that comes with the checkpoint.
-        offload: ``auto`` lets accelerate place weights on devices, in memory and on disk; ``disk`` leaves
-            every block in its safetensors file until it is used.
-        formats: asked before transformers.
+    The weights of a GGUF file are dequantized.
 
     Raises:
-        InputError: if the source, device or dtype is unusable; see `inspect_source`.
-        ShapcutError: if a demo model cannot be fetched.
+        InputError: if the source, the device or the dtype is not usable.
     """
-    chosen_device, chosen_dtype = choose_device(device), choose_dtype(dtype)
-    location = locate(source, formats)
+    location, offload = source.location, source.offload
+    device, dtype = choose_device(source.device), choose_dtype(source.dtype)
     if offload != "off":
         if location.format is not None or location.gguf_file is not None:
             raise InputError(
-                f"--offload {offload} needs a safetensors checkpoint of transformers, not {source}"
+                f"--offload {offload} needs a safetensors checkpoint of transformers, not {location.source}"
             )
         return_freed_memory()
-    tokenizer: Any
     if location.format is not None:
-        model, tokenizer = _load_foreign(location.format, location, chosen_device, chosen_dtype)
+        model, tokenizer = _load_foreign(location.format, location, device, dtype)
     else:
-        config = read_config(location, trust_remote_code)
-        if location.gguf_file is None and (method := quantization_method(config)):
-            require_packages(source, method)
-        with quiet_libraries():
-            placed = device_map(config, chosen_device, offload, trust_remote_code)
-            model = _load_model(location, config, chosen_dtype, trust_remote_code, placed)
-            tokenizer = _load_tokenizer(location, trust_remote_code)
+        model, tokenizer = _load_from_transformers(source, device, dtype)
     if is_quantized(model):
         logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # else a line for each product
-    require_finite_weights(model, source)
-    require_plain_templates(tokenizer, source)
+    require_finite_weights(model, location.source)
+    require_plain_templates(tokenizer, location.source)
     model.requires_grad_(requires_grad=False)
-    model = model.eval() if offload != "off" or is_quantized(model) else model.eval().to(chosen_device)
-    _LOG.debug("%s: a %s from %s", source, type(model).__name__, location.path)
-    return LoadedModel(model, tokenizer, source, _short_name(source))
+    model = model.eval() if offload != "off" or is_quantized(model) else model.eval().to(device)
+    _LOG.debug("%s: a %s from %s", location.source, type(model).__name__, location.path)
+    return LoadedModel(model, tokenizer)
+
+
+def _load_from_transformers(
+    source: ModelSource, device: torch.device, dtype: torch.dtype | None
+) -> tuple[nn.Module, Any]:
+    location, trust = source.location, source.trust_remote_code
+    config = read_config(location, trust)
+    if location.gguf_file is None and (method := quantization_method(config)):
+        require_packages(location.source, method)
+    with quiet_libraries():
+        placed = device_map(config, device, source.offload, trust)
+        model = _load_model(location, config, dtype, trust, placed)
+        return model, _load_tokenizer(location, trust)
 
 
 def is_offloaded(model: nn.Module) -> bool:
@@ -173,13 +151,6 @@ def choose_dtype(name: str) -> torch.dtype | None:
     return None if name == "auto" else getattr(torch, name)
 
 
-def _short_name(source: str) -> str:
-    if source.startswith(DEMO_PREFIX):
-        return source.removeprefix(DEMO_PREFIX)
-    path = Path(source).resolve() if Path(source).exists() else Path(source)
-    return path.stem if path.is_file() else path.name
-
-
 def _load_foreign(
     found: CheckpointFormat, location: Location, device: torch.device, dtype: torch.dtype | None
 ) -> tuple[nn.Module, Tokenizer]:
@@ -220,6 +191,8 @@ def _load_model(
             f"the checkpoint {location.source} lacks {len(missing)} weights of its own config, "
             f"{missing[0]} among them; is it a {type(model).__name__}?"
         )
+    if location.gguf_file is None:
+        require_no_lost_weights(info["unexpected_keys"], location.source, type(model).__name__)
     return model  # type: ignore[no-any-return]
 
 

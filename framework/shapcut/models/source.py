@@ -13,7 +13,8 @@ from shapcut.models.checkpoint_format import CheckpointFormat, asked_formats, cl
 from shapcut.models.demo import DEMO_PREFIX, demo_directory, fetched_demo
 from shapcut.models.gguf import require_sound_gguf
 from shapcut.models.quantization import quantization_method, require_packages
-from shapcut.models.untrusted import require_no_adapter, require_plain_shards
+from shapcut.models.stored_tensors import require_depth, require_plain_numbers, stored_tensors
+from shapcut.models.untrusted import require_no_adapter, require_plain_config, require_plain_shards
 from shapcut.support.errors import InputError
 from shapcut.support.quiet import one_line, quiet_libraries
 
@@ -48,6 +49,25 @@ class Location:
         """Keyword arguments for transformers' ``from_pretrained``."""
         arguments: dict[str, Any] = {"local_files_only": self.local}
         return arguments if self.gguf_file is None else arguments | {"gguf_file": self.gguf_file}
+
+    @property
+    def name(self) -> str:
+        """A short name to print."""
+        if self.source.startswith(DEMO_PREFIX):
+            return self.source.removeprefix(DEMO_PREFIX)
+        path = Path(self.source).resolve() if Path(self.source).exists() else Path(self.source)
+        return path.stem if path.is_file() else path.name
+
+    @property
+    def weights(self) -> Path | None:
+        """The local file or directory that holds the weights; None if they are on the hub."""
+        path = Path(self.gguf_file or self.path)
+        return path if path.exists() else None
+
+    @property
+    def checkpoint(self) -> Path | None:
+        """As `weights`; None for a GGUF file, whose weights are quantized in a way of its own."""
+        return None if self.gguf_file is not None else self.weights
 
     def require_safetensors(self) -> None:
         """Refuse a checkpoint with only pickled weights, which can run code when opened.
@@ -87,39 +107,52 @@ class SourceFacts:
     quantization: str | None = None
 
 
-def inspect_source(
-    source: str,
-    trust_remote_code: bool = False,
-    *,
-    dtype: str = "auto",
-    formats: Sequence[CheckpointFormat] = (),
-) -> SourceFacts:
+@dataclass(frozen=True, slots=True)
+class ModelSource:
+    """A model that was found, and how to load it.
+
+    Attributes:
+        location: where it is read from.
+        device: ``auto`` (CUDA if there is one), ``cpu``, ``cuda``, ``cuda:1``, ...
+        dtype: ``auto`` (the checkpoint's own), ``float32``, ``bfloat16`` or ``float16``.
+        trust_remote_code: whether Python code that comes with the checkpoint may run.
+        offload: ``auto`` lets accelerate place weights on devices, in memory and on disk; ``disk`` leaves
+            every block in its safetensors file until it is used.
+    """
+
+    location: Location
+    device: str = "auto"
+    dtype: str = "auto"
+    trust_remote_code: bool = False
+    offload: Offload = "off"
+
+    @classmethod
+    def find(
+        cls,
+        name: str,
+        formats: Sequence[CheckpointFormat] = (),
+        *,
+        device: str = "auto",
+        dtype: str = "auto",
+        trust_remote_code: bool = False,
+        offload: Offload = "off",
+    ) -> "ModelSource":
+        """Find what the user named; see `locate`."""
+        return cls(locate(name, formats), device, dtype, trust_remote_code, offload)
+
+
+def inspect_source(source: ModelSource) -> SourceFacts:
     """Check a model without reading its weights.
 
-    Args:
-        source: a local directory, a hub id, a ``.gguf`` file, ``demo:NAME`` (fetched if it is not cached), or
-            a path that one of ``formats`` claims.
-        trust_remote_code: whether to run Python code that comes with the checkpoint.
-        dtype: name of the dtype to load.
-        formats: asked before transformers.
-
     Raises:
-        InputError: if the model does not exist, several formats claim it, its config is damaged, it is not a
-            causal language model, it needs its own code, or the dtype is not supported.
+        InputError: if its config is damaged, it is not a causal language model, it needs code that comes
+            with it, or the dtype is not supported.
     """
-    check_dtype(dtype)
-    return inspect_location(locate(source, formats), trust_remote_code)
-
-
-def inspect_location(location: Location, trust_remote_code: bool) -> SourceFacts:
-    """As `inspect_source`, for a located model.
-
-    Raises:
-        InputError: as `inspect_source`.
-    """
+    check_dtype(source.dtype)
+    location = source.location
     if location.format is not None:
         return SourceFacts(location.format.depth(Path(location.path)), max_length=None)
-    whole = read_config(location, trust_remote_code)
+    whole = read_config(location, source.trust_remote_code)
     method = quantization_method(whole) if location.gguf_file is None else None
     if method is not None:
         require_packages(location.source, method)
@@ -127,18 +160,6 @@ def inspect_location(location: Location, trust_remote_code: bool) -> SourceFacts
     return SourceFacts(
         getattr(config, "num_hidden_layers", None), getattr(config, "max_position_embeddings", None), method
     )
-
-
-def checkpoint_path(source: str, formats: Sequence[CheckpointFormat] = ()) -> Path | None:
-    """The local file or directory with a model's weights; None if they are on the hub or quantized GGUF."""
-    return None if locate(source, formats).gguf_file is not None else weights_path(source, formats)
-
-
-def weights_path(source: str, formats: Sequence[CheckpointFormat] = ()) -> Path | None:
-    """The local file or directory that a model's weights are read from; None if they are on the hub."""
-    location = locate(source, formats)
-    path = Path(location.gguf_file or location.path)
-    return path if path.exists() else None
 
 
 def check_dtype(name: str) -> None:
@@ -194,7 +215,18 @@ def _located_directory(source: str, path: Path, asked: str) -> Location:
     if not isinstance(content, dict):
         raise InputError(f"{config} is damaged: it holds no JSON object; take another copy")
     require_no_adapter(path)
+    _require_sound_weights(path, content)
     return Location(source, source)
+
+
+def _require_sound_weights(path: Path, config: dict[str, Any]) -> None:
+    """Compare what a config says of the weights with the headers of its files."""
+    tensors = stored_tensors(path)
+    text = config.get("text_config")
+    text = text if isinstance(text, dict) else {}
+    require_depth(tensors, config.get("num_hidden_layers", text.get("num_hidden_layers")), path)
+    if not (config.get("quantization_config") or text.get("quantization_config")):
+        require_plain_numbers(tensors, path)
 
 
 def _located_file(source: str, path: Path, asked: str) -> Location:
@@ -205,6 +237,7 @@ def _located_file(source: str, path: Path, asked: str) -> Location:
             f"{source} is not a GGUF file, and no other format claims it (asked: {asked}); "
             "name a .gguf file or a checkpoint's directory"
         )
+    require_no_adapter(path.parent)
     absolute = path.absolute()
     return Location(source, str(absolute.parent), str(absolute))
 
@@ -271,6 +304,7 @@ def read_config(location: Location, trust_remote_code: bool) -> Any:
             raw: dict[str, Any] = {}
             if location.gguf_file is None:
                 raw, _ = PreTrainedConfig.get_config_dict(location.path, **location.arguments())
+                require_plain_config(raw, location.source, trust_remote_code=trust_remote_code)
                 _require_trust(location, raw, trust_remote_code)
             config = AutoConfig.from_pretrained(
                 location.path, trust_remote_code=trust_remote_code, **location.arguments()

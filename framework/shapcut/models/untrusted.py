@@ -1,6 +1,8 @@
 """Checks of untrusted checkpoints before a library follows them: file names and weights."""
 
 import json
+import re
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
@@ -8,6 +10,9 @@ import torch
 from torch import nn
 
 from shapcut.support.errors import InputError
+
+_RECOMPUTED = re.compile(r"(rotary_emb\.inv_freq|attn\.(masked_)?bias|position_ids)$")
+"""Buffers that old versions of transformers stored and that every version computes itself."""
 
 _CHECKED = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 
@@ -34,6 +39,8 @@ def require_plain_shards(index: Path) -> None:
     for name in sorted(names, key=repr):
         if not is_plain_name(name):
             raise InputError(f"{index} names the weight file {name!r}, which is outside its directory")
+        if not name.endswith(".safetensors"):
+            raise InputError(f"{index} names the weight file {name!r}; only .safetensors files are opened")
 
 
 def require_no_adapter(directory: Path) -> None:
@@ -49,6 +56,34 @@ def require_no_adapter(directory: Path) -> None:
         )
 
 
+def require_plain_config(config: Mapping[str, Any], source: str, *, trust_remote_code: bool) -> None:
+    """Refuse a config that leads to other files than its own checkpoint's.
+
+    Raises:
+        InputError: naming the field.
+    """
+    if "transformers_weights" in config:
+        raise InputError(
+            f"the config of {source} names its weights itself (transformers_weights: "
+            f"{config['transformers_weights']!r}); remove the field"
+        )
+    for field, value in _fields(config):
+        kernel = field.endswith("attn_implementation") and "/" in str(value)
+        if kernel and not trust_remote_code:
+            raise InputError(
+                f"the config of {source} asks for code from the hub ({field}: {value!r}); "
+                "remove the field, or pass --trust-remote-code if you trust it"
+            )
+
+
+def _fields(config: Mapping[str, Any], depth: int = 8) -> Iterator[tuple[str, Any]]:
+    """The fields of a config and of the configs in it."""
+    for field, value in config.items():
+        yield str(field), value
+        if isinstance(value, Mapping) and depth:
+            yield from _fields(value, depth - 1)
+
+
 def require_plain_templates(tokenizer: Any, source: str) -> None:
     """Refuse chat templates whose names would escape the checkpoint's directory.
 
@@ -62,6 +97,20 @@ def require_plain_templates(tokenizer: Any, source: str) -> None:
                 f"the tokenizer of {source} has a chat template with the name {name!r}, which is no file "
                 "name; rename it"
             )
+
+
+def require_no_lost_weights(unexpected: Iterable[str], source: str, architecture: str) -> None:
+    """Refuse a checkpoint with weights that its model does not have: a pruned copy would lack them.
+
+    Raises:
+        InputError: naming the first one.
+    """
+    lost = sorted(name for name in unexpected if not _RECOMPUTED.search(name))
+    if lost:
+        raise InputError(
+            f"the files of {source} hold {len(lost)} weights that the {architecture} of its config does not "
+            f"have, {lost[0]} among them; they would be lost: correct the config, or remove them"
+        )
 
 
 def require_finite_weights(model: nn.Module, source: str) -> None:

@@ -1,29 +1,53 @@
-"""Carry out a plan: remove, mend, verify, write."""
+"""Carry out a plan: cut, mend, measure, write and verify."""
 
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from torch import nn
+from torch import Tensor, nn
 
 from shapcut.export.checkpoint import CheckpointReport, write_checkpoint
 from shapcut.export.model_card import CardFacts, license_of, render_card
 from shapcut.export.other_tools import export_hints
 from shapcut.game.plan import RemovalPlan
-from shapcut.host.host import checkpoint_formats
 from shapcut.measurement.measure import measure
 from shapcut.measurement.record import ModelMeasurement
 from shapcut.measurement.sizes import parameter_count
 from shapcut.models.demo import origin
-from shapcut.models.source import checkpoint_path
 from shapcut.pipeline.result import PruneResult
 from shapcut.pipeline.session import Session
-from shapcut.pipeline.windows import step_windows
-from shapcut.steps.runner import PostProcessed, StepResults, run_steps
+from shapcut.steps.runner import StepResults, run_steps
 from shapcut.steps.step import PostProcessor, StepContext
 from shapcut.support.errors import InputError
 from shapcut.support.progress import Reporter
 from shapcut.support.run_directory import Run
 
 _VERIFIED_WINDOWS = 2
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class CutModel:
+    """A model without the players of a plan, as it is to be written.
+
+    Attributes:
+        plan: what was removed.
+        model: what is left, after the steps so far.
+        input_ids: held-out tokens to verify on, shape (batch, length).
+        expected: logits that the written model must reproduce, shape (batch, length, vocabulary): those of
+            the bypassed original, or of the model after its last step.
+        parameters: of the model before any step.
+        hints: how other tools make the same cut, in Markdown.
+        stored: a directory with what saving the model writes, if a step has left one.
+        tolerance: largest accepted difference of logits; None: by the number format.
+    """
+
+    plan: RemovalPlan
+    model: nn.Module
+    input_ids: Tensor
+    expected: Tensor
+    parameters: int
+    hints: str
+    stored: Path | None = None
+    tolerance: float | None = None
 
 
 def carry_out(
@@ -37,39 +61,130 @@ def carry_out(
     before: ModelMeasurement | None = None,
     kept_as: Path | None = None,
 ) -> PruneResult:
-    """Remove, post-process, verify and write; ``before`` is the original's measurement if it is known.
+    """Cut, mend, measure, write and verify.
 
-    The result is kept in ``kept_as`` (default the run's) before the checkpoint appears.
+    Args:
+        session: whose model is cut; it must not be used afterwards.
+        plan: what to remove.
+        out: a new directory for the checkpoint.
+        run: keeps the results of steps, so that a killed run goes on after the last finished one.
+        reporter: told what is done.
+        command: what started the run, for the model card.
+        before: figures of the original, if they are known.
+        kept_as: where the result is kept before the checkpoint appears; default the run's own file.
 
     Raises:
         InputError: if the adapter cannot remove this set.
         VerificationError: if the written checkpoint does not behave as the bypassed original.
     """
-    adapter, model, recipe = session.adapter, session.game.model, session.recipe
-    if objection := adapter.can_remove(model, plan.removed, plan.granularity):
-        raise InputError(f"cannot remove {list(plan.removed)}: {objection}")
+    require_removal(session, plan)
     before = before or measure_original(session, reporter)
+    steps = StepResults(run.steps, session.recipe.then, session.step_inputs(plan))
+    cut = mend(session, remove(session, plan), steps, reporter)
+    after = measure_cut(session, cut, reporter)
+    with reporter.working("writing and verifying the checkpoint"):
+        result = write(session, cut, out, before, after, command=command, kept_as=kept_as or run.result)
+    steps.clear()
+    return result
+
+
+def require_removal(session: Session, plan: RemovalPlan) -> None:
+    """Refuse a plan that the adapter cannot carry out.
+
+    Raises:
+        InputError: with the adapter's reason.
+    """
+    objection = session.adapter.can_remove(session.game.model, plan.removed, plan.granularity)
+    if objection:
+        raise InputError(f"cannot remove {list(plan.removed)}: {objection}")
+
+
+def measure_original(session: Session, reporter: Reporter) -> ModelMeasurement:
+    """Figures of the whole model."""
+    with reporter.working("measuring the original"):
+        return _measured(session, session.game.model, reporter, session.opened.source.location.checkpoint)
+
+
+def _measured(
+    session: Session, model: nn.Module, reporter: Reporter, files: Path | None = None
+) -> ModelMeasurement:
+    seed = session.recipe.seed
+    found = measure(session.adapter, model, session.held_out, files=files, seed=seed, reporter=reporter)
+    for note in found.notes:
+        reporter.say(note)
+    return found
+
+
+def remove(session: Session, plan: RemovalPlan) -> CutModel:
+    """Cut the session's model in place, after computing its logits with the players bypassed."""
+    adapter, model = session.adapter, session.game.model
     ids = session.held_out.input_ids[:_VERIFIED_WINDOWS].to(adapter.input_device(model))
     with adapter.bypass(model, plan.kept, plan.granularity):
         expected = adapter.logits(model, ids).cpu()
-    hints = export_hints(adapter, model, plan, origin(session.loaded.source))
-    steps = StepResults(run.steps, recipe.then, session.step_inputs(plan))
+    hints = export_hints(adapter, model, plan, origin(session.opened.source_name))
     model = adapter.remove(model, plan.removed, plan.granularity)
     session.host.manager.hook.shapcut_model_pruned(model=model, plan=plan)
-    parameters = parameter_count(model)
-    done: PostProcessed | None = None
-    if session.parts.steps:
-        done = _post_process(session, model, plan, steps, reporter)
-        model = done.model
-        expected = adapter.logits(model, ids.to(adapter.input_device(model))).cpu()
+    return CutModel(plan, model, ids, expected, parameter_count(model), hints)
+
+
+def mend(session: Session, cut: CutModel, results: StepResults, reporter: Reporter) -> CutModel:
+    """Run the recipe's steps in their order, without those that an earlier start has finished."""
+    if not session.parts.steps:
+        return cut
+    adapter = session.adapter
+
+    def context(step: PostProcessor, directory: Path) -> StepContext:
+        return StepContext(
+            adapter=adapter,
+            plan=cut.plan,
+            calibration=session.text.for_step(step, session.recipe.samples).input_ids,
+            tokenizer=session.opened.tokenizer,
+            directory=directory,
+            seed=session.recipe.seed,
+            original=session.original,
+            windows=session.text.whole,
+            reporter=reporter,
+        )
+
+    done = run_steps(
+        session.parts.steps,
+        cut.model,
+        results,
+        adapter=adapter,
+        context=context,
+        hook=session.host.manager.hook,
+        reporter=reporter,
+    )
+    expected = adapter.logits(done.model, cut.input_ids.to(adapter.input_device(done.model))).cpu()
+    return replace(cut, model=done.model, expected=expected, stored=done.checkpoint, tolerance=done.tolerance)
+
+
+def measure_cut(session: Session, cut: CutModel, reporter: Reporter) -> ModelMeasurement:
+    """Figures of the cut model; packed words of quantized weights do not count as parameters."""
     with reporter.working("measuring the pruned model"):
-        after = _measured(session, model, reporter)
-    quantized = any(step.gives_quantized for _, step in session.parts.steps)
-    if quantized:
-        after = after.model_copy(update={"parameters": parameters})  # packed words are not parameters
+        found = _measured(session, cut.model, reporter)
+    return found.model_copy(update={"parameters": cut.parameters}) if session.parts.quantizes else found
+
+
+def write(
+    session: Session,
+    cut: CutModel,
+    out: Path,
+    before: ModelMeasurement,
+    after: ModelMeasurement,
+    *,
+    command: str,
+    kept_as: Path,
+) -> PruneResult:
+    """Write the checkpoint, verified before it appears, with the result beside the run first.
+
+    Raises:
+        VerificationError: if it does not compute the expected logits when it is loaded again.
+    """
+    adapter, plan, recipe = session.adapter, cut.plan, session.recipe
     facts = CardFacts(
         name=out.name,
-        base_model=origin(session.loaded.source),
+        base_model=origin(session.opened.source_name),
         plan=plan,
         calibration=session.calibration,
         held_out=session.held_out,
@@ -77,84 +192,29 @@ def carry_out(
         after=after,
         command=command,
         library=adapter.library,
-        usage=adapter.usage(model),
-        hints=hints,
+        usage=adapter.usage(cut.model),
+        hints=cut.hints,
         steps=recipe.then,
-        quantized=quantized,
-        license_fields=license_of(checkpoint_path(recipe.model, checkpoint_formats(session.host))),
+        quantized=session.parts.quantizes,
+        license_fields=license_of(session.opened.source.location.checkpoint),
     )
 
     def outcome(report: CheckpointReport) -> PruneResult:
-        return PruneResult(
-            plan, before, after.model_copy(update={"checkpoint_bytes": report.weight_bytes}), report
-        )
+        sized = after.model_copy(update={"checkpoint_bytes": report.weight_bytes})
+        return PruneResult(plan, before, sized, report)
 
-    with reporter.working("writing and verifying the checkpoint"):
-        written = write_checkpoint(
-            adapter,
-            model,
-            session.loaded.tokenizer,
-            out,
-            plan=plan,
-            recipe_text=recipe.to_yaml(),
-            card=render_card(facts),
-            verify_ids=ids,
-            expected_logits=expected,
-            stored=done.checkpoint if done else None,
-            tolerance=done.tolerance if done else None,
-            before_it_appears=lambda report: outcome(report).write(kept_as or run.result),
-        )
-    steps.clear()
+    written = write_checkpoint(
+        adapter,
+        cut.model,
+        session.opened.tokenizer,
+        out,
+        plan=plan,
+        recipe_text=recipe.to_yaml(),
+        card=render_card(facts),
+        verify_ids=cut.input_ids,
+        expected_logits=cut.expected,
+        stored=cut.stored,
+        tolerance=cut.tolerance,
+        before_it_appears=lambda report: outcome(report).write(kept_as),
+    )
     return outcome(written)
-
-
-def measure_original(session: Session, reporter: Reporter) -> ModelMeasurement:
-    """The figures of the whole model."""
-    files = checkpoint_path(session.recipe.model, checkpoint_formats(session.host))
-    with reporter.working("measuring the original"):
-        return _measured(session, session.game.model, reporter, files)
-
-
-def _measured(
-    session: Session, model: nn.Module, reporter: Reporter, files: Path | None = None
-) -> ModelMeasurement:
-    found = measure(
-        session.adapter,
-        model,
-        session.held_out,
-        files=files,
-        seed=session.recipe.seed,
-        reporter=reporter,
-    )
-    for note in found.notes:
-        reporter.say(note)
-    return found
-
-
-def _post_process(
-    session: Session, model: nn.Module, plan: RemovalPlan, results: StepResults, reporter: Reporter
-) -> PostProcessed:
-    """Run the recipe's steps in their order, without those that an earlier start has finished."""
-
-    def context(step: PostProcessor, directory: Path) -> StepContext:
-        return StepContext(
-            adapter=session.adapter,
-            plan=plan,
-            calibration=step_windows(session.recipe, session.loaded.tokenizer, step).input_ids,
-            tokenizer=session.loaded.tokenizer,
-            directory=directory,
-            seed=session.recipe.seed,
-            original=session.original,
-            windows=session.windows,
-            reporter=reporter,
-        )
-
-    return run_steps(
-        session.parts.steps,
-        model,
-        results,
-        adapter=session.adapter,
-        context=context,
-        hook=session.host.manager.hook,
-        reporter=reporter,
-    )

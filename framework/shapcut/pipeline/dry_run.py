@@ -11,14 +11,15 @@ from shapcut.data.windows import check_size, check_source
 from shapcut.game.coalitions import CoalitionMatrix, Player, Values
 from shapcut.game.game import Game
 from shapcut.game.target import Target
-from shapcut.host.host import Host, checkpoint_formats, select_adapter
+from shapcut.host.host import Host, select_adapter
+from shapcut.host.open_model import find_model
 from shapcut.models.adapter import Adapter
 from shapcut.models.loading import choose_device, load, model_without_weights
 from shapcut.models.quantization import is_quantized
-from shapcut.models.source import inspect_location, locate, read_config
+from shapcut.models.source import inspect_source, read_config
 from shapcut.pipeline.footprint import Footprint, advice, footprint
 from shapcut.pipeline.parts import make_parts
-from shapcut.pipeline.targets import check_targets, make_targets
+from shapcut.pipeline.targets import check_target, make_targets
 from shapcut.recipe.recipe import Recipe
 from shapcut.steps.runner import check_order
 from shapcut.support.errors import InputError, ShapcutError
@@ -188,13 +189,15 @@ def forecast(recipe: Recipe, host: Host, *, target: bool, throughput: float = TH
 
 def _described(recipe: Recipe, host: Host, steps: Any) -> tuple[nn.Module, bool]:
     """The model without weights, or with them if its format has no config that says its shape."""
-    formats = checkpoint_formats(host)
-    location = locate(recipe.model, formats, offline=True)
-    facts = inspect_location(location, recipe.trust_remote_code)
+    source = find_model(
+        host, recipe.model, device="cpu", trust_remote_code=recipe.trust_remote_code, offline=True
+    )
+    location = source.location
+    facts = inspect_source(source)
     check_order(steps, facts.quantization)
     check_size(recipe.samples, recipe.sequence_length, facts.max_length)
     if location.format is not None:
-        return load(recipe.model, device="cpu", formats=formats).model, False
+        return load(source).model, False
     config = read_config(location, recipe.trust_remote_code)
     dtype = torch.float32 if location.gguf_file is not None else None
     try:
@@ -212,7 +215,8 @@ def _targets(recipe: Recipe, shape: _Shape) -> tuple[Target, ...]:
     if recipe.speedup is not None:
         return ()
     targets = make_targets(recipe, shape.players, shape.model, _no_latencies)
-    check_targets(targets, shape, recipe.seed)
+    for target in targets:
+        check_target(target, shape, recipe.seed)
     return targets
 
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from shapcut.host.host import Host
 from shapcut.pipeline.session import Session
 from shapcut.support.files import write_json_atomically, write_text_atomically
 from shapcut.support.run_directory import Run
@@ -36,7 +37,7 @@ class Manifest:
     @classmethod
     def start(cls, run: Run, session: Session) -> "Manifest":
         """Record versions, command, recipe, fingerprints, hardware and time."""
-        loaded, recipe = session.loaded, session.recipe
+        opened, recipe = session.opened, session.recipe
         write_text_atomically(run.recipe, recipe.to_yaml())
         content = {
             "format_version": 1,
@@ -45,8 +46,8 @@ class Manifest:
             "command": command_line(),
             "recipe": recipe.model_dump(mode="json"),
             "model": {
-                "source": loaded.source,
-                "class": type(loaded.model).__name__,
+                "source": opened.source_name,
+                "class": type(opened.model).__name__,
                 "adapter": session.adapter.name,
                 "players": session.game.n_players,
             },
@@ -95,6 +96,12 @@ class Manifest:
 
     def _write(self) -> None:
         write_json_atomically(self._run.manifest, self._content)
+
+
+def finish_run(host: Host, run: Run, manifest: Manifest, **facts: Any) -> None:
+    """Mark a run as done with its result, and tell the plugins, which write the report."""
+    manifest.finish(**facts)
+    host.manager.hook.shapcut_run_finished(run=run, hook=host.manager.hook)
 
 
 def _now() -> str:

@@ -23,6 +23,11 @@ class Parts:
     executor: Executor
     steps: tuple[tuple[str, PostProcessor], ...]
 
+    @property
+    def quantizes(self) -> bool:
+        """Whether a step quantizes the weights."""
+        return any(step.gives_quantized for _, step in self.steps)
+
 
 def make_parts(recipe: Recipe, host: Host) -> Parts:
     """Look up and make what the recipe names.

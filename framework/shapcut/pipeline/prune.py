@@ -1,4 +1,4 @@
-"""The whole way: score, select, remove, post-process, verify, write, report."""
+"""The pipeline: score, choose, cut, mend, verify, write, report."""
 
 from pathlib import Path
 
@@ -6,15 +6,15 @@ from shapcut.game.contributions import Contributions
 from shapcut.game.plan import RemovalPlan
 from shapcut.host.host import Host
 from shapcut.pipeline.cut import carry_out
-from shapcut.pipeline.manifest import Manifest
+from shapcut.pipeline.manifest import Manifest, finish_run
 from shapcut.pipeline.result import PruneResult
-from shapcut.pipeline.resume import _finished
+from shapcut.pipeline.resume import resume_finished
 from shapcut.pipeline.score import Scoring, refuse_vetoed
 from shapcut.pipeline.session import Session, prepare
 from shapcut.recipe.recipe import Recipe
 from shapcut.support.errors import InputError
 from shapcut.support.progress import Reporter, Silent
-from shapcut.support.run_directory import open_run
+from shapcut.support.run_directory import open_run, require_run_directory
 
 
 def default_run_directory(out: Path) -> Path:
@@ -35,11 +35,11 @@ def score(recipe: Recipe, run_directory: Path, host: Host, reporter: Reporter | 
     Raises:
         InputError: if the recipe cannot be carried out.
     """
+    require_run_directory(run_directory)
     session = prepare(recipe, host, target=False)
     with open_run(run_directory) as run, Scoring(session, run, reporter or Silent()) as scoring:
         contributions = scoring.estimate()
-        scoring.manifest.finish()
-        host.manager.hook.shapcut_run_finished(run=run, hook=host.manager.hook)
+        finish_run(host, run, scoring.manifest)
         return contributions
 
 
@@ -51,23 +51,27 @@ def prune(
     run_directory: Path | None = None,
     reporter: Reporter | None = None,
 ) -> PruneResult:
-    """The whole pipeline; a killed run started again repeats no evaluation that was stored.
+    """Score, choose, cut, mend, verify, write, report.
+
+    A killed run started again repeats no evaluation that was stored.
 
     Raises:
         InputError: if the recipe cannot be carried out.
         VerificationError: if the written checkpoint does not behave as the bypassed original.
     """
-    reporter = reporter or Silent()
     require_one_target(recipe)
-    directory = run_directory or default_run_directory(out)
-    if finished := _finished(recipe, out, directory, host, reporter):
-        return finished
+    directory, reporter = run_directory or default_run_directory(out), reporter or Silent()
+    finished = resume_finished(recipe, out, directory, host, reporter)
+    return finished or _prune(recipe, out, host, directory, reporter)
+
+
+def _prune(recipe: Recipe, out: Path, host: Host, directory: Path, reporter: Reporter) -> PruneResult:
     session = prepare(recipe, host, target=True, run_directory=directory)
     with open_run(directory) as run, Scoring(session, run, reporter) as scoring:
-        plan = scoring.choose(scoring.estimate())
+        contributions = scoring.estimate()
+        plan = scoring.choose(contributions)
         result = carry_out(session, plan, out, run, reporter, command=scoring.manifest.command)
-        scoring.manifest.finish(result=result.to_json())
-        host.manager.hook.shapcut_run_finished(run=run, hook=host.manager.hook)
+        finish_run(host, run, scoring.manifest, result=result.to_json())
         return result
 
 
@@ -86,9 +90,8 @@ def apply_plan(
         InputError: if the plan was made for another model, or cannot be carried out.
         VerificationError: if the written checkpoint does not behave as the bypassed original.
     """
-    reporter = reporter or Silent()
-    directory = run_directory or default_run_directory(out)
-    if finished := _finished(recipe, out, directory, host, reporter):
+    directory, reporter = run_directory or default_run_directory(out), reporter or Silent()
+    if finished := resume_finished(recipe, out, directory, host, reporter):
         return finished
     session = prepare(recipe, host, target=True)
     _require_same_model(plan, session)
@@ -97,23 +100,21 @@ def apply_plan(
         manifest = Manifest.start(run, session)
         plan.write(run.plan)
         result = carry_out(session, plan, out, run, reporter, command=manifest.command)
-        manifest.finish(result=result.to_json())
-        host.manager.hook.shapcut_run_finished(run=run, hook=host.manager.hook)
+        finish_run(host, run, manifest, result=result.to_json())
         return result
 
 
 def _require_same_model(plan: RemovalPlan, session: Session) -> None:
-    players = len(plan.removed) + len(plan.kept)
+    players, source = len(plan.removed) + len(plan.kept), session.opened.source_name
     if players != session.game.n_players:
         raise InputError(
-            f"the plan was made for a model of {players} players, "
-            f"{session.loaded.source} has {session.game.n_players}"
+            f"the plan was made for a model of {players} players, {source} has {session.game.n_players}"
         )
     found = session.game.model_fingerprint
     if plan.model_fingerprint and plan.model_fingerprint != found:
         raise InputError(
             f"the plan was made for another model: fingerprint {plan.model_fingerprint[:12]}, "
-            f"{session.loaded.source} has {found[:12]}"
+            f"{source} has {found[:12]}"
         )
 
 

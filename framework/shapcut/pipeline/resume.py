@@ -1,28 +1,32 @@
-"""Resume a run that an earlier start has finished."""
+"""A run that an earlier start has finished but for saying so."""
 
 import json
-import shutil
 from pathlib import Path
 
 from shapcut.host.host import Host
-from shapcut.pipeline.manifest import Manifest
+from shapcut.pipeline.manifest import Manifest, finish_run
 from shapcut.pipeline.result import PruneResult, read_result
 from shapcut.recipe.recipe import Recipe
+from shapcut.steps.runner import clear_results
 from shapcut.support.errors import InputError
 from shapcut.support.files import require_new_directory, require_outside
 from shapcut.support.progress import Reporter
-from shapcut.support.run_directory import Run, open_run
+from shapcut.support.run_directory import Run, open_run, require_run_directory
 
 
-def _finished(
+def resume_finished(
     recipe: Recipe, out: Path, directory: Path, host: Host, reporter: Reporter
 ) -> PruneResult | None:
-    """The result of an earlier start that had only to say that it is done; that is made up for.
+    """Finish a run whose checkpoint was complete when it was killed: clear the steps' weights, report.
+
+    Returns:
+        Its result, or None if there is no such run.
 
     Raises:
-        InputError: if there is none and something else is at ``out``.
+        InputError: if something else is at ``out``.
     """
     require_outside(directory, out)
+    require_run_directory(directory)
     if finished_earlier(recipe, out, Run(directory)) is None:
         require_new_directory(out)
         return None
@@ -30,8 +34,8 @@ def _finished(
         result = finished_earlier(recipe, out, run)
         if result is not None:
             reporter.say(f"{out} was finished by an earlier start")
-            finish_earlier(result, run)
-            host.manager.hook.shapcut_run_finished(run=run, hook=host.manager.hook)
+            clear_results(run.steps)
+            finish_run(host, run, Manifest.reopen(run), result=result.to_json())
         return result
 
 
@@ -41,7 +45,7 @@ def finished_earlier(recipe: Recipe, out: Path, run: Run) -> PruneResult | None:
     Args:
         recipe: what is asked for.
         out: where the checkpoint is, if there is one.
-        run: which is not done: so its manifest says, or there is no report.
+        run: which is not done: its manifest says so, or there is no report.
     """
     try:
         result = read_result(run.result)
@@ -57,10 +61,3 @@ def finished_earlier(recipe: Recipe, out: Path, run: Run) -> PruneResult | None:
         asked.append(recipe.model_copy(update={"finalist_samples": 0}))
     same_recipe = written in [each.to_yaml() for each in asked]
     return result if same_recipe and same_plan and unfinished and here else None
-
-
-def finish_earlier(result: PruneResult, run: Run) -> None:
-    """Do what the killed start did not get to: clear the weights of steps, and say that the run is done."""
-    for weights in run.steps.glob("*/result"):
-        shutil.rmtree(weights)
-    Manifest.reopen(run).finish(result=result.to_json())

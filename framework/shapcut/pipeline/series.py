@@ -1,24 +1,23 @@
 """Several cuts from one run: one estimation, a plan and a checkpoint for each target."""
 
-import copy
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from shapcut.game.contributions import Contributions
 from shapcut.game.plan import RemovalPlan
-from shapcut.host.host import Host, checkpoint_formats
-from shapcut.models.loading import load
+from shapcut.host.host import Host
 from shapcut.pipeline.cut import carry_out, measure_original
+from shapcut.pipeline.manifest import finish_run
 from shapcut.pipeline.prune import default_run_directory
 from shapcut.pipeline.result import read_result
 from shapcut.pipeline.score import Scoring
-from shapcut.pipeline.session import Session, prepare
+from shapcut.pipeline.session import prepare
 from shapcut.recipe.recipe import Recipe
 from shapcut.support.errors import InputError
 from shapcut.support.files import require_new_directory
 from shapcut.support.progress import Reporter, Silent
-from shapcut.support.run_directory import Run, open_run
+from shapcut.support.run_directory import Run, open_run, require_run_directory
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +64,7 @@ def prune_series(
     """
     reporter = reporter or Silent()
     directory = run_directory or default_run_directory(out)
+    require_run_directory(directory)
     finished = _finished(recipe, out, Run(directory))
     session = prepare(recipe, host, target=True, run_directory=directory)
     with open_run(directory) as run, Scoring(session, run, reporter) as scoring:
@@ -78,13 +78,12 @@ def prune_series(
                 continue
             reporter.say(f"cutting to {label}")
             result = carry_out(
-                _with_fresh_model(session), plan, out / label, run, reporter,
+                session.with_fresh_model(), plan, out / label, run, reporter,
                 command=scoring.manifest.command, before=before, kept_as=run.result_of(label),
             )  # fmt: skip
             results[label] = result.to_json()
         series = SeriesResult(results, contributions.full_value)
-        scoring.manifest.finish(series=series.to_json())
-        host.manager.hook.shapcut_run_finished(run=run, hook=host.manager.hook)
+        finish_run(host, run, scoring.manifest, series=series.to_json())
         return series
 
 
@@ -128,21 +127,6 @@ def _same_plan(result: dict[str, Any], plan: RemovalPlan, place: Path) -> dict[s
             "remove it or name another --out"
         )
     return result
-
-
-def _with_fresh_model(session: Session) -> Session:
-    """The session with the model loaded again, as carrying out a plan changes it."""
-    recipe = session.recipe
-    loaded = load(
-        recipe.model,
-        device=recipe.device,
-        trust_remote_code=recipe.trust_remote_code,
-        offload=recipe.offload,
-        formats=checkpoint_formats(session.host),
-    )
-    game = copy.copy(session.game)
-    game.model = session.adapter.canonicalise(loaded.model)
-    return replace(session, loaded=loaded, game=game)
 
 
 def _point(label: str, removed: int, value: float | None, measurement: dict[str, Any]) -> dict[str, Any]:

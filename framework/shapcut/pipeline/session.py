@@ -1,49 +1,47 @@
 """A recipe made ready: whatever can be refused is refused here, before the first evaluation."""
 
-from dataclasses import dataclass
-from functools import partial
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 
-from shapcut.data.windows import (
-    Calibration,
-    all_windows,
-    check_size,
-    check_source,
-)
+from shapcut.data.windows import Calibration, check_size, check_source
+from shapcut.game.coalitions import Player
 from shapcut.game.plan import RemovalPlan
 from shapcut.game.target import Target
-from shapcut.host.host import Host, checkpoint_formats, select_adapter
+from shapcut.host.host import Host
+from shapcut.host.open_model import OpenModel, find_model, open_model
 from shapcut.measurement.player_latency import PlayerLatencies
 from shapcut.models.adapter import Adapter
-from shapcut.models.loading import LoadedModel, inspect_source, load
+from shapcut.models.quantization import is_quantized
+from shapcut.models.source import ModelSource, inspect_source
 from shapcut.pipeline.parts import Parts, make_parts
 from shapcut.pipeline.targets import Stopwatch, prepare_targets
-from shapcut.pipeline.windows import final_games, fuses, held_out_windows, load_windows, step_windows
+from shapcut.pipeline.windows import RunText, final_games
 from shapcut.recipe.recipe import Recipe
 from shapcut.steps.compensated_game import MendedGame
 from shapcut.steps.runner import check_order
 from shapcut.valuation.game_spec import GameOrigin
 from shapcut.valuation.model_game import ModelGame
+from shapcut.valuation.precision import fusing_pays
 
 
 @dataclass(frozen=True, slots=True)
 class Session:
-    """A loaded model, its game and the parts that will work on it.
+    """An opened model, its game and the parts that will work on it.
 
     Attributes:
         recipe: what is carried out; it asks for no finalists' text if there is none.
         host: the plugins.
-        loaded: the model and its tokenizer.
-        adapter: the model's adapter.
-        calibration: what coalitions are measured on.
-        held_out: text that no choice sees.
+        opened: the model, its tokenizer and adapter, and where it was found.
+        text: the run's text.
+        calibration: windows that coalitions are measured on.
+        held_out: windows that no choice sees.
         game: the game on ``calibration``.
-        finals: the game on further windows of the calibration text, in equal parts, to compare finalists.
+        finals: the game on further windows of the text, in equal parts, to compare finalists.
         mended: the game of mended models on all those windows, if finalists are to be compared so.
-        n_remove: about how many players are to be removed, at most; None if only contributions are wanted.
         parts: estimator, selector, executor and post-pruning steps.
         targets: how much is to be removed, each a cut of its own.
         latencies: of the players, if a target needed them.
@@ -51,25 +49,35 @@ class Session:
 
     recipe: Recipe
     host: Host
-    loaded: LoadedModel
-    adapter: Adapter
+    opened: OpenModel
+    text: RunText
     calibration: Calibration
     held_out: Calibration
     game: ModelGame
     finals: tuple[ModelGame, ...]
     mended: MendedGame | None
-    n_remove: int | None
     parts: Parts
     targets: tuple[Target, ...] = ()
     latencies: PlayerLatencies | None = None
 
-    def original(self) -> nn.Module:
-        """The whole model, loaded and canonicalised anew."""
-        return self.adapter.canonicalise(_load(self.recipe, self.host).model)
+    @property
+    def adapter(self) -> Adapter:
+        """The model's adapter."""
+        return self.opened.adapter
 
-    def windows(self, length: int) -> Tensor:
-        """All windows of that many tokens of the calibration text, shape (windows, length)."""
-        return all_windows(self.recipe.calibration, self.loaded.tokenizer, length)
+    @property
+    def n_remove(self) -> int | None:
+        """About how many players go, at most; None if only contributions are wanted."""
+        return max((target.typical_size() for target in self.targets), default=None)
+
+    def original(self) -> nn.Module:
+        """The whole model, loaded again."""
+        return open_model(self.host, self.opened.source).model
+
+    def with_fresh_model(self) -> "Session":
+        """The session with the model loaded again, since carrying out a plan changes it."""
+        opened = open_model(self.host, self.opened.source)
+        return replace(self, opened=opened, game=self.game.with_model(opened.model))
 
     def step_inputs(self, plan: RemovalPlan) -> dict[str, Any]:
         """What decides the results of post-pruning steps beside the steps themselves, as plain data."""
@@ -83,12 +91,12 @@ class Session:
 
 
 def prepare(recipe: Recipe, host: Host, *, target: bool, run_directory: Path | None = None) -> Session:
-    """Load the model and the text, and check that everything asked for can be done.
+    """Open the model and the text, and check that everything asked for can be done.
 
     Args:
         recipe: what is asked for.
         host: the plugins.
-        target: whether the recipe must say how much to remove; if it does without a must, that is a hint.
+        target: whether the recipe must say how much to remove; one that says so anyway is a hint.
         run_directory: where an earlier start may have left what it measured of the players' latency.
 
     Raises:
@@ -96,71 +104,98 @@ def prepare(recipe: Recipe, host: Host, *, target: bool, run_directory: Path | N
     """
     target = target or recipe.has_target
     parts = make_parts(recipe, host)
-    parts.executor.check()
-    check_source(recipe.calibration)
-    formats = checkpoint_formats(host)
-    facts = inspect_source(recipe.model, recipe.trust_remote_code, formats=formats)
-    check_order(parts.steps, facts.quantization)
-    check_size(recipe.samples, recipe.sequence_length, facts.max_length)
-    if target and facts.depth and recipe.granularity == "block":
-        recipe.require_target(facts.depth)
-    loaded = _load(recipe, host)
-    adapter = select_adapter(host, loaded.model)
-    calibration = load_windows(recipe, loaded.tokenizer, recipe.samples, recipe.seed)
-    model = adapter.canonicalise(loaded.model)
-    game = ModelGame(
-        model,
-        adapter,
-        calibration.input_ids,
-        utility=parts.utility,
-        granularity=recipe.granularity,
-        dtype=recipe.dtype,
-        memory_budget=recipe.memory_budget,
-        fuse=fuses(recipe, adapter, model, calibration),
-        sequences_per_step=recipe.batch_size,
-        origin=GameOrigin(recipe.model, recipe.utility, recipe.trust_remote_code, recipe.offload),
-    )
-    watch = Stopwatch(adapter, game, recipe.seed, run_directory)
+    opened = open_model(host, _checked_source(recipe, host, parts, target=target))
+    text = RunText(recipe.calibration, opened.tokenizer, recipe.sequence_length, recipe.seed)
+    calibration = text.calibration(recipe.samples)
+    game = _game(recipe, opened, parts, calibration)
+    watch = Stopwatch(opened.adapter, game, recipe.seed, run_directory)
     targets = prepare_targets(recipe, game, watch) if target else ()
     for _, step in parts.steps:
-        step.check(game.model, adapter)
-        step_windows(recipe, loaded.tokenizer, step)
-    finals = () if recipe.mend_finalists else final_games(recipe, loaded.tokenizer, game)
-    if not finals and not recipe.mend_finalists:
+        step.check(game.model, opened.adapter)
+        text.for_step(step, recipe.samples)
+    finals, mended = _finals(recipe, parts, text, game)
+    if not finals and mended is None:
         recipe = recipe.model_copy(update={"finalist_samples": 0})
     return Session(
         recipe=recipe,
         host=host,
-        loaded=loaded,
-        adapter=adapter,
+        opened=opened,
+        text=text,
         calibration=calibration,
-        held_out=held_out_windows(recipe, loaded.tokenizer),
+        held_out=text.held_out(recipe.held_out_samples),
         game=game,
         finals=finals,
-        mended=_mended_game(recipe, parts, loaded.tokenizer, game) if recipe.mend_finalists else None,
-        n_remove=max((each.typical_size() for each in targets), default=None),
+        mended=mended,
         parts=parts,
         targets=targets,
         latencies=watch.found,
     )
 
 
-def _load(recipe: Recipe, host: Host) -> LoadedModel:
-    return load(
+def _checked_source(recipe: Recipe, host: Host, parts: Parts, *, target: bool) -> ModelSource:
+    """The model, found; everything is refused that its config and the other parts can tell."""
+    parts.executor.check()
+    check_source(recipe.calibration)
+    source = find_model(
+        host,
         recipe.model,
         device=recipe.device,
         trust_remote_code=recipe.trust_remote_code,
         offload=recipe.offload,
-        formats=checkpoint_formats(host),
+    )
+    facts = inspect_source(source)
+    check_order(parts.steps, facts.quantization)
+    check_size(recipe.samples, recipe.sequence_length, facts.max_length)
+    if target and facts.depth and recipe.granularity == "block":
+        recipe.require_target(facts.depth)
+    return source
+
+
+def _game(recipe: Recipe, opened: OpenModel, parts: Parts, calibration: Calibration) -> ModelGame:
+    players = opened.adapter.players(opened.model, recipe.granularity)
+    return ModelGame(
+        opened.model,
+        opened.adapter,
+        calibration.input_ids,
+        utility=parts.utility,
+        granularity=recipe.granularity,
+        dtype=recipe.dtype,
+        memory_budget=recipe.memory_budget,
+        fuse=fuses(recipe.compile, opened, players, calibration.n_tokens * recipe.budget),
+        sequences_per_step=recipe.batch_size,
+        origin=GameOrigin(recipe.model, recipe.utility, recipe.trust_remote_code, recipe.offload),
     )
 
 
-def _mended_game(recipe: Recipe, parts: Parts, tokenizer: Any, game: ModelGame) -> MendedGame:
-    """The game of models that are mended by the recipe's steps of the first stage, in their own format."""
-    windows = load_windows(recipe, tokenizer, recipe.finalist_samples, recipe.seed + 1)
-    return MendedGame(
+def fuses(choice: str, opened: OpenModel, players: Sequence[Player], tokens: int) -> bool:
+    """Whether evaluation runs as fused kernels: decided by what is asked for, not by the clock.
+
+    Args:
+        choice: ``on``, ``off``, or ``auto``: where compiling pays.
+        opened: the model.
+        players: of the model.
+        tokens: of all coalitions together, at most.
+    """
+    if choice != "auto":
+        return choice == "on"
+    if is_quantized(opened.model):
+        return False
+    parameters = sum(player.parameters for player in players)
+    return fusing_pays(opened.adapter.input_device(opened.model), 2.0 * parameters * tokens)
+
+
+def _finals(
+    recipe: Recipe, parts: Parts, text: RunText, game: ModelGame
+) -> tuple[tuple[ModelGame, ...], MendedGame | None]:
+    """What finalists are compared in: parts of further text, or the game of mended models on all of it."""
+    if not recipe.mend_finalists:
+        required = "finalist_samples" in recipe.model_fields_set
+        return final_games(text, recipe.finalist_samples, game, required=required), None
+    windows = text.finals(recipe.finalist_samples)
+    mended = MendedGame(
         game.on(windows.input_ids, dtype=game.own_dtype, fuse=False),
         [(spec, step) for spec, step in parts.steps if step.stage == "compensate"],
-        partial(all_windows, recipe.calibration, tokenizer),
+        text.whole,
         recipe.seed,
     )
+    return (), mended

@@ -108,17 +108,6 @@ def _require(target: Target, best: Callable[[float], str]) -> None:
         raise InputError(f"--{option}: {target.text} cannot be reached by removing players; {best(most)} can")
 
 
-def check_target(game: Game, n_remove: int, seed: int) -> None:
-    """Check that a game can lose so many players.
-
-    Raises:
-        InputError: otherwise.
-    """
-    require_removable(game.players, n_remove)
-    rng = np.random.default_rng(seed)
-    require_permitted(removable(game.players).tolist(), n_remove, game.permits, rng)
-
-
 @dataclass(slots=True)
 class Stopwatch:
     """Measures the players' latency when it is first asked, if no earlier start of the run has.
@@ -157,21 +146,20 @@ def prepare_targets(recipe: Recipe, game: ModelGame, watch: Stopwatch) -> tuple[
     """
     recipe.require_target(game.n_players)
     targets = make_targets(recipe, game.players, game.model, watch.measure)
-    check_targets(targets, game, recipe.seed)
+    for target in targets:
+        check_target(target, game, recipe.seed)
     return targets
 
 
-def check_targets(targets: Sequence[Target], game: Game, seed: int) -> None:
-    """Check that for each target a set was found that may be removed.
+def check_target(target: Target, game: Game, seed: int) -> None:
+    """Check that some set that reaches the target may be removed.
 
     Raises:
         InputError: otherwise.
     """
     rng = np.random.default_rng(seed)
-    for target in targets:
-        if target.is_count:
-            number = round(target.needed)
-            if target.text == f"{number} players":
-                check_target(game, number, seed)
-                continue
+    if target.number is None:
         target.require_permitted(game.permits, rng)
+    else:
+        require_removable(game.players, target.number)
+        require_permitted(removable(game.players).tolist(), target.number, game.permits, rng)

@@ -1,71 +1,85 @@
-"""Windows of text for each part of a run."""
+"""Windows of a run's text, for each of its parts."""
 
+from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor
 
-from shapcut.data.windows import Calibration, load_calibration, load_held_out
-from shapcut.models.adapter import Adapter
-from shapcut.models.quantization import is_quantized
-from shapcut.recipe.recipe import Recipe
+from shapcut.data.windows import Calibration, all_windows, load_calibration, load_held_out
 from shapcut.steps.step import PostProcessor
 from shapcut.support.errors import InputError
 from shapcut.valuation.model_game import ModelGame
-from shapcut.valuation.precision import fusing_pays
 
 _FINAL_PARTS = 8
 
 
-def fuses(recipe: Recipe, adapter: Adapter, model: nn.Module, calibration: Calibration) -> bool:
-    """Whether the evaluation of a recipe runs as fused kernels: a matter of the recipe, not of the clock."""
-    if recipe.compile != "auto":
-        return recipe.compile == "on"
-    if is_quantized(model):
-        return False
-    parameters = sum(player.parameters for player in adapter.players(model, recipe.granularity))
-    operations = 2.0 * parameters * calibration.n_tokens * recipe.budget
-    return fusing_pays(adapter.input_device(model), operations)
+@dataclass(frozen=True, slots=True)
+class RunText:
+    """The text of a run, cut into windows by the model's tokenizer.
+
+    Attributes:
+        source: ``builtin``, a ``.txt`` or ``.jsonl`` file, or ``hf:NAME``.
+        tokenizer: the model's.
+        length: tokens a window.
+        seed: decides which windows are drawn.
+    """
+
+    source: str
+    tokenizer: Any
+    length: int
+    seed: int
+
+    def calibration(self, samples: int) -> Calibration:
+        """Windows to measure coalitions on."""
+        return self._drawn(samples, self.seed)
+
+    def finals(self, samples: int) -> Calibration:
+        """Other windows, to compare finalists on."""
+        return self._drawn(samples, self.seed + 1)
+
+    def for_step(self, step: PostProcessor, samples: int) -> Calibration:
+        """The calibration windows of a step: as many as it wants, or ``samples``."""
+        return self.calibration(step.samples or samples)
+
+    def held_out(self, samples: int) -> Calibration:
+        """Windows that no choice sees."""
+        return load_held_out(self.source, self.tokenizer, samples=samples, sequence_length=self.length)
+
+    def whole(self, length: int) -> Tensor:
+        """All windows of ``length`` tokens of the calibration part, shape (windows, length)."""
+        return all_windows(self.source, self.tokenizer, length)
+
+    def _drawn(self, samples: int, seed: int) -> Calibration:
+        return load_calibration(
+            self.source, self.tokenizer, samples=samples, sequence_length=self.length, seed=seed
+        )
 
 
-def load_windows(recipe: Recipe, tokenizer: Any, samples: int, seed: int) -> Calibration:
-    """Windows of the recipe's calibration text."""
-    return load_calibration(
-        recipe.calibration, tokenizer, samples=samples, sequence_length=recipe.sequence_length, seed=seed
-    )
-
-
-def step_windows(recipe: Recipe, tokenizer: Any, step: PostProcessor) -> Calibration:
-    """The calibration text as a step wants it."""
-    return load_windows(recipe, tokenizer, step.samples or recipe.samples, recipe.seed)
-
-
-def held_out_windows(recipe: Recipe, tokenizer: Any) -> Calibration:
-    """Windows of the text that no choice sees."""
-    return load_held_out(
-        recipe.calibration,
-        tokenizer,
-        samples=recipe.held_out_samples,
-        sequence_length=recipe.sequence_length,
-    )
-
-
-def final_games(recipe: Recipe, tokenizer: Any, game: ModelGame) -> tuple[ModelGame, ...]:
-    """Windows to compare finalists on, in up to 8 equal parts; what the division leaves over goes unused.
+def final_games(text: RunText, samples: int, game: ModelGame, *, required: bool) -> tuple[ModelGame, ...]:
+    """The game on further windows, in up to 8 equal parts; what the division leaves over goes unused.
 
     The second half of the parts, which few sets reach, is measured in the model's own number format: these
-    values decide. None is worth compiling kernels for. A text too short for the default number of windows
-    goes without.
+    values decide. None is worth compiling kernels for.
+
+    Args:
+        text: the run's.
+        samples: windows of all parts together; 0 for none.
+        game: on the calibration windows.
+        required: whether a text that is too short is an error; else there are no finals.
+
+    Raises:
+        InputError: if the text is too short.
     """
-    if recipe.finalist_samples == 0:
+    if samples == 0:
         return ()
     try:
-        windows = load_windows(recipe, tokenizer, recipe.finalist_samples, recipe.seed + 1)
+        windows = text.finals(samples)
     except InputError:
-        if "finalist_samples" in recipe.model_fields_set:
+        if required:
             raise
         return ()
-    size = max(1, recipe.finalist_samples // _FINAL_PARTS)
+    size = max(1, samples // _FINAL_PARTS)
     parts = [part for part in torch.split(windows.input_ids, size) if len(part) == size][:_FINAL_PARTS]
     first, second = parts[: len(parts) // 2], parts[len(parts) // 2 :]
     return tuple(

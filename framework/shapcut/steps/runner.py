@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -19,6 +20,8 @@ from shapcut.support.errors import InputError
 from shapcut.support.files import copy_tree, new_directory, write_json_atomically
 from shapcut.support.progress import Reporter
 from shapcut.support.quiet import quiet_libraries
+
+_STEP = re.compile(r"[1-9][0-9]*-[A-Za-z0-9][A-Za-z0-9._-]*")
 
 Steps = Sequence[tuple[str, PostProcessor]]
 """Steps in the recipe's order, each with its text form."""
@@ -84,7 +87,7 @@ class StepResults:
             for number, spec in enumerate(specs, start=1)
         }
         self._names = list(self._fingerprints)
-        for found in directory.iterdir() if directory.exists() else ():
+        for found in step_directories(directory):
             if _read_fingerprint(found) != self._fingerprints.get(found.name, ""):
                 shutil.rmtree(found)
 
@@ -118,8 +121,20 @@ class StepResults:
 
     def clear(self) -> None:
         """Delete everything but the steps' reports."""
-        for number in range(1, len(self._names) + 1):
-            shutil.rmtree(self.result(number), ignore_errors=True)
+        clear_results(self._directory)
+
+
+def step_directories(directory: Path) -> list[Path]:
+    """The step directories below ``directory``; links and other names are ignored."""
+    found = sorted(directory.iterdir()) if directory.is_dir() and not directory.is_symlink() else []
+    return [path for path in found if _STEP.fullmatch(path.name) and path.is_dir() and not path.is_symlink()]
+
+
+def clear_results(directory: Path) -> None:
+    """Delete the results of the steps below ``directory``, but not their reports."""
+    for step in step_directories(directory):
+        if not (step / "result").is_symlink():
+            shutil.rmtree(step / "result", ignore_errors=True)
 
 
 def run_steps(

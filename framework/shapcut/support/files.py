@@ -3,6 +3,7 @@
 import glob
 import json
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -66,6 +67,13 @@ def _link_or_copy(source: str, target: str) -> None:
         shutil.copy2(source, target)
 
 
+def _nearest(path: Path) -> Path:
+    """The nearest directory above an absolute path, or the path itself, that exists."""
+    while not path.exists():
+        path = path.parent
+    return path
+
+
 def require_writable(path: Path, option: str) -> None:
     """Check that ``path`` is a writable directory or can become one.
 
@@ -76,9 +84,8 @@ def require_writable(path: Path, option: str) -> None:
     Raises:
         InputError: otherwise.
     """
-    nearest = path.absolute()
-    while not nearest.exists():
-        nearest = nearest.parent
+    _require_usable_name(path, option)
+    nearest = _nearest(path.absolute())
     try:
         with tempfile.TemporaryFile(dir=nearest):  # permission bits do not tell for every user
             pass
@@ -92,9 +99,28 @@ def require_new_directory(path: Path) -> None:
     Raises:
         InputError: if it exists and is not an empty directory, or its parent cannot be written.
     """
+    _require_usable_name(path, "--out")
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
         raise InputError(f"--out {path} already exists and is not an empty directory; name another one")
     require_writable(path.absolute().parent, "--out")
+
+
+def _require_usable_name(path: Path, option: str) -> None:
+    """Check that the names of ``path`` and of the temporary directory beside it can be made.
+
+    Raises:
+        InputError: if they are too long for the file system, or not UTF-8, in which reports are written.
+    """
+    try:
+        path.name.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise InputError(f"{option} {path.name!a}: the name is not UTF-8; choose another one") from error
+    longest = f".{path.name}.partial-{2**22}"
+    if len(os.fsencode(longest)) > os.pathconf(_nearest(path.absolute().parent), "PC_NAME_MAX"):
+        raise InputError(
+            f"{option} {path}: the name is too long for a directory beside it while it is written; "
+            "choose a shorter one"
+        )
 
 
 def require_outside(run: Path, out: Path) -> None:
@@ -117,7 +143,9 @@ def new_directory(path: Path) -> Iterator[Path]:
     path.parent.mkdir(parents=True, exist_ok=True)
     prefix = f".{path.name}.partial-"
     for leftover in path.parent.glob(f"{glob.escape(prefix)}*"):
-        if not psutil.pid_exists(int(leftover.name.removeprefix(prefix))):
+        owner = leftover.name.removeprefix(prefix)
+        ours = re.fullmatch(r"[1-9][0-9]{0,18}", owner) and leftover.is_dir() and not leftover.is_symlink()
+        if ours and not psutil.pid_exists(int(owner)):
             shutil.rmtree(leftover, ignore_errors=True)
     temporary = path.parent / f"{prefix}{os.getpid()}"
     shutil.rmtree(temporary, ignore_errors=True)
@@ -128,10 +156,10 @@ def new_directory(path: Path) -> Iterator[Path]:
             if file.is_file():
                 file.chmod(0o644)  # some libraries write weights that only their owner may read
             _flush(file)
+        if path.exists():
+            path.rmdir()
+        temporary.replace(path)
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
-    if path.exists():
-        path.rmdir()
-    temporary.replace(path)
     _flush(path.parent)

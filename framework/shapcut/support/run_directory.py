@@ -8,7 +8,10 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from shapcut.support.errors import InputError
-from shapcut.support.files import require_writable
+from shapcut.support.files import require_writable, write_text_atomically
+
+_MARKER, _LOCK = ".shapcut-run", ".lock"
+_MARKED = "A run directory of shapcut, which replaces and deletes files in it.\n"
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +93,30 @@ class Run:
         return self.directory / "report.html"
 
 
+def require_run_directory(directory: Path) -> None:
+    """Check that a run can be kept in ``directory``: it is absent, empty, or marked as a run directory.
+
+    Only in a marked directory are files replaced and deleted, and never through a link.
+
+    Raises:
+        InputError: otherwise.
+    """
+    require_writable(directory, "--run")
+    if not directory.exists():
+        return
+    found = sorted(directory.iterdir())
+    if links := [path for path in found if path.is_symlink()]:
+        raise InputError(f"--run {directory}: {links[0].name} is a link; name a directory without links")
+    if not (directory / _MARKER).is_file():
+        others = [
+            path.name for path in found if path.name != _LOCK and not path.name.startswith(f".{_MARKER}.")
+        ]
+        if others:
+            raise InputError(
+                f"--run {directory} is not a run directory (it holds {others[0]}); name a new one"
+            )
+
+
 @contextmanager
 def open_run(directory: Path) -> Iterator[Run]:
     """Create or reopen a run directory and lock it against other processes.
@@ -99,9 +126,9 @@ def open_run(directory: Path) -> Iterator[Run]:
     Raises:
         InputError: if it cannot be written or another process holds it.
     """
-    require_writable(directory, "--run")
+    require_run_directory(directory)
     directory.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(directory / ".lock", timeout=0)
+    lock = FileLock(directory / _LOCK, timeout=0)
     try:
         lock.acquire()
     except Timeout as error:
@@ -109,6 +136,8 @@ def open_run(directory: Path) -> Iterator[Run]:
     except OSError as error:
         raise InputError(f"--run {directory} cannot be written: {error.strerror}") from error
     try:
+        require_run_directory(directory)
+        write_text_atomically(directory / _MARKER, _MARKED)
         yield Run(directory)
     except KeyboardInterrupt as stop:
         stop.add_note(f"what was measured is kept in {directory}")

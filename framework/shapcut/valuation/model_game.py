@@ -4,6 +4,7 @@ import copy
 import hashlib
 from collections.abc import Sequence
 from functools import cached_property
+from importlib import metadata
 
 import numpy as np
 import torch
@@ -27,6 +28,9 @@ from shapcut.valuation.model_access import ModelAccess
 from shapcut.valuation.precision import default_memory_budget, evaluation_dtype
 from shapcut.valuation.prefix_tree import CoalitionEvaluator, Placement
 from shapcut.valuation.utilities import LogLikelihood, ModelUtility, Utility
+
+_PACKAGES = ("shapcut", "torch", "transformers")
+"""Their versions are part of what values belong to."""
 
 
 class ModelGame(PortableGame):
@@ -229,17 +233,26 @@ class ModelGame(PortableGame):
             return float(utility.function(self._evaluated_model))
 
     def fingerprint(self) -> dict[str, str]:
-        """Everything that the values depend on."""
+        """Everything that the game's values depend on; the machine and its threads are not part of it."""
         return {
+            **{name: _version(name) for name in (*_PACKAGES, self.adapter.library)},
             "model": self.model_fingerprint,
             "data": hashlib.sha256(self.input_ids.cpu().numpy().tobytes()).hexdigest(),
             "tokens": "x".join(str(size) for size in self.input_ids.shape),
             "utility": self.utility.name,
             "granularity": self.granularity,
             "dtype": str(self.dtype).removeprefix("torch."),
+            "device": self._device.type,
             "adapter": self.adapter.name,
             "kernels": "fused" if self.fuse else "eager",
         }
+
+    def with_model(self, model: nn.Module) -> "ModelGame":
+        """The same game on another copy of its model."""
+        game = copy.copy(self)
+        vars(game).pop("evaluator", None)  # it holds the first copy
+        vars(game).update(model=model, _converted=[])
+        return game
 
     def spec(self) -> GameSpec:
         """The spec from which another process builds this game.
@@ -266,3 +279,11 @@ class ModelGame(PortableGame):
             input_ids=self.input_ids.cpu().numpy(),
             fingerprint=self.fingerprint(),
         )
+
+
+def _version(distribution: str) -> str:
+    """Its version without the part that only names a build, such as ``+cpu``."""
+    try:
+        return metadata.version(distribution).partition("+")[0]
+    except metadata.PackageNotFoundError:
+        return "not installed"

@@ -18,8 +18,8 @@ from shapcut.measurement.sizes import checkpoint_bytes
 from shapcut.models.adapter import Adapter
 from shapcut.models.checkpoint_format import CheckpointFormat
 from shapcut.models.fingerprint import config_of
-from shapcut.models.loading import inspect_source, load
-from shapcut.models.source import checkpoint_path
+from shapcut.models.loading import load
+from shapcut.models.source import ModelSource, inspect_source
 from shapcut.support.errors import InputError, UnsupportedModelError
 from shapcut.valuation.model_game import model_fingerprint
 
@@ -82,8 +82,9 @@ def test_the_format_that_claims_a_path_loads_it(
     parcel: Path, tiny_llama_model: LlamaForCausalLM, tokenizer: Any
 ) -> None:
     formats = [Parcel(tiny_llama_model, tokenizer)]
-    loaded = load(str(parcel), device="cpu", dtype="bfloat16", formats=formats)
-    assert loaded.name == "three"
+    source = ModelSource.find(str(parcel), formats, device="cpu", dtype="bfloat16")
+    assert source.location.name == "three"
+    loaded = load(source)
     assert {parameter.dtype for parameter in loaded.model.parameters()} == {torch.bfloat16}
     assert not any(parameter.requires_grad for parameter in loaded.model.parameters())
     assert list(loaded.tokenizer("a")["input_ids"])
@@ -98,32 +99,31 @@ def test_a_format_is_asked_before_transformers(tiny_llama_directory: Path) -> No
             raise InputError("mine")
 
     with pytest.raises(InputError, match="mine"):
-        inspect_source(str(tiny_llama_directory), formats=[Everything()])
+        inspect_source(ModelSource.find(str(tiny_llama_directory), formats=[Everything()]))
 
 
 def test_what_the_format_knows_is_known_without_weights(parcel: Path) -> None:
-    facts = inspect_source(str(parcel), formats=[Parcel()])
+    source = ModelSource.find(str(parcel), [Parcel()])
+    facts = inspect_source(source)
     assert (facts.depth, facts.max_length) == (6, None)
-    assert checkpoint_path(str(parcel), [Parcel()]) == parcel
+    assert source.location.checkpoint == parcel
 
 
-@pytest.mark.parametrize("action", [inspect_source, load, checkpoint_path])
-def test_two_formats_that_claim_one_path_are_named(parcel: Path, action: Any) -> None:
+def test_two_formats_that_claim_one_path_are_named(parcel: Path) -> None:
     with pytest.raises(InputError, match=r"several formats claim .*three\.parcel: crate, parcel"):
-        action(str(parcel), formats=[Parcel(), Crate()])
+        ModelSource.find(str(parcel), [Parcel(), Crate()])
 
 
-@pytest.mark.parametrize("action", [inspect_source, load])
-def test_what_the_format_refuses_is_refused_before_loading(parcel: Path, action: Any) -> None:
+def test_what_the_format_refuses_is_refused_before_loading(parcel: Path) -> None:
     parcel.write_text("foreign")
     with pytest.raises(UnsupportedModelError, match="foreign country"):
-        action(str(parcel), formats=[Parcel()])
+        ModelSource.find(str(parcel), [Parcel()])
 
 
 def test_any_error_of_a_format_becomes_a_line(parcel: Path) -> None:
     parcel.write_text("no number")
     with pytest.raises(InputError, match=r"cannot load .*three\.parcel as parcel: invalid literal") as caught:
-        load(str(parcel), formats=[Parcel()])
+        load(ModelSource.find(str(parcel), formats=[Parcel()]))
     assert "\n" not in str(caught.value)
 
 
@@ -132,9 +132,9 @@ def test_a_path_that_nobody_claims_says_who_was_asked(tmp_path: Path) -> None:
     file.write_text("hello")
     for path in (tmp_path, file):
         with pytest.raises(InputError, match=r"no other format claims it \(asked: crate, parcel\)"):
-            inspect_source(str(path), formats=[Parcel(), Crate()])
+            inspect_source(ModelSource.find(str(path), formats=[Parcel(), Crate()]))
         with pytest.raises(InputError, match=r"\(asked: none is installed\)"):
-            inspect_source(str(path))
+            inspect_source(ModelSource.find(str(path)))
 
 
 def test_a_game_is_made_of_a_file_through_the_plugins(

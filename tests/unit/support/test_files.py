@@ -7,6 +7,7 @@ from shapcut.support.errors import InputError
 from shapcut.support.files import (
     new_directory,
     require_new_directory,
+    require_writable,
     write_json_atomically,
     write_text_atomically,
 )
@@ -109,3 +110,33 @@ def test_files_and_full_directories_are_refused(tmp_path: Path) -> None:
             require_new_directory(path)
     with pytest.raises(InputError, match="cannot be written"):
         require_new_directory(tmp_path / "file" / "out")
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"), [("x" * 248, "name is too long"), ("\udce9t\udce9", "name is not UTF-8")]
+)
+def test_a_name_that_cannot_be_written_is_refused_before_any_work(tmp_path, name, reason):
+    with pytest.raises(InputError, match=reason):
+        require_new_directory(tmp_path / name)
+    with pytest.raises(InputError, match=reason):
+        require_writable(tmp_path / name, "--run")
+
+
+def test_foreign_leftovers_beside_a_new_directory_stay(tmp_path):
+    (tmp_path / ".out.partial-old").mkdir()
+    (tmp_path / ".out.partial-99999999").mkdir()
+    with new_directory(tmp_path / "out"):
+        pass
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".out.partial-old", "out"]
+
+
+def test_the_loser_of_two_leaves_nothing_behind(tmp_path):
+    def lose() -> None:
+        with new_directory(tmp_path / "out") as directory:
+            (directory / "mine").touch()
+            (tmp_path / "out").mkdir()
+            (tmp_path / "out" / "theirs").touch()
+
+    with pytest.raises(OSError, match="not empty"):
+        lose()
+    assert [path.name for path in tmp_path.rglob("*")] == ["out", "theirs"]

@@ -61,3 +61,37 @@ def test_names_of_the_files(tmp_path):
         "report.html",
     ]
     assert {file.parent for file in files} == {tmp_path}
+
+
+def test_somebody_elses_directory_is_refused_and_left_as_it_is(tmp_path):
+    notes = tmp_path / "steps" / "my-notes" / "thesis.txt"
+    notes.parent.mkdir(parents=True)
+    notes.write_text("years of work")
+    with pytest.raises(InputError, match=r"is not a run directory \(it holds steps\)"), open_run(tmp_path):
+        pass
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["my-notes", "steps", "thesis.txt"]
+
+
+def test_a_run_directory_is_known_by_its_marker(tmp_path):
+    with open_run(tmp_path / "run") as run:
+        run.plan.write_text("{}")
+    with open_run(tmp_path / "run"):
+        pass
+    (tmp_path / "run" / ".shapcut-run").unlink()
+    with pytest.raises(InputError, match=r"not a run directory"), open_run(tmp_path / "run"):
+        pass
+
+
+def test_a_start_that_was_killed_before_it_left_the_marker_is_no_obstacle(tmp_path):
+    for name in (".lock", "..shapcut-run.x1y2"):
+        (tmp_path / name).touch()
+    with open_run(tmp_path):
+        pass
+
+
+def test_a_link_in_a_run_directory_is_refused(tmp_path):
+    (tmp_path / "victim.sqlite").write_text("data")
+    with open_run(tmp_path / "run") as run:
+        run.evaluations.symlink_to(tmp_path / "victim.sqlite")
+    with pytest.raises(InputError, match=r"evaluations\.sqlite is a link"), open_run(tmp_path / "run"):
+        pass

@@ -1,0 +1,88 @@
+"""The tensors that a checkpoint's safetensors files hold, by their headers alone."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+from shapcut.models.untrusted import is_plain_name, require_plain_shards
+from shapcut.support.errors import InputError
+
+_LARGEST_HEADER = 100_000_000
+"""Bytes; the limit of the safetensors library."""
+
+_UNPACKED = ("F64", "F32", "F16", "BF16")
+"""Number formats that are read as they are."""
+
+_PACKED = ("F8_", "F4", "F6_", "I8", "U8", "I16", "U16", "I32", "U32", "I64", "U64")
+"""Beginnings of the number formats that stand for weights only after something has unpacked them."""
+
+_COUNTERS = ("position_ids", "num_batches_tracked")
+"""Ends of the names of integer buffers that are no weights."""
+
+
+def stored_tensors(directory: Path) -> dict[str, str]:
+    """The number format of each tensor by its name; empty if there are no safetensors files.
+
+    Raises:
+        InputError: if a file is damaged or the index names one outside the directory.
+    """
+    index, single = directory / "model.safetensors.index.json", directory / "model.safetensors"
+    if single.is_file():
+        files = [single]
+    elif index.is_file():
+        require_plain_shards(index)
+        named = json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()
+        files = [directory / name for name in sorted(set(named)) if is_plain_name(name)]
+    else:
+        files = []
+    found: dict[str, str] = {}
+    for file in files:
+        found.update(_header(file))
+    return found
+
+
+def _header(file: Path) -> dict[str, str]:
+    """The number formats in one file."""
+    try:
+        with file.open("rb") as stream:
+            length = int.from_bytes(stream.read(8), "little")
+            if length > min(_LARGEST_HEADER, file.stat().st_size):
+                raise ValueError(f"a header of {length} bytes is longer than the file")  # noqa: TRY301
+            content = json.loads(stream.read(length))
+        return {name: str(entry["dtype"]) for name, entry in content.items() if name != "__metadata__"}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise InputError(f"cannot read the weights in {file}: {error}; is the copy complete?") from error
+
+
+def require_plain_numbers(tensors: Mapping[str, str], directory: Path) -> None:
+    """Refuse packed weights of a checkpoint whose config does not say that it is quantized.
+
+    Such a checkpoint would load, its codes read as numbers.
+
+    Raises:
+        InputError: naming the first one.
+    """
+    packed = [
+        name
+        for name, kind in tensors.items()
+        if kind not in _UNPACKED and kind.startswith(_PACKED) and not name.endswith(_COUNTERS)
+    ]
+    if packed:
+        raise InputError(
+            f"{directory} holds {len(packed)} quantized tensors ({packed[0]}: {tensors[packed[0]]}), but its "
+            "config.json has no quantization_config to unpack them by; take a checkpoint in full precision, "
+            "or one that transformers can load"
+        )
+
+
+def require_depth(tensors: Mapping[str, str], depth: object, directory: Path) -> None:
+    """Refuse a config that promises more layers than its files have tensors, before so many are built.
+
+    Raises:
+        InputError: with both numbers.
+    """
+    if tensors and isinstance(depth, int) and depth > len(tensors):
+        raise InputError(
+            f"{directory}: config.json promises {depth} layers, but the files hold {len(tensors)} tensors; "
+            "take another copy"
+        )
