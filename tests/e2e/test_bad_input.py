@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -247,3 +248,30 @@ def test_output_that_nobody_reads_ends_quietly() -> None:
 def test_an_unknown_adapter(capsys: pytest.CaptureFixture[str]) -> None:
     assert "did you mean 'hf-decoder'?" in refused(["check-adapter", "hf-decodr"], capsys)
     assert "did you mean 'llama'?" in refused(["check-adapter", "hf-decoder", "--example", "lama"], capsys)
+
+
+def test_a_directory_of_somebody_else_is_no_run_directory(
+    tiny_llama_directory: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    theirs = tmp_path / "steps" / "my-notes" / "thesis.txt"
+    theirs.parent.mkdir(parents=True)
+    theirs.write_text("years of work")
+    before = {path: path.read_bytes() for path in files_below(tmp_path)}
+    for command in (["prune", "--out", str(tmp_path.with_name("out")), "--remove", "2"], ["score"]):
+        arguments = [*command, str(tiny_llama_directory), "--run", str(tmp_path)]
+        assert "is not a run directory (it holds steps)" in refused(arguments, capsys)
+    assert {path: path.read_bytes() for path in files_below(tmp_path)} == before
+
+
+def test_a_tokenizer_of_another_model(
+    tiny_llama_directory: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = Path(shutil.copytree(tiny_llama_directory, tmp_path / "model"))
+    content = json.loads((model / "tokenizer.json").read_text())
+    content["model"]["vocab"] = {word: number + 1000 for word, number in content["model"]["vocab"].items()}
+    for token in content["added_tokens"]:
+        token["id"] += 1000
+    (model / "tokenizer.json").write_text(json.dumps(content))
+    line = refused(["score", str(model), "--run", str(tmp_path / "run"), "--samples", "2"], capsys)
+    assert "put the model's own tokenizer beside its weights" in line
+    assert not (tmp_path / "run").exists()

@@ -15,8 +15,10 @@ from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 import shapcut
 from shapcut.cli.main import run
 from shapcut.game.coalitions import without
+from shapcut.host import open_model
 from shapcut.host.hookspecs import hookimpl
 from shapcut.host.host import build_host
+from shapcut.models import source
 from shapcut.pipeline.prune import prune as run_pipeline
 from shapcut.recipe.recipe import make_recipe
 from shapcut.support.errors import ShapcutError
@@ -171,7 +173,9 @@ import os, signal, sys
 from pathlib import Path
 from shapcut import builtin
 from shapcut.host.hookspecs import hookimpl
+from shapcut.host import open_model
 from shapcut.host.host import build_host
+from shapcut.models import source
 from shapcut.pipeline.prune import prune
 from shapcut.recipe.recipe import make_recipe
 
@@ -324,3 +328,14 @@ def test_a_short_text_goes_without_finals_unless_they_are_asked_for(
     capsys.readouterr()
     assert run([*command, *sizes, "--out", str(tmp_path / "two"), "--finalist-samples", "64"]) == 2
     assert "64 samples of 64 tokens" in capsys.readouterr().err
+
+
+def test_a_model_is_located_once_and_opened_once(
+    ten_layers: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    located, opened = [], []
+    locate, load = source.locate, open_model.load
+    monkeypatch.setattr(open_model, "locate", lambda *a, **k: located.append(a) or locate(*a, **k))
+    monkeypatch.setattr(open_model, "load", lambda *a, **k: opened.append(a) or load(*a, **k))
+    prune(ten_layers, tmp_path / "out")
+    assert (len(located), len(opened)) == (1, 1)

@@ -23,6 +23,7 @@ from shapcut.pipeline.windows import RunText, final_games
 from shapcut.recipe.recipe import Recipe
 from shapcut.steps.compensated_game import MendedGame
 from shapcut.steps.runner import check_order
+from shapcut.support.errors import InputError
 from shapcut.valuation.game_spec import GameOrigin
 from shapcut.valuation.model_game import ModelGame
 from shapcut.valuation.precision import fusing_pays
@@ -107,6 +108,7 @@ def prepare(recipe: Recipe, host: Host, *, target: bool, run_directory: Path | N
     opened = open_model(host, _checked_source(recipe, host, parts, target=target))
     text = RunText(recipe.calibration, opened.tokenizer, recipe.sequence_length, recipe.seed)
     calibration = text.calibration(recipe.samples)
+    require_vocabulary(opened, calibration)
     game = _game(recipe, opened, parts, calibration)
     watch = Stopwatch(opened.adapter, game, recipe.seed, run_directory)
     targets = prepare_targets(recipe, game, watch) if target else ()
@@ -149,6 +151,21 @@ def _checked_source(recipe: Recipe, host: Host, parts: Parts, *, target: bool) -
     if target and facts.depth and recipe.granularity == "block":
         recipe.require_target(facts.depth)
     return source
+
+
+def require_vocabulary(opened: OpenModel, windows: Calibration) -> None:
+    """Refuse a tokenizer that gives tokens which the model does not know.
+
+    Raises:
+        InputError: with the largest one.
+    """
+    embedding: Any = getattr(opened.model, "get_input_embeddings", lambda: None)()
+    known, largest = getattr(embedding, "num_embeddings", None), int(windows.input_ids.max())
+    if known is not None and largest >= known:
+        raise InputError(
+            f"the tokenizer of {opened.source_name} gives token {largest}, but the model has {known}; "
+            "put the model's own tokenizer beside its weights"
+        )
 
 
 def _game(recipe: Recipe, opened: OpenModel, parts: Parts, calibration: Calibration) -> ModelGame:
