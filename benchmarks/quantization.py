@@ -127,7 +127,7 @@ class Bench:
             )
             begin = time.monotonic()
             with quiet_libraries():
-                step.check(model)
+                step.check(model, self.adapter)
                 outcome = step.run(model, context)
             seconds = time.monotonic() - begin
             stored = Path(directory) / "written"

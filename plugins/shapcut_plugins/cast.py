@@ -6,16 +6,16 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
-from shapcut.contracts import InputError, PostProcessor, Stage, StepContext
+from shapcut.contracts import Adapter, InputError, PostProcessor, Stage, StepContext
 
 _BITS = 16
 
 
 class Cast(PostProcessor):
-    """Convert the stored floating-point weights, so that a checkpoint in fp32 becomes half as large.
+    """Convert the stored floating-point weights, which halves an fp32 checkpoint.
 
-    What a checkpoint does not hold, such as the rotary frequencies, keeps its precision: plain transformers
-    computes it anew when it loads the model.
+    Tensors outside the checkpoint, such as rotary frequencies, keep their precision: plain transformers
+    recomputes them when it loads the model.
     """
 
     stage: ClassVar[Stage] = "export"
@@ -23,8 +23,8 @@ class Cast(PostProcessor):
     def __init__(self, dtype: Literal["bfloat16", "float16"] = "bfloat16") -> None:
         self.dtype: torch.dtype = getattr(torch, dtype)
 
-    def check(self, model: nn.Module) -> None:
-        """Refuse quantized weights, and weights that the format cannot hold.
+    def check(self, model: nn.Module, adapter: Adapter) -> None:  # noqa: ARG002 - the model says it all
+        """Refuse quantized weights, and weights that overflow the dtype.
 
         Raises:
             InputError: naming the first such weight.
@@ -34,7 +34,7 @@ class Cast(PostProcessor):
             if not weight.is_floating_point() or torch.finfo(weight.dtype).bits < _BITS:
                 kind = _name(weight.dtype)
                 raise InputError(
-                    f"cast: {name} is {kind}, the model is quantized already; leave out this step"
+                    f"cast: {name} is {kind}, the model is already quantized; leave out this step"
                 )
             if weight.numel() and (size := float(weight.detach().abs().max())) > largest:
                 raise InputError(
@@ -42,13 +42,13 @@ class Cast(PostProcessor):
                     f"{largest:.4g}; leave out this step or choose bfloat16"
                 )
 
-    def run(self, model: nn.Module, context: StepContext) -> nn.Module:  # noqa: ARG002 - needs only the model
-        """Convert in place, weight by weight; a model that is in the format already stays as it is.
+    def run(self, model: nn.Module, context: StepContext) -> nn.Module:
+        """Convert in place, weight by weight; a model that already has the dtype is unchanged.
 
         Raises:
-            InputError: if an earlier step left weights that `check` refuses.
+            InputError: if an earlier step produced weights that `check` refuses.
         """
-        self.check(model)
+        self.check(model, context.adapter)
         stays = _kept_in_float32(model, self.dtype)
         for name, tensor in model.state_dict(keep_vars=True).items():
             if isinstance(tensor, Tensor) and tensor.is_floating_point() and not stays.search(name):
@@ -62,7 +62,7 @@ def _name(dtype: torch.dtype) -> str:
 
 
 def _kept_in_float32(model: nn.Module, dtype: torch.dtype) -> re.Pattern[str]:
-    """Matches the names of weights that transformers would turn back into fp32 on loading."""
+    """Matches names of weights that transformers converts back to fp32 on loading."""
     attributes = ["_keep_in_fp32_modules_strict"]
     if dtype == torch.float16:
         attributes.append("_keep_in_fp32_modules")
@@ -71,7 +71,7 @@ def _kept_in_float32(model: nn.Module, dtype: torch.dtype) -> re.Pattern[str]:
 
 
 def _note_in_config(model: nn.Module, dtype: torch.dtype) -> None:
-    """Let the config of a transformers model, and its text model's, say what the weights are."""
+    """Write the dtype into the config of a transformers model and of its text model."""
     config: Any = getattr(model, "config", None)
     if hasattr(config, "get_text_config"):
         config.dtype = dtype

@@ -194,7 +194,7 @@ def test_other_kinds_of_models_do_not_match(adapter):
     namesake = LlamaForCausalLM(llama.config)
     for model in (llama.model, Wrapper(llama), namesake, bert, t5, nn.Linear(2, 2)):
         assert not adapter.matches(model)
-        with pytest.raises(InputError, match="known here: llama"):
+        with pytest.raises(InputError, match="not a known decoder; known: llama"):
             adapter.players(model)
 
 

@@ -102,7 +102,7 @@ def test_removed_and_saved_like_a_model_in_memory(adapter, offloaded, tiny_llama
 
 def test_another_number_format_is_refused(adapter, offloaded):
     assert ModelGame(offloaded, adapter, IDS).dtype == torch.float32
-    with pytest.raises(InputError, match=r"--dtype bfloat16 cannot be had with --offload.*float32"):
+    with pytest.raises(InputError, match=r"--dtype bfloat16 is unavailable with --offload.*float32"):
         ModelGame(offloaded, adapter, IDS, dtype="bfloat16")
 
 

@@ -74,7 +74,7 @@ PRUNE_CASES = {
     "unknown offload": (["--remove", "2", "--offload", "moon"], "offload moon"),
     "offload in another format": (
         ["--remove", "2", "--offload", "disk", "--dtype", "bfloat16"],
-        "--dtype bfloat16 cannot be had with --offload",
+        "--dtype bfloat16 is unavailable with --offload",
     ),
     "unknown executor": (["--remove", "2", "--executor", "rai"], "did you mean 'ray'?"),
     "no samples": (["--remove", "2", "--samples", "0"], "samples"),

@@ -271,6 +271,25 @@ def test_evaluate_and_inspect_as_json(ten_layers: Path, capsys: pytest.CaptureFi
     assert measured["perplexity"]["n_tokens"] == 4 * 127
 
 
+def test_a_model_that_cannot_generate_is_pruned_and_measured_all_the_same(
+    ten_layers: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise ZeroDivisionError("this model does not generate")
+
+    monkeypatch.setattr("transformers.LlamaForCausalLM.generate", fail)
+    out = tmp_path / "out"
+    prune(ten_layers, out)
+    result = read(out.with_name("out.run") / "result.json")
+    for figures in (result["dense"], result["pruned"]):
+        assert figures["latency"] is None
+        assert figures["notes"] == ["no latency: this model does not generate"]
+    capsys.readouterr()
+    assert run(["evaluate", str(out), "--held-out-samples", "2", "--cache-lengths", "none", "--json"]) == 0
+    content = json.loads(capsys.readouterr().out)
+    assert content["notes"] == ["no latency: this model does not generate"]
+
+
 def test_the_python_api(ten_layers: Path, tmp_path: Path) -> None:
     game = shapcut.load_game(str(ten_layers), samples=2, sequence_length=16)
     contributions = shapcut.estimate(game, budget=40, seed=0, remove=3)

@@ -14,6 +14,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from shapcut.host.host import build_host
 from shapcut.support.errors import InputError
 from shapcut.support.quiet import quiet_libraries
+from shapcut_adapters.transformers.adapter import HFDecoderAdapter
 
 SCRIPT = Path(__file__).with_name("quantize_tiny.py")
 PACKAGES = {
@@ -88,7 +89,7 @@ def test_a_step_and_then_another_cut_of_its_result(spec: str, wide_llama: Path, 
         ("gptq:samples=0", "samples=0 is not positive"),
         ("auto-gptq:bits=5", "bits=5 is not supported"),
         ("compressed-tensors:scheme=W5A5", "scheme='W5A5'"),
-        ("compressed-tensors:scheme=W8A8,group_size=64", "group_size=64 cannot be had with scheme=W8A8"),
+        ("compressed-tensors:scheme=W8A8,group_size=64", "group_size=64 is unavailable with scheme=W8A8"),
         ("torchao:kind=int8,group_size=32", "group_size=32 is for kind=int4"),
         ("bitsandbytes:kind=int8,double_quant=true", "double_quant=True is for 4 bits"),
     ],
@@ -107,14 +108,14 @@ def test_widths_that_groups_do_not_divide_are_refused(
     monkeypatch.setattr("shapcut_plugins.quantize.base.require_packages", lambda *_: None)
     step: Any = build_host().postprocessors.create(name)
     with pytest.raises(InputError, match=r"group_size=64 does not divide the 32 inputs .*; use one of 16"):
-        step.check(tiny_llama_model)
+        step.check(tiny_llama_model, HFDecoderAdapter())
 
 
 def test_a_missing_package_is_named(tiny_llama_model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda *_: None)
     step: Any = build_host().postprocessors.create("gptq")
     with pytest.raises(InputError, match=r"gptq needs the package gptqmodel, .*shapcut\[gptq\]"):
-        step.check(tiny_llama_model)
+        step.check(tiny_llama_model, HFDecoderAdapter())
 
 
 def test_auto_gptq_says_that_its_own_entry_needs_cuda(
@@ -124,4 +125,4 @@ def test_auto_gptq_says_that_its_own_entry_needs_cuda(
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     step: Any = build_host().postprocessors.create("auto-gptq:entry=package,group_size=32")
     with pytest.raises(InputError, match="entry=package needs CUDA"):
-        step.check(tiny_llama_model)
+        step.check(tiny_llama_model, HFDecoderAdapter())

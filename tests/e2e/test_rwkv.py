@@ -71,7 +71,7 @@ def hf_directory(tmp_path_factory: pytest.TempPathFactory, tokenizer: Any) -> Pa
 def short_latency(monkeypatch: pytest.MonkeyPatch) -> None:
     """Measure latency all the same, on few tokens: the recurrence of these packages is slow."""
     few = partial(latency, prompt_tokens=4, new_tokens=2, repeats=1)
-    monkeypatch.setattr("shapcut.measurement.record.latency", few)
+    monkeypatch.setattr("shapcut.measurement.measure.latency", few)
 
 
 def printed(capsys: pytest.CaptureFixture[str], *arguments: str) -> Any:

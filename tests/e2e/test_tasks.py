@@ -13,6 +13,7 @@ from torch.nn import functional
 from shapcut.cli.exits import BAD_INPUT
 from shapcut.cli.main import run
 from shapcut.measurement.lm_eval_tasks import Harness, TaskQuestion
+from shapcut.measurement.notes import Notes
 from shapcut.models.adapter import Adapter
 from shapcut.support.errors import InputError
 from shapcut.support.progress import Silent
@@ -176,13 +177,34 @@ def test_shots_and_limit_are_as_wanted(
     task_path: Path, llama_adapter: Adapter, tiny_llama_model: Any, tokenizer: Any
 ) -> None:
     asked = TaskQuestion(("quiz",), task_path, limit=3, shots=2)
-    (score,), notes = Harness.prepared(asked).scores(llama_adapter, tiny_llama_model, tokenizer, Silent())
-    assert (score.samples, score.shots, notes) == (3, 2, ())
+    notes = Notes()
+    harness = Harness.prepared(asked)
+    (score,) = harness.scores(llama_adapter, tiny_llama_model, tokenizer, Silent(), notes)
+    assert (score.samples, score.shots, notes.lines) == (3, 2, [])
     with (task_path / "quiz.yaml").open("a") as file:
         file.write("num_fewshot: 0\n")
-    (score,), notes = Harness.prepared(asked).scores(llama_adapter, tiny_llama_model, tokenizer, Silent())
+    harness = Harness.prepared(asked)
+    (score,) = harness.scores(llama_adapter, tiny_llama_model, tokenizer, Silent(), notes)
     assert score.shots == 0
-    assert notes == ("quiz says itself that it is asked without solved examples",)
+    assert notes.lines == ["quiz is asked without solved examples: its num_fewshot is fixed at 0"]
+
+
+def test_a_task_that_a_model_cannot_answer_becomes_a_note(
+    task_path: Path,
+    llama_adapter: Adapter,
+    tiny_llama_model: Any,
+    tokenizer: Any,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise ZeroDivisionError("no text from this model")
+
+    monkeypatch.setattr(TransformersLM, "generate_until", fail)
+    harness = Harness.prepared(TaskQuestion(("copy", "quiz"), task_path))
+    notes = Notes()
+    (score,) = harness.scores(llama_adapter, tiny_llama_model, tokenizer, Silent(), notes)
+    assert score.task == "quiz"
+    assert notes.lines == ["no score on copy: no text from this model"]
 
 
 def refused(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:

@@ -18,13 +18,14 @@ from shapcut.contracts import (
 )
 from shapcut_adapters.mamba_ssm.checkpoint import load_model, save_model
 from shapcut_adapters.mamba_ssm.examples import EXAMPLES, tiny_model
-from shapcut_adapters.mamba_ssm.generation import generate_greedily, remembered_states
+from shapcut_adapters.mamba_ssm.generation import generate_greedily, generation_state
 from shapcut_adapters.mamba_ssm.package import DISTRIBUTION
 from shapcut_adapters.mamba_ssm.stack import MambaStack
 from shapcut_adapters.mamba_ssm.structure import STACK, blocks_of, has_known_structure, remove_blocks
 from shapcut_adapters.shared.forwards import replaced_blocks
 from shapcut_adapters.shared.indices import checked_indices
-from shapcut_adapters.shared.output_projections import found_projections
+from shapcut_adapters.shared.output_projections import block_projections
+from shapcut_adapters.shared.removal import require_removable
 
 _USAGE = """\
 from mamba_ssm import MambaLMHeadModel
@@ -45,11 +46,11 @@ class MambaSSMAdapter(Adapter):
     library: ClassVar[str] = DISTRIBUTION
 
     def matches(self, model: nn.Module) -> bool:
-        """Whether the model is the package's own and has as many blocks as its config says."""
+        """Whether the model is the package's own and its depth matches its config."""
         return has_known_structure(model)
 
     def players(self, model: nn.Module, granularity: Granularity = "block") -> tuple[Player, ...]:
-        """One player a block; a block is a mixer and, in some models, an MLP."""
+        """One player per block: a mixer and, in some models, an MLP."""
         blocks = _blocks(model, granularity)
         return tuple(
             Player(index, f"{STACK}.{index}", "block", sum(p.numel() for p in block.parameters()))
@@ -60,9 +61,9 @@ class MambaSSMAdapter(Adapter):
     def bypass(
         self, model: nn.Module, present: Collection[int], granularity: Granularity = "block"
     ) -> Iterator[None]:
-        """Let absent blocks return the hidden state and the residual that they are given.
+        """Let absent blocks return their input hidden state and residual.
 
-        The pair means its sum, so this is exact; it is for the first block too, which is given no residual.
+        The pair represents its sum, so this is exact, also for the first block, which gets no residual.
         Contexts nest: a block runs if every open context has it present.
 
         Raises:
@@ -75,17 +76,15 @@ class MambaSSMAdapter(Adapter):
             yield
 
     def stack(self, model: nn.Module, granularity: Granularity = "block") -> LayerStack:
-        """The model taken apart; steps take any batch."""
+        """The model's layer stack; steps take any batch."""
         _blocks(model, granularity)
         return MambaStack(model)
 
     def remove(
         self, model: nn.Module, absent: Collection[int], granularity: Granularity = "block"
     ) -> nn.Module:
-        """Delete blocks in place, renumber those that stay, and let the config follow."""
-        reason = self.can_remove(model, absent, granularity)
-        if reason is not None:
-            raise UnsupportedModelError(reason)
+        """Delete blocks in place, renumber the rest, and update the config."""
+        require_removable(self, model, absent, granularity)
         remove_blocks(model, frozenset(absent))
         return model
 
@@ -97,18 +96,16 @@ class MambaSSMAdapter(Adapter):
         """Greedy continuation, on any device; attention recomputes the sequence at each step."""
         return generate_greedily(model, input_ids, new_tokens, use_cache=use_cache)
 
-    def remembered(self, model: nn.Module, input_ids: Tensor) -> object:
-        """What the package's own generation keeps: states, and keys and values of attention."""
-        return remembered_states(model, input_ids)
+    def generation_state(self, model: nn.Module, input_ids: Tensor) -> object:
+        """The package's inference cache: states, and keys and values of attention."""
+        return generation_state(model, input_ids)
 
     def output_projections(self, model: nn.Module, player: Player) -> tuple[OutputProjection, ...]:
-        """As `Adapter.output_projections`: found by taking a step of the block apart."""
-        block = model.get_submodule(player.name)
-        stack, device = self.stack(model), self.input_device(model)
-        return found_projections(stack, player.index, block, player.name, device=device)
+        """See `block_projections`."""
+        return block_projections(self, model, player)
 
     def usage(self, model: nn.Module) -> str:  # noqa: ARG002 - all are loaded alike
-        """How the package reads a checkpoint."""
+        """Code that loads a checkpoint with the package."""
         return _USAGE
 
     def save(self, model: nn.Module, directory: Path) -> None:
@@ -117,7 +114,7 @@ class MambaSSMAdapter(Adapter):
         save_model(model, directory)
 
     def load(self, directory: Path) -> nn.Module:
-        """Read a checkpoint of the package, each weight in the dtype in which it is stored.
+        """Load a checkpoint of the package, each weight in its stored dtype.
 
         Raises:
             InputError: if the package is missing.

@@ -43,7 +43,7 @@ def read_config(directory: Path) -> Any:
 
 
 def _objection(config: Any) -> str:
-    """Why a config describes no language model that can be handled, empty if it does."""
+    """Why a config is unsupported; empty if it is supported."""
     if not isinstance(config.n_layer, int) or config.n_layer < 1:
         return f"n_layer={config.n_layer!r} is not a number of blocks"
     layer = (config.ssm_cfg or {}).get("layer", _LAYERS[0])
@@ -88,7 +88,7 @@ def load_model(
 
 
 def _empty_model(config: Any, dtype: torch.dtype | None) -> nn.Module:
-    """A model without memory for weights; only a rotary embedding has something that no checkpoint holds."""
+    """A model on the meta device, except rotary embeddings, which hold values outside the checkpoint."""
     package = import_mamba_ssm()
     device = "cpu" if (config.attn_cfg or {}).get("rotary_emb_dim") else "meta"
     with torch.random.fork_rng(devices=[]):
@@ -106,7 +106,7 @@ def _read_weights(directory: Path, device: torch.device) -> dict[str, Tensor]:
 
 
 def _with_tied_head(directory: Path, stored: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Tied weights may be stored once; stored twice they must agree."""
+    """Resolve tied weights, which may be stored once, or twice with equal values."""
     embedding = stored.get(_EMBEDDING)
     if embedding is None:
         return stored
@@ -131,7 +131,7 @@ def _require_fitting(directory: Path, stored: Mapping[str, Tensor], wanted: Mapp
 
 
 def save_model(model: nn.Module, directory: Path) -> None:
-    """Write what the package's ``from_pretrained`` reads; each file appears whole or not at all."""
+    """Write the files that the package's ``from_pretrained`` reads, each atomically."""
     config: Any = model.config
     _write_weights(model, directory / PICKLED)
     write_json_atomically(directory / CONFIG, dataclasses.asdict(config))

@@ -28,7 +28,7 @@ EXAMPLES: Mapping[str, Mapping[str, Any]] = {
         "d_intermediate": 48,
     },
 }
-"""What each example's config has beside the package's defaults."""
+"""Each example's config, in addition to the package's defaults."""
 
 
 def tiny_model(changes: Mapping[str, Any], seed: int) -> tuple[nn.Module, Tensor]:

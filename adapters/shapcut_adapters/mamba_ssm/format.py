@@ -32,7 +32,7 @@ class MambaSSMFormat(CheckpointFormat):
         )
 
     def check(self, path: Path) -> None:
-        """Refuse a checkpoint that the package cannot read here, or without weights or a tokenizer."""
+        """Refuse a checkpoint that the package cannot read here, or one without weights or tokenizer."""
         require_package()
         read_config(path)
         if not any((path / name).is_file() for name in (SAFE, PICKLED)):
@@ -55,7 +55,7 @@ class MambaSSMFormat(CheckpointFormat):
 
 
 def _load_tokenizer(path: Path) -> Any:
-    """A tokenizer.json says all there is to know; other files need the class that their config names."""
+    """Load tokenizer.json alone if present; other files need the class named by their config."""
     from transformers import AutoTokenizer, PreTrainedTokenizerFast  # noqa: PLC0415 - seconds to import
 
     loader: Any = PreTrainedTokenizerFast if (path / _TOKENIZER_FILES[0]).is_file() else AutoTokenizer

@@ -1,4 +1,4 @@
-"""Greedy generation on any device: the package's own needs CUDA, and is wrong for some layers."""
+"""Greedy generation on any device; the package's own needs CUDA and is wrong for some layers."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -24,8 +24,8 @@ def generate_greedily(model: nn.Module, input_ids: Tensor, new_tokens: int, *, u
         return input_ids
 
 
-def remembered_states(model: nn.Module, input_ids: Tensor) -> object:
-    """What the package keeps for each block after reading token ids of shape (batch, length)."""
+def generation_state(model: nn.Module, input_ids: Tensor) -> object:
+    """The package's state of each block after reading token ids of shape (batch, length)."""
     generation: Any = import_module("mamba_ssm.utils.generation")
     batch, length = input_ids.shape
     states = generation.InferenceParams(max_seqlen=length, max_batch_size=batch)
@@ -35,7 +35,7 @@ def remembered_states(model: nn.Module, input_ids: Tensor) -> object:
 
 
 def _with_states(model: nn.Module, input_ids: Tensor, new_tokens: int) -> Tensor:
-    """Read the prompt at once and then one token a time, each block going on from its own state."""
+    """Read the prompt at once, then one token at a time, with each block's state."""
     generation: Any = import_module("mamba_ssm.utils.generation")
     batch, length = input_ids.shape
     states = generation.InferenceParams(max_seqlen=length + new_tokens, max_batch_size=batch)
@@ -55,14 +55,14 @@ def _with_next(input_ids: Tensor, output: Any) -> Tensor:
 
 @contextmanager
 def _inexact_mixers_recompute(model: nn.Module) -> Iterator[None]:
-    """Let mixers whose single steps differ from a whole pass remember their inputs and do the pass again."""
+    """Let mixers whose single steps differ from a full pass cache their inputs and repeat the pass."""
     mixers: list[Any] = [block.mixer for block in blocks_of(model)]
     with replaced_blocks((mixer, _recomputing(mixer)) for mixer in mixers if not _steps_exactly(mixer)):
         yield
 
 
 def _steps_exactly(mixer: Any) -> bool:
-    """Whether the package's own single steps of a mixer continue what its pass over a sequence computes.
+    """Whether the package's single steps of a mixer continue its pass over a sequence exactly.
 
     Attention without flash-attn masks all but the first position, and what it keeps for its convolution is
     the result of that convolution; Mamba-2 does not apply ``dt_limit`` in a step.

@@ -1,4 +1,4 @@
-"""Importing the ``mamba-ssm`` package, on machines without a GPU too."""
+"""Import the ``mamba-ssm`` package, also on machines without a GPU."""
 
 import importlib.util
 import sys
@@ -29,7 +29,7 @@ _IMPORTED_BEFORE = (
     "transformers.generation.streamers",
     "transformers.generation.utils",
 )
-"""What the package imports of others: they look for Triton themselves and must not meet a stand-in."""
+"""Third-party imports of the package that probe for Triton and must not find a stand-in."""
 
 
 def require_package() -> None:
@@ -43,7 +43,7 @@ def require_package() -> None:
 
 
 def require_kernels(device: torch.device) -> None:
-    """Check that models can run where they are wanted.
+    """Check that models can run on a device.
 
     Raises:
         InputError: if that is a CUDA device and the package was installed without its kernels.
@@ -56,7 +56,7 @@ def require_kernels(device: torch.device) -> None:
 
 @cache
 def import_mamba_ssm() -> Any:
-    """The package ``mamba_ssm``, whose layers then also run on tensors that are not on a CUDA device.
+    """Import ``mamba_ssm`` and enable its layers on non-CUDA tensors.
 
     Raises:
         InputError: if it is not installed, cannot be imported here, or is not laid out as expected.
@@ -76,6 +76,6 @@ def import_mamba_ssm() -> Any:
 
 
 def is_language_model(model: nn.Module) -> bool:
-    """Whether a model is the package's language model itself; the package is not imported for that."""
+    """Whether a model is the package's language model, without importing the package."""
     package = sys.modules.get(MODULE)
     return package is not None and type(model) is getattr(package, "MambaLMHeadModel", None)

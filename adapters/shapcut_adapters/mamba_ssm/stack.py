@@ -1,4 +1,4 @@
-"""The fast path: the package's language model as prelude, blocks and readout."""
+"""The layer stack of the package's language model."""
 
 from importlib import import_module
 from typing import Any
@@ -11,7 +11,7 @@ from shapcut_adapters.mamba_ssm.structure import blocks_of
 
 
 class MambaStack(LayerStack):
-    """Two tensors flow: what the last block computed, and the residual stream that it is yet to be added to.
+    """The state is a pair: the last block's output, and the residual stream without it.
 
     The first block is given no residual. Here it gets zeros: adding them changes no number, and their dtype
     is the one that the model gives its residual, so nothing is rounded differently.
@@ -29,12 +29,12 @@ class MambaStack(LayerStack):
         return (hidden, torch.zeros_like(hidden, dtype=dtype))
 
     def step(self, index: int, state: State) -> State:
-        """What block ``index`` returns for both."""
+        """The pair after block ``index``."""
         hidden, residual = self._blocks[index](*state)
         return (hidden, residual)
 
     def stream(self, state: State) -> Tensor:
-        """The sum of both."""
+        """The sum of the pair."""
         hidden, residual = state
         return hidden + residual
 
@@ -44,14 +44,14 @@ class MambaStack(LayerStack):
         return logits
 
     def unembedding(self) -> Unembedding | None:
-        """The output embedding if it is a plain linear map whose weights are in memory."""
+        """The output embedding, if it is a plain linear map with weights in memory."""
         head = self._model.lm_head
         if type(head) is not nn.Linear or hasattr(head, "_hf_hook"):
             return None
         return Unembedding(head.weight, head.bias)
 
     def features(self, state: State) -> Tensor:
-        """The sum of both, normalised, as the model's own last lines compute it."""
+        """The sum of the pair, normalised as at the end of the model's own forward."""
         hidden, residual = state
         norm = self._model.backbone.norm_f
         if not self._model.backbone.fused_add_norm:

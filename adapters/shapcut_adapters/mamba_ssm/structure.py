@@ -1,4 +1,4 @@
-"""The parts of the package's language model, and taking blocks out of it."""
+"""The parts of the package's language model, and removal of blocks."""
 
 from collections.abc import Collection
 from typing import Any
@@ -12,17 +12,17 @@ STACK = "backbone.layers"
 """Dotted path of the blocks."""
 
 _CAPTURED_GRAPHS = "_decoding_cache"
-"""Where the package keeps CUDA graphs of the model as it was."""
+"""Attribute of the package's CUDA graphs, which are stale after a removal."""
 
 
 def has_known_structure(model: nn.Module) -> bool:
-    """Whether a model is the package's own language model with as many blocks as its config says."""
+    """Whether a model is the package's language model and its depth matches its config."""
     language_model: Any = model
     return is_language_model(model) and len(language_model.backbone.layers) == language_model.config.n_layer
 
 
 def blocks_of(model: nn.Module) -> nn.ModuleList:
-    """The blocks in the order in which they run.
+    """The blocks in execution order.
 
     Raises:
         UnsupportedModelError: if the model is not the package's own, or has more or fewer blocks than its
@@ -36,7 +36,7 @@ def blocks_of(model: nn.Module) -> nn.ModuleList:
 
 
 def remove_blocks(model: nn.Module, absent: Collection[int]) -> None:
-    """Delete blocks in place; later blocks move up, and the config follows."""
+    """Delete blocks in place, move later ones up, update the config."""
     blocks = blocks_of(model)
     config: Any = model.config
     kept = [index for index in range(len(blocks)) if index not in absent]
@@ -51,6 +51,6 @@ def remove_blocks(model: nn.Module, absent: Collection[int]) -> None:
 
 
 def _renumber(block: Any, index: int) -> None:
-    """Both numbers are keys of the states that a generation keeps."""
+    """Renumber a block; both numbers are keys of the inference cache."""
     block.layer_idx = index
     block.mixer.layer_idx = index

@@ -17,6 +17,7 @@ from shapcut_adapters.rwkv.model import RwkvModel
 from shapcut_adapters.rwkv.stack import RwkvStack
 from shapcut_adapters.rwkv.weights import WEIGHT_FILE, write_weights
 from shapcut_adapters.shared.indices import checked_indices
+from shapcut_adapters.shared.removal import require_removable
 
 _USAGE = """\
 import os
@@ -31,8 +32,8 @@ model = RWKV(model="path/of/this/directory/{name}", strategy="cpu fp32")
 class RwkvPackageAdapter(Adapter):
     """Blocks of RWKV 4, 5.2, 6 and 7 models that were read from a .pth file.
 
-    The norm of the embedding stays whatever is removed. In v7 the first block that runs gives the values
-    that later blocks mix in: bypassing block 0 makes its successor the first, as removing it does.
+    The norm of the embedding always stays. In v7 the first running block provides the values that later
+    blocks mix in: bypassing block 0, like removing it, makes its successor the first.
     """
 
     name: ClassVar[str] = "rwkv"
@@ -43,7 +44,7 @@ class RwkvPackageAdapter(Adapter):
         return isinstance(model, RwkvModel)
 
     def players(self, model: nn.Module, granularity: Granularity = "block") -> tuple[Player, ...]:
-        """One player a block."""
+        """One player per block."""
         return tuple(
             Player(index, f"blocks.{index}", "block", sum(p.numel() for p in block.parameters()))
             for index, block in enumerate(_rwkv(model, granularity).blocks)
@@ -53,7 +54,7 @@ class RwkvPackageAdapter(Adapter):
     def bypass(
         self, model: nn.Module, present: Collection[int], granularity: Granularity = "block"
     ) -> Iterator[None]:
-        """Leave out the calls of absent blocks."""
+        """Skip the calls of absent blocks."""
         rwkv = _rwkv(model, granularity)
         indices = checked_indices(present, len(rwkv.blocks))
         with rwkv.running([block for index, block in enumerate(rwkv.blocks) if index in indices]):
@@ -66,10 +67,8 @@ class RwkvPackageAdapter(Adapter):
     def remove(
         self, model: nn.Module, absent: Collection[int], granularity: Granularity = "block"
     ) -> nn.Module:
-        """Drop blocks; those that stay move up."""
-        reason = self.can_remove(model, absent, granularity)
-        if reason is not None:
-            raise UnsupportedModelError(reason)
+        """Delete blocks in place; later ones move up."""
+        require_removable(self, model, absent, granularity)
         rwkv = _rwkv(model, granularity)
         for index in sorted(set(absent), reverse=True):
             del rwkv.blocks[index]
@@ -89,23 +88,23 @@ class RwkvPackageAdapter(Adapter):
             return model(input_ids)  # type: ignore[no-any-return]
 
     def differentiable_logits(self, model: nn.Module, input_ids: Tensor) -> Tensor:  # noqa: ARG002
-        """There are none."""
+        """Unsupported by the package."""
         raise UnsupportedModelError("the rwkv package's functions give no gradients")
 
     def generate(self, model: nn.Module, input_ids: Tensor, new_tokens: int, *, use_cache: bool) -> Tensor:
-        """Greedy continuation; with a cache each step goes on from what the blocks remember."""
+        """Greedy continuation; with a cache each step resumes from the blocks' states."""
         rwkv = _rwkv(model)
         with torch.inference_mode():
             return torch.stack([_continuation(rwkv, row, new_tokens, use_cache) for row in input_ids])
 
-    def remembered(self, model: nn.Module, input_ids: Tensor) -> object:
-        """What the blocks remember of each sequence."""
+    def generation_state(self, model: nn.Module, input_ids: Tensor) -> object:
+        """The blocks' states for each sequence."""
         rwkv = _rwkv(model)
         with torch.inference_mode():
             return [list(rwkv.continued(row, None)[1].values()) for row in input_ids]
 
     def usage(self, model: nn.Module) -> str:
-        """How the package loads it."""
+        """Code that loads a checkpoint with the package."""
         seven = int(_rwkv(model).version == "7")
         return _USAGE.format(seven=seven, name=WEIGHT_FILE.removesuffix(".pth"))
 
@@ -127,7 +126,7 @@ def _rwkv(model: nn.Module, granularity: Granularity = "block") -> RwkvModel:
 
 
 def _continuation(model: RwkvModel, tokens: Tensor, new_tokens: int, use_cache: bool) -> Tensor:
-    """One sequence and its most likely next tokens, shape (length + new_tokens,)."""
+    """A sequence with its greedy continuation, shape (length + new_tokens,)."""
     unread, memory = tokens, None
     for _ in range(new_tokens):
         found: Mapping[nn.Module, Memory]

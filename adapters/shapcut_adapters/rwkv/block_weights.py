@@ -1,7 +1,7 @@
-"""The weights of one RWKV block as the package's functions want them.
+"""The weights of one RWKV block in the layout of the package's functions.
 
-What the package changes when it loads a file (transposed, squeezed, some in fp32) is made of the raw weights
-at each use: as views, so that nothing is held twice and a changed weight counts at once.
+The layout (transposed, squeezed, some in fp32) is derived from the raw weights on each use, as views: nothing
+is held twice, and changes of a weight take effect at once.
 """
 
 from collections.abc import Mapping
@@ -11,7 +11,7 @@ from torch import Tensor
 
 
 class BlockWeights:
-    """Raw weights by the end of their name, such as ``att.key.weight``, for arithmetic in one format.
+    """Raw weights by the suffix of their name, such as ``att.key.weight``, for arithmetic in one dtype.
 
     Args:
         raw: the weights.

@@ -1,4 +1,4 @@
-"""Tiny random RWKV models, made in memory under the names that files have."""
+"""Tiny random RWKV models, built in memory under the names of a file."""
 
 import math
 from collections.abc import Callable
@@ -20,7 +20,7 @@ _SHAPE = (3, 8)
 
 
 class _Random:
-    """Draws weights of the usual sizes."""
+    """Draws random weights of the usual scales."""
 
     def __init__(self, seed: int) -> None:
         self.generator = torch.Generator().manual_seed(seed)

@@ -13,18 +13,18 @@ from shapcut_adapters.rwkv.weights import layer_count, read_weights, version_of
 
 
 class RwkvPth(CheckpointFormat):
-    """A .pth file, or a directory with one (`check` refuses several) and no config.json."""
+    """A .pth file, or a directory with one and no config.json; `check` refuses several."""
 
     name: ClassVar[str] = "rwkv-pth"
 
     def claims(self, path: Path) -> bool:
-        """By names alone."""
+        """Judged by names alone."""
         if path.is_dir():
             return not (path / "config.json").exists() and bool(_weight_files(path))
         return path.suffix == ".pth"
 
     def check(self, path: Path) -> None:
-        """That the package is there, and that the names of the weights are those of a known version."""
+        """Require the package, and weight names of a known version."""
         package_directory()
         file = weight_file(path)
         weights = read_weights(file, names_only=True)
@@ -32,13 +32,13 @@ class RwkvPth(CheckpointFormat):
         check_tokenizer(file.parent, weights["emb.weight"].shape[0])
 
     def depth(self, path: Path) -> int:
-        """The number of blocks, by the names of the weights."""
+        """The number of blocks, from the weight names."""
         return layer_count(read_weights(weight_file(path), names_only=True))
 
     def load(
         self, path: Path, *, device: torch.device, dtype: torch.dtype | None
     ) -> tuple[RwkvModel, Tokenizer]:
-        """The raw weights as a module, and the tokenizer beside them or the package's own."""
+        """The model over the raw weights, with the tokenizer beside them or the package's own."""
         file = weight_file(path)
         model = read_model(file).to(device, dtype)
         return model, read_tokenizer(file.parent, model.unembedding.shape[0])

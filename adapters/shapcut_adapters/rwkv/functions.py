@@ -1,7 +1,7 @@
-"""The layer functions of the ``rwkv`` package, of its two generations at once.
+"""The layer functions of both generations in the ``rwkv`` package.
 
-The package decides when it is imported which generation it has, by environment variables that it also sets.
-So its module is executed here twice, under names of our own and with settings of our own.
+The package chooses its generation on import, by environment variables that it also sets. Its module is
+therefore executed twice here, under private names and with explicit settings.
 """
 
 import contextlib
@@ -31,7 +31,7 @@ _INSTALL = "pip install 'shapcut[rwkv]'"
 
 
 def package_directory() -> Path:
-    """Where the ``rwkv`` package is, without importing it.
+    """The directory of the ``rwkv`` package, found without importing it.
 
     Raises:
         InputError: if it is not installed.
@@ -67,7 +67,7 @@ def functions(generation: Generation) -> ModuleType:
 
 @contextlib.contextmanager
 def _settings(wanted: dict[str, str]) -> Iterator[None]:
-    """Environment variables for as long as the context is open."""
+    """Set environment variables while the context is open."""
     before = {name: os.environ.get(name) for name in wanted}
     os.environ.update(wanted)
     try:
@@ -82,7 +82,7 @@ def _settings(wanted: dict[str, str]) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _torch_switches() -> Iterator[None]:
-    """The package switches TF32 and cuDNN's benchmarking on for the whole process: put them back."""
+    """Restore TF32 and cuDNN benchmarking, which the package enables for the whole process."""
     cudnn, matmul = torch.backends.cudnn, torch.backends.cuda.matmul
     before = (cudnn.benchmark, cudnn.allow_tf32, matmul.allow_tf32)
     try:
@@ -93,7 +93,7 @@ def _torch_switches() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _quiet_import() -> Iterator[None]:
-    """Without the package's greeting, and without torch's word that TorchScript is deprecated."""
+    """Suppress the package's greeting and torch's deprecation warning on TorchScript."""
     with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=r".*torch\.jit\.script.* is deprecated")
         yield

@@ -1,4 +1,4 @@
-"""One RWKV block on one sequence, by the package's own functions."""
+"""Run one RWKV block on one sequence with the package's own functions."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -16,7 +16,7 @@ _NOTHING_YET = -1e30
 
 
 class Flow(NamedTuple):
-    """What goes from block to block for one sequence.
+    """The values passed from block to block for one sequence.
 
     Attributes:
         hidden: shape (length, width).
@@ -28,14 +28,14 @@ class Flow(NamedTuple):
 
 
 Memory = tuple[Tensor, ...]
-"""What a block remembers of the tokens so far."""
+"""A block's state after the tokens so far."""
 
 RunBlock = Callable[[BlockWeights, Flow, Memory | None], tuple[Flow, Memory]]
-"""A block on further tokens of a sequence; the memory None begins one. Nothing that is given is changed."""
+"""Runs a block on further tokens of a sequence; memory None starts one. Arguments are not modified."""
 
 
 def run_block(version: Version) -> RunBlock:
-    """The function that runs a block of that version."""
+    """The function that runs a block of a version."""
     return _RUN[version]
 
 
@@ -87,7 +87,7 @@ def _run_v7(block: BlockWeights, flow: Flow, memory: Memory | None) -> tuple[Flo
     first = flow.v_first is None
     unused = flow.hidden.new_empty(0)
     mixed, shift, state, v_first = package.RWKV_x070_TMix_seq(
-        0 if first else 1,  # all that the function asks of the index is whether the block is the first
+        0 if first else 1,  # the function only tests whether the block is the first
         block.heads,
         block.attention_width // block.heads,
         F.layer_norm(flow.hidden, width, *block.norm("ln1")),
@@ -119,7 +119,7 @@ _RUN: dict[Version, RunBlock] = {"4": _run_v4, "5.2": _run_v5, "6": _run_v6, "7"
 def _attend_gated(
     function: Any, block: BlockWeights, hidden: Tensor, memory: Memory, own: tuple[Tensor, ...]
 ) -> tuple[Tensor, ...]:
-    """The first half of a block of v5.2 or v6: (hidden, last input, state); ``own`` is what differs."""
+    """The first half of a block of v5.2 or v6: (hidden, last input, state)."""
     attended: tuple[Tensor, ...] = function(
         None,
         hidden,
@@ -155,10 +155,10 @@ def _zero(hidden: Tensor) -> Tensor:
 
 
 def _empty(block: BlockWeights, hidden: Tensor) -> Memory:
-    """What a block of v5.2 or later remembers of nothing: last input, state, the second half's last input."""
+    """The initial memory of v5.2 or later: last input, state, the second half's last input."""
     return _zero(hidden), block.initial_state(), _zero(hidden)
 
 
 def _unquantized(hidden: Tensor, matrices: int) -> tuple[Tensor, ...]:
-    """Arguments that only 8-bit weights use; the package passes the hidden state too."""
+    """Arguments used only by 8-bit weights; the package also passes the hidden state."""
     return (hidden,) * (_ARGUMENTS_OF_QUANTIZED_MATRICES * matrices)

@@ -12,14 +12,14 @@ from shapcut_adapters.rwkv.layers import Flow, Memory, run_block
 from shapcut_adapters.rwkv.weights import BLOCK_WEIGHT, Version, version_of
 
 _FIRST_NORM = "blocks.0.ln0."
-"""Where the file keeps the norm of the embedding; no block owns it."""
+"""The file's prefix for the norm of the embedding, which no block owns."""
 
 
 class RwkvModel(nn.Module):
-    """RWKV 4, 5.2, 6 or 7. Inference only: the package's functions give no gradients.
+    """RWKV 4, 5.2, 6 or 7. Inference only: the package's functions have no gradients.
 
-    Weights in fp16 are computed with in fp32, since hidden states of deep models exceed what fp16 can hold;
-    the package divides weights for that reason, which would be wrong after a removal.
+    Computes in fp32 with fp16 weights, because hidden states of deep models overflow fp16; the package
+    divides weights instead, which would be wrong after a removal.
 
     Args:
         weights: raw weights under the names of the file.
@@ -39,12 +39,12 @@ class RwkvModel(nn.Module):
 
     @property
     def dtype(self) -> torch.dtype:
-        """What is computed in."""
+        """The dtype of the computation."""
         own = self._weight("emb.weight").dtype
         return torch.float32 if own == torch.float16 else own
 
     def raw_weights(self) -> dict[str, Tensor]:
-        """The weights under the names that a file has."""
+        """The weights under their names in a file."""
         return {
             f"blocks.0.{name}" if name.startswith("ln0.") else name: parameter
             for name, parameter in self.named_parameters()
@@ -52,7 +52,7 @@ class RwkvModel(nn.Module):
 
     @contextmanager
     def running(self, blocks: Sequence[nn.Module]) -> Iterator[None]:
-        """Run these blocks only; of nested contexts, those that all have."""
+        """Run only these blocks; nested contexts run the blocks common to all."""
         before = self._running
         self._running = frozenset(blocks) if before is None else before & frozenset(blocks)
         try:
@@ -68,7 +68,7 @@ class RwkvModel(nn.Module):
     def continued(
         self, tokens: Tensor, memory: Mapping[nn.Module, Memory] | None
     ) -> tuple[Tensor, dict[nn.Module, Memory]]:
-        """Logits (length, vocabulary) of one sequence's further tokens, and what the blocks then remember."""
+        """Logits (length, vocabulary) of one sequence's further tokens, and the blocks' memories."""
         flow = Flow(self.embedded(tokens))
         after: dict[nn.Module, Memory] = {}
         for block in self.blocks:
@@ -77,22 +77,22 @@ class RwkvModel(nn.Module):
         return self.features(flow.hidden) @ self.unembedding.t(), after
 
     def embedded(self, tokens: Tensor) -> Tensor:
-        """What enters the first block, for token ids of any shape."""
+        """The input of the first block, for token ids of any shape."""
         embedding = F.embedding(tokens, self._weight("emb.weight")).to(self.dtype)
         return self._normed("ln0", embedding)
 
     def run(self, block: nn.Module, flow: Flow, memory: Memory | None = None) -> tuple[Flow, Memory]:
-        """One block on further tokens of one sequence."""
+        """Run one block on further tokens of one sequence."""
         weights = BlockWeights(dict(block.named_parameters()), self.dtype)
         return run_block(self.version)(weights, flow, memory)
 
     def features(self, hidden: Tensor) -> Tensor:
-        """What the unembedding is given, for what leaves the last block."""
+        """The input of the unembedding, for the output of the last block."""
         return self._normed("ln_out", hidden)
 
     @property
     def unembedding(self) -> Tensor:
-        """The last map, shape (vocabulary, width)."""
+        """The unembedding matrix, shape (vocabulary, width)."""
         return self._weight("head.weight").to(self.dtype)
 
     def _weight(self, name: str) -> Tensor:

@@ -1,4 +1,4 @@
-"""The fast path of an RWKV model: its blocks one by one."""
+"""The layer stack of an RWKV model."""
 
 import torch
 from torch import Tensor
@@ -9,9 +9,9 @@ from shapcut_adapters.rwkv.model import RwkvModel
 
 
 class RwkvStack(LayerStack):
-    """Blocks run by the package's functions, sequence after sequence, as the model itself runs them.
+    """Runs blocks with the package's functions, sequence by sequence, as the model does.
 
-    The state is the hidden state; of v7 also the values of the first block that ran, and for each sequence
+    The state is the hidden state; for v7 also the values of the first block that ran, and a flag per sequence
     whether one has run.
     """
 
@@ -47,7 +47,7 @@ class RwkvStack(LayerStack):
 
 
 def _flows(state: State) -> list[Flow]:
-    """What goes into a block, for each sequence."""
+    """The input of a block, per sequence."""
     if len(state) == 1:
         return [Flow(hidden) for hidden in state[0]]
     rows = zip(*state, strict=True)

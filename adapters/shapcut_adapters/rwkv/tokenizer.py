@@ -1,4 +1,4 @@
-"""Tokenizers of RWKV models: the file beside the weights, or the vocabulary that the package comes with."""
+"""Tokenizers of RWKV models: the file beside the weights, or the package's own vocabulary."""
 
 import shutil
 from collections.abc import Mapping
@@ -14,7 +14,7 @@ _WORLD_ROWS = 65536
 
 
 class WorldTokenizer:
-    """The package's tokenizer for "World" models, called as transformers' tokenizers are; it adds no BOS."""
+    """The package's tokenizer for "World" models, called like a transformers tokenizer; adds no BOS."""
 
     bos_token_id = None
 
@@ -32,12 +32,12 @@ class WorldTokenizer:
         return str(self._trie.decode(token_ids))
 
     def save_pretrained(self, save_directory: Path) -> None:
-        """Put the vocabulary beside the weights, for whoever reads them without the package."""
+        """Write the vocabulary beside the weights, for readers without the package."""
         shutil.copyfile(package_directory() / _WORLD_FILE, save_directory / _WORLD_FILE)
 
 
 def check_tokenizer(directory: Path, vocabulary: int) -> None:
-    """That there is a tokenizer for weights in this directory.
+    """Require a tokenizer for the weights in a directory.
 
     Args:
         directory: of the weights.
@@ -54,7 +54,7 @@ def check_tokenizer(directory: Path, vocabulary: int) -> None:
 
 
 def read_tokenizer(directory: Path, vocabulary: int) -> Tokenizer:
-    """The tokenizer for weights in this directory.
+    """The tokenizer for the weights in a directory.
 
     Raises:
         InputError: if there is none.

@@ -1,4 +1,4 @@
-"""The raw weights of an RWKV model, as its .pth file has them: reading, telling the version, writing."""
+"""The raw weights of an RWKV model's .pth file: reading, version detection, writing."""
 
 import re
 import zipfile
@@ -43,14 +43,14 @@ _FIRST_NORM = {"ln0.weight", "ln0.bias"}
 
 
 def read_weights(path: Path, *, names_only: bool = False) -> dict[str, Tensor]:
-    """The tensors of a .pth file, in its number formats; mapped into memory where the file allows it.
+    """The tensors of a .pth file in its dtypes, memory-mapped where the file allows it.
 
     Args:
         path: the file.
         names_only: give tensors without content, which reads next to nothing.
 
     Raises:
-        InputError: if it is not a pickle of tensors alone; nothing that it holds is run.
+        InputError: if it is not a pickle of tensors alone; no code in it is run.
     """
     device = "meta" if names_only else "cpu"
     try:
@@ -70,7 +70,7 @@ def read_weights(path: Path, *, names_only: bool = False) -> dict[str, Tensor]:
 
 
 def write_weights(weights: Mapping[str, Tensor], path: Path) -> None:
-    """A plain dictionary of tensors that the package reads, each with a storage of its own."""
+    """Write the plain dictionary of tensors that the package reads, each with its own storage."""
     torch.save({name: _owned(tensor.detach().cpu()) for name, tensor in weights.items()}, path)
 
 
@@ -85,10 +85,10 @@ def layer_count(names: Collection[str]) -> int:
 
 
 def version_of(weights: Mapping[str, Tensor], source: str) -> Version:
-    """The version of a model, told as the package does; all its blocks must have that version's weights.
+    """The version of a model, detected as the package does; all blocks must have its weights.
 
     Args:
-        weights: raw weights, which may lack their content.
+        weights: raw weights, possibly on the meta device.
         source: where they are from, for messages.
 
     Raises:

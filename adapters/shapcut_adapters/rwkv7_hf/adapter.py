@@ -21,8 +21,9 @@ from shapcut_adapters.rwkv7_hf.format import read_rwkv7, register_rwkv7
 from shapcut_adapters.rwkv7_hf.stack import Rwkv7Stack, as_first
 from shapcut_adapters.shared.forwards import replaced_forward
 from shapcut_adapters.shared.indices import checked_indices
-from shapcut_adapters.shared.output_projections import found_projections
+from shapcut_adapters.shared.output_projections import block_projections
 from shapcut_adapters.shared.random_weights import perturb, seeded
+from shapcut_adapters.shared.removal import require_removable
 
 _CLASS, _PACKAGE = "RWKV7ForCausalLM", "rwkv7_hf"
 _USAGE = """\
@@ -69,7 +70,7 @@ class Rwkv7HfAdapter(Adapter):
     def bypass(
         self, model: nn.Module, present: Collection[int], granularity: Granularity = "block"
     ) -> Iterator[None]:
-        """Let absent blocks return what they are given; of nested contexts, blocks run that all have."""
+        """Let absent blocks return their input; nested contexts run the blocks common to all."""
         rwkv = _rwkv7(model, granularity)
         layers = rwkv.model.layers
         chosen = checked_indices(present, len(layers))
@@ -87,11 +88,11 @@ class Rwkv7HfAdapter(Adapter):
             contexts.pop()
 
     def stack(self, model: nn.Module, granularity: Granularity = "block") -> LayerStack:
-        """The package's blocks, one by one."""
+        """The layer stack over the package's blocks."""
         return Rwkv7Stack(_rwkv7(model, granularity))
 
     def player_parameters(self, model: nn.Module, player: Player) -> list[nn.Parameter]:
-        """All but the norm of the embedding, which block 0 hands on to the block that takes its place."""
+        """The block's own parameters, except the embedding's norm, which moves to the next first block."""
         own = super().player_parameters(model, player)
         norm = getattr(model.get_submodule(player.name), "pre_norm", None)
         handed_on = set() if norm is None else {id(parameter) for parameter in norm.parameters()}
@@ -100,10 +101,8 @@ class Rwkv7HfAdapter(Adapter):
     def remove(
         self, model: nn.Module, absent: Collection[int], granularity: Granularity = "block"
     ) -> nn.Module:
-        """Delete blocks in place, renumber those that stay, and make the first of them a first block."""
-        reason = self.can_remove(model, absent, granularity)
-        if reason is not None:
-            raise UnsupportedModelError(reason)
+        """Delete blocks in place, renumber the rest, and give the new first block the embedding's norm."""
+        require_removable(self, model, absent, granularity)
         rwkv = _rwkv7(model, granularity)
         layers = rwkv.model.layers
         norm = layers[0].pre_norm
@@ -139,23 +138,21 @@ class Rwkv7HfAdapter(Adapter):
         return model.eval(), torch.randint(3, 96, (3, 8), generator=generator)
 
     def differentiable_logits(self, model: nn.Module, input_ids: Tensor) -> Tensor:
-        """Next-token logits; asked for in the one way that transformers does not warn about."""
+        """Next-token logits, called in the one way that transformers does not warn about."""
         return model(  # type: ignore[no-any-return]
             input_ids=input_ids, use_cache=False, return_dict=True
         ).logits
 
     def output_projections(self, model: nn.Module, player: Player) -> tuple[OutputProjection, ...]:
-        """As `Adapter.output_projections`: found by taking a step of the block apart."""
-        block = model.get_submodule(player.name)
-        stack, device = self.stack(model), self.input_device(model)
-        return found_projections(stack, player.index, block, player.name, device=device)
+        """See `block_projections`."""
+        return block_projections(self, model, player)
 
     def usage(self, model: nn.Module) -> str:  # noqa: ARG002 - the same for all
-        """How the package loads it."""
+        """Code that loads a checkpoint with the package."""
         return _USAGE
 
     def load(self, directory: Path) -> nn.Module:
-        """Read a checkpoint by the package's own class."""
+        """Load a checkpoint with the package's own class."""
         return read_rwkv7(directory)
 
 
@@ -168,7 +165,7 @@ def _rwkv7(model: nn.Module, granularity: Granularity) -> Any:
 
 
 def _own_parameters(block: nn.Module) -> int:
-    """Parameters that every block has: neither the norm of the embedding nor the mixing of values."""
+    """Number of parameters that every block has, without the embedding's norm and the value mixing."""
     return sum(
         parameter.numel()
         for name, parameter in block.named_parameters()
@@ -177,7 +174,7 @@ def _own_parameters(block: nn.Module) -> int:
 
 
 def _skipping(block: nn.Module) -> Any:
-    """A block that returns what it is given; block 0 still norms the embedding."""
+    """A forward that returns its input; block 0 still normalises the embedding."""
     norm = getattr(block, "pre_norm", None)
 
     def skip(hidden_states: Tensor, *states: Tensor) -> tuple[Tensor, ...]:

@@ -1,4 +1,4 @@
-"""RWKV-7 checkpoints of the ``rwkv7-hf`` package, read without running code that comes with them."""
+"""RWKV-7 checkpoints of the ``rwkv7-hf`` package, read without running their bundled code."""
 
 import importlib.util
 import json
@@ -20,16 +20,16 @@ _WEIGHTS = ("model.safetensors", "model.safetensors.index.json")
 
 
 class Rwkv7Hf(CheckpointFormat):
-    """A directory whose config says ``rwkv7``: read by the installed package, not by the directory's code."""
+    """A directory with model type ``rwkv7``, read by the installed package, not by the directory's code."""
 
     name: ClassVar[str] = "rwkv7-hf"
 
     def claims(self, path: Path) -> bool:
-        """By the config's ``model_type``."""
+        """Judged by the config's ``model_type``."""
         return _config(path).get("model_type") == MODEL_TYPE
 
     def check(self, path: Path) -> None:
-        """That the package, weights without pickles and a tokenizer are there."""
+        """Require the package, safetensors weights and a tokenizer."""
         if importlib.util.find_spec("rwkv7_hf") is None:
             raise InputError(f"{path} needs the rwkv7-hf package: pip install 'shapcut[rwkv7-hf]'")
         if not any((path / name).is_file() for name in _WEIGHTS):
@@ -38,7 +38,7 @@ class Rwkv7Hf(CheckpointFormat):
             raise InputError(f"{path} has neither {_VOCABULARY} nor {_TOKENIZER}: put the tokenizer there")
 
     def depth(self, path: Path) -> int | None:
-        """As the config says."""
+        """The config's number of layers."""
         depth = _config(path).get("num_hidden_layers")
         return depth if isinstance(depth, int) else None
 
@@ -75,7 +75,7 @@ def read_rwkv7(directory: Path, dtype: torch.dtype | None = None) -> nn.Module:
 
 
 def _store_as_read(model: nn.Module, directory: Path) -> None:
-    """Give weights the number format of the file: loading makes decay biases fp32 beside 16-bit weights.
+    """Restore the file's dtypes: loading widens decay biases to fp32 beside 16-bit weights.
 
     They are computed with in fp32 in either case; a checkpoint should not grow by being loaded and saved.
     """
@@ -90,7 +90,7 @@ def _store_as_read(model: nn.Module, directory: Path) -> None:
 
 
 def register_rwkv7() -> Any:
-    """The package's model class; transformers' auto classes know it from now on."""
+    """The package's model class, registered with transformers' auto classes."""
     from rwkv7_hf import RWKV7Config, RWKV7ForCausalLM  # noqa: PLC0415 - optional
     from transformers import AutoConfig, AutoModelForCausalLM  # noqa: PLC0415 - slow to import
 

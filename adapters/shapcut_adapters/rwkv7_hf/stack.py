@@ -1,4 +1,4 @@
-"""The fast path of RWKV-7 models of the ``rwkv7-hf`` package."""
+"""The layer stack of RWKV-7 models of the ``rwkv7-hf`` package."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,7 +12,7 @@ from shapcut.contracts import LayerStack, State, Unembedding
 
 @contextmanager
 def as_first(block: Any) -> Iterator[None]:
-    """Let a block give the values that later blocks mix in, as the block of index 0 does."""
+    """Let a block provide the values that later blocks mix in, as block 0 does."""
     attention = block.attn
     before = attention.layer_idx
     attention.layer_idx = 0
@@ -23,7 +23,7 @@ def as_first(block: Any) -> Iterator[None]:
 
 
 class Rwkv7Stack(LayerStack):
-    """The package's blocks on whole batches without padding.
+    """Runs the package's blocks on whole batches without padding.
 
     The state is the hidden state, the values of the first block that ran, and for each sequence whether one
     has run: until then the embedding is not normed, since block 0 does that itself.
@@ -69,7 +69,7 @@ class Rwkv7Stack(LayerStack):
         return self._model.model.norm(self._normed_embedding(state))  # type: ignore[no-any-return]
 
     def _normed_embedding(self, state: State) -> Tensor:
-        """The hidden state of a block that is not 0: if none has run yet, what block 0 would have normed."""
+        """The input of a later block; if none has run yet, normalised as by block 0."""
         if bool(state[2][0]):
             return state[0]
         return self._model.model.layers[0].pre_norm(state[0])  # type: ignore[no-any-return]

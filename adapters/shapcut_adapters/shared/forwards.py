@@ -1,4 +1,4 @@
-"""Blocks whose forward passes are replaced for a while."""
+"""Temporarily replaced forward methods of blocks."""
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -8,13 +8,12 @@ from torch import nn
 
 Forward = Callable[..., Any]
 
-
 _MISSING = object()
 
 
 @contextmanager
 def replaced_forward(module: nn.Module, replacement: Forward) -> Iterator[None]:
-    """Let a module compute something else; its own forward, or an earlier replacement, comes back."""
+    """Replace a module's forward; restores its own, or an earlier replacement, on exit."""
     attributes = vars(module)
     before = attributes.get("forward", _MISSING)
     attributes["forward"] = replacement
@@ -29,7 +28,7 @@ def replaced_forward(module: nn.Module, replacement: Forward) -> Iterator[None]:
 
 @contextmanager
 def replaced_blocks(replacements: Iterable[tuple[nn.Module, Forward]]) -> Iterator[None]:
-    """Replace the forward of several blocks at once."""
+    """Replace the forwards of several blocks."""
     with ExitStack() as stack:
         for block, replacement in replacements:
             stack.enter_context(replaced_forward(block, replacement))

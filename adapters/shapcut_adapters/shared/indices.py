@@ -1,4 +1,4 @@
-"""Indices of players, checked before a model is touched."""
+"""Checks of player indices, before a model is touched."""
 
 from collections.abc import Collection
 
@@ -7,7 +7,7 @@ def checked_indices(indices: Collection[int], n_players: int) -> frozenset[int]:
     """The indices as a set.
 
     Raises:
-        IndexError: if one names no player.
+        IndexError: if an index names no player.
     """
     wrong = sorted(index for index in set(indices) if not 0 <= index < n_players)
     if wrong:

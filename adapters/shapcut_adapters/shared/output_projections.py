@@ -1,4 +1,4 @@
-"""Which modules of a block add to the residual stream: found by taking one step of the block apart."""
+"""Find the modules of a block that add to the residual stream, from the outputs of one step."""
 
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import ExitStack
@@ -10,15 +10,15 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers.pytorch_utils import Conv1D
 
-from shapcut.contracts import LayerStack, OutputProjection
+from shapcut.contracts import Adapter, LayerStack, OutputProjection, Player
 
 _BATCH, _LENGTH = 2, 12
 _VOCABULARY = 32
 _ROUNDINGS = 4
-"""Root mean square of what may be left unexplained, in rounding steps of the stream's."""
+"""Largest unexplained root mean square, in rounding steps of the stream's."""
 
 _EXPLAINED = 0.05
-"""And no more than this share of what the block adds: coarse number formats may leave too little to tell."""
+"""Largest unexplained share of the block's update, for coarse dtypes whose rounding hides too much."""
 
 _USED = 1e-3
 _UNIT = 0.01
@@ -26,14 +26,14 @@ _UNIT = 0.01
 
 @dataclass(frozen=True, slots=True)
 class _Output:
-    """What a module gave in one step.
+    """A module's output in one step.
 
     Attributes:
-        path: of the module in the block.
+        path: the module's path in the block.
         module: the module.
         value: a copy of its output.
-        part: whether a child of the block itself gave the same.
-        linear: whether the module is a linear map of what it was given.
+        part: whether a direct child of the block has the same output.
+        linear: whether the module is a linear map of its input.
     """
 
     path: str
@@ -41,6 +41,15 @@ class _Output:
     value: Tensor
     part: bool
     linear: bool
+
+
+def block_projections(adapter: Adapter, model: nn.Module, player: Player) -> tuple[OutputProjection, ...]:
+    """The output projections of a player that is a block of a model with a layer stack."""
+    stack = adapter.stack(model)
+    if stack is None:
+        return ()
+    block, device = model.get_submodule(player.name), adapter.input_device(model)
+    return found_projections(stack, player.index, block, player.name, device=device)
 
 
 def found_projections(
@@ -52,22 +61,22 @@ def found_projections(
     device: torch.device,
     before: Collection[int] = (),
 ) -> tuple[OutputProjection, ...]:
-    """The modules of a block whose outputs add up to what its step adds to the stream.
+    """The modules of a block whose outputs sum to its update of the residual stream.
 
-    The block takes one step on embedded tokens; what it adds is then written as a combination of its modules'
-    outputs. Linear maps are tried first, then the block's own parts, each seen as the linear map that it ends
-    in if there is one.
+    Runs one step on embedded tokens and solves for the update as a combination of module outputs: of linear
+    maps first, then of the block's direct children, each represented by the linear map that it ends in, if
+    any.
 
     Args:
-        stack: the model taken apart.
+        stack: the model's layer stack.
         index: of the block.
         block: the module that the step runs.
         name: the block's dotted path.
-        device: where token ids go.
-        before: blocks that must have run before this one.
+        device: for token ids.
+        before: blocks that must run before this one.
 
     Returns:
-        In the order in which they run; empty if the modules do not explain the step.
+        The projections in execution order; empty if the modules do not explain the update.
     """
     outputs: list[_Output] = []
     with torch.inference_mode():
@@ -93,7 +102,7 @@ def _token_ids(batch: int, device: torch.device) -> Tensor:
 
 
 def _watched(block: nn.Module, outputs: list[_Output]) -> Iterator[Any]:
-    """Handles of hooks that note what each module of the block gives."""
+    """Handles of hooks that record each module's output."""
     for path, module in block.named_modules():
         if module is not block:
             yield module.register_forward_hook(_note(path, outputs))
@@ -102,7 +111,7 @@ def _watched(block: nn.Module, outputs: list[_Output]) -> Iterator[Any]:
 def _note(path: str, outputs: list[_Output]) -> Any:
     def note(module: nn.Module, args: tuple[Any, ...], given: Any) -> None:
         first = given[0] if isinstance(given, tuple | list) and given else given
-        if isinstance(first, Tensor):  # a copy, for some blocks add to it in place
+        if isinstance(first, Tensor):  # a copy, because some blocks add to it in place
             linear = _is_linear_map(module, args, first)
             outputs.append(_Output(path, module, first.clone(), "." not in path, linear))
 
@@ -110,21 +119,21 @@ def _note(path: str, outputs: list[_Output]) -> Any:
 
 
 def _is_linear_map(module: nn.Module, args: tuple[Any, ...], given: Tensor) -> bool:
-    """Whether a module is of a linear kind, its weights are here, and its output is what they say."""
+    """Whether a module has a linear class, its weights in memory, and the output that they give."""
     if not isinstance(module, nn.Linear | Conv1D) or hasattr(module, "_hf_hook") or len(args) != 1:
         return False
     if not module.weight.is_floating_point() or module.weight.dtype != given.dtype:
         return False
     weight = module.weight.t() if isinstance(module, Conv1D) else module.weight
     if args[0].shape[-1:] != weight.shape[1:] or given.shape != (*args[0].shape[:-1], len(weight)):
-        return False  # of another kind in spite of its class, such as one map for each group of inputs
+        return False  # not a plain map in spite of its class, for example one map per group of inputs
     expected = functional.linear(args[0], weight, module.bias)
     largest = float(expected.abs().max())
     return bool((expected - given).abs().max() <= _ROUNDINGS * torch.finfo(given.dtype).eps * largest)
 
 
 def _distinct(outputs: Sequence[_Output], shape: torch.Size) -> list[_Output]:
-    """One of each value: the linear map that gives it, else the innermost module; none that runs twice."""
+    """One module per value, preferably a linear map, else the innermost; drops modules that run twice."""
     runs = [output.path for output in outputs]
     kept: list[_Output] = []
     for output in outputs:
@@ -142,7 +151,7 @@ def _distinct(outputs: Sequence[_Output], shape: torch.Size) -> list[_Output]:
 
 
 def _combination(candidates: Sequence[_Output], added: Tensor, after: Tensor) -> list[tuple[_Output, float]]:
-    """The fewest candidates of which a combination is what was added, with their factors; else none."""
+    """The fewest candidates that combine to the update, with their factors; empty if none do."""
     used = list(candidates)
     while used:
         columns = torch.stack([output.value.double().flatten() for output in used], dim=1)

@@ -9,14 +9,14 @@ from torch import nn
 
 @contextmanager
 def seeded(seed: int) -> Iterator[None]:
-    """What draws from torch's global generator draws from ``seed``; afterwards the generator is as before."""
+    """Seed torch's global generator while the context is open; restores it on exit."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         yield
 
 
 def perturb(model: nn.Module, generator: torch.Generator) -> None:
-    """Give every weight a value of its own: matrices normal, norms and biases moved from where they start."""
+    """Randomise every weight: matrices normal, norms and biases shifted from their initial values."""
     with torch.no_grad():
         for parameter in model.parameters():
             noise = torch.randn(parameter.shape, generator=generator)

@@ -24,6 +24,7 @@ from shapcut.contracts import (
 from shapcut_adapters.shared.forwards import replaced_blocks
 from shapcut_adapters.shared.indices import checked_indices
 from shapcut_adapters.shared.output_projections import found_projections
+from shapcut_adapters.shared.removal import require_removable
 from shapcut_adapters.transformers.decoder import Decoder, find_blocks, find_decoder, forward, input_device
 from shapcut_adapters.transformers.families import FAMILIES, family_of
 from shapcut_adapters.transformers.families.rules import Cut
@@ -46,8 +47,8 @@ _CHECK_VOCABULARY = 32
 class HFDecoderAdapter(Adapter):
     """Blocks of the decoder-only families in `shapcut_adapters.transformers.families`.
 
-    Models are expected in evaluation mode. What a model's blocks return, and how their calls can be
-    replayed, is found out once per model and forgotten with it.
+    Models must be in evaluation mode. What a model's blocks return, and how their calls can be replayed, is
+    probed once per model and cached with it.
     """
 
     name: ClassVar[str] = "hf-decoder"
@@ -57,12 +58,12 @@ class HFDecoderAdapter(Adapter):
         self._stack_batch_sizes: WeakKeyDictionary[nn.Module, tuple[int | None, ...]] = WeakKeyDictionary()
 
     def matches(self, model: nn.Module) -> bool:
-        """Whether the model's own class is that of a known family and its layers are where they should be."""
+        """Whether the model's class belongs to a known family and its layers are in place."""
         family = family_of(model)
         return family is not None and find_blocks(model, family) is not None
 
     def players(self, model: nn.Module, granularity: Granularity = "block") -> tuple[Player, ...]:
-        """One player a block, named by its dotted path."""
+        """One player per block, named by its dotted path."""
         decoder = _decoder(model, granularity)
         pinned = pinned_blocks(decoder)
         return tuple(
@@ -81,14 +82,14 @@ class HFDecoderAdapter(Adapter):
     def bypass(
         self, model: nn.Module, present: Collection[int], granularity: Granularity = "block"
     ) -> Iterator[None]:
-        """Let absent blocks return their input hidden state, and run the model without a cache.
+        """Let absent blocks return their input hidden state; runs the model without a cache.
 
         Contexts nest: a block runs if every open context has it present.
 
         Raises:
             IndexError: on entering, if an index names no block.
-            UnsupportedModelError: on entering, if others cannot run without an absent block.
-            ShapcutError: from a forward pass that is given ``past_key_values``.
+            UnsupportedModelError: on entering, if other blocks cannot run without an absent one.
+            ShapcutError: from a forward pass with ``past_key_values``.
         """
         decoder = _decoder(model, granularity)
         running = checked_indices(present, len(decoder.blocks))
@@ -103,7 +104,7 @@ class HFDecoderAdapter(Adapter):
             yield
 
     def stack(self, model: nn.Module, granularity: Granularity = "block") -> LayerStack | None:
-        """The model as recorded calls of its blocks, or None if replaying them differs from the model."""
+        """The recorded calls of the blocks, or None if replaying them differs from the model."""
         decoder = _decoder(model, granularity)
         if model not in self._stack_batch_sizes:
             self._stack_batch_sizes[model] = self._usable_batch_sizes(decoder)
@@ -111,26 +112,24 @@ class HFDecoderAdapter(Adapter):
         return RecordedStack(decoder, self._block_containers(decoder), usable[0]) if usable else None
 
     def input_device(self, model: nn.Module) -> torch.device:
-        """The device that accelerate runs on if it manages the weights, else theirs."""
+        """The device that accelerate executes on if it manages the weights, else that of the weights."""
         return input_device(model)
 
     def remove(
         self, model: nn.Module, absent: Collection[int], granularity: Granularity = "block"
     ) -> nn.Module:
-        """Delete blocks, renumber those that stay, and shorten the config; see `Family.rebuild`.
+        """Delete blocks, renumber the rest, and shorten the config; see `Family.rebuild`.
 
-        Where the family must be rebuilt, another model is returned, which shares the weights that stay.
+        A family that must be rebuilt gives a new model that shares the remaining weights.
         """
-        reason = self.can_remove(model, absent, granularity)
-        if reason is not None:
-            raise UnsupportedModelError(reason)
+        require_removable(self, model, absent, granularity)
         decoder = _decoder(model, granularity)
         return remove_blocks(decoder, _cut(decoder, absent))
 
     def can_remove(
         self, model: nn.Module, absent: Collection[int], granularity: Granularity = "block"
     ) -> str | None:
-        """As `Adapter.can_remove`; the family's rules may object to a set, too."""
+        """As `Adapter.can_remove`; the family's rules may also object to a set."""
         decoder = _decoder(model, granularity)
         cut = _cut(decoder, checked_indices(absent, len(decoder.blocks)))
         pinned = pinned_blocks(decoder)
@@ -142,14 +141,14 @@ class HFDecoderAdapter(Adapter):
         return removal_objection(decoder, cut) or None
 
     def canonicalise(self, model: nn.Module) -> nn.Module:
-        """Set off what a family's model does to its own weights."""
+        """Undo or prevent in-place weight changes by the family's model."""
         family = family_of(model)
         if family is not None and family.canonicalise is not None:
             family.canonicalise(model)
         return model
 
     def generate(self, model: nn.Module, input_ids: Tensor, new_tokens: int, *, use_cache: bool) -> Tensor:
-        """As `Adapter.generate`; sequence by sequence where cached decoding in transformers needs that."""
+        """As `Adapter.generate`; one sequence at a time where cached decoding in transformers requires it."""
         family = family_of(model)
         singly = family is not None and family.decodes_singly and use_cache
         parts = torch.split(input_ids, 1 if singly else len(input_ids))
@@ -161,13 +160,13 @@ class HFDecoderAdapter(Adapter):
         )
 
     def player_parameters(self, model: nn.Module, player: Player) -> list[nn.Parameter]:
-        """A block's parameters that nothing outside it uses."""
+        """A block's parameters that nothing outside it shares."""
         return find_decoder(model).own_parameters()[player.index]
 
     def output_projections(self, model: nn.Module, player: Player) -> tuple[OutputProjection, ...]:
-        """As `Adapter.output_projections`: found by taking a step of the block apart.
+        """See `found_projections`.
 
-        Weights that other blocks use too, or that accelerate manages, are not to be folded into.
+        Weights that other blocks share, or that accelerate manages, are not declared linear.
         """
         decoder = find_decoder(model)
         stack = self.stack(model)
@@ -182,15 +181,15 @@ class HFDecoderAdapter(Adapter):
         return tuple(_unless_shared(model, projection, own) for projection in found)
 
     def cache_differs(self, model: nn.Module) -> str:
-        """What is known of the family's cache."""
+        """The family's declared fault, if any."""
         return find_decoder(model).family.cache_differs
 
     def has_plain_blocks(self, model: nn.Module) -> bool:
-        """What is known of the family; a quantized model is no original for other tools."""
+        """As declared by the family; False for quantized models, which other tools cannot start from."""
         return find_decoder(model).family.plain and not is_quantized(model)
 
     def save(self, model: nn.Module, directory: Path) -> None:
-        """As `Adapter.save`; where memory holds other weights than the checkpoint, its files are cut."""
+        """As `Adapter.save`; if memory and checkpoint hold different weights, cut the checkpoint's files."""
         if is_cut_as_files(model):
             save_cut(find_decoder(model), directory)
         else:
@@ -201,7 +200,7 @@ class HFDecoderAdapter(Adapter):
         return tiny_model(FAMILIES[0], seed)
 
     def examples(self) -> Mapping[str, Example]:
-        """A tiny model of every family, by ``model_type``."""
+        """A tiny model per family, by ``model_type``."""
         return {family.model_type: partial(tiny_model, family) for family in FAMILIES}
 
     def _block_containers(self, decoder: Decoder) -> dict[type, Container]:
@@ -210,7 +209,7 @@ class HFDecoderAdapter(Adapter):
         return self._containers[decoder.model]
 
     def _usable_batch_sizes(self, decoder: Decoder) -> tuple[int | None, ...]:
-        """The first of any batch (None) and one sequence at a time (1) that is exact; empty if neither is."""
+        """The first exact choice of any batch (None) and single sequences (1); empty if neither is exact."""
         model = decoder.model
         generator = torch.Generator().manual_seed(0)
         ids = torch.randint(_CHECK_VOCABULARY, _CHECK_SHAPE, generator=generator).to(input_device(model))

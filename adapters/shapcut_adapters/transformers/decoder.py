@@ -1,4 +1,4 @@
-"""A decoder-only model seen as a stack of layers."""
+"""A decoder-only model as a stack of layers."""
 
 import re
 from collections import Counter
@@ -20,9 +20,9 @@ class Decoder:
 
     Attributes:
         model: the whole causal language model.
-        family: what is known about its kind.
-        owner: the module that calls the layers one after the other.
-        blocks: the layers, in the order in which they run.
+        family: its family's rules.
+        owner: the module that calls the layers.
+        blocks: the layers, in execution order.
     """
 
     model: nn.Module
@@ -37,11 +37,11 @@ class Decoder:
 
     @property
     def entrance(self) -> nn.Module | None:
-        """The part of block 0 that works on what enters the stack, if there is such a part."""
+        """The part of block 0 that processes the stack's input, or None."""
         return self.blocks[0].get_submodule(self.family.entrance) if self.family.entrance else None
 
     def own_parameters(self) -> list[list[nn.Parameter]]:
-        """For each block the parameters that nothing outside it uses and that go when it goes."""
+        """For each block, the parameters that it alone uses and that its removal drops."""
         outside = set() if self.entrance is None else {id(p) for p in self.entrance.parameters()}
         for name, module in self.model.named_modules(remove_duplicate=False):
             if not name.startswith(f"{self.family.stack}."):
@@ -53,7 +53,7 @@ class Decoder:
         ]
 
     def block_parameters(self) -> list[int]:
-        """For each block the number of parameters that go when it goes."""
+        """For each block, the number of parameters that its removal drops."""
         own = self.own_parameters()
         counts = [sum(parameter.numel() for parameter in block) for block in own]
         counted = {id(parameter) for block in own for parameter in block}
@@ -67,7 +67,7 @@ class Decoder:
         return counts
 
     def _elsewhere(self) -> Iterator[tuple[int, nn.Parameter]]:
-        """Parameters in modules that several blocks share which serve one of them, and that block's index."""
+        """Parameters in shared modules that serve a single block, with that block's index."""
         for part in self.family.rebuild.ordinals if self.family.rebuild else ():
             kinds = getattr(self.config, part.field)
             counted = [index for index, kind in enumerate(kinds) if kind == part.kind]
@@ -77,7 +77,7 @@ class Decoder:
 
 
 def find_blocks(model: nn.Module, family: Family) -> nn.ModuleList | None:
-    """The ModuleList at the family's path if it is as long as the config says, else None."""
+    """The ModuleList at the family's path if its length matches the config, else None."""
     module: object = model
     for part in family.stack.split("."):
         module = getattr(module, part, None)
@@ -86,22 +86,22 @@ def find_blocks(model: nn.Module, family: Family) -> nn.ModuleList | None:
 
 
 def find_decoder(model: nn.Module) -> Decoder:
-    """The parts of a model of a known family.
+    """Find the parts of a model of a known family.
 
     Raises:
-        UnsupportedModelError: if the family is unknown or its stack of layers is not where it should be.
+        UnsupportedModelError: if the family is unknown or its layers are not in place.
     """
     family = family_of(model)
     blocks = find_blocks(model, family) if family else None
     if family is None or blocks is None:
         known = ", ".join(known_family.model_type for known_family in FAMILIES)
-        raise UnsupportedModelError(f"{type(model).__name__} is not a decoder that is known here: {known}")
+        raise UnsupportedModelError(f"{type(model).__name__} is not a known decoder; known: {known}")
     owner = model.get_submodule(family.stack.rpartition(".")[0])
     return Decoder(model, family, owner, blocks)
 
 
 def input_device(model: nn.Module) -> torch.device:
-    """Where token ids go: the device that accelerate runs on if it manages the weights, else theirs."""
+    """The device that accelerate executes on if it manages the weights, else that of the weights."""
     for module in model.modules():
         hook = getattr(module, "_hf_hook", None)
         for part in getattr(hook, "hooks", (hook,)):

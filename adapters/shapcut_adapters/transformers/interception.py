@@ -1,4 +1,4 @@
-"""Standing in for modules while a model runs, and putting everything back afterwards."""
+"""Temporary replacements and recordings of modules while a model runs."""
 
 import inspect
 from collections.abc import Iterable, Iterator
@@ -22,21 +22,21 @@ class StopForwardError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """How a block was called; the hidden state is left out and put back for each replay."""
+    """A recorded call of a block; the hidden state is dropped and replaced for each replay."""
 
     args: tuple[Any, ...]
     kwargs: dict[str, Any]
 
     @property
     def hidden_state(self) -> Tensor:
-        """The hidden state that was given: by name or else as the first argument."""
+        """The hidden state: a keyword, else the first argument."""
         given = self.kwargs.get("hidden_states", self.args[0] if self.args else None)
         if not isinstance(given, Tensor):
-            raise UnsupportedModelError("a block was called without a hidden state where one is expected")
+            raise UnsupportedModelError("a block was called without a hidden state")
         return given
 
     def with_hidden_state(self, hidden_state: Tensor | None) -> "Call":
-        """The same call of another hidden state."""
+        """The same call with another hidden state."""
         if "hidden_states" in self.kwargs:
             return Call(self.args, {**self.kwargs, "hidden_states": hidden_state})
         return Call((hidden_state, *self.args[1:]), self.kwargs)
@@ -44,7 +44,7 @@ class Call:
 
 @dataclass(frozen=True, slots=True)
 class Container:
-    """What a block returns its hidden state in: a bare tensor, or the first item of a tuple or list."""
+    """The container of a block's output: a bare tensor, or a tuple or list with the hidden state first."""
 
     kind: type
     length: int
@@ -57,7 +57,7 @@ class Container:
         return Container(list if isinstance(output, list) else tuple, len(output))
 
     def holding(self, hidden_state: Tensor, beside: tuple[Any, ...] = ()) -> Any:
-        """A hidden state, and what goes beside it, as the block would return them."""
+        """A hidden state with the values beside it, in this container."""
         if self.kind is Tensor:
             return hidden_state
         empty = [None] * (self.length - 1 - len(beside))
@@ -65,7 +65,7 @@ class Container:
 
 
 def learn_containers(decoder: Decoder) -> dict[type, Container]:
-    """What each class of block returns, from one forward pass of two tokens that stops when all are known."""
+    """Learn the container of each class of block from one forward pass of two tokens."""
     containers: dict[type, Container] = {}
     classes = {type(block) for block in decoder.blocks}
 
@@ -85,7 +85,7 @@ def learn_containers(decoder: Decoder) -> dict[type, Container]:
 def skipped(
     decoder: Decoder, containers: dict[type, Container], blocks: Iterable[nn.Module]
 ) -> Iterator[tuple[nn.Module, Forward]]:
-    """Blocks of a decoder, each with the forward that it has while it is absent."""
+    """Blocks of a decoder, each with its forward while absent."""
     for block in blocks:
         entrance = decoder.entrance if block is decoder.blocks[0] else None
         yield block, _identity(block, containers[type(block)], decoder.family.passed_on, entrance)
@@ -94,7 +94,7 @@ def skipped(
 def _identity(
     block: nn.Module, container: Container, passed_on: tuple[str, ...], entrance: nn.Module | None
 ) -> Forward:
-    """A block that returns its input hidden state, and what goes beside it, as it got them."""
+    """A forward that returns its input hidden state and the values beside it unchanged."""
     names = list(inspect.signature(type(block).forward).parameters)[1:]
 
     def skip(*args: Any, **kwargs: Any) -> Any:
@@ -107,7 +107,7 @@ def _identity(
 
 
 def constant(container: Container, hidden_state: Tensor) -> Forward:
-    """A block that returns a given hidden state."""
+    """A forward that returns a given hidden state."""
 
     def give(*_args: Any, **_kwargs: Any) -> Any:
         return container.holding(hidden_state)
@@ -117,9 +117,9 @@ def constant(container: Container, hidden_state: Tensor) -> Forward:
 
 @contextmanager
 def without_cache(owner: nn.Module) -> Iterator[None]:
-    """Run the stack without keys and values of earlier calls, and refuse those that are given.
+    """Run the stack without a cache, and refuse one that is passed in.
 
-    Positions are counted on the cache of layer 0, so a cache that lacks it would be silently wrong.
+    Positions are counted on the cache of layer 0, so a cache without it would be silently wrong.
     """
     names = list(inspect.signature(type(owner).forward).parameters)[1:]
 
@@ -139,7 +139,7 @@ def without_cache(owner: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def recorded_calls(blocks: Iterable[nn.Module], calls: list[Call], last: nn.Module) -> Iterator[None]:
-    """Append each block's call to ``calls``; the forward pass ends quietly at the call of ``last``."""
+    """Append each block's call to ``calls``; the forward pass stops at the call of ``last``."""
 
     def record(block: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         calls.append(Call(args, kwargs))

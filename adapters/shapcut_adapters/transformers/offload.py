@@ -1,4 +1,4 @@
-"""Blocks whose weights accelerate keeps elsewhere (main memory, disk) and brings for each call."""
+"""Blocks whose weights accelerate offloads (to main memory or disk) and loads for each call."""
 
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -8,13 +8,13 @@ from torch import nn
 
 
 def is_managed(module: nn.Module) -> bool:
-    """Whether accelerate brings or moves anything for calls of this module or of one inside it."""
+    """Whether accelerate hooks this module or one inside it."""
     return any(hasattr(inner, "_hf_hook") for inner in module.modules())
 
 
 @contextmanager
 def resident(block: nn.Module) -> Iterator[None]:
-    """Bring a block's weights once and keep them until the context closes, whatever is called in it."""
+    """Load a block's weights once and keep them while the context is open."""
     with ExitStack() as stack:
         for module in block.modules():
             if hasattr(module, "_hf_hook") and _is_elsewhere(module):
@@ -28,8 +28,8 @@ def _is_elsewhere(module: nn.Module) -> bool:
 
 @contextmanager
 def _resident_module(module: nn.Module) -> Iterator[None]:
-    """Do what accelerate does before a call, let calls pass by untouched, and undo it at the end."""
-    from accelerate.hooks import ModelHook  # noqa: PLC0415 - only models that accelerate manages come here
+    """Run accelerate's hook once around the context, and disable it for calls inside."""
+    from accelerate.hooks import ModelHook  # noqa: PLC0415 - needed only for models that accelerate manages
 
     managed: Any = module
     hook = managed._hf_hook  # noqa: SLF001 - the attribute is accelerate's documented place

@@ -1,4 +1,4 @@
-"""Removing blocks from quantized models: names in the quantization's config, and checkpoints cut as files."""
+"""Removal from quantized models: renumber the quantization config, cut checkpoints as files."""
 
 import json
 import re
@@ -24,11 +24,11 @@ _REGULAR_EXPRESSION = re.compile(r"^(re:|[+-]:)|[\\*^$|()\[\]]")
 
 
 def quantization_objection(decoder: Decoder, cut: Cut) -> str:
-    """Why blocks cannot be removed from a quantized model, empty if they can."""
+    """Why blocks cannot be removed from a quantized model; empty if they can."""
     if not (method := quantization_method(decoder.config)):
         return ""
     if decoder.family.rebuild is not None:
-        return f"{type(decoder.model).__name__} is rebuilt without blocks, for which it must not be quantized"
+        return f"{type(decoder.model).__name__} must be rebuilt for a removal, impossible when quantized"
     changed = {name for name in _block_names(decoder) if _renumbered(name, decoder.family.stack, cut) != name}
     for text in _texts(_plain(getattr(decoder.config, "quantization_config", {}))):
         if _REGULAR_EXPRESSION.search(text) and re.search(r"\d", text) and _selects(text, changed):
@@ -39,13 +39,13 @@ def quantization_objection(decoder: Decoder, cut: Cut) -> str:
 
 
 def note_stored_numbers(decoder: Decoder) -> None:
-    """Let blocks remember which of the checkpoint's they are, for `save_cut`."""
+    """Store each block's index in the checkpoint, for `save_cut`."""
     for index, block in enumerate(decoder.blocks):
         vars(block).setdefault(_STORED_AS, index)
 
 
 def renumber_quantization(decoder: Decoder, cut: Cut) -> None:
-    """Let the names of modules in the quantization's config follow the blocks that stay."""
+    """Renumber the module names in the quantization config after the kept blocks."""
     whole: Any = decoder.config
     config = whole.quantization_config
     stack = decoder.family.stack
@@ -58,9 +58,9 @@ def renumber_quantization(decoder: Decoder, cut: Cut) -> None:
 
 
 def is_cut_as_files(model: nn.Module) -> bool:
-    """Whether a model must be saved by `save_cut`: it was loaded from a quantized checkpoint.
+    """Whether a model must be saved by `save_cut`, because it was loaded from a quantized checkpoint.
 
-    What transformers then has in memory is often repacked, and it cannot write it again.
+    Its weights in memory are often repacked, and transformers cannot write them back.
     """
     if not (method := quantization_method(model.config)):
         return False
@@ -71,10 +71,10 @@ def is_cut_as_files(model: nn.Module) -> bool:
 
 
 def save_cut(decoder: Decoder, directory: Path) -> None:
-    """Write the checkpoint that a model was loaded from, without the blocks that are gone.
+    """Write the checkpoint that a model was loaded from, without the removed blocks.
 
     Raises:
-        UnsupportedModelError: if that checkpoint is not at hand any more.
+        UnsupportedModelError: if that checkpoint is no longer available.
     """
     model: Any = decoder.model
     source = _source(model)
@@ -93,7 +93,7 @@ def save_cut(decoder: Decoder, directory: Path) -> None:
 
 
 def _write_tensors(source: Path, directory: Path, stack: str, cut: Cut) -> None:
-    """The tensors that stay, under their new names, in as many files as there were."""
+    """Write the remaining tensors under their new names, file by file."""
     places: dict[str, str] = {}
     for file in sorted(source.glob("*.safetensors")):
         with safe_open(file, "pt") as stored:
@@ -109,7 +109,7 @@ def _write_tensors(source: Path, directory: Path, stack: str, cut: Cut) -> None:
 
 
 def _followed_metadata(metadata: Mapping[str, str], stack: str, cut: Cut) -> dict[str, str]:
-    """A file's own notes; torchao describes tensors there, under their names and in a list of all names."""
+    """A file's metadata after the cut; torchao describes tensors there, by name and in a list of names."""
     followed: dict[str, str] = _followed(metadata, stack, cut)
     for key, text in followed.items():
         if text.startswith("["):
@@ -125,13 +125,12 @@ def _source(model: Any) -> Path:
         return Path(str(cached_file(model.name_or_path, "config.json", local_files_only=True))).parent
     except OSError as error:
         raise UnsupportedModelError(
-            f"a quantized model is saved from the files that it was loaded from, and "
-            f"{model.name_or_path!r} is not there"
+            f"a quantized model is saved from its original files, but {model.name_or_path!r} is missing"
         ) from error
 
 
 def _renumbered(name: str, stack: str, cut: Cut) -> str | None:
-    """A module's or tensor's name after the cut, None if it is gone."""
+    """A module's or tensor's name after the cut, or None if it is removed."""
     found = re.match(rf"{re.escape(stack)}\.(\d+)(?=\.|$)", name)
     if found is None:
         return name
@@ -140,7 +139,7 @@ def _renumbered(name: str, stack: str, cut: Cut) -> str | None:
 
 
 def _followed(value: Any, stack: str, cut: Cut) -> Any:
-    """Data with the names in it renumbered, entries of what is gone left out."""
+    """Data with its module names renumbered and removed entries dropped."""
     if isinstance(value, str):
         return _renumbered(value, stack, cut)
     if isinstance(value, Mapping):
@@ -169,7 +168,7 @@ def _texts(value: Any) -> Iterator[str]:
 
 
 def _selects(text: str, names: Collection[str]) -> bool:
-    """Whether a regular expression matches some of the names."""
+    """Whether a regular expression matches any name."""
     try:
         pattern = re.compile(re.sub(r"^(re:|[+-]:)", "", text))
     except re.error:

@@ -1,4 +1,4 @@
-"""Removal by rebuilding: a new model from the shorter config, filled with the weights that stay."""
+"""Removal by rebuilding: a new model from the shorter config, filled with the remaining weights."""
 
 import re
 from collections.abc import Iterable, Mapping
@@ -17,15 +17,15 @@ _IMPLEMENTATIONS = ("_attn_implementation", "_experts_implementation")
 
 
 def rebuilt(decoder: Decoder, recipe: Rebuild, cut: Cut, fields: Mapping[str, Any]) -> nn.Module:
-    """A new model without some blocks; weights are shared with the old one, which is left as it was.
+    """A new model without some blocks; shares weights with the old one, which is unchanged.
 
     Raises:
-        UnsupportedModelError: if weights are not in memory, or do not fit the shorter config.
+        UnsupportedModelError: if weights are not in memory or do not fit the shorter config.
     """
     model = decoder.model
     if any(parameter.is_meta for parameter in model.parameters()):
         raise UnsupportedModelError(
-            f"{type(model).__name__} is rebuilt, for which its weights must be in memory"
+            f"{type(model).__name__} must be rebuilt, which needs its weights in memory"
         )
     names = _Names(decoder, recipe, cut)
     with torch.device("meta"):
@@ -38,7 +38,7 @@ def rebuilt(decoder: Decoder, recipe: Rebuild, cut: Cut, fields: Mapping[str, An
         new.load_state_dict(weights, strict=True, assign=True)
     except RuntimeError as error:
         raise UnsupportedModelError(
-            f"the weights that stay do not fit the shorter config: {error}"
+            f"the remaining weights do not fit the shorter config: {error}"
         ) from error
     _fill_buffers(new, names.renamed(model.named_buffers(remove_duplicate=False)))
     return _as_before(new, model)
@@ -59,7 +59,7 @@ class _Names:
         ]
 
     def renamed(self, named: Iterable[tuple[str, Tensor]]) -> dict[str, Tensor]:
-        """What stays, under its new names."""
+        """The remaining tensors under their new names."""
         pairs = ((self._new_name(name), tensor) for name, tensor in named)
         return {name: tensor for name, tensor in pairs if name is not None}
 
@@ -90,7 +90,7 @@ def _kept_slices(tensor: Tensor, dim: int, cut: Cut) -> Tensor:
 
 
 def _edited(config: PretrainedConfig, fields: Mapping[str, Any]) -> PretrainedConfig:
-    """A config as it will be read from disk, so that derived fields follow too."""
+    """A config as read from disk, so that derived fields follow."""
     new = type(config).from_dict({**config.to_dict(), **fields})
     for name in _IMPLEMENTATIONS:
         setattr(new, name, getattr(config, name))
@@ -98,10 +98,10 @@ def _edited(config: PretrainedConfig, fields: Mapping[str, Any]) -> PretrainedCo
 
 
 def _fill_buffers(model: nn.Module, buffers: Mapping[str, Tensor]) -> None:
-    """Give buffers that no checkpoint holds the values they had.
+    """Copy buffers that no checkpoint holds.
 
     Raises:
-        UnsupportedModelError: if the old model has none of that name and shape.
+        UnsupportedModelError: if the old model has no buffer of that name and shape.
     """
     for name, buffer in list(model.named_buffers(remove_duplicate=False)):
         if buffer.is_meta:
@@ -113,7 +113,7 @@ def _fill_buffers(model: nn.Module, buffers: Mapping[str, Tensor]) -> None:
 
 
 def _as_before(new: nn.Module, old: Any) -> nn.Module:
-    """Ties, mode and generation settings of the old model."""
+    """Restore the old model's ties, mode and generation settings."""
     tied: Any = new
     tied.tie_weights()
     for name, parameter in new.named_parameters():

@@ -18,15 +18,15 @@ _ROUNDINGS = 16
 
 
 class RecordedStack(LayerStack):
-    """A decoder taken apart by recording how its blocks are called.
+    """A decoder's layer stack, made by recording the calls of its blocks.
 
-    The blocks of most models are called with arguments (positions, masks) that depend on the length of the
-    sequence only. They are recorded from one sequence, and a step replays a block's call on another state.
+    Most models call their blocks with arguments (positions, masks) that depend only on the sequence length.
+    They are recorded from one sequence; a step replays a block's call on another state.
 
     Args:
         decoder: the model and its blocks.
-        containers: what each class of block returns.
-        batch_size: 1 where the recorded arguments carry the batch, else None.
+        containers: the output container of each class of block.
+        batch_size: 1 if the recorded arguments carry the batch, else None.
     """
 
     def __init__(
@@ -56,7 +56,7 @@ class RecordedStack(LayerStack):
         return (hidden_state.to(self._stream_dtype(hidden_state)),)
 
     def _stream_dtype(self, hidden_state: Tensor) -> torch.dtype:
-        """The number format of the residual stream: some blocks widen what the embedding gives."""
+        """The dtype of the residual stream: some blocks widen the embedding's."""
         if torch.finfo(hidden_state.dtype).bits > 16:  # noqa: PLR2004 - bfloat16 and float16 have 16
             return hidden_state.dtype
         with self.resident(0):
@@ -70,18 +70,18 @@ class RecordedStack(LayerStack):
         return (output if isinstance(output, Tensor) else output[0],)
 
     def resident(self, index: int) -> AbstractContextManager[None]:
-        """Block ``index`` with its weights brought in once, where accelerate keeps them elsewhere."""
+        """Keep the weights of block ``index`` loaded, if accelerate offloads them."""
         return resident(self._decoder.blocks[index])
 
     def fuse(self, compiled: Callable[[Callable[..., Any]], Callable[..., Any]]) -> bool:
-        """Call blocks through one compiled function, unless accelerate manages their weights."""
+        """Call blocks through a compiled function, unless accelerate manages their weights."""
         if any(is_managed(block) for block in self._decoder.blocks):
             return False
         self._run = compiled(_run)
         return True
 
     def readout(self, state: State) -> Tensor:
-        """Logits of a forward pass whose blocks all return the given hidden state."""
+        """Logits of a forward pass in which every block returns the given hidden state."""
         given = (
             (block, constant(self._container_of[type(block)], state[0])) for block in self._decoder.blocks
         )
@@ -89,7 +89,7 @@ class RecordedStack(LayerStack):
             return forward(self._decoder.model, self._ids_like(state))
 
     def features(self, state: State) -> Tensor:
-        """What enters the output embedding."""
+        """The input of the output embedding."""
         head = _output_embedding(self._decoder.model)
         calls: list[Call] = []
         with recorded_calls((head,), calls, last=head):
@@ -98,7 +98,7 @@ class RecordedStack(LayerStack):
         return features
 
     def unembedding(self) -> Unembedding | None:
-        """The output embedding's weights if nothing follows it and its weights are in memory."""
+        """The output embedding's weights, if nothing follows it and they are in memory."""
         if not self._unembedding_known:
             with torch.no_grad():
                 self._unembedding = self._find_unembedding()
@@ -106,7 +106,7 @@ class RecordedStack(LayerStack):
         return self._unembedding
 
     def _record(self, input_ids: Tensor) -> list[Call]:
-        """Calls of all blocks, none of which is computed: what they are given is all that is wanted."""
+        """Record the calls of all blocks without computing them."""
         calls: list[Call] = []
         absent = replaced_blocks(skipped(self._decoder, self._container_of, self._decoder.blocks))
         with absent, recorded_calls(self._decoder.blocks, calls, last=self._decoder.blocks[-1]):
@@ -114,14 +114,14 @@ class RecordedStack(LayerStack):
         return calls
 
     def _entered(self, index: int) -> AbstractContextManager[None]:
-        """Block 0 without its entrance, which `prelude` has passed already."""
+        """Disable the entrance of block 0, which `prelude` has already applied."""
         entrance = self._decoder.entrance
         if index or entrance is None:
             return nullcontext()
         return replaced_forward(entrance, lambda hidden_state: hidden_state)
 
     def _entering(self, input_ids: Tensor) -> Tensor:
-        """The hidden state that block 0 is given."""
+        """The hidden state that enters block 0."""
         calls: list[Call] = []
         first = self._decoder.blocks[0]
         with recorded_calls((first,), calls, last=first):
@@ -137,7 +137,7 @@ class RecordedStack(LayerStack):
     def _find_unembedding(self) -> Unembedding | None:
         head = _output_embedding(self._decoder.model)
         if type(head) is not nn.Linear or type(head.weight) is not nn.Parameter or hasattr(head, "_hf_hook"):
-            return None  # another class of weight is a quantized one
+            return None  # other classes of weights are quantized
         ids = torch.arange(4, device=head.weight.device)[None]
         embedded = self._entering(ids)
         linear = F.linear(self.features((embedded,)), head.weight, head.bias)
@@ -152,7 +152,7 @@ class RecordedStack(LayerStack):
 
 
 def _run(block: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """What is compiled: the block is an argument, so that blocks of one kind share what was compiled."""
+    """The compiled function; the block is an argument, so that blocks of one class share its code."""
     return block(*args, **kwargs)
 
 

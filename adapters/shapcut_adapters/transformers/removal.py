@@ -1,4 +1,4 @@
-"""Taking blocks out of a decoder so that its modules, their indices and the config agree."""
+"""Remove blocks from a decoder, keeping modules, indices and config consistent."""
 
 from typing import Any
 
@@ -20,7 +20,7 @@ _INDEX_ATTRIBUTES = ("layer_idx", "layer_id", "layer_number")
 
 
 def pinned_blocks(decoder: Decoder) -> dict[int, str]:
-    """Blocks that can never be removed exactly, and why."""
+    """Blocks that can never be removed exactly, with the reason."""
     pinned: dict[int, str] = {}
     for rule in decoder.family.all_rules:
         pinned |= rule.pinned(decoder.config, len(decoder.blocks))
@@ -28,7 +28,7 @@ def pinned_blocks(decoder: Decoder) -> dict[int, str]:
 
 
 def needed_blocks(decoder: Decoder) -> dict[int, str]:
-    """Blocks without which others cannot run, and why."""
+    """Blocks without which others cannot run, with the reason."""
     needed: dict[int, str] = {}
     for rule in decoder.family.all_rules:
         needed |= rule.needed(decoder.config, len(decoder.blocks))
@@ -36,14 +36,14 @@ def needed_blocks(decoder: Decoder) -> dict[int, str]:
 
 
 def removal_objection(decoder: Decoder, cut: Cut) -> str:
-    """Why just these blocks cannot be removed exactly, empty if they can."""
+    """Why this set cannot be removed exactly; empty if it can."""
     objections = (rule.objection(decoder.config, cut) for rule in decoder.family.all_rules)
     objection = next((objection for objection in objections if objection), "")
     return objection or quantization_objection(decoder, cut)
 
 
 def remove_blocks(decoder: Decoder, cut: Cut) -> nn.Module:
-    """The model without some blocks: the same object, or one that was rebuilt where its family needs that."""
+    """Remove blocks in place, or rebuild the model if its family requires that."""
     if decoder.family.rebuild is not None:
         return rebuilt(decoder, decoder.family.rebuild, cut, shortened(decoder.config, decoder.family, cut))
     changes = [
@@ -66,7 +66,7 @@ def remove_blocks(decoder: Decoder, cut: Cut) -> nn.Module:
 
 
 def shortened(config: PretrainedConfig, family: Family, cut: Cut) -> dict[str, Any]:
-    """The config fields that follow the depth, for the kept layers only."""
+    """The config fields that depend on the layers, for the kept ones only."""
     fields: dict[str, Any] = {}
     for rule in family.all_rules:
         fields |= rule.edited(config, cut)

@@ -1,4 +1,4 @@
-"""Whether replaying recorded calls gives what the model itself gives, found out once per model."""
+"""Check that replaying recorded calls reproduces the model, once per model."""
 
 import torch
 from torch import Tensor
@@ -10,26 +10,26 @@ AbsentLogits = dict[frozenset[int], Tensor]
 
 
 def replays_exactly(stack: RecordedStack, input_ids: Tensor, expected: AbsentLogits) -> bool:
-    """Whether a stack reproduces logits that were made without it.
+    """Whether a stack reproduces reference logits.
 
     Args:
-        stack: what is tried.
+        stack: the stack to check.
         input_ids: tokens, shape (batch, length).
-        expected: logits by absent players; the effect of the absences gives the scale of the tolerance,
-            which is the square root of the number format's precision.
+        expected: logits by absent players; the tolerance is the effect of the absences times the square root
+            of the dtype's precision.
     """
     full = expected[frozenset()]
     effect = max(float((logits - full).abs().max()) for logits in expected.values())
     tolerance = torch.finfo(full.dtype).eps ** 0.5 * effect
     try:
         replayed = {absent: replay(stack, input_ids, absent) for absent in expected}
-    except (RuntimeError, ValueError, IndexError):  # a recorded argument that does not fit this batch
+    except (RuntimeError, ValueError, IndexError):  # a recorded argument does not fit this batch
         return False
     return all(float((replayed[key] - logits).abs().max()) <= tolerance for key, logits in expected.items())
 
 
 def replay(stack: RecordedStack, input_ids: Tensor, absent: frozenset[int]) -> Tensor:
-    """Logits of a whole batch by a stack, as many sequences at a time as it takes."""
+    """Logits of a batch by a stack, in its batch size."""
     state = stack.prelude(input_ids)
     rows = stack.batch_size or len(input_ids)
     parts = []

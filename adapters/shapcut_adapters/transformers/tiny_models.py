@@ -1,4 +1,4 @@
-"""Tiny random models of each family, offline, in which nothing is accidentally zero or the identity."""
+"""Tiny random models of each family, offline, without accidental zeros or identities."""
 
 from typing import Any
 

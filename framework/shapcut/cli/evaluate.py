@@ -2,7 +2,7 @@
 
 import gc
 import json
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -15,13 +15,16 @@ from shapcut.cli.output import print_json, reporter
 from shapcut.data.windows import check_source
 from shapcut.host.host import Host
 from shapcut.host.open_model import find_model, open_model
+from shapcut.measurement.held_out_text import TextQuestion
 from shapcut.measurement.lm_eval_tasks import Harness, TaskQuestion
-from shapcut.measurement.measure import Assessment, SpeedQuestion, TextQuestion, assess
+from shapcut.measurement.measure import SpeedQuestion, measure
+from shapcut.measurement.record import ModelMeasurement
 from shapcut.measurement.sizes import restart_peak_memory
 from shapcut.models.source import ModelSource, SourceFacts, inspect_source
 from shapcut.recipe.recipe import make_recipe
 from shapcut.support.errors import InputError
 from shapcut.support.progress import Reporter
+from shapcut.support.quiet import quiet_libraries
 
 _ALL = "all"
 
@@ -45,28 +48,30 @@ class _Job:
         self.text.check(facts.max_length)
         return source, facts
 
-    def assess(self, source: ModelSource, facts: SourceFacts, said: Reporter) -> Assessment:
+    def measured(self, source: ModelSource, facts: SourceFacts, said: Reporter) -> ModelMeasurement:
         """Load a model, measure it and let go of it."""
         restarted = restart_peak_memory()
         opened = open_model(self.host, source)
-        found = assess(
+        with quiet_libraries():
+            held_out, sliding = self.text.read(opened.tokenizer)
+        found = measure(
             opened.adapter,
             opened.model,
-            opened.tokenizer,
-            text=self.text,
+            held_out,
+            sliding=sliding,
             speed=self.speed.within(facts.max_length),
+            tasks=self.harness,
+            tokenizer=opened.tokenizer,
             files=source.location.weights,
             seed=self.seed,
             reporter=said,
         )
+        notes = list(found.notes)
+        if source.location.weights is None:
+            notes.append("no checkpoint size: its files are not local")
         if not restarted:
-            note = "the peak of memory is that of the whole process: this platform cannot count anew"
-            found = replace(found, notes=(*found.notes, note))
-        if self.harness is None:
-            return found
-        scores, notes = self.harness.scores(opened.adapter, opened.model, opened.tokenizer, said)
-        measurement = found.measurement.model_copy(update={"tasks": scores})
-        return Assessment(measurement, (*found.notes, *notes))
+            notes.append("peak memory is the whole process's: this platform cannot reset it")
+        return found.model_copy(update={"notes": tuple(notes)})
 
 
 def evaluate_model(
@@ -157,7 +162,7 @@ def evaluate_model(
     said = reporter()
     found = []
     for source, facts in sources:
-        found.append(job.assess(source, facts, said))
+        found.append(job.measured(source, facts, said))
         gc.collect()  # models hold themselves in cycles, and the next one needs the room
     _show(models, found, as_json)
 
@@ -189,20 +194,19 @@ def _lengths(text: str) -> tuple[int, ...]:
     return lengths
 
 
-def _show(models: list[str], found: list[Assessment], as_json: bool) -> None:
+def _show(models: list[str], measurements: list[ModelMeasurement], as_json: bool) -> None:
     notes = [
         note if len(models) == 1 else f"{model}: {note}"
-        for model, each in zip(models, found, strict=True)
+        for model, each in zip(models, measurements, strict=True)
         for note in each.notes
     ]
-    read = {each.measurement.held_out_fingerprint for each in found}
+    read = {each.held_out_fingerprint for each in measurements}
     if len(read) > 1:
         notes.append("the models cut the text into different tokens: perplexities per token do not compare")
-    measurements = [each.measurement for each in found]
     if as_json:
-        content: dict[str, Any] = json.loads(measurements[-1].model_dump_json())
+        content = _content(measurements[-1])
         if len(models) > 1:
-            other = json.loads(measurements[0].model_dump_json())
+            other = _content(measurements[0])
             content = {
                 "model": {"source": models[1], **content},
                 "against": {"source": models[0], **other},
@@ -213,7 +217,12 @@ def _show(models: list[str], found: list[Assessment], as_json: bool) -> None:
     names = [Path(model).name or model for model in models]
     headings = ("figure", *names, "ratio")[: len(models) + 1 + (len(models) > 1)]
     tables.show(" against ".join(reversed(names)), headings, figure_rows(measurements))
-    if measurements[0].tasks is not None:
+    if any(each.tasks for each in measurements):
         tables.show("tasks", ("task", "metric", *headings[1:]), task_rows(measurements))
     for note in notes:
         tables.say(note)
+
+
+def _content(measurement: ModelMeasurement) -> dict[str, Any]:
+    content: dict[str, Any] = json.loads(measurement.model_dump_json(exclude={"notes"}))
+    return content

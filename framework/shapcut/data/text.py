@@ -1,4 +1,4 @@
-"""Where text comes from: the built-in text, a file, or a data set of the hub; and how it is split in two."""
+"""Sources of text (built-in, a file, a hub data set), split into calibration and held-out parts."""
 
 import importlib.util
 import json
@@ -15,7 +15,7 @@ BUILTIN = "builtin"
 HUB_PREFIX = "hf:"
 HELD_OUT_SHARE = 0.25
 MAX_HUB_CHARACTERS = 8_000_000
-"""How much of a hub data set is read: enough for thousands of samples, small enough to tokenize at once."""
+"""Characters read from a hub data set: enough for thousands of samples, few enough to tokenize at once."""
 
 _MIN_PROSE_WORDS = 8
 _PROSE = re.compile(r"[A-Z\"*](?!.*(::=|>>>)).*[.:]")
@@ -29,7 +29,7 @@ def check_source(source: str) -> None:
         source: ``builtin``, the path of a ``.txt`` or ``.jsonl`` file, or ``hf:NAME[:CONFIG[:SPLIT]]``.
 
     Raises:
-        InputError: saying what is wrong with it.
+        InputError: with the reason.
     """
     if source.startswith(HUB_PREFIX):
         _hub_name(source)
@@ -51,9 +51,9 @@ def read_source(source: str) -> str:
 
 
 def builtin_text() -> str:
-    """The English prose of Python's own language reference, as every installation carries it.
+    """The English prose of Python's language reference, part of every installation.
 
-    Paragraphs are unwrapped, in the order of their topics' names; grammar, code and repeats are left out.
+    Paragraphs are unwrapped and sorted by topic; grammar, code and duplicates are dropped.
     """
     from pydoc_data.topics import topics  # noqa: PLC0415 - half a megabyte
 
@@ -68,9 +68,9 @@ def builtin_text() -> str:
 
 
 def split_text(documents: str | Iterable[str]) -> tuple[str, str]:
-    """The calibration part and the held-out part: contiguous, never overlapping, the last quarter held out.
+    """Split a text into a calibration part and a held-out part, its last quarter.
 
-    The cut is moved forward to the next paragraph or, if that is far away, the next line or blank.
+    The cut moves forward to the next paragraph or, if that is far away, the next line or blank.
 
     Returns:
         (calibration text, held-out text).
@@ -110,7 +110,7 @@ def _read_file(source: str) -> str:
 
 
 def _documents(source: str, text: str) -> Iterable[str]:
-    """The documents of JSON lines; `str.splitlines` would also cut at characters that JSON allows inside."""
+    """Documents of JSON lines; `str.splitlines` would also cut at characters that JSON allows in strings."""
     for number, line in enumerate(text.split("\n"), start=1):
         if not line.strip():
             continue
@@ -127,7 +127,7 @@ def _documents(source: str, text: str) -> Iterable[str]:
 
 
 def _hub_name(source: str) -> tuple[str, str | None, str]:
-    """Name, configuration and split of a data set of the hub."""
+    """Name, configuration and split of a hub data set."""
     name, config, split = [*source.removeprefix(HUB_PREFIX).split(":", 2), "", ""][:3]
     if not name:
         raise InputError(f"{source!r} names no data set; write hf:NAME or hf:NAME:CONFIG:SPLIT")
@@ -137,7 +137,7 @@ def _hub_name(source: str) -> tuple[str, str | None, str]:
 
 
 def _read_hub(source: str) -> str:
-    """A split of a hub data set (the training split unless named), as far as `MAX_HUB_CHARACTERS`."""
+    """Up to `MAX_HUB_CHARACTERS` of a hub data set's split (by default the training split)."""
     name, config, split = _hub_name(source)
     import datasets  # noqa: PLC0415 - optional
 

@@ -1,4 +1,4 @@
-"""Token ids that a model is measured on: windows of calibration text and of text held out from it."""
+"""Windows of tokens from calibration text and from held-out text."""
 
 import hashlib
 from dataclasses import dataclass, field
@@ -31,11 +31,11 @@ _MIN_LENGTH = 2
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Calibration:
-    """Windows of tokens and where they came from.
+    """Windows of tokens with their source.
 
     Attributes:
         input_ids: int64, shape (samples, sequence_length); windows do not overlap.
-        source: what was asked for: ``builtin``, a path or ``hf:NAME``.
+        source: ``builtin``, a path or ``hf:NAME``.
         adds_bos: whether each window begins with the tokenizer's BOS token.
         fingerprint: SHA-256 of shape and ids, hexadecimal.
     """
@@ -57,12 +57,12 @@ class Calibration:
 
     @property
     def sequence_length(self) -> int:
-        """Tokens a window, the BOS token included."""
+        """Tokens per window, the BOS token included."""
         return self.input_ids.shape[1]
 
     @property
     def n_tokens(self) -> int:
-        """Tokens in all windows together."""
+        """Tokens in all windows."""
         return self.input_ids.numel()
 
 
@@ -81,12 +81,12 @@ def load_calibration(
         source: ``builtin``, the path of a ``.txt`` or ``.jsonl`` file, or ``hf:NAME[:CONFIG]``.
         tokenizer: the model's tokenizer.
         samples: number of windows.
-        sequence_length: tokens a window, a BOS token included.
-        seed: which windows.
-        max_length: the longest sequence that the model takes, or None if it has no limit.
+        sequence_length: tokens per window, a BOS token included.
+        seed: of the choice of windows.
+        max_length: longest sequence the model takes, or None if unlimited.
 
     Raises:
-        InputError: if the source cannot be read or is too short, or a size makes no sense.
+        InputError: if the source is unreadable or too short, or a size is impossible.
     """
     check_size(samples, sequence_length, max_length)
     text, _ = split_text(read_source(source))
@@ -96,13 +96,13 @@ def load_calibration(
 
 
 def all_windows(source: str, tokenizer: Any, sequence_length: int) -> Tensor:
-    """All windows of the calibration part of a source, in its order, of which `load_calibration` takes some.
+    """All windows of the calibration part of a source, in order; `load_calibration` samples from them.
 
     Returns:
         int64, shape (windows, sequence_length).
 
     Raises:
-        InputError: if the source cannot be read or has not even one window.
+        InputError: if the source is unreadable or has no window.
     """
     check_size(1, sequence_length)
     tokens, bos = _tokenize(tokenizer, split_text(read_source(source))[0]), _bos(tokenizer)
@@ -119,14 +119,14 @@ def load_held_out(
     max_length: int | None = None,
     whole: bool = False,
 ) -> Calibration:
-    """Evenly spread windows of the part of the same source that `load_calibration` never uses.
+    """Evenly spread windows of the held-out part of a source, which `load_calibration` never uses.
 
     Args:
         source: as for `load_calibration`.
         tokenizer: the model's tokenizer.
-        samples: number of windows; None takes all there are.
-        sequence_length: tokens a window, a BOS token included.
-        max_length: the longest sequence that the model takes, or None if it has no limit.
+        samples: number of windows; None: all.
+        sequence_length: tokens per window, a BOS token included.
+        max_length: longest sequence the model takes, or None if unlimited.
         whole: take the windows from all of the source instead.
 
     Raises:
@@ -144,13 +144,13 @@ def load_held_out(
 
 
 def held_out_tokens(source: str, tokenizer: Any, *, whole: bool = False) -> NDArray[np.int64]:
-    """All tokens of the held-out part (or all) of a source, one long sequence without special tokens.
+    """The tokens of the held-out part (or all) of a source as one sequence, without special tokens.
 
     Returns:
         Shape (n_tokens,).
 
     Raises:
-        InputError: if the source cannot be read.
+        InputError: if the source is unreadable.
     """
     text = read_source(source)
     return _tokenize(tokenizer, text if whole else split_text(text)[1])
@@ -159,15 +159,15 @@ def held_out_tokens(source: str, tokenizer: Any, *, whole: bool = False) -> NDAr
 def token_windows(
     tokenizer: Any, text: str, samples: int, length: int, seed: int | None, *, name: str = "the text"
 ) -> Tensor:
-    """Windows of a text's tokens that do not overlap, in the order of the text.
+    """Disjoint windows of a text's tokens, in order.
 
     Args:
-        tokenizer: called as transformers' tokenizers are; its BOS token is put first in every window if
-            and only if the tokenizer itself puts one before a text.
-        text: where the windows are taken from.
+        tokenizer: called like a transformers tokenizer; every window begins with its BOS token if and only
+            if the tokenizer itself prepends one.
+        text: source of the windows.
         samples: number of windows.
-        length: tokens a window, a BOS token included.
-        seed: of the random choice of windows; None takes the first ones.
+        length: tokens per window, a BOS token included.
+        seed: of the random choice of windows; None: the first ones.
         name: of the text, in messages.
 
     Returns:
@@ -187,7 +187,7 @@ def token_windows(
 
 
 def check_size(samples: int, sequence_length: int, max_length: int | None = None) -> None:
-    """Refuse sizes that make no sense; needs neither model nor text.
+    """Refuse impossible sizes; needs neither model nor text.
 
     Raises:
         InputError: with the value.
@@ -205,7 +205,7 @@ def check_size(samples: int, sequence_length: int, max_length: int | None = None
 
 
 def adds_bos(tokenizer: Any) -> bool:
-    """Whether the tokenizer itself puts its BOS token before a text."""
+    """Whether the tokenizer itself prepends its BOS token."""
     return _bos(tokenizer) is not None
 
 
@@ -216,14 +216,14 @@ def _bos(tokenizer: Any) -> int | None:
 
 
 def _tokenize(tokenizer: Any, text: str) -> NDArray[np.int64]:
-    # The library warns that a text is longer than the model's context: here it is cut into windows.
+    # Silences the warning about texts longer than the model's context: they are cut into windows.
     with quiet_libraries():
         ids = tokenizer(text, add_special_tokens=False)["input_ids"]
     return np.asarray(ids, dtype=np.int64)
 
 
 def _available(tokens: NDArray[np.int64], samples: int, length: int, bos: int | None, name: str) -> int:
-    """How many windows there are, if they are enough."""
+    """The number of available windows; refuses too few."""
     width = length - (bos is not None)
     if len(tokens) < samples * width:
         raise InputError(

@@ -1,4 +1,4 @@
-"""Write a pruned model so that its own library loads it, and prove that before anybody sees it."""
+"""Write a pruned model's checkpoint, verified by its own library before it appears."""
 
 import math
 from collections.abc import Callable
@@ -20,20 +20,20 @@ FP32_TOLERANCE = 1e-4
 """Largest accepted difference between logits in fp32 or fp64."""
 
 HALF_PRECISION_STEPS = 4
-"""In 16-bit the accepted difference is so many rounding steps of the largest logit."""
+"""In 16-bit the accepted difference, in rounding steps of the largest logit."""
 
 
 @dataclass(frozen=True, slots=True)
 class CheckpointReport:
-    """What was written and how well it agrees with the bypassed original.
+    """A written checkpoint and its agreement with the bypassed original.
 
     Attributes:
-        directory: where it is.
-        weight_bytes: size of its weight files.
-        total_bytes: size of all its files.
-        max_difference: largest absolute difference between its logits and the expected ones.
-        tolerance: what was accepted.
-        library: the distribution that read it.
+        directory: of the checkpoint.
+        weight_bytes: size of the weight files.
+        total_bytes: size of all files.
+        max_difference: largest absolute difference from the expected logits.
+        tolerance: largest accepted difference.
+        library: distribution that loaded it.
     """
 
     directory: Path
@@ -59,22 +59,22 @@ def write_checkpoint(
     tolerance: float | None = None,
     before_it_appears: Callable[[CheckpointReport], None] | None = None,
 ) -> CheckpointReport:
-    """Write a checkpoint, load it again as its own library does, compare, and only then let it appear.
+    """Write a checkpoint, reload it with its own library, compare, and only then let it appear.
 
     Args:
         adapter: the model's adapter.
         model: the pruned model.
-        tokenizer: its tokenizer, or None if it has none.
-        out: a directory that does not exist yet or is empty.
+        tokenizer: its tokenizer, or None.
+        out: a new or empty directory.
         plan: what was removed; written as plan.json.
         recipe_text: written as recipe.yaml.
         card: written as README.md.
         verify_ids: token ids, shape (batch, length).
-        expected_logits: what the original makes of them with the removed players bypassed (or the model
-            after its last post-pruning step), shape (batch, length, vocabulary).
-        stored: a directory with what saving the model would write, if there is one; its files are taken.
-        tolerance: largest accepted difference; None chooses by the dtype, see `default_tolerance`.
-        before_it_appears: called when all is verified, right before ``out`` appears.
+        expected_logits: of the original with the removed players bypassed (or of the model after its last
+            post-pruning step), shape (batch, length, vocabulary).
+        stored: a directory with the saved model, whose files are copied, or None.
+        tolerance: largest accepted difference; None: by dtype, see `default_tolerance`.
+        before_it_appears: called after verification, right before ``out`` appears.
 
     Raises:
         VerificationError: if the reloaded logits differ or weights are missing; nothing is left at ``out``.
@@ -104,10 +104,10 @@ def write_checkpoint(
 
 
 def save(adapter: Adapter, model: nn.Module, directory: Path) -> None:
-    """Let the adapter save a model; what goes wrong in its library's code becomes one line.
+    """Save a model with its adapter; errors from its library become one line.
 
     Raises:
-        ShapcutError: such as on a full disk, which each library reports in a way of its own.
+        ShapcutError: for example on a full disk, which each library reports differently.
     """
     try:
         adapter.save(model, directory)
@@ -118,7 +118,7 @@ def save(adapter: Adapter, model: nn.Module, directory: Path) -> None:
 
 
 def default_tolerance(dtype: torch.dtype, largest_logit: float) -> float:
-    """How far logits of one model may differ when only the order of its arithmetic does.
+    """Largest difference of one model's logits due to the order of its arithmetic.
 
     Args:
         dtype: the coarsest dtype among the model's weights.

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from shapcut.data.text import BUILTIN, HUB_PREFIX
 from shapcut.data.windows import Calibration
 from shapcut.game.plan import RemovalPlan
 from shapcut.measurement.perplexity import PerplexityResult
+from shapcut.measurement.record import ModelMeasurement
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 _DATA_SET = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
@@ -18,83 +20,72 @@ _LICENSE_FIELDS = ("license", "license_name", "license_link")
 _MARKUP = re.compile(r"([\\`*_{}\[\]<>#|~!])")
 
 
-def render_card(
-    *,
-    name: str,
-    base_model: str,
-    plan: RemovalPlan,
-    calibration: Calibration,
-    held_out: Calibration,
-    before: PerplexityResult,
-    after: PerplexityResult,
-    parameters_before: int,
-    parameters_after: int,
-    command: str,
-    library: str,
-    usage: str,
-    hints: str = "",
-    steps: Sequence[str] = (),
-    quantized: bool = False,
-    license_fields: Mapping[str, str] | None = None,
-) -> str:
-    """A model card in Markdown with the hub's YAML front matter.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CardFacts:
+    """The facts that a model card states.
 
-    Args:
+    Attributes:
         name: of the pruned model.
         base_model: hub id of the original, named in the front matter; a local name appears in the text only.
         plan: what was removed.
-        calibration: the text that the choice was made on.
-        held_out: the text that both perplexities are of.
-        before: perplexity of the original.
-        after: perplexity of the pruned model.
-        parameters_before: number of parameters of the original.
-        parameters_after: number of parameters of the pruned model.
-        command: how it was made.
+        calibration: the text that the selection was made on.
+        held_out: the text of both perplexities.
+        before: figures of the original.
+        after: figures of the pruned model.
+        command: the command that made it.
         library: the distribution that loads it.
         usage: Python code that loads it.
-        hints: a section on how other tools make the same cut, if they can.
+        hints: a section on how other tools make the same cut, or empty.
         steps: post-pruning steps, in order.
         quantized: whether one of them quantized the weights.
-        license_fields: the original's, as `license_of` finds them; None if it is not known.
+        license_fields: the original's, as `license_of` finds them; empty if unknown.
     """
-    relation = "quantized" if quantized else "finetune"  # the hub knows no relation for a cut
-    derived = {"base_model": base_model, "base_model_relation": relation} if _is_hub_id(base_model) else {}
-    fields: dict[str, Any] = {
-        **derived,
-        **(license_fields or {}),
-        "library_name": library,
-        "pipeline_tag": "text-generation",
-        "tags": ["shapcut", "pruned", "layer-pruning"],
-        **_data_sets(calibration),
-        "metrics": ["perplexity"],
-        **_model_index(name, held_out, after),
-    }
+
+    name: str
+    base_model: str
+    plan: RemovalPlan
+    calibration: Calibration
+    held_out: Calibration
+    before: ModelMeasurement
+    after: ModelMeasurement
+    command: str
+    library: str
+    usage: str
+    hints: str = ""
+    steps: Sequence[str] = ()
+    quantized: bool = False
+    license_fields: Mapping[str, str] = field(default_factory=dict)
+
+
+def render_card(facts: CardFacts) -> str:
+    """A model card in Markdown with the hub's YAML front matter."""
+    plan, before, after = facts.plan, facts.before, facts.after
     players = len(plan.removed) + len(plan.kept)
     what = "blocks" if plan.granularity == "block" else "sublayers"
     removed = ", ".join(str(player) for player in plan.removed) or "none"
-    share = 1 - parameters_after / parameters_before
+    share = 1 - after.parameters / before.parameters
     return f"""---
-{yaml.safe_dump(fields, sort_keys=False, allow_unicode=True)}---
+{yaml.safe_dump(_front_matter(facts), sort_keys=False, allow_unicode=True)}---
 
-# {_text(name)}
+# {_text(facts.name)}
 
-{_text(base_model)} with {len(plan.removed)} of its {players} {what} removed by shapcut.
+{_text(facts.base_model)} with {len(plan.removed)} of its {players} {what} removed by shapcut.
 
 | | original | this model |
 |---|---|---|
 | {what} | {players} | {len(plan.kept)} |
-| parameters | {parameters_before:,} | {parameters_after:,} ({share:.1%} fewer) |
-| perplexity, held-out text | {before.perplexity:.3f} | {after.perplexity:.3f} |
+| parameters | {before.parameters:,} | {after.parameters:,} ({share:.1%} fewer) |
+| perplexity, held-out text | {before.perplexity.perplexity:.3f} | {after.perplexity.perplexity:.3f} |
 
 - Removed {what} (counted from 0, of the original): {removed}
 - Method: {_text(plan.method or "not stated")}
 - Utility: {_text(plan.utility or "not stated")}
-- Calibration text: {_described(calibration)}
-- Held-out text (a later part of the same source, never used for the choice): {_described(held_out)}
-- After the cut: {_text(", then ".join(steps) or "nothing; no weight was changed")}
+- Calibration text: {_described(facts.calibration)}
+- Held-out text (a later part of the same source, never used for the choice): {_described(facts.held_out)}
+- After the cut: {_text(", then ".join(facts.steps) or "nothing; no weight was changed")}
 - Command:
 
-{_code(command)}
+{_code(facts.command)}
 
 The perplexities compare the two models on one text; they are not comparable with figures made on other text,
 with another sequence length or another tokenizer.
@@ -102,9 +93,26 @@ with another sequence length or another tokenizer.
 ## Use
 
 ```python
-{usage.rstrip()}
+{facts.usage.rstrip()}
 ```
-{hints}"""
+{facts.hints}"""
+
+
+def _front_matter(facts: CardFacts) -> dict[str, Any]:
+    relation = "quantized" if facts.quantized else "finetune"  # the hub knows no relation for a cut
+    derived: dict[str, Any] = {}
+    if _is_hub_id(facts.base_model):
+        derived = {"base_model": facts.base_model, "base_model_relation": relation}
+    return {
+        **derived,
+        **facts.license_fields,
+        "library_name": facts.library,
+        "pipeline_tag": "text-generation",
+        "tags": ["shapcut", "pruned", "layer-pruning"],
+        **_data_sets(facts.calibration),
+        "metrics": ["perplexity"],
+        **_model_index(facts.name, facts.held_out, facts.after.perplexity),
+    }
 
 
 def license_of(checkpoint: Path | None) -> dict[str, str]:
@@ -118,7 +126,7 @@ def license_of(checkpoint: Path | None) -> dict[str, str]:
     try:
         fields = yaml.safe_load(parts[1])
     except yaml.YAMLError:
-        return {}  # somebody else's page; no reason to stop
+        return {}  # another author's page; no reason to stop
     known = fields if isinstance(fields, dict) else {}
     return {key: known[key] for key in _LICENSE_FIELDS if isinstance(known.get(key), str)}
 
@@ -140,7 +148,7 @@ def _data_sets(calibration: Calibration) -> dict[str, Any]:
 
 
 def _model_index(name: str, held_out: Calibration, after: PerplexityResult) -> dict[str, Any]:
-    """The perplexity as an evaluation result; nothing on text that nobody else has, or without a number."""
+    """The perplexity as an evaluation result; empty for private text or an infinite perplexity."""
     found = _hub_data_set(held_out.source)
     if not after.finite or (found is None and held_out.source != BUILTIN):
         return {}
@@ -176,10 +184,10 @@ def _described(text: Calibration) -> str:
 
 
 def _text(value: str) -> str:
-    """A name as one line of Markdown text, whatever characters it holds."""
+    """A name as one line of escaped Markdown."""
     return _MARKUP.sub(r"\\\1", " ".join(value.split()))
 
 
 def _code(command: str) -> str:
-    """A code block; indented, because a fence could be closed by what the command holds."""
+    """An indented code block, because the command could close a fence."""
     return "\n".join(f"      {line}" for line in command.splitlines())

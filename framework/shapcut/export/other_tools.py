@@ -1,4 +1,4 @@
-"""How other tools make the same cut, for the model card."""
+"""The same cut with other tools, for the model card."""
 
 from itertools import pairwise
 
@@ -10,14 +10,14 @@ from shapcut.models.adapter import Adapter
 
 
 def kept_ranges(plan: RemovalPlan) -> list[tuple[int, int]]:
-    """The blocks that stay as runs of neighbours, each from its first block to the one after its last."""
+    """The kept blocks as half-open ranges of neighbours."""
     starts = [new for old, new in pairwise((-2, *plan.kept)) if new != old + 1]
     ends = [old + 1 for old, new in pairwise((*plan.kept, -2)) if new != old + 1]
     return list(zip(starts, ends, strict=True))
 
 
 def mergekit_recipe(plan: RemovalPlan, model: str, dtype: str) -> str:
-    """A mergekit configuration that copies the blocks that stay, as YAML.
+    """A mergekit configuration that copies the kept blocks, as YAML.
 
     Args:
         plan: with whole blocks as players.
@@ -32,12 +32,12 @@ def mergekit_recipe(plan: RemovalPlan, model: str, dtype: str) -> str:
 
 
 def export_hints(adapter: Adapter, model: nn.Module, plan: RemovalPlan, name: str) -> str:
-    """A section of Markdown: the same cut by llama.cpp and by mergekit; empty if they cannot make it.
+    """A Markdown section with the same cut in llama.cpp and mergekit; empty if they cannot make it.
 
     Args:
         adapter: the model's adapter.
-        model: the original, not cut yet.
-        plan: what is removed.
+        model: the uncut original.
+        plan: the removal.
         name: hub id or path of the original.
     """
     if plan.granularity != "block" or not plan.removed or not adapter.has_plain_blocks(model):

@@ -1,4 +1,4 @@
-"""What generation remembers between two tokens: keys and values of attention, states of recurrent layers."""
+"""The size of the generation state: keys and values of attention, states of recurrent layers."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -12,11 +12,11 @@ from shapcut.support.quiet import quiet_libraries
 
 
 class CacheSizes(BaseModel):
-    """Bytes of what a model remembers, counted in the tensors that it returned.
+    """Bytes of the generation state, counted in the tensors that the model returned.
 
     Attributes:
-        lengths: tokens of each sequence that had been read.
-        sizes: bytes at each of these lengths, of all sequences together.
+        lengths: tokens read of each sequence.
+        sizes: bytes at each length, for all sequences together.
         batch_size: number of sequences.
     """
 
@@ -30,26 +30,27 @@ class CacheSizes(BaseModel):
 def cache_sizes(
     adapter: Adapter, model: nn.Module, lengths: Sequence[int], *, batch_size: int = 1, seed: int = 0
 ) -> CacheSizes:
-    """Read random prompts of several lengths, and count what the model then remembers.
+    """Measure the generation state after random prompts of several lengths.
 
     Args:
         adapter: the model's adapter.
         model: in evaluation mode.
-        lengths: tokens a sequence.
+        lengths: tokens of each sequence.
         batch_size: sequences at a time.
         seed: of the prompts.
 
     Raises:
-        UnsupportedModelError: if the model returns nothing that it would go on from.
+        UnsupportedModelError: if the model returns no generation state.
     """
     prompts = random_prompt(adapter, model, max(lengths), seed, batch_size)
     with quiet_libraries():
-        sizes = tuple(tensor_bytes(adapter.remembered(model, prompts[:, :length])) for length in lengths)
+        states = (adapter.generation_state(model, prompts[:, :length]) for length in lengths)
+        sizes = tuple(tensor_bytes(state) for state in states)
     return CacheSizes(lengths=tuple(lengths), sizes=sizes, batch_size=batch_size)
 
 
 def tensor_bytes(held: Any) -> int:
-    """Bytes of the distinct tensors that an object holds, however deep; those of modules do not count."""
+    """Bytes of the distinct tensors that an object holds at any depth, except those of modules."""
     tensors = {(tensor.data_ptr(), tensor.shape, tensor.stride()): tensor for tensor in _tensors(held, set())}
     return sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())
 

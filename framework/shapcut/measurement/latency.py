@@ -1,4 +1,4 @@
-"""How fast a model generates: reading the prompt and making further tokens, each on its own."""
+"""Latency of generation: prefill and decode, measured separately."""
 
 import statistics
 import time
@@ -16,12 +16,12 @@ class LatencyResult(BaseModel):
     """Median seconds of the two phases of generation.
 
     Attributes:
-        prefill_seconds: reading the prompts, up to the first new token of each.
-        decode_seconds: one further token of each sequence, with a cache.
+        prefill_seconds: to read the prompts, up to the first new token of each.
+        decode_seconds: for one further token of each sequence, with a cache.
         prompt_tokens: length of a prompt.
-        new_tokens: number of decode steps that one measurement averages over.
+        new_tokens: decode steps averaged in one measurement.
         repeats: number of measurements.
-        batch_size: sequences that are generated at a time.
+        batch_size: sequences generated at a time.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -35,12 +35,12 @@ class LatencyResult(BaseModel):
 
     @property
     def prefill_tokens_per_second(self) -> float | None:
-        """Tokens of all prompts read a second."""
+        """Prompt tokens read per second, over all sequences."""
         return _rate(self.batch_size * self.prompt_tokens, self.prefill_seconds)
 
     @property
     def decode_tokens_per_second(self) -> float | None:
-        """New tokens of all sequences a second; None if a step was too short for the clock."""
+        """New tokens per second, over all sequences; None if a step is too short for the clock."""
         return _rate(self.batch_size, self.decode_seconds)
 
 
@@ -55,20 +55,20 @@ def latency(
     seed: int = 0,
     reporter: Reporter | None = None,
 ) -> LatencyResult:
-    """Time of prefill and of one cached decode step, for sequences of random tokens.
+    """Time prefill and one cached decode step on random tokens.
 
-    A decode step is the difference between generating ``new_tokens + 1`` tokens and one, shared out. Each is
-    the median of the measurements.
+    The time of a decode step is the difference between generating ``new_tokens + 1`` tokens and one, divided
+    by ``new_tokens``. Both results are medians.
 
     Args:
         adapter: the model's adapter.
         model: in evaluation mode.
         prompt_tokens: length of a prompt.
-        new_tokens: decode steps a measurement.
-        repeats: number of measurements, after one that is thrown away.
+        new_tokens: decode steps per measurement.
+        repeats: number of measurements, after one warm-up.
         batch_size: sequences at a time.
         seed: of the prompts.
-        reporter: told how many measurements are done.
+        reporter: for progress.
     """
     prompt = random_prompt(adapter, model, prompt_tokens, seed, batch_size)
     prefill, decode = [], []
@@ -99,7 +99,7 @@ def random_prompt(adapter: Adapter, model: nn.Module, length: int, seed: int, ba
 
 
 def generation_seconds(adapter: Adapter, model: nn.Module, prompt: Tensor, new_tokens: int) -> float:
-    """Wall-clock seconds of reading prompts and making so many tokens of each."""
+    """Wall-clock seconds to read prompts and generate ``new_tokens`` for each."""
     begin = time.perf_counter()
     adapter.generate(model, prompt, new_tokens, use_cache=True)
     if prompt.is_cuda:

@@ -1,4 +1,4 @@
-"""Models as lm-evaluation-harness asks them; imported only where that package is."""
+"""Models wrapped for lm-evaluation-harness; imported only if that package is installed."""
 
 from collections.abc import Callable, Iterator, Sequence
 from itertools import groupby
@@ -17,17 +17,17 @@ from shapcut.support.progress import Reporter
 
 BATCH_SIZE = 8
 MAX_LENGTH = 2048
-"""Tokens that a model of which no limit is known is given at once, as in the harness's own classes."""
+"""Tokens per call for a model without a known limit, as in the harness's own classes."""
 
 _FIRST_TRY = 32
 _MAX_NEW_TOKENS = 256
 
 Pair = tuple[tuple[str, str], list[int], list[int]]
-"""The texts of a request, the tokens of its context, and those of the continuation that is asked about."""
+"""A request's texts, its context tokens and its continuation tokens."""
 
 
 def harness_model(adapter: Adapter, model: nn.Module, tokenizer: Any, reporter: Reporter) -> Any:
-    """The model as the harness wants it: its own class for transformers' models, else `AdapterLM`."""
+    """Wrap a model: in the harness's own class for transformers models, else in `AdapterLM`."""
     own = adapter.library == "transformers" and isinstance(model, PreTrainedModel)
     if own and isinstance(tokenizer, PreTrainedTokenizerBase):
         return TransformersLM(model, tokenizer, reporter)
@@ -35,7 +35,7 @@ def harness_model(adapter: Adapter, model: nn.Module, tokenizer: Any, reporter: 
 
 
 class TransformersLM(HFLM):  # type: ignore[misc]  # the package has no types
-    """The harness's own class for transformers' models, which reports through shapcut."""
+    """The harness's own class for transformers models, with shapcut's progress."""
 
     def __init__(self, model: Any, tokenizer: Any, reporter: Reporter) -> None:
         super().__init__(pretrained=model, backend="causal", tokenizer=tokenizer, batch_size=BATCH_SIZE)
@@ -66,9 +66,9 @@ class TransformersLM(HFLM):  # type: ignore[misc]  # the package has no types
 
 
 class AdapterLM(TemplateLM):  # type: ignore[misc]  # the package has no types
-    """A model that only its adapter can run.
+    """A model run through its adapter.
 
-    Sequences of one length go through the model together, so nothing is padded.
+    Sequences of equal length form a batch, so nothing is padded.
     """
 
     def __init__(self, adapter: Adapter, model: nn.Module, tokenizer: Any, reporter: Reporter) -> None:
@@ -82,7 +82,7 @@ class AdapterLM(TemplateLM):  # type: ignore[misc]  # the package has no types
 
     @property
     def eot_token_id(self) -> int:
-        """What ends a text; 0 if the tokenizer does not say, as in RWKV's World vocabulary."""
+        """The token that ends a text; 0 if the tokenizer has none, as in RWKV's World vocabulary."""
         for name in ("eos_token_id", "bos_token_id"):
             if (found := getattr(self.tokenizer, name, None)) is not None:
                 return int(found)
@@ -90,17 +90,17 @@ class AdapterLM(TemplateLM):  # type: ignore[misc]  # the package has no types
 
     @property
     def prefix_token_id(self) -> int:
-        """What stands before a text that has nothing before it."""
+        """The token before a text without context."""
         bos = getattr(self.tokenizer, "bos_token_id", None)
         return self.eot_token_id if bos is None else int(bos)
 
     def tok_encode(self, string: str, add_special_tokens: bool | None = None, **_options: Any) -> list[int]:
-        """Token ids; special ones as the tokenizer adds them unless told otherwise."""
+        """Token ids; special tokens by default as the tokenizer adds them."""
         special = True if add_special_tokens is None else add_special_tokens
         return list(self.tokenizer(string, add_special_tokens=special)["input_ids"])
 
     def loglikelihood_rolling(self, requests: Any, disable_tqdm: bool = False) -> list[float]:
-        """Log-likelihood in nats of whole texts, read in windows that do not overlap."""
+        """Log-likelihood in nats of whole texts, read in disjoint windows."""
         del disable_tqdm
         windows: list[Pair] = []
         owners: list[int] = []
@@ -121,14 +121,14 @@ class AdapterLM(TemplateLM):  # type: ignore[misc]  # the package has no types
         return totals
 
     def generate_until(self, requests: Any, disable_tqdm: bool = False) -> list[str]:
-        """Greedy continuations up to a stop text; more is only made where a few tokens hold none.
+        """Greedy continuations up to a stop text; long ones are generated only if a short one has no stop.
 
         Raises:
-            InputError: if the tokenizer cannot decode, or a task wants samples.
+            InputError: if the tokenizer cannot decode, or a task asks for samples.
         """
         del disable_tqdm
         if not hasattr(self.tokenizer, "decode"):
-            raise InputError("this model's tokenizer cannot turn tokens into text, which the task needs")
+            raise InputError("the task needs text, but this model's tokenizer cannot decode")
         found = []
         with self._reporter.counting("answering by generation, requests", len(requests)) as count:
             for done, request in enumerate(requests, start=1):
@@ -138,7 +138,7 @@ class AdapterLM(TemplateLM):  # type: ignore[misc]  # the package has no types
 
     def _continuation(self, context: str, options: dict[str, Any]) -> str:
         if options.get("do_sample") and options.get("temperature", 1.0) > 0:
-            raise InputError("a task wants sampled text, and this model is only asked for its likeliest")
+            raise InputError("a task asks for sampled text; this model decodes greedily only")
         until = options.get("until") or []
         stops = [until] if isinstance(until, str) else list(until)
         most = int(options.get("max_gen_toks", _MAX_NEW_TOKENS))
@@ -150,7 +150,7 @@ class AdapterLM(TemplateLM):  # type: ignore[misc]  # the package has no types
         return text
 
     def _generated(self, ids: list[int], length: int, stops: Sequence[str]) -> tuple[str, bool]:
-        """So many further tokens as text up to the first stop, and whether there was one."""
+        """``length`` further tokens as text up to the first stop, and whether there was one."""
         device = self._adapter.input_device(self._model)
         prompt = torch.tensor([ids], device=device)
         new = self._adapter.generate(self._model, prompt, length, use_cache=True)[0, len(ids) :].tolist()
@@ -164,7 +164,7 @@ class AdapterLM(TemplateLM):  # type: ignore[misc]  # the package has no types
     def _loglikelihood_tokens(
         self, requests: Sequence[Pair], disable_tqdm: bool = False, **_options: Any
     ) -> list[tuple[float, bool]]:
-        """Log-likelihood in nats of each continuation, and whether it is the likeliest at every token."""
+        """Log-likelihood in nats of each continuation, and whether greedy decoding gives it."""
         del disable_tqdm
         found: list[tuple[float, bool]] = [(0.0, False)] * len(requests)
         with self._reporter.counting("answering, requests", len(requests)) as count:
@@ -177,7 +177,7 @@ class AdapterLM(TemplateLM):  # type: ignore[misc]  # the package has no types
         return found
 
     def _batches(self, requests: Sequence[Pair]) -> Iterator[tuple[list[int], torch.Tensor]]:
-        """Requests of one length: their places, and their tokens; of too many the first are left out."""
+        """Batches of requests of equal length, truncated on the left: their places and tokens."""
         device = self._adapter.input_device(self._model)
         rows = [(*context, *asked)[-self.max_length - 1 :] for _, context, asked in requests]
         order = sorted(range(len(rows)), key=lambda place: -len(rows[place]))
@@ -189,7 +189,7 @@ class AdapterLM(TemplateLM):  # type: ignore[misc]  # the package has no types
 
 
 def _likelihood(logits: torch.Tensor, asked: torch.Tensor) -> tuple[float, bool]:
-    """Of tokens (length,) under logits (length, vocabulary)."""
+    """The pair for tokens (length,) under logits (length, vocabulary)."""
     asked = asked.to(logits.device)
     nats = logits.float().log_softmax(dim=-1).gather(-1, asked[:, None])
     return float(nats.double().sum()), bool((logits.argmax(dim=-1) == asked).all())

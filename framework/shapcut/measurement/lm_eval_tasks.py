@@ -1,17 +1,19 @@
-"""Tasks of lm-evaluation-harness: found and read before a model is, then asked of each model."""
+"""Tasks of lm-evaluation-harness, prepared before a model is loaded."""
 
 import contextlib
 import importlib.util
 import io
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
+from shapcut.measurement.notes import Notes
 from shapcut.measurement.record import TaskScore
 from shapcut.models.adapter import Adapter
 from shapcut.support.errors import InputError
@@ -20,10 +22,10 @@ from shapcut.support.quiet import one_line, quiet_libraries
 from shapcut.support.suggest import did_you_mean
 
 _RESAMPLES = 1000
-"""Draws behind the standard error of a metric that has no formula for it."""
+"""Bootstrap draws for the standard error of a metric without a formula."""
 
 _INDICES = (False, True)
-"""Whether the harness's own tasks are looked at, in the order of the attempts: that takes seconds."""
+"""Whether to index the harness's own tasks, which takes seconds, in the order of the attempts."""
 
 _SINGLE_PROCESS = "DISABLE_MULTIPROC"
 _STDERR = "_stderr"
@@ -31,13 +33,13 @@ _STDERR = "_stderr"
 
 @dataclass(frozen=True, slots=True)
 class TaskQuestion:
-    """Which tasks are asked, and how.
+    """Which tasks to ask, and how.
 
     Attributes:
         names: of tasks, groups or tags.
-        path: a directory with further tasks, as YAML files; None: only those that come with the harness.
-        limit: examples of each task at most; None: all.
-        shots: solved examples before each question; None: as many as the task says.
+        path: a directory with further tasks as YAML files; None: only the harness's own.
+        limit: maximum number of examples per task; None: all.
+        shots: solved examples before each question; None: the task's own number.
     """
 
     names: tuple[str, ...]
@@ -47,7 +49,7 @@ class TaskQuestion:
 
 
 class Harness:
-    """lm-evaluation-harness with tasks that are known and whose data can be read.
+    """lm-evaluation-harness with known tasks and readable data.
 
     Args:
         question: the tasks.
@@ -60,7 +62,7 @@ class Harness:
 
     @classmethod
     def prepared(cls, question: TaskQuestion) -> "Harness":
-        """Check everything that can be checked without a model.
+        """Check everything that needs no model.
 
         Raises:
             InputError: if the package is missing, a task is unknown or its data cannot be read.
@@ -73,68 +75,70 @@ class Harness:
             raise InputError("--tasks needs lm-evaluation-harness: pip install 'shapcut[eval]'")
         with _quiet():
             harness = cls(question, _index(question))
-        harness._load()
+        harness._load(question.names, Notes())
         return harness
 
     def scores(
-        self, adapter: Adapter, model: nn.Module, tokenizer: Any, reporter: Reporter
-    ) -> tuple[tuple[TaskScore, ...], tuple[str, ...]]:
-        """What a model reaches on each task, and lines on what could not be asked as wanted.
+        self, adapter: Adapter, model: nn.Module, tokenizer: Any, reporter: Reporter, notes: Notes
+    ) -> tuple[TaskScore, ...]:
+        """Score a model on each task; a task that fails on this model becomes a note.
 
         Args:
             adapter: the model's adapter.
             model: canonicalised, in evaluation mode.
             tokenizer: the model's.
-            reporter: told how many requests are done.
-
-        Raises:
-            InputError: if a task asks something that this model or its tokenizer cannot do.
+            reporter: told how many requests are answered.
+            notes: receives a line for each task without a score or with other settings than asked for.
         """
-        loaded, notes = self._load()
+
+        def wrapped() -> Any:
+            from shapcut.measurement.lm_eval_models import harness_model  # noqa: PLC0415 - imports lm_eval
+
+            return harness_model(adapter, model, tokenizer, reporter)
+
+        scores: dict[str, TaskScore] = {}
+        for name in self._question.names:
+            ask = partial(self._asked, name, wrapped, notes)
+            scores |= {score.task: score for score in notes.attempt(f"no score on {name}", ask) or ()}
+        return tuple(scores.values())
+
+    def _asked(self, name: str, harness_model: Callable[[], Any], notes: Notes) -> tuple[TaskScore, ...]:
+        """Scores on one name of the question, which may stand for several tasks."""
+        loaded = self._load((name,), notes)
         with _quiet():
             from lm_eval.evaluator import evaluate  # noqa: PLC0415 - optional, seconds to import
 
-            from shapcut.measurement.lm_eval_models import harness_model  # noqa: PLC0415 - as above
+            found = evaluate(
+                lm=harness_model(),
+                task_dict=loaded,
+                limit=self._question.limit,
+                bootstrap_iters=_RESAMPLES,
+                log_samples=False,
+            )
+        return tuple(_score(task, values, found) for task, values in found["results"].items())
 
-            asked = harness_model(adapter, model, tokenizer, reporter)
-            try:
-                found = evaluate(
-                    lm=asked,
-                    task_dict=loaded,
-                    limit=self._question.limit,
-                    bootstrap_iters=_RESAMPLES,
-                    log_samples=False,
-                )
-            except (ValueError, AssertionError, NotImplementedError, LookupError) as error:
-                raise InputError(f"--tasks {self._names()}: {one_line(error)}") from error
-        return _read(found), tuple(notes)
-
-    def _load(self) -> tuple[dict[str, Any], list[str]]:
-        """The tasks, each with as many solved examples as wanted, and lines on those that refuse that."""
+    def _load(self, names: Sequence[str], notes: Notes) -> dict[str, Any]:
+        """Load tasks and set their number of solved examples; note each task that fixes its own."""
         with _quiet():
             try:
-                loaded: dict[str, Any] = self._manager.load(list(self._question.names))
+                loaded: dict[str, Any] = self._manager.load(list(names))
             except Exception as error:
-                raise InputError(f"cannot read the tasks {self._names()}: {one_line(error)}") from error
-        notes = []
+                raise InputError(f"cannot read the tasks {','.join(names)}: {one_line(error)}") from error
         for name, task in loaded["tasks"].items():
             own, wanted = task.get_config("num_fewshot"), self._question.shots
             if own == 0 and wanted:
-                notes.append(f"{name} says itself that it is asked without solved examples")
+                notes.lines.append(f"{name} is asked without solved examples: its num_fewshot is fixed at 0")
             elif wanted is not None or own is None:
                 task.set_config(key="num_fewshot", value=wanted or 0)
             task.set_fewshot_seed(seed=0)
-        return loaded, notes
-
-    def _names(self) -> str:
-        return ",".join(self._question.names)
+        return loaded
 
 
 def _index(question: TaskQuestion) -> Any:
-    """An index that has all names: of the directory alone if that is enough, as the harness's takes seconds.
+    """An index with all names; of the directory alone if that suffices, since the harness's takes seconds.
 
     Raises:
-        InputError: if no index has them.
+        InputError: if a name is unknown.
     """
     from lm_eval.tasks import TaskManager  # noqa: PLC0415 - optional, seconds to import
 
@@ -152,12 +156,8 @@ def _index(question: TaskQuestion) -> Any:
     raise InputError(f"--tasks: there is no task {unknown!r}; {did_you_mean(unknown, known)}")
 
 
-def _read(found: Any) -> tuple[TaskScore, ...]:
-    """The harness's results: ``METRIC,FILTER`` are metrics there, ``METRIC_stderr,FILTER`` their errors."""
-    return tuple(_score(name, values, found) for name, values in found["results"].items())
-
-
 def _score(name: str, values: dict[str, Any], found: Any) -> TaskScore:
+    """One task's score; the harness names metrics ``METRIC,FILTER`` and errors ``METRIC_stderr,FILTER``."""
     metrics: dict[str, float] = {}
     errors: dict[str, float] = {}
     for key, value in values.items():
@@ -180,7 +180,7 @@ def _score(name: str, values: dict[str, Any], found: Any) -> TaskScore:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """The harness prints, also on stdout, which is for results, and starts processes for standard errors."""
+    """Silence the harness, which prints even on stdout, and keep it in one process."""
     before = os.environ.get(_SINGLE_PROCESS)
     os.environ[_SINGLE_PROCESS] = "1"
     nowhere = io.StringIO()

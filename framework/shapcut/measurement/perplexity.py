@@ -1,7 +1,8 @@
-"""How well a model predicts text that it reads in windows."""
+"""Perplexity over windows of text."""
 
 import math
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -15,7 +16,7 @@ from shapcut.support.errors import InputError
 from shapcut.support.progress import Reporter, Silent
 
 TOKEN_BLOCK = 1024
-"""Tokens whose logits are turned into fp32 at a time."""
+"""Tokens whose logits are converted to fp32 at a time."""
 
 _READING = "reading windows of text"
 _IGNORED = -100
@@ -23,7 +24,7 @@ _MIN_TOKENS = 2  # one to read, one to predict
 
 
 class PerplexityResult(BaseModel):
-    """How well a model predicts text.
+    """Perplexity and loss on a text.
 
     Attributes:
         perplexity: exp of the loss; infinite or NaN if the loss is.
@@ -39,18 +40,33 @@ class PerplexityResult(BaseModel):
 
     @property
     def finite(self) -> bool:
-        """Whether the perplexity is a number that can be compared."""
+        """Whether the perplexity is finite."""
         return math.isfinite(self.perplexity)
 
     @classmethod
     def of(cls, total_nats: float, n_tokens: int) -> "PerplexityResult":
-        """The result for the summed loss of some predicted tokens."""
+        """The result for a loss summed over ``n_tokens``."""
         nats = total_nats / n_tokens
         try:
             perplexity = math.exp(nats)
         except OverflowError:
             perplexity = math.inf
         return cls(perplexity=perplexity, nats_per_token=nats, n_tokens=n_tokens)
+
+
+@dataclass(frozen=True, slots=True)
+class SlidingWindow:
+    """Overlapping windows over one long text.
+
+    Attributes:
+        window: tokens read at a time, a BOS token included.
+        stride: tokens by which the window moves on.
+        bos: token id at the start of every window, or None.
+    """
+
+    window: int
+    stride: int
+    bos: int | None = None
 
 
 def perplexity(
@@ -61,14 +77,14 @@ def perplexity(
     batch_size: int = 8,
     reporter: Reporter | None = None,
 ) -> PerplexityResult:
-    """Perplexity over windows that are read independently of each other.
+    """Perplexity over independent windows.
 
     Args:
         adapter: the model's adapter.
         model: in evaluation mode.
-        input_ids: shape (windows, length); the first token of a window is read and not predicted.
-        batch_size: windows a forward pass; no more logits than theirs are held.
-        reporter: told how many windows are read.
+        input_ids: shape (windows, length); the first token of a window is not predicted.
+        batch_size: windows per forward pass; bounds the logits in memory.
+        reporter: for progress.
 
     Raises:
         InputError: if there is nothing to predict.
@@ -97,21 +113,21 @@ def sliding_perplexity(
 ) -> PerplexityResult:
     """Perplexity of one long text, each token predicted once, with at least ``window - stride`` before it.
 
-    Only the tokens of the first window have less in front of them. ``stride == window`` reads windows that
-    do not overlap; without a BOS token their first tokens are then read and not predicted.
+    Only the tokens of the first window have less context. With ``stride == window`` the windows do not
+    overlap; without a BOS token their first tokens are then not predicted.
 
     Args:
         adapter: the model's adapter.
         model: in evaluation mode.
         tokens: shape (n_tokens,), without special tokens.
-        window: tokens that the model reads at a time, a BOS token included.
+        window: tokens read at a time, a BOS token included.
         stride: tokens by which the window moves on.
-        bos: token id put first in every window, or None.
-        batch_size: windows a forward pass.
-        reporter: told how many windows are read.
+        bos: token id at the start of every window, or None.
+        batch_size: windows per forward pass.
+        reporter: for progress.
 
     Raises:
-        InputError: if window, stride and text do not fit together.
+        InputError: if window, stride and text do not fit.
     """
     width = window - (bos is not None)
     if window < _MIN_TOKENS:
@@ -132,7 +148,7 @@ def sliding_perplexity(
 
 
 def _summed_nats(adapter: Adapter, model: nn.Module, input_ids: Tensor, targets: Tensor) -> float:
-    """Loss summed over the targets, shape (batch, length - 1), that are not ignored: fp32, added in fp64."""
+    """Loss summed over the targets, shape (batch, length - 1), except ignored ones: fp32, summed in fp64."""
     device = adapter.input_device(model)
     logits = adapter.logits(model, input_ids.to(device))[:, :-1].flatten(0, 1)
     flat = targets.to(logits.device).flatten()
@@ -146,7 +162,7 @@ def _summed_nats(adapter: Adapter, model: nn.Module, input_ids: Tensor, targets:
 def _sliding_batches(
     tokens: NDArray[np.int64], width: int, stride: int, bos: int | None, batch_size: int
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """Batches of equally long windows (batch, length) and their targets (batch, length - 1)."""
+    """Batches of windows of equal length (batch, length) and their targets (batch, length - 1)."""
     rows: list[tuple[NDArray[np.int64], NDArray[np.int64]]] = []
     scored = 0 if bos is not None else 1
     for begin in range(0, len(tokens), stride):

@@ -1,4 +1,4 @@
-"""How long each player takes in the two phases of generation."""
+"""Latency of each player in the two phases of generation."""
 
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -17,15 +17,15 @@ from shapcut.models.adapter import Adapter, Granularity
 from shapcut.support.quiet import quiet_libraries
 
 
-class BlockLatencies(BaseModel):
-    """Fastest measured seconds, one sequence at a time.
+class PlayerLatencies(BaseModel):
+    """Fastest measured seconds for one sequence.
 
     Attributes:
-        model_fingerprint: of the model that was measured.
+        model_fingerprint: of the measured model.
         granularity: what a player is.
         prompt_tokens: length of the prompt.
-        prefill: of reading the prompt, for the whole model.
-        decode: of one further token, for the whole model.
+        prefill: to read the prompt, for the whole model.
+        decode: for one further token, for the whole model.
         player_prefill: each player's part of ``prefill``.
         player_decode: each player's part of ``decode``.
     """
@@ -50,8 +50,8 @@ class BlockLatencies(BaseModel):
         ]
 
     @classmethod
-    def read(cls, path: Path, model_fingerprint: str, granularity: Granularity) -> "BlockLatencies | None":
-        """What an earlier start of the same run measured, or None."""
+    def read(cls, path: Path, model_fingerprint: str, granularity: Granularity) -> "PlayerLatencies | None":
+        """The latencies kept by an earlier start of the same run, or None."""
         try:
             found = cls.model_validate_json(path.read_bytes())
         except (OSError, ValidationError):
@@ -60,7 +60,7 @@ class BlockLatencies(BaseModel):
         return found if same else None
 
 
-def block_latencies(
+def player_latencies(
     adapter: Adapter,
     model: nn.Module,
     players: Sequence[Player],
@@ -70,20 +70,20 @@ def block_latencies(
     new_tokens: int = 8,
     repeats: int = 5,
     seed: int = 0,
-) -> BlockLatencies:
+) -> PlayerLatencies:
     """Time every player while the whole model generates.
 
-    A player's module is timed where it is called. Where it is not called as a module, its time is what the
-    model takes longer than with the player bypassed, which is less exact.
+    A player's module is timed where it is called. For a player that is not called as a module, its time is
+    the time saved by bypassing it, which is less exact.
 
     Args:
         adapter: the model's adapter.
         model: in evaluation mode.
-        players: whose time is wanted.
+        players: the players to time.
         granularity: what a player is.
         prompt_tokens: length of the prompt.
-        new_tokens: decode steps a measurement.
-        repeats: number of measurements, after one that is thrown away; the fastest counts.
+        new_tokens: decode steps per measurement.
+        repeats: number of measurements, after one warm-up; the fastest counts.
         seed: of the prompt.
     """
     prompt = random_prompt(adapter, model, prompt_tokens, seed)
@@ -106,7 +106,7 @@ def block_latencies(
                 for figures, ids in ((first, prompt), (decode, prompt[:, :1])):
                     bypass = adapter.bypass(model, others, granularity)
                     figures[place] = _saved(bypass, partial(adapter.logits, model, ids), repeats)
-    return BlockLatencies(
+    return PlayerLatencies(
         granularity=granularity,
         prompt_tokens=prompt_tokens,
         prefill=first[0],
@@ -117,7 +117,7 @@ def block_latencies(
 
 
 def _saved(bypass: AbstractContextManager[Any], read: Callable[[], Any], repeats: int) -> float:
-    """Seconds by which reading without a cache gets shorter inside a bypass."""
+    """Seconds saved by a bypass when reading without a cache."""
 
     def fastest() -> float:
         taken = []
@@ -133,7 +133,7 @@ def _saved(bypass: AbstractContextManager[Any], read: Callable[[], Any], repeats
 
 
 class _Clock:
-    """Adds up the seconds that each player's module runs."""
+    """Sums the seconds that each player's module runs."""
 
     def __init__(self, count: int) -> None:
         self.seconds = [0.0] * count
@@ -156,7 +156,7 @@ class _Clock:
         return hook
 
     def taken(self) -> list[float]:
-        """The sums since the last question."""
+        """The sums since the last call."""
         taken, self.seconds = self.seconds, [0.0] * len(self.seconds)
         return taken
 

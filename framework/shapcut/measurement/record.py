@@ -1,4 +1,4 @@
-"""What a model is worth and what it costs: perplexity, parameters, memory, latency."""
+"""The figures of one model: perplexity, parameters, memory, latency, task scores."""
 
 from pydantic import BaseModel, ConfigDict
 
@@ -8,14 +8,14 @@ from shapcut.measurement.perplexity import PerplexityResult
 
 
 class TaskScore(BaseModel):
-    """What a model reached on one task of lm-evaluation-harness.
+    """A model's score on one task of lm-evaluation-harness.
 
     Attributes:
         task: the task's name.
-        samples: number of its examples that were asked.
+        samples: number of examples asked.
         shots: number of solved examples before each question.
-        metrics: by name, as the task gives them: accuracy, perplexity, ...
-        errors: standard errors of those metrics that have one.
+        metrics: by name, as defined by the task: accuracy, perplexity, ...
+        errors: standard errors, for metrics that have one.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="strings")
@@ -28,23 +28,24 @@ class TaskScore(BaseModel):
 
 
 class ModelMeasurement(BaseModel):
-    """All figures of one model; ``model_dump_json()`` writes infinities and NaN as strings.
+    """The figures of one model; ``model_dump_json()`` writes infinities and NaN as strings.
 
     Attributes:
         parameters: number of distinct parameters.
         weight_bytes: memory of parameters and buffers.
         checkpoint_bytes: size of the weight files, or None if there are none.
-        peak_memory_bytes: the most that this process has held (on a GPU: that was allocated there) so far,
-            or since the figure was started anew; None where the platform cannot tell.
+        peak_memory_bytes: peak memory of this process (on a GPU: allocated there) since its start or the last
+            reset; None where the platform does not report it.
         perplexity: on the held-out text.
-        held_out_source: where the text came from.
+        held_out_source: source of the text.
         held_out_fingerprint: of its token ids.
-        sequence_length: tokens a window.
+        sequence_length: tokens per window.
         stride: tokens by which overlapping windows move on; None: each window is read on its own.
         adds_bos: whether each window begins with a BOS token.
-        latency: None if it was not measured.
-        caches: what generation remembers; None if it was not measured.
-        tasks: of lm-evaluation-harness; None if there were none.
+        latency: None if not measured.
+        caches: sizes of the generation state; None if not measured.
+        tasks: scores on lm-evaluation-harness; None if no task was asked.
+        notes: one line for each figure that could not be measured.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="strings")
@@ -62,3 +63,4 @@ class ModelMeasurement(BaseModel):
     stride: int | None = None
     caches: CacheSizes | None = None
     tasks: tuple[TaskScore, ...] | None = None
+    notes: tuple[str, ...] = ()

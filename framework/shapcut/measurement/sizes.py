@@ -9,10 +9,7 @@ from torch import nn
 
 WEIGHT_SUFFIXES = (".safetensors", ".bin", ".pth", ".pt", ".gguf")
 
-
 _STATUS, _RESTART = Path("/proc/self/status"), Path("/proc/self/clear_refs")
-
-
 _PEAK, _KIBIBYTE = "VmHWM:", 1024
 
 
@@ -34,10 +31,10 @@ def checkpoint_bytes(path: Path) -> int:
 
 
 def peak_memory_bytes(device: torch.device | None = None) -> int | None:
-    """The most memory held so far: on a GPU what was allocated, else this process's peak resident set.
+    """Peak memory so far: allocated on a GPU, else this process's resident set.
 
     Returns:
-        Bytes, or None where the platform cannot tell.
+        Bytes, or None where the platform does not report it.
     """
     if device is not None and device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
@@ -53,10 +50,10 @@ def peak_memory_bytes(device: torch.device | None = None) -> int | None:
 
 
 def restart_peak_memory() -> bool:
-    """Let `peak_memory_bytes` count anew from what is held now.
+    """Reset the peak of `peak_memory_bytes` to the memory held now.
 
     Returns:
-        Whether the platform can do that; elsewhere the peak stays that of everything before.
+        Whether the platform supports it; otherwise the old peak stays.
     """
     if torch.cuda.is_available():
         torch.cuda.reset_peak_memory_stats()

@@ -1,7 +1,7 @@
 """The contract between the core and an architecture.
 
-An adapter says what the players of a model are, how to run the model without some of them, and how to
-remove them for good. The conformance kit (`shapcut.testing`) checks every statement made here.
+An adapter defines a model's players, runs the model without some of them, and removes them for good. The
+conformance kit (`shapcut.testing`) checks every statement made here.
 """
 
 from abc import ABC, abstractmethod
@@ -24,8 +24,8 @@ Example = Callable[[int], tuple[nn.Module, Tensor]]
 
 CONTRACT_VERSION = 1
 
-_REMEMBERED = ("past_key_values", "cache_params", "state")
-"""Where the outputs of transformers' models have what generation goes on from."""
+_STATE_FIELDS = ("past_key_values", "cache_params", "state")
+"""Fields of a transformers output that hold the generation state."""
 
 _TRANSFORMERS_USAGE = """\
 from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -38,12 +38,12 @@ tokenizer = AutoTokenizer.from_pretrained("path/of/this/directory")
 class Adapter(ABC):
     """How to enumerate, bypass and remove the players of one kind of model.
 
-    Adapters keep no state of a model between calls other than caches that can be rebuilt.
+    Adapters keep no per-model state between calls except caches that can be rebuilt.
 
     Attributes:
-        name: under which it is registered.
-        contract_version: of this contract.
-        library: the distribution that reads the checkpoints that `save` writes.
+        name: under which the adapter is registered.
+        contract_version: version of this contract that the adapter implements.
+        library: distribution that loads the checkpoints written by `save`.
     """
 
     name: ClassVar[str]
@@ -52,11 +52,11 @@ class Adapter(ABC):
 
     @abstractmethod
     def matches(self, model: nn.Module) -> bool:
-        """Whether this adapter handles ``model``: cheap, no forward pass."""
+        """Whether this adapter handles ``model``. Cheap: no forward pass."""
 
     @abstractmethod
     def players(self, model: nn.Module, granularity: Granularity = "block") -> tuple[Player, ...]:
-        """The players in the order in which they run.
+        """The players in execution order.
 
         Raises:
             UnsupportedModelError: if the model cannot be split that way.
@@ -68,12 +68,12 @@ class Adapter(ABC):
     ) -> AbstractContextManager[None]:
         """Run only the players in ``present`` while the context is open.
 
-        This is the reference semantics: universal and exact, not fast. No weight is copied or changed, and
-        everything is as before when the context closes, after an exception too.
+        This is the reference semantics: universal and exact, not fast. No weight is copied or changed.
+        Closing the context restores the model, also after an exception.
 
         Raises:
             IndexError: on entering, before the model is touched, if an index names no player.
-            UnsupportedModelError: on entering, if a player is absent that others cannot run without; such a
+            UnsupportedModelError: on entering, if other players cannot run without an absent one; such a
                 player is not removable.
         """
 
@@ -96,11 +96,11 @@ class Adapter(ABC):
         """A tiny random model with at least 4 players and token ids of shape (batch, length), offline."""
 
     def examples(self) -> Mapping[str, Example]:
-        """Builders of named examples, one for each family claimed; by default the one of `example`."""
+        """Builders of named examples, one per supported family; by default only `example`."""
         return {self.name: self.example}
 
     def stack(self, model: nn.Module, granularity: Granularity = "block") -> LayerStack | None:  # noqa: ARG002
-        """The model taken apart for fast evaluation, or None if only `bypass` is exact."""
+        """The model split for fast evaluation, or None if only `bypass` is exact."""
         return None
 
     def can_remove(
@@ -123,9 +123,9 @@ class Adapter(ABC):
         return None
 
     def player_parameters(self, model: nn.Module, player: Player) -> list[nn.Parameter]:
-        """Parameters of which nothing may be seen while the player is absent: its own, unshared ones.
+        """The parameters that only this player uses; they must not affect the output while it is absent.
 
-        By default those of the module that the player is named after which no module outside it has.
+        By default the parameters of the module named ``player.name`` that no module outside it shares.
         """
         inside = f"{player.name}."
         shared = {
@@ -137,36 +137,32 @@ class Adapter(ABC):
         return [p for p in model.get_submodule(player.name).parameters() if id(p) not in shared]
 
     def output_projections(self, model: nn.Module, player: Player) -> tuple[OutputProjection, ...]:  # noqa: ARG002
-        """The modules whose outputs add up to what a player adds to the stream, in their order of running.
+        """The modules whose outputs sum to the player's update of the residual stream, in execution order.
 
-        Empty if what the player adds is not such a sum, or if that is not known: then nothing can be folded
-        into it. The modules are called, once each, by the player's step in `stack`.
+        Empty if the update is not such a sum, or if that is unknown; nothing can then be folded into the
+        player. The player's step in `stack` calls each module exactly once.
         """
         return ()
 
     def cache_differs(self, model: nn.Module) -> str:  # noqa: ARG002
-        """Why the whole model decodes other tokens with a cache than without one, empty if it does not.
+        """Why cached and uncached decoding of the whole model differ; empty if they agree.
 
-        For faults of an architecture's own library. Where one is declared, decoding with a cache is compared
-        with the reloaded model instead.
+        For bugs in the architecture's own library. With one declared, the conformance kit compares cached
+        decoding with that of the reloaded model instead.
         """
         return ""
 
     def min_present(self, model: nn.Module) -> int:  # noqa: ARG002
-        """The smallest number of players that the architecture can run with."""
+        """The smallest number of players the architecture can run with."""
         return 1
 
     def canonicalise(self, model: nn.Module) -> nn.Module:
-        """Put a freshly loaded model into the form in which it can be measured, removed from and saved."""
+        """Prepare a freshly loaded model for measuring, removal and saving."""
         return model
 
     def input_device(self, model: nn.Module) -> torch.device:
-        """Where token ids go: by default to where the model's first parameter is."""
+        """The device for token ids; by default that of the model's first parameter."""
         return next(model.parameters()).device
-
-    def forward(self, model: nn.Module, input_ids: Tensor) -> Tensor:
-        """As `logits`, in the caller's gradient mode."""
-        return model(input_ids=input_ids, use_cache=False).logits  # type: ignore[no-any-return]
 
     def logits(self, model: nn.Module, input_ids: Tensor) -> Tensor:
         """Next-token logits of shape (batch, length, vocabulary), without a cache."""
@@ -174,10 +170,10 @@ class Adapter(ABC):
             return self.differentiable_logits(model, input_ids)
 
     def differentiable_logits(self, model: nn.Module, input_ids: Tensor) -> Tensor:
-        """As `logits`, in the caller's gradient mode: what training goes through.
+        """As `logits`, in the caller's gradient mode; used for training.
 
         Raises:
-            UnsupportedModelError: if the architecture's library gives no gradients.
+            UnsupportedModelError: if the architecture's library does not support gradients.
         """
         return model(input_ids=input_ids, use_cache=False).logits  # type: ignore[no-any-return]
 
@@ -195,40 +191,41 @@ class Adapter(ABC):
                 pad_token_id=0,
             )
 
-    def remembered(self, model: nn.Module, input_ids: Tensor) -> Any:
-        """What the model keeps for further tokens after reading these: any object that holds the tensors.
+    def generation_state(self, model: nn.Module, input_ids: Tensor) -> Any:
+        """The generation state after reading ``input_ids``: any object that holds its tensors.
 
-        By default what transformers returns: keys and values of attention, states of recurrent layers.
+        By default the cache that transformers returns: keys and values of attention, states of recurrent
+        layers.
 
         Args:
             model: in evaluation mode.
             input_ids: shape (batch, length).
 
         Raises:
-            UnsupportedModelError: if it returns nothing that it would go on from.
+            UnsupportedModelError: if the model returns no generation state.
         """
         with torch.inference_mode():
             output = model(input_ids=input_ids, use_cache=True, return_dict=True)
-        found = [getattr(output, name, None) for name in _REMEMBERED]
+        found = [getattr(output, name, None) for name in _STATE_FIELDS]
         if all(part is None for part in found):
             raise UnsupportedModelError(f"{type(model).__name__} returns no cache")
         return found
 
     def has_plain_blocks(self, model: nn.Module) -> bool:  # noqa: ARG002
-        """Whether tools that know blocks by number only (llama.cpp, mergekit) cut this model exactly."""
+        """Whether tools that address blocks by number (llama.cpp, mergekit) cut this model exactly."""
         return False
 
     def usage(self, model: nn.Module) -> str:  # noqa: ARG002 - for models that need different code
-        """Python code that loads what `save` writes of this model, without shapcut; for the model card."""
+        """Python code that loads the saved model without shapcut, for the model card."""
         return _TRANSFORMERS_USAGE
 
     def save(self, model: nn.Module, directory: Path) -> None:
-        """Write a checkpoint that `load` and the architecture's own library can read."""
+        """Write a checkpoint readable by `load` and by the architecture's own library."""
         saver: Any = model
         saver.save_pretrained(directory)
 
     def load(self, directory: Path) -> nn.Module:
-        """Read a checkpoint as the architecture's own library does, refusing missing or unexpected weights.
+        """Load a checkpoint as the architecture's own library does; refuse missing or unexpected weights.
 
         Raises:
             UnsupportedModelError: if the checkpoint and the config disagree.

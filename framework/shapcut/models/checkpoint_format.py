@@ -1,4 +1,4 @@
-"""The contract between the core and a way of storing models that is not transformers' own."""
+"""The contract for checkpoint formats other than transformers' own."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
@@ -12,47 +12,50 @@ from shapcut.support.errors import InputError
 
 
 class Tokenizer(Protocol):
-    """What shapcut asks of a tokenizer; transformers' have it all.
+    """The tokenizer interface that shapcut needs; every transformers tokenizer has it.
 
-    One that itself puts a BOS token before a text also has its id, as ``bos_token_id``.
+    A tokenizer that prepends a BOS token also has its id as ``bos_token_id``.
     """
 
     def __call__(self, text: str, *, add_special_tokens: bool = True) -> Mapping[str, list[int]]:
-        """The text's token ids under ``input_ids``."""
+        """Tokenize a text; the ids are under ``input_ids``."""
 
     def save_pretrained(self, save_directory: Path) -> object:
-        """Write what is needed to load it again from a checkpoint's directory."""
+        """Write the files that load it again from a checkpoint's directory."""
 
 
 class CheckpointFormat(ABC):
-    """A way in which models are stored that is not transformers' own.
+    """A checkpoint format other than transformers' own.
 
     Formats are asked before transformers. They open pickles only with ``torch.load(weights_only=True)``.
+
+    Attributes:
+        name: under which the format is registered.
     """
 
     name: ClassVar[str]
 
     @abstractmethod
     def claims(self, path: Path) -> bool:
-        """Whether an existing file or directory is of this format: by names and at most a small JSON file."""
+        """Whether an existing path is of this format, judged by names and at most a small JSON file."""
 
     @abstractmethod
     def check(self, path: Path) -> None:
-        """Refuse what cannot be loaded, before any weight is read.
+        """Refuse a path that cannot be loaded, before any weight is read.
 
         Raises:
-            InputError: if files are missing or do not fit together, or a package is (what to install).
+            InputError: if files are missing or inconsistent, or a package must be installed.
         """
 
     @abstractmethod
     def load(
         self, path: Path, *, device: torch.device, dtype: torch.dtype | None
     ) -> tuple[nn.Module, Tokenizer]:
-        """The model, in evaluation mode, and its tokenizer.
+        """Load the model, in evaluation mode, and its tokenizer.
 
         Args:
             path: a file or directory that `claims` and `check` accepted.
-            device: where the weights go.
+            device: for the weights.
             dtype: of the weights; None keeps the checkpoint's own.
 
         Raises:
@@ -60,7 +63,7 @@ class CheckpointFormat(ABC):
         """
 
     def depth(self, path: Path) -> int | None:  # noqa: ARG002 - for formats that know it
-        """The number of layers if it is known without reading weights."""
+        """The number of layers, or None if only the weights tell."""
         return None
 
 
@@ -80,5 +83,5 @@ def claiming_format(path: Path, formats: Sequence[CheckpointFormat]) -> Checkpoi
 
 
 def asked_formats(formats: Sequence[CheckpointFormat]) -> str:
-    """The names of formats, for a message about what none of them claims."""
+    """The names of formats, for a message about a path that none of them claims."""
     return ", ".join(sorted(candidate.name for candidate in formats)) or "none is installed"

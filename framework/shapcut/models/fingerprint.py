@@ -1,4 +1,4 @@
-"""A digest that says whether two models in memory are the same."""
+"""Fingerprints of models in memory."""
 
 import dataclasses
 import hashlib
@@ -31,19 +31,19 @@ def model_fingerprint(model: nn.Module) -> str:
 
 
 def _weights(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
-    """The parameters, and what else a checkpoint holds: packed weights and scales are buffers."""
+    """The parameters and the persistent buffers, which hold packed weights and scales."""
     parameters = dict(model.named_parameters())
     for name, parameter in parameters.items():
         yield name, _weight(model, name, parameter)
     for name, module in model.named_modules():
-        # Not by state_dict(), for which some libraries convert the weights.
-        for leaf, buffer in module._buffers.items():  # noqa: SLF001 - which are stored is said nowhere else
+        # Not state_dict(), for which some libraries convert the weights.
+        for leaf, buffer in module._buffers.items():  # noqa: SLF001 - no public way to tell persistent ones
             if buffer is not None and leaf not in module._non_persistent_buffers_set:  # noqa: SLF001
                 yield f"{name}.{leaf}", buffer
 
 
 def _plain_tensors(tensor: Tensor) -> Iterator[Tensor]:
-    """The tensor itself, or the parts of one that stands for several."""
+    """The tensor itself, or the parts of a tensor subclass."""
     if not hasattr(tensor, "__tensor_flatten__"):
         yield tensor
         return
@@ -53,7 +53,7 @@ def _plain_tensors(tensor: Tensor) -> Iterator[Tensor]:
 
 
 def _weight(model: nn.Module, name: str, parameter: Tensor) -> Tensor:
-    """A parameter's value; where accelerate keeps it elsewhere it is read from there."""
+    """A parameter's value, read from accelerate's store if it is offloaded."""
     if not parameter.is_meta:
         return parameter
     owner, _, leaf = name.rpartition(".")

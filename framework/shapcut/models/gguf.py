@@ -1,4 +1,4 @@
-"""GGUF files: checked before a library reads them, and loaded with dense weights."""
+"""GGUF files: validated before a library reads them, and loaded with dense weights."""
 
 import mmap
 import struct
@@ -11,17 +11,16 @@ from shapcut.support.errors import InputError
 from shapcut.support.quiet import quiet_libraries, without_stderr
 
 _GGUF_WIDTHS = {0: 1, 1: 1, 2: 2, 3: 2, 4: 4, 5: 4, 6: 4, 7: 1, 10: 8, 11: 8, 12: 8}
-"""Bytes of a number of each type that GGUF has."""
-
+"""Bytes per number of each GGUF type."""
 
 _GGUF_STRING, _GGUF_ARRAY = 8, 9
 
 
 def require_sound_gguf(file: Path) -> None:
-    """Walk through what a GGUF file says of itself: libraries would follow a damaged length without end.
+    """Validate a GGUF file's header, because libraries would follow a damaged length without end.
 
     Raises:
-        InputError: if something in it is longer than the file, or there are more blocks than tensors.
+        InputError: if a length exceeds the file, or there are more blocks than tensors.
     """
     try:
         with file.open("rb") as opened, mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ) as content:
@@ -31,9 +30,9 @@ def require_sound_gguf(file: Path) -> None:
 
 
 def dense_weights(dtype: torch.dtype | None) -> dict[str, Any]:
-    """Keyword arguments with which transformers loads a GGUF file's weights dense; None is float32.
+    """Keyword arguments that make transformers load a GGUF file's weights dense; None is float32.
 
-    Asking for dense weights also makes transformers forget the quantization, which could not be saved.
+    Dense weights also make transformers drop the quantization, which it could not save.
     """
     from transformers import GgufConfig  # noqa: PLC0415 - seconds to import
 
@@ -54,10 +53,10 @@ def load_dequantized(file: Path) -> tuple[Any, Any]:
 
 
 class _GGUFHeader:
-    """Reads what comes before the weights, never beyond the end.
+    """Reads the header before the weights, never beyond the end of the file.
 
     Raises:
-        ValueError: saying what is wrong.
+        ValueError: with the reason.
     """
 
     def __init__(self, content: mmap.mmap) -> None:
@@ -66,7 +65,7 @@ class _GGUFHeader:
         self._at = 8
 
     def check(self) -> None:
-        """Walk through all of it."""
+        """Read the whole header."""
         tensors, pairs = self._number("Q"), self._number("Q")
         for _ in range(pairs):
             name, kind = self._string(), self._number("I")

@@ -9,12 +9,12 @@ from typing import Any, Literal
 from torch import Tensor
 
 State = tuple[Tensor, ...]
-"""What flows from layer to layer: tensors whose first dimension is the batch; [0] is the hidden state."""
+"""The tensors passed from layer to layer, batch first; [0] is the hidden state."""
 
 
 @dataclass(frozen=True, slots=True)
 class Unembedding:
-    """A readout that is exactly ``features @ weight.T + bias``, so that logits may be made in blocks.
+    """A readout that is exactly ``features @ weight.T + bias``, so that logits can be computed in blocks.
 
     Attributes:
         weight: shape (vocabulary, width).
@@ -27,16 +27,16 @@ class Unembedding:
 
 @dataclass(frozen=True, slots=True)
 class OutputProjection:
-    """A module whose output, times a factor, a player adds to the residual stream.
+    """A module whose output a player adds to the residual stream, times a factor.
 
     Attributes:
         module: its dotted path in the model.
-        role: whether it ends a mixer of tokens (attention, a state space) or the MLP after it.
-        factor: what its output is multiplied by before it is added.
-        linear: whether the module is one linear map with a ``weight`` and perhaps a ``bias`` of its own, into
-            which another linear map can be folded. Others (a mixture of experts, a gated network) are
-            declared so that all of a player's projections together are what it adds.
-        transposed: whether the weight is of shape (inputs, outputs).
+        role: whether it ends a token mixer (attention, a state space) or the MLP after it.
+        factor: multiplies the output before it is added.
+        linear: whether the module is a single linear map with its own ``weight`` and optional ``bias``, into
+            which another linear map can be folded. Other modules (a mixture of experts, a gated network) are
+            declared too, so that a player's projections add up to its whole update.
+        transposed: whether the weight has shape (inputs, outputs).
     """
 
     module: str
@@ -47,43 +47,43 @@ class OutputProjection:
 
 
 class LayerStack(ABC):
-    """A model taken apart into prelude, layers and readout: the fast path of coalition evaluation.
+    """A model split into prelude, layers and readout: the fast path of coalition evaluation.
 
-    Skipping ``step(i, ...)`` is the absence of player i. A stack keeps what it recorded about the
-    sequence length of its last `prelude`; it does not own or copy weights.
+    Skipping ``step(i, ...)`` makes player i absent. A stack keeps its recordings for the sequence length of
+    the last `prelude`; it does not own or copy weights.
     """
 
     batch_size: int | None = None
-    """None: steps take any batch. A number (known before `prelude`): they take exactly so many sequences."""
+    """None: steps take any batch. A number (known before `prelude`): steps take that many sequences."""
 
     @abstractmethod
     def prelude(self, input_ids: Tensor) -> State:
-        """What enters layer 0 for token ids of shape (batch, length)."""
+        """The state that enters layer 0, for token ids of shape (batch, length)."""
 
     @abstractmethod
     def step(self, index: int, state: State) -> State:
-        """What layer ``index`` makes of a state; the given state is left unchanged."""
+        """The state after layer ``index``; the given state is left unchanged."""
 
     @abstractmethod
     def readout(self, state: State) -> Tensor:
         """Logits of shape (batch, length, vocabulary) for the state after the last layer."""
 
     def stream(self, state: State) -> Tensor:
-        """The residual stream of a state, shape (batch, length, width): what layers add to."""
+        """The residual stream of a state, shape (batch, length, width)."""
         return state[0]
 
     def resident(self, index: int) -> AbstractContextManager[None]:  # noqa: ARG002 - for stacks that load weights
-        """Keep the weights of layer ``index`` where its steps need them while the context is open.
+        """Keep the weights of layer ``index`` on its device while the context is open.
 
-        For models larger than memory, whose weights come from elsewhere: each layer is opened once a chunk.
+        For models larger than memory, whose weights are offloaded: each layer is opened once per chunk.
         """
         return nullcontext()
 
     def fuse(self, compiled: Callable[[Callable[..., Any]], Callable[..., Any]]) -> bool:  # noqa: ARG002
-        """From now on run steps as fused kernels, if the stack knows how.
+        """Run steps as fused kernels from now on, if the stack supports it.
 
         Args:
-            compiled: takes a function of modules and tensors, returns the same function compiled.
+            compiled: compiles a function of modules and tensors.
 
         Returns:
             Whether steps are fused.
@@ -91,9 +91,9 @@ class LayerStack(ABC):
         return False
 
     def unembedding(self) -> Unembedding | None:
-        """The last linear map if logits are exactly that map of `features`, else None."""
+        """The final linear map if the logits are exactly that map of `features`, else None."""
         return None
 
     def features(self, state: State) -> Tensor:  # noqa: ARG002 - for stacks that have one
-        """What enters `unembedding`, shape (batch, length, width); only called if there is one."""
+        """The input of `unembedding`, shape (batch, length, width); called only if there is one."""
         raise TypeError(f"{type(self).__name__} declares no unembedding")

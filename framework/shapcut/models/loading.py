@@ -1,4 +1,4 @@
-"""From what a user names to a model and its tokenizer, ready to be measured."""
+"""Load a model and its tokenizer from a source."""
 
 import logging
 from collections.abc import Sequence
@@ -76,14 +76,14 @@ def _load_from_transformers(
 
 
 def is_offloaded(model: nn.Module) -> bool:
-    """Whether some weights are not in memory until they are used."""
+    """Whether some weights are loaded only on use."""
     return any(parameter.is_meta for parameter in model.parameters())
 
 
 def device_map(config: Any, device: torch.device, offload: Offload, trust_remote_code: bool) -> Any:
-    """Where accelerate puts each part of a model, or None if it has nothing to do.
+    """Accelerate's device map for a model, or None if it is not needed.
 
-    What a block is, transformers says itself: its classes must not be split among devices.
+    Blocks are the classes that transformers declares not to be split among devices.
     """
     if offload == "off":
         return {"": device} if quantization_method(config) else None
@@ -103,7 +103,7 @@ def device_map(config: Any, device: torch.device, offload: Offload, trust_remote
 def model_without_weights(
     config: Any, trust_remote_code: bool, dtype: torch.dtype | None = None
 ) -> nn.Module:
-    """The model that a config describes, on the meta device; None as dtype takes the config's own."""
+    """The model of a config on the meta device; dtype None is the config's own."""
     from transformers import AutoModelForCausalLM  # noqa: PLC0415 - seconds to import
 
     builder: Any = AutoModelForCausalLM
@@ -114,7 +114,7 @@ def model_without_weights(
 
 
 def _outside(model: nn.Module, blocks: Sequence[str], prefix: str = "") -> list[str]:
-    """Names of the largest modules that hold none of the blocks."""
+    """Names of the largest modules without any of the blocks."""
     found = []
     for name, child in model.named_children():
         path = f"{prefix}{name}"
@@ -126,10 +126,10 @@ def _outside(model: nn.Module, blocks: Sequence[str], prefix: str = "") -> list[
 
 
 def choose_device(name: str) -> torch.device:
-    """The device of that name; ``auto`` is CUDA if there is one, else the CPU.
+    """The device of a name; ``auto`` is CUDA if available, else the CPU.
 
     Raises:
-        InputError: if there is no such device.
+        InputError: if the device is unusable.
     """
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
@@ -142,10 +142,10 @@ def choose_device(name: str) -> torch.device:
 
 
 def choose_dtype(name: str) -> torch.dtype | None:
-    """The dtype of that name; None for ``auto``, the checkpoint's own.
+    """The dtype of a name; None for ``auto``, the checkpoint's own.
 
     Raises:
-        InputError: if it is not one that models are loaded in.
+        InputError: if models cannot be loaded in that dtype.
     """
     check_dtype(name)
     return None if name == "auto" else getattr(torch, name)
@@ -154,7 +154,7 @@ def choose_dtype(name: str) -> torch.dtype | None:
 def _load_foreign(
     found: CheckpointFormat, location: Location, device: torch.device, dtype: torch.dtype | None
 ) -> tuple[nn.Module, Tokenizer]:
-    """What a format that is not transformers' own makes of a path; its errors of any type become a line."""
+    """Load a path in a format other than transformers' own; errors of any type become one line."""
     try:
         with quiet_libraries():
             return found.load(Path(location.path), device=device, dtype=dtype)
@@ -201,7 +201,7 @@ def _no_gguf_bar(location: Location) -> AbstractContextManager[None]:
 
 
 def _weight_arguments(location: Location, dtype: torch.dtype | None) -> dict[str, Any]:
-    """How the weights are read: never from pickles; a GGUF file's as dense fp32 unless asked otherwise."""
+    """Arguments for reading weights: never from pickles; GGUF weights dense, by default in fp32."""
     if location.gguf_file is None:
         location.require_safetensors()
         return {"use_safetensors": True, "dtype": dtype or "auto"}

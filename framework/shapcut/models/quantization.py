@@ -1,4 +1,4 @@
-"""Models whose weights are quantized: by which method, and what is needed to load them."""
+"""Quantized models: their method, and the packages that load them."""
 
 import importlib.util
 from typing import Any
@@ -16,11 +16,11 @@ _PACKAGES = {
     "torchao": (("torchao",), "pip install 'shapcut[torchao]'"),
     "compressed-tensors": (("compressed_tensors",), "pip install 'shapcut[compressed-tensors]'"),
 }
-"""For each method the modules that transformers needs to load it, and how to install them."""
+"""For each method, the modules that transformers needs, and how to install them."""
 
 
 def quantization_method(config: Any) -> str | None:
-    """The method that a transformers config names, or None if the weights are in full precision."""
+    """The quantization method in a transformers config, or None for full precision."""
     content: Any = getattr(config, "quantization_config", None)
     if content is None:
         return None
@@ -34,10 +34,10 @@ def is_quantized(model: nn.Module) -> bool:
 
 
 def require_packages(source: str, method: str) -> None:
-    """Refuse a quantized checkpoint whose packages are not installed, or whose method nobody knows.
+    """Refuse a quantized checkpoint with missing packages or an unknown method.
 
     Raises:
-        InputError: saying how to install them, or that transformers would read the weights as they are.
+        InputError: with the install command, or the unknown method.
     """
     from transformers.quantizers import auto  # noqa: PLC0415 - slow to import
 

@@ -1,4 +1,4 @@
-"""What a user's word for a model means, and whether shapcut can work with it: before any weight is read."""
+"""Resolve and check a model's source before any weight is read."""
 
 import json
 import socket
@@ -21,7 +21,7 @@ from shapcut.support.quiet import one_line, quiet_libraries
 DTYPES = ("float32", "bfloat16", "float16")
 
 Offload = Literal["off", "auto", "disk"]
-"""Where weights are: all on the device; where accelerate finds room; every block on disk until it is used."""
+"""Placement of weights: on the device; where accelerate finds room; every block on disk until it is used."""
 
 _HUB_TIMEOUT = 5.0
 _GGUF_MAGIC = b"GGUF"
@@ -32,11 +32,11 @@ class Location:
     """Where a model is read from.
 
     Attributes:
-        source: what the user named.
+        source: as given by the user.
         path: a local directory or a hub id, or the path that `format` claims.
         gguf_file: absolute path of the GGUF file in that directory, or None.
-        local: whether nothing may be asked of the hub: the files are here, or the hub cannot be reached.
-        format: what the files are if they are not transformers', else None.
+        local: whether to leave the hub alone, because the files are local or the hub is unreachable.
+        format: the checkpoint format, or None for transformers' own.
     """
 
     source: str
@@ -70,10 +70,10 @@ class Location:
         return None if self.gguf_file is not None else self.weights
 
     def require_safetensors(self) -> None:
-        """Refuse a checkpoint whose weights exist only as pickles, which can run code when they are opened.
+        """Refuse a checkpoint with only pickled weights, which can run code when opened.
 
         Raises:
-            InputError: saying how to convert them.
+            InputError: with the conversion command.
         """
         from transformers.utils.hub import cached_file  # noqa: PLC0415 - slow to import
 
@@ -94,12 +94,12 @@ class Location:
 
 @dataclass(frozen=True, slots=True)
 class SourceFacts:
-    """What is known of a model before its weights are read.
+    """Facts about a model, known before its weights are read.
 
     Attributes:
-        depth: number of layers, or None if only the weights say it.
-        max_length: the longest sequence that it takes, or None if there is no limit.
-        quantization: the method that its weights are quantized by, or None.
+        depth: number of layers, or None if only the weights tell.
+        max_length: longest sequence it takes, or None if unlimited.
+        quantization: its quantization method, or None.
     """
 
     depth: int | None
@@ -273,7 +273,7 @@ def _hub_endpoint() -> str:
 
 
 def _hub_is_reachable() -> bool:
-    """One attempt to connect: the hub's own client would go on trying for half a minute."""
+    """Try to connect once; the hub's own client would retry for half a minute."""
     from huggingface_hub import constants  # noqa: PLC0415 - slow to import
 
     if constants.HF_HUB_OFFLINE:

@@ -1,4 +1,4 @@
-"""What a checkpoint says of itself, checked before a library follows it: names of files, and its numbers."""
+"""Checks of untrusted checkpoints before a library follows them: file names and weights."""
 
 import json
 import re
@@ -18,7 +18,7 @@ _CHECKED = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 
 
 def is_plain_name(name: object) -> bool:
-    """Whether it names a file in the very directory that it is looked up in, on any system."""
+    """Whether a name is a plain file name, without a directory, on any system."""
     if not isinstance(name, str) or name in {"", ".", ".."} or "\0" in name:
         return False
     return PurePosixPath(name).name == name and PureWindowsPath(name).name == name
@@ -28,7 +28,7 @@ def require_plain_shards(index: Path) -> None:
     """Check the index of a checkpoint in several files.
 
     Raises:
-        InputError: if it is damaged, or names a file outside its own directory, or one that is missing.
+        InputError: if it is damaged or names a file outside its own directory.
     """
     try:
         names = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
@@ -44,10 +44,10 @@ def require_plain_shards(index: Path) -> None:
 
 
 def require_no_adapter(directory: Path) -> None:
-    """Refuse a checkpoint with weights of peft beside it: they would be loaded into the model.
+    """Refuse a checkpoint with a peft adapter, which would be loaded into the model.
 
     Raises:
-        InputError: saying what to do.
+        InputError: with the remedy.
     """
     if (directory / "adapter_config.json").is_file():
         raise InputError(
@@ -85,7 +85,7 @@ def _fields(config: Mapping[str, Any], depth: int = 8) -> Iterator[tuple[str, An
 
 
 def require_plain_templates(tokenizer: Any, source: str) -> None:
-    """Refuse chat templates whose names would be written outside the checkpoint's directory.
+    """Refuse chat templates whose names would escape the checkpoint's directory.
 
     Raises:
         InputError: with the name.
@@ -114,10 +114,10 @@ def require_no_lost_weights(unexpected: Iterable[str], source: str, architecture
 
 
 def require_finite_weights(model: nn.Module, source: str) -> None:
-    """Refuse weights that are not numbers: one of them is enough to make every value NaN.
+    """Refuse NaN and infinite weights: a single one can make every value NaN.
 
     Raises:
-        InputError: with the first weight that has such an element.
+        InputError: with the first such weight.
     """
     for name, weight in model.named_parameters():
         if weight.is_meta or weight.dtype not in _CHECKED or hasattr(weight, "__tensor_flatten__"):

@@ -6,7 +6,7 @@ from pathlib import Path
 from torch import Tensor, nn
 
 from shapcut.export.checkpoint import CheckpointReport, write_checkpoint
-from shapcut.export.model_card import license_of, render_card
+from shapcut.export.model_card import CardFacts, license_of, render_card
 from shapcut.export.other_tools import export_hints
 from shapcut.game.plan import RemovalPlan
 from shapcut.measurement.measure import measure
@@ -102,14 +102,17 @@ def require_removal(session: Session, plan: RemovalPlan) -> None:
 def measure_original(session: Session, reporter: Reporter) -> ModelMeasurement:
     """Figures of the whole model."""
     with reporter.working("measuring the original"):
-        return measure(
-            session.adapter,
-            session.game.model,
-            session.held_out,
-            files=session.opened.source.location.checkpoint,
-            seed=session.recipe.seed,
-            reporter=reporter,
-        )
+        return _measured(session, session.game.model, reporter, session.opened.source.location.checkpoint)
+
+
+def _measured(
+    session: Session, model: nn.Module, reporter: Reporter, files: Path | None = None
+) -> ModelMeasurement:
+    seed = session.recipe.seed
+    found = measure(session.adapter, model, session.held_out, files=files, seed=seed, reporter=reporter)
+    for note in found.notes:
+        reporter.say(note)
+    return found
 
 
 def remove(session: Session, plan: RemovalPlan) -> CutModel:
@@ -159,9 +162,7 @@ def mend(session: Session, cut: CutModel, results: StepResults, reporter: Report
 def measure_cut(session: Session, cut: CutModel, reporter: Reporter) -> ModelMeasurement:
     """Figures of the cut model; packed words of quantized weights do not count as parameters."""
     with reporter.working("measuring the pruned model"):
-        found = measure(
-            session.adapter, cut.model, session.held_out, seed=session.recipe.seed, reporter=reporter
-        )
+        found = _measured(session, cut.model, reporter)
     return found.model_copy(update={"parameters": cut.parameters}) if session.parts.quantizes else found
 
 
@@ -181,16 +182,14 @@ def write(
         VerificationError: if it does not compute the expected logits when it is loaded again.
     """
     adapter, plan, recipe = session.adapter, cut.plan, session.recipe
-    card = render_card(
+    facts = CardFacts(
         name=out.name,
         base_model=origin(session.opened.source_name),
         plan=plan,
         calibration=session.calibration,
         held_out=session.held_out,
-        before=before.perplexity,
-        after=after.perplexity,
-        parameters_before=before.parameters,
-        parameters_after=after.parameters,
+        before=before,
+        after=after,
         command=command,
         library=adapter.library,
         usage=adapter.usage(cut.model),
@@ -211,7 +210,7 @@ def write(
         out,
         plan=plan,
         recipe_text=recipe.to_yaml(),
-        card=card,
+        card=render_card(facts),
         verify_ids=cut.input_ids,
         expected_logits=cut.expected,
         stored=cut.stored,

@@ -13,7 +13,7 @@ from shapcut.game.plan import RemovalPlan
 from shapcut.game.target import Target
 from shapcut.host.host import Host
 from shapcut.host.open_model import OpenModel, find_model, open_model
-from shapcut.measurement.player_latency import BlockLatencies
+from shapcut.measurement.player_latency import PlayerLatencies
 from shapcut.models.adapter import Adapter
 from shapcut.models.quantization import is_quantized
 from shapcut.models.source import ModelSource, inspect_source
@@ -59,7 +59,7 @@ class Session:
     mended: MendedGame | None
     parts: Parts
     targets: tuple[Target, ...] = ()
-    latencies: BlockLatencies | None = None
+    latencies: PlayerLatencies | None = None
 
     @property
     def adapter(self) -> Adapter:
@@ -113,7 +113,7 @@ def prepare(recipe: Recipe, host: Host, *, target: bool, run_directory: Path | N
     watch = Stopwatch(opened.adapter, game, recipe.seed, run_directory)
     targets = prepare_targets(recipe, game, watch) if target else ()
     for _, step in parts.steps:
-        step.check_on(game.model, opened.adapter)
+        step.check(game.model, opened.adapter)
         text.for_step(step, recipe.samples)
     finals, mended = _finals(recipe, parts, text, game)
     if not finals and mended is None:

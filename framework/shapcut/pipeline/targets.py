@@ -12,7 +12,7 @@ from shapcut.game.coalitions import Player
 from shapcut.game.feasible import require_permitted
 from shapcut.game.game import Game
 from shapcut.game.target import Target
-from shapcut.measurement.player_latency import BlockLatencies, block_latencies
+from shapcut.measurement.player_latency import PlayerLatencies, player_latencies
 from shapcut.models.adapter import Adapter
 from shapcut.recipe.recipe import Recipe
 from shapcut.selection.base import require_removable
@@ -25,7 +25,7 @@ def make_targets(
     recipe: Recipe,
     players: Sequence[Player],
     model: nn.Module,
-    latencies: Callable[[], BlockLatencies],
+    latencies: Callable[[], PlayerLatencies],
 ) -> tuple[Target, ...]:
     """The recipe's targets in its order; each of them can be reached.
 
@@ -124,16 +124,16 @@ class Stopwatch:
     game: ModelGame
     seed: int
     run_directory: Path | None
-    found: BlockLatencies | None = None
+    found: PlayerLatencies | None = None
 
-    def measure(self) -> BlockLatencies:
+    def measure(self) -> PlayerLatencies:
         """The latencies, those of an earlier start if there are any."""
         model, granularity = self.game.model, self.game.granularity
         fingerprint = self.game.model_fingerprint
         if self.found is None and self.run_directory is not None:
-            self.found = BlockLatencies.read(Run(self.run_directory).latencies, fingerprint, granularity)
+            self.found = PlayerLatencies.read(Run(self.run_directory).latencies, fingerprint, granularity)
         if self.found is None:
-            found = block_latencies(self.adapter, model, self.game.players, granularity, seed=self.seed)
+            found = player_latencies(self.adapter, model, self.game.players, granularity, seed=self.seed)
             self.found = found.model_copy(update={"model_fingerprint": fingerprint})
         return self.found
 

@@ -1,4 +1,4 @@
-"""Post-pruning steps: which may follow which, and how a killed run goes on after the last finished one."""
+"""Run post-pruning steps in order; a killed run resumes after the last finished step."""
 
 import hashlib
 import json
@@ -24,18 +24,18 @@ from shapcut.support.quiet import quiet_libraries
 _STEP = re.compile(r"[1-9][0-9]*-[A-Za-z0-9][A-Za-z0-9._-]*")
 
 Steps = Sequence[tuple[str, PostProcessor]]
-"""Steps in the recipe's order, each with the text that asked for it."""
+"""Steps in the recipe's order, each with its text form."""
 
 
 def check_order(steps: Steps, quantization: str | None = None) -> None:
-    """Refuse steps in an order that makes no sense.
+    """Refuse an impossible order of steps.
 
     Args:
-        steps: what is to be done.
-        quantization: the method that the weights of the original are quantized by, or None.
+        steps: in the order of execution.
+        quantization: the original's quantization method, or None.
 
     Raises:
-        InputError: naming the first step that cannot work on what comes before it.
+        InputError: naming the first step that cannot follow its predecessor.
     """
     stages: tuple[Stage, ...] = get_args(Stage)
     for (earlier, first), (later, second) in pairwise(steps):
@@ -44,22 +44,22 @@ def check_order(steps: Steps, quantization: str | None = None) -> None:
                 f"step {later!r} ({second.stage}) cannot follow {earlier!r} ({first.stage}): "
                 f"the order is {', '.join(stages)}"
             )
-    quantizer = quantization and f"the model is quantized already ({quantization})"
+    quantizer = quantization and f"the model is already quantized ({quantization})"
     for spec, step in steps:
         if quantizer and not step.takes_quantized:
-            raise InputError(f"step {spec!r} needs weights in full precision, and {quantizer}; leave it out")
+            raise InputError(f"step {spec!r} needs weights in full precision, but {quantizer}; leave it out")
         if step.gives_quantized:
-            quantizer = f"{spec!r} quantizes them before it"
+            quantizer = f"{spec!r} quantizes them first"
 
 
 @dataclass(frozen=True, eq=False, slots=True)
 class PostProcessed:
-    """What the last step left.
+    """The result of the last step.
 
     Attributes:
         model: the model in memory.
-        checkpoint: a directory with what saving it writes.
-        tolerance: largest accepted difference of logits between the two; None: by the number format.
+        checkpoint: a directory with the saved model.
+        tolerance: largest accepted difference of logits between the two; None: by dtype.
     """
 
     model: nn.Module
@@ -68,17 +68,16 @@ class PostProcessed:
 
 
 class StepResults:
-    """The results of steps in a run directory: the last finished one is kept until the next is finished.
+    """Step results in a run directory; each is kept until the next step is finished.
 
-    Each step has a directory ``NUMBER-NAME`` with ``step.json`` (what its result belongs to), ``work`` (the
-    step's own files while it is not finished), ``result`` (a checkpoint, there only when it is complete) and
-    what the step reports: the JSON files of its work.
-    What belongs to another recipe, plan, model or text is deleted.
+    Each step has a directory ``NUMBER-NAME`` with ``step.json`` (the fingerprint of its inputs), ``work``
+    (the step's own files until it is finished), ``result`` (a complete checkpoint) and the step's reports:
+    the JSON files of its work. Results of another recipe, plan, model or text are deleted.
 
     Args:
-        directory: where they are kept.
+        directory: holds the results.
         specs: the recipe's steps.
-        inputs: what else decides a result, as plain data.
+        inputs: everything else a result depends on, as plain data.
     """
 
     def __init__(self, directory: Path, specs: Sequence[str], inputs: Mapping[str, Any]) -> None:
@@ -93,16 +92,16 @@ class StepResults:
                 shutil.rmtree(found)
 
     def finished(self) -> int:
-        """How many steps need not be done again."""
+        """The number of steps that are finished."""
         done = [number for number, name in enumerate(self._names, 1) if self.result(number).exists()]
         return max(done, default=0)
 
     def result(self, number: int) -> Path:
-        """Where the checkpoint of a step (counted from 1) is when it is finished."""
+        """The checkpoint directory of a finished step (counted from 1)."""
         return self._directory / self._names[number - 1] / "result"
 
     def begin(self, number: int) -> Path:
-        """The step's own directory, with what a killed run left there."""
+        """The step's own directory, with the files a killed run left there."""
         name = self._names[number - 1]
         work = self._directory / name / "work"
         work.mkdir(parents=True, exist_ok=True)
@@ -110,7 +109,7 @@ class StepResults:
         return work
 
     def finish(self, number: int, write: Callable[[Path], None]) -> None:
-        """Keep a step's result, which ``write`` puts into a directory; delete what it makes superfluous."""
+        """Keep a step's result, written by ``write``, and delete the one before it."""
         with new_directory(self.result(number)) as directory:
             write(directory)
         work = self.result(number).with_name("work")
@@ -121,18 +120,18 @@ class StepResults:
             shutil.rmtree(self.result(number - 1), ignore_errors=True)
 
     def clear(self) -> None:
-        """Delete everything but what steps report."""
+        """Delete everything but the steps' reports."""
         clear_results(self._directory)
 
 
 def step_directories(directory: Path) -> list[Path]:
-    """The directories of steps below ``directory``; links and other names are not ours and left alone."""
+    """The step directories below ``directory``; links and other names are ignored."""
     found = sorted(directory.iterdir()) if directory.is_dir() and not directory.is_symlink() else []
     return [path for path in found if _STEP.fullmatch(path.name) and path.is_dir() and not path.is_symlink()]
 
 
 def clear_results(directory: Path) -> None:
-    """Delete the results of the steps below ``directory``, not what they report."""
+    """Delete the results of the steps below ``directory``, but not their reports."""
     for step in step_directories(directory):
         if not (step / "result").is_symlink():
             shutil.rmtree(step / "result", ignore_errors=True)
@@ -148,16 +147,16 @@ def run_steps(
     hook: pluggy.HookRelay,
     reporter: Reporter,
 ) -> PostProcessed:
-    """Do the steps that are not finished yet, one after the other.
+    """Run the steps that are not finished yet.
 
     Args:
         steps: at least one.
         model: the pruned model.
-        results: what is finished, and where results go.
+        results: finished results; receives the new ones.
         adapter: the model's adapter.
-        context: what a step may use, given the step and its own directory.
-        hook: calls ``shapcut_step_finished`` after each step.
-        reporter: told what is done.
+        context: makes a step's context from the step and its own directory.
+        hook: receives ``shapcut_step_finished`` after each step.
+        reporter: for progress.
     """
     done = results.finished()
     if done:
@@ -174,7 +173,7 @@ def run_steps(
 def _done(
     step: PostProcessor, model: nn.Module, context: StepContext, results: StepResults, number: int
 ) -> nn.Module:
-    """The model after a step whose result is kept."""
+    """Run one step, keep its result, return its model."""
     outcome = step.run(model, context)
     if isinstance(outcome, StoredModel):
         stored = outcome.directory
@@ -187,7 +186,7 @@ def _done(
 
 
 def _loaded(adapter: Adapter, directory: Path, like: nn.Module) -> nn.Module:
-    """A step's result, where and as the model in memory is."""
+    """A step's result, loaded onto the device of ``like``."""
     with quiet_libraries():
         model = adapter.load(directory).requires_grad_(requires_grad=False)
     device = adapter.input_device(like)
@@ -199,7 +198,7 @@ def _digest(content: Mapping[str, Any]) -> str:
 
 
 def _read_fingerprint(directory: Path) -> str | None:
-    """What the step in a directory belongs to, or None if it does not say."""
+    """The fingerprint in a step's directory, or None if it is unreadable."""
     try:
         content = json.loads((directory / "step.json").read_text(encoding="utf-8"))
         return str(content["fingerprint"])

@@ -17,11 +17,11 @@ Stage = Literal["compensate", "heal", "quantize", "export"]
 
 
 def _no_original() -> nn.Module:
-    raise InputError("this step needs the original model, and whoever runs it gives none")
+    raise InputError("this step needs the original model, but its context has none")
 
 
 def _no_windows(length: int) -> Tensor:
-    raise InputError(f"this step needs windows of {length} tokens, and whoever runs it gives no text")
+    raise InputError(f"this step needs windows of {length} tokens, but its context has no text")
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,16 +31,16 @@ class StepContext:
     Attributes:
         adapter: the model's adapter.
         plan: what was removed.
-        calibration: token ids, shape (samples, length), as many samples as the step wants.
+        calibration: token ids, shape (samples, length), with the step's number of samples.
         tokenizer: the model's tokenizer, or None.
-        directory: a directory of the step's own inside the run directory, for work files; it survives a
-            killed run until the step is done.
+        directory: the step's own directory inside the run directory, for work files; it survives a killed
+            run until the step is finished.
         seed: source of all the step's randomness.
-        original: gives the whole model, loaded anew in the form in which it was pruned; the step lets go of
-            it when it is done. `Adapter.remove` works in place, so nobody else has it.
-        windows: gives all windows of that many tokens of the calibration text, shape (windows, length), in
-            its order; none of them is held-out text.
-        reporter: where the step says how far it is.
+        original: loads the unpruned model anew; release it when the step is finished. `Adapter.remove` works
+            in place, so no other copy exists.
+        windows: all windows of the given length from the calibration text, in order, shape (windows,
+            length); never held-out text.
+        reporter: for progress.
     """
 
     adapter: Adapter
@@ -56,11 +56,11 @@ class StepContext:
 
 @dataclass(frozen=True, eq=False, slots=True)
 class StoredModel:
-    """What a step returns whose result is a directory: a model that its library cannot write from memory.
+    """A step's result as a checkpoint, for models that their library cannot save from memory.
 
     Attributes:
-        model: the checkpoint in ``directory`` as the adapter's library loads it.
-        directory: a checkpoint inside the step's own directory; its files are taken as they are.
+        model: the checkpoint in ``directory``, loaded by the adapter's library.
+        directory: a checkpoint inside the step's own directory; its files are copied unchanged.
     """
 
     model: nn.Module
@@ -68,15 +68,15 @@ class StoredModel:
 
 
 class PostProcessor(ABC):
-    """One step after the cut; its options are its constructor's keyword arguments.
+    """One step after the cut; its options are the constructor's keyword arguments.
 
     Attributes:
-        stage: steps of an earlier stage cannot follow steps of a later one.
-        takes_quantized: whether it can work on a model whose weights are quantized already.
-        gives_quantized: whether the weights are quantized after it.
-        samples: calibration windows that it wants; None: as many as coalitions are measured on.
-        tolerance: largest accepted difference between logits of its result in memory and of the checkpoint
-            written from it; None if only the order of the arithmetic may differ.
+        stage: a step cannot follow one of a later stage.
+        takes_quantized: whether the step accepts a quantized model.
+        gives_quantized: whether the step quantizes the weights.
+        samples: number of calibration windows; None: as many as coalitions are measured on.
+        tolerance: largest accepted difference between the logits of the result in memory and of its
+            checkpoint; None if only the order of the arithmetic may differ.
     """
 
     stage: ClassVar[Stage]
@@ -85,25 +85,24 @@ class PostProcessor(ABC):
     samples: int | None = None
     tolerance: float | None = None
 
-    def check(self, model: nn.Module) -> None:  # noqa: B027 - most steps have nothing to refuse
-        """Refuse, before any evaluation, what `run` could not do on this (still unpruned) model.
+    def check(self, model: nn.Module, adapter: Adapter) -> None:  # noqa: B027 - most steps refuse nothing
+        """Refuse what `run` could not do; called on the unpruned model, before any evaluation.
+
+        Args:
+            model: the canonicalised original.
+            adapter: its adapter.
 
         Raises:
             InputError: with the reason and what to do.
         """
-
-    def check_on(self, model: nn.Module, adapter: Adapter) -> None:  # noqa: ARG002 - for steps that ask it
-        """As `check`, for a step that also has to ask the model's adapter; this is what a run calls.
-
-        Raises:
-            InputError: with the reason and what to do.
-        """
-        self.check(model)
 
     @abstractmethod
     def run(self, model: nn.Module, context: StepContext) -> nn.Module | StoredModel:
-        """Do the step; returns the model to go on with.
+        """Run the step.
 
-        A killed run that is started again calls it again, with the same ``context.directory`` and whatever
-        was left there; once the step is done the directory is emptied.
+        A restarted run calls it again with the same ``context.directory``, including the files left there;
+        the directory is emptied once the step is finished.
+
+        Returns:
+            The model for the next step.
         """

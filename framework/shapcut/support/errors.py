@@ -1,12 +1,12 @@
-"""What can go wrong, as types: the command line turns each into one line and an exit status."""
+"""Error types; the command line turns each into one line and an exit status."""
 
 
 class ShapcutError(Exception):
-    """Something failed while working; the message is one line (exit status 1)."""
+    """A failure at run time; the message is one line (exit status 1)."""
 
 
 class InputError(ShapcutError):
-    """The request itself is wrong: found before any work, names the value and what to do (exit status 2)."""
+    """An invalid request, found before any work; names the value and the remedy (exit status 2)."""
 
 
 class UnsupportedModelError(InputError):
@@ -18,8 +18,8 @@ class StoreMismatchError(InputError):
 
 
 class BudgetExceededError(ShapcutError):
-    """More distinct coalitions were asked for than the budget allows."""
+    """More distinct coalitions were requested than the budget allows."""
 
 
 class VerificationError(ShapcutError):
-    """A result was checked against the reference semantics and differs; nothing was written."""
+    """A result differs from the reference semantics; nothing was written."""

@@ -1,4 +1,4 @@
-"""Writing files so that nobody ever sees half of one."""
+"""Write files and directories atomically."""
 
 import glob
 import json
@@ -25,7 +25,7 @@ def _flush(path: Path) -> None:
 
 
 def cache_directory() -> Path:
-    """Where caches are kept: SHAPCUT_CACHE, else XDG_CACHE_HOME/shapcut, else ~/.cache/shapcut."""
+    """The cache folder: SHAPCUT_CACHE, else XDG_CACHE_HOME/shapcut, else ~/.cache/shapcut."""
     if chosen := os.environ.get("SHAPCUT_CACHE"):
         return Path(chosen)
     base = os.environ.get("XDG_CACHE_HOME")
@@ -56,7 +56,7 @@ def write_json_atomically(path: Path, content: Any) -> None:
 
 
 def copy_tree(source: Path, target: Path) -> None:
-    """Copy the files below ``source`` into ``target``, by hard links where the file system can."""
+    """Copy the files below ``source`` into ``target``, by hard links where supported."""
     shutil.copytree(source, target, copy_function=_link_or_copy, dirs_exist_ok=True)
 
 
@@ -94,7 +94,7 @@ def require_writable(path: Path, option: str) -> None:
 
 
 def require_new_directory(path: Path) -> None:
-    """Check that ``path`` can become a directory that was not there, or was empty, before.
+    """Check that ``path`` can become a new directory.
 
     Raises:
         InputError: if it exists and is not an empty directory, or its parent cannot be written.
@@ -124,10 +124,10 @@ def _require_usable_name(path: Path, option: str) -> None:
 
 
 def require_outside(run: Path, out: Path) -> None:
-    """Check that a run is not kept where its checkpoint is to appear.
+    """Check that a run directory is not inside its output directory.
 
     Raises:
-        InputError: if it would be.
+        InputError: if it is.
     """
     if run.resolve().is_relative_to(out.resolve()):
         raise InputError(f"--run {run} is inside --out {out}, which must stay empty; name another one")
@@ -137,7 +137,7 @@ def require_outside(run: Path, out: Path) -> None:
 def new_directory(path: Path) -> Iterator[Path]:
     """A temporary directory beside ``path`` that becomes ``path`` when the block ends without an error.
 
-    What an earlier, killed process left behind is cleared first; a living one's work is left alone.
+    Leftovers of killed processes are cleared first; those of running ones are left alone.
     """
     path = path.absolute()
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""What a long run tells a person while it works: bars on a terminal, now and then a line elsewhere."""
+"""Progress of long runs: bars on a terminal, occasional lines elsewhere."""
 
 import sys
 import time
@@ -15,27 +15,27 @@ _LINE_EVERY_SECONDS = 10.0
 
 
 class Reporter(Protocol):
-    """Where a run says what it does."""
+    """Receives the progress of a run."""
 
     def say(self, text: str) -> None:
-        """One line of news."""
+        """Report one line."""
 
     def counting(self, what: str, total: int) -> AbstractContextManager["Counter"]:
-        """A task of ``total`` parts; it may hold further ones."""
+        """A task of ``total`` parts; may be nested."""
 
     def working(self, what: str) -> AbstractContextManager[None]:
-        """A task of which nobody knows how far it is; it may hold others that do."""
+        """A task without known progress; may hold others."""
 
 
 class Counter(Protocol):
     """Counts the finished parts of a task."""
 
     def __call__(self, done: int) -> None:
-        """Say how many parts are done in all."""
+        """Report the total number of finished parts."""
 
 
 class Silent:
-    """Says nothing."""
+    """Reports nothing."""
 
     def say(self, text: str) -> None:
         """Nothing."""
@@ -54,8 +54,8 @@ class Silent:
 class ConsoleReporter:
     """Reports on stderr: live bars on a terminal, plain lines at most every ten seconds elsewhere.
 
-    Whether there is a terminal is asked of the stream: a variable that forces colours into a file must not
-    send it bars.
+    The stream itself decides whether it is a terminal: a variable that forces colours into a file must not
+    produce bars there.
     """
 
     def __init__(self) -> None:
@@ -68,7 +68,7 @@ class ConsoleReporter:
 
     @contextmanager
     def counting(self, what: str, total: int) -> Iterator[Counter]:
-        """A bar with the time left, or lines."""
+        """Show a bar with the time left, or lines."""
         if not self._live():
             yield self._lines(what, total)
             return
@@ -77,7 +77,7 @@ class ConsoleReporter:
 
     @contextmanager
     def working(self, what: str) -> Iterator[None]:
-        """A line, and on a terminal the time that it takes."""
+        """Print a line, and on a terminal the elapsed time."""
         self.say(what)
         if not self._live():
             yield
@@ -90,7 +90,7 @@ class ConsoleReporter:
 
     @contextmanager
     def _bar(self, what: str, total: int | None) -> Iterator[tuple[Progress, TaskID]]:
-        """A bar below those that are there."""
+        """A bar below the existing ones."""
         if self._bars is None:
             bars = Progress(
                 TextColumn("{task.description}", markup=False),
@@ -129,7 +129,7 @@ class ConsoleReporter:
 
 
 def _left(first: tuple[float, int], now: tuple[float, int], total: int) -> str:
-    """How long the rest takes at the pace between two counts, each a time and a number."""
+    """The remaining time at the pace between two counts, each a (time, number) pair."""
     seconds, done = now[0] - first[0], now[1] - first[1]
     if done <= 0:
         return ""
@@ -137,14 +137,14 @@ def _left(first: tuple[float, int], now: tuple[float, int], total: int) -> str:
 
 
 class _Amount(ProgressColumn):
-    """``3/40``, or nothing where there is no number."""
+    """``3/40``, or empty without a total."""
 
     def render(self, task: Task) -> Text:
         return Text("" if task.total is None else f"{task.completed:.0f}/{task.total:.0f}")
 
 
 class _Time(ProgressColumn):
-    """The time left; until that is known, the time since the beginning."""
+    """The time left; the elapsed time until that is known."""
 
     max_refresh = 0.5
 

@@ -1,4 +1,4 @@
-"""A run directory: where a run's evaluations and results are kept, and what a second start finds."""
+"""The run directory: keeps a run's evaluations and results, from which a second start resumes."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -31,7 +31,7 @@ class Run:
 
     @property
     def recipe(self) -> Path:
-        """The recipe as it was carried out, presets and defaults written out."""
+        """The recipe, with presets and defaults written out."""
         return self.directory / "recipe.yaml"
 
     @property
@@ -46,27 +46,27 @@ class Run:
 
     @property
     def plan(self) -> Path:
-        """What is to be removed and why."""
+        """The removal plan."""
         return self.directory / "plan.json"
 
     @property
     def comparison(self) -> Path:
-        """What each method of a comparison removed, and what it cost."""
+        """The removal and cost of each method in a comparison."""
         return self.directory / "comparison.json"
 
     @property
     def rows(self) -> Path:
-        """Every row that a comparison in this directory has finished, whoever asked for it."""
+        """Every finished comparison row in this directory, across comparisons."""
         return self.directory / "rows.json"
 
     @property
     def comparison_page(self) -> Path:
-        """The comparison for people, one self-contained HTML file."""
+        """The comparison as one self-contained HTML file."""
         return self.directory / "comparison.html"
 
     @property
     def latencies(self) -> Path:
-        """How long each player takes, if a target asked for it."""
+        """The latency of each player, if a target needed it."""
         return self.directory / "latencies.json"
 
     def plan_of(self, label: str) -> Path:
@@ -75,16 +75,16 @@ class Run:
 
     @property
     def result(self) -> Path:
-        """What the run led to, written right before the checkpoint appears."""
+        """The result of the run, written right before the checkpoint appears."""
         return self.directory / "result.json"
 
     def result_of(self, label: str) -> Path:
-        """What one of several cuts led to, likewise."""
+        """The result of one of several cuts, likewise."""
         return self.directory / "results" / f"{label}.json"
 
     @property
     def steps(self) -> Path:
-        """What post-pruning steps work on, have finished and report; no weights are left when all is done."""
+        """Work files, results and reports of post-pruning steps; no weights once the run is finished."""
         return self.directory / "steps"
 
     @property
@@ -119,9 +119,9 @@ def require_run_directory(directory: Path) -> None:
 
 @contextmanager
 def open_run(directory: Path) -> Iterator[Run]:
-    """Make or reopen a run directory and hold it against other processes.
+    """Create or reopen a run directory and lock it against other processes.
 
-    An interruption leaves with a note on where the run is kept.
+    An interruption gets a note with the directory.
 
     Raises:
         InputError: if it cannot be written or another process holds it.

@@ -1,4 +1,4 @@
-"""How a recipe writes something with options: ``NAME:key=value,...`` or a mapping of that."""
+"""The text form of a name with options: ``NAME:key=value,...``, or a mapping in a recipe."""
 
 import inspect
 from collections.abc import Mapping
@@ -10,16 +10,16 @@ from pydantic_core import PydanticCustomError
 from shapcut.support.errors import InputError
 
 LIST_SEPARATOR = "+"
-"""Between the items of an option that is a list."""
+"""Separates the items of a list option."""
 
 _FORMS = "NAME, NAME:key=value,... or a mapping {NAME: {key: value}}"
 
 
 def spec_text(given: Any) -> Any:
-    """``{gptq: {bits: 4}}`` as ``gptq:bits=4``; anything but a mapping as it is.
+    """``{gptq: {bits: 4}}`` as ``gptq:bits=4``; any other value is returned unchanged.
 
     Raises:
-        PydanticCustomError: if a mapping is of another form, or a value cannot be written that way.
+        PydanticCustomError: if a mapping has another form, or a value has no text form.
     """
     if not isinstance(given, Mapping):
         return given
@@ -80,17 +80,17 @@ Spec = Annotated[
 
 
 def required_first(parameters: Mapping[str, inspect.Parameter]) -> str | None:
-    """The name of the first parameter if it must be given, which then may be given without its name."""
+    """The name of the first parameter if it is required; its option may omit the name."""
     first = next(iter(parameters.values()), None)
     named = first is not None and first.kind is inspect.Parameter.POSITIONAL_OR_KEYWORD
     return first.name if named and first and first.default is inspect.Parameter.empty else None
 
 
 def parse_options(text: str, spec: str, unnamed: str | None = None) -> dict[str, str]:
-    """The ``key=value`` pairs of an option text; a first part without a key belongs to ``unnamed``.
+    """Parse the ``key=value`` pairs of an option text; a first part without a key belongs to ``unnamed``.
 
     Raises:
-        InputError: if a part is not of the form ``key=value``, or a key comes twice.
+        InputError: if a part is not of the form ``key=value``, or a key is repeated.
     """
     options: dict[str, str] = {}
     for number, part in enumerate(filter(None, text.split(","))):

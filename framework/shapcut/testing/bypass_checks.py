@@ -14,7 +14,7 @@ _FEWEST_PLAYERS = 4
 
 
 def example_is_usable(case: Case) -> str:
-    """The adapter matches its example, which is random enough to be judged by."""
+    """The adapter matches its example, and the example is random enough to test with."""
     require(case.adapter.matches(case.model), "the adapter does not match its own example")
     require(not case.adapter.matches(nn.Linear(2, 2)), "the adapter claims to match any module")
     n_players = len(case.players)
@@ -32,7 +32,7 @@ def identity_when_all_present(case: Case) -> str:
 
 
 def bypass_restores(case: Case) -> str:
-    """After the context, also after an exception and in nested contexts, everything is as before."""
+    """Closing the context restores the model, also after an exception and when nested."""
     model = case.fresh()
     full, before = case.logits(model), structure(model)
     first, last = {case.absentable[0]}, {case.absentable[-1]}
@@ -95,7 +95,7 @@ def absent_is_ignored(case: Case) -> str:
 
 
 def poison(case: Case, model: nn.Module, player: Player) -> list[tuple[nn.Parameter, Tensor]]:
-    """Overwrite the parameters that only this player uses with NaN; gives them and what they were."""
+    """Fill the parameters that only this player uses with NaN; returns them with their old values."""
     own = case.adapter.player_parameters(model, player)
     healthy = [(parameter, parameter.detach().clone()) for parameter in own]
     with torch.no_grad():
@@ -112,7 +112,7 @@ def each_absence_matters(case: Case) -> str:
 
 
 def first_forward_inside_bypass(case: Case) -> str:
-    """A model that never ran gives the same, and is whole again afterwards."""
+    """A model that has never run gives the same logits and is restored afterwards."""
     comparison = case.comparison()
     for absent in ({case.absentable[0]}, {case.absentable[-1]}):
         reference = case.reference(absent)

@@ -1,4 +1,4 @@
-"""Checks of what an adapter says that it cannot do say so and pass."""
+"""Let a check pass, with a reason, when the adapter declares it unsupported."""
 
 from collections.abc import Callable
 from functools import wraps
@@ -7,7 +7,7 @@ from shapcut.testing.case import Case
 
 
 def needs_removal(check: Callable[[Case], str]) -> Callable[[Case], str]:
-    """A check of removal: not for models none of whose players can be removed."""
+    """Skip a removal check, with the reason, for models without removable players."""
 
     @wraps(check)
     def chosen(case: Case) -> str:

@@ -1,4 +1,4 @@
-"""One example of an adapter, and what the checks ask of it."""
+"""An example model of an adapter under check."""
 
 import copy
 from collections.abc import Collection, Iterator
@@ -22,14 +22,14 @@ _DRAWS = 32
 
 
 class Case:
-    """An example model under check. The model itself never runs and never changes: checks work on copies.
+    """An example model under check. The model itself never runs or changes: checks work on copies.
 
     Args:
-        adapter: what is checked.
+        adapter: the adapter under test.
         name: the example's name.
         model: the canonical example model.
-        input_ids: three different sequences of its tokens, shape (3, length).
-        seed: decides which random sets of players are tried.
+        input_ids: three different token sequences, shape (3, length).
+        seed: of the random sets of players.
         granularity: what a player is.
     """
 
@@ -67,19 +67,19 @@ class Case:
         return self.adapter.players(model, self.granularity)
 
     def bypass(self, model: nn.Module, present: Collection[int]) -> AbstractContextManager[None]:
-        """The context in which only ``present`` run."""
+        """A context in which only ``present`` run."""
         return self.adapter.bypass(model, present, self.granularity)
 
     def stack(self, model: nn.Module) -> LayerStack | None:
-        """The model taken apart, if the adapter can."""
+        """The model's layer stack, or None."""
         return self.adapter.stack(model, self.granularity)
 
     def remove(self, model: nn.Module, absent: Collection[int]) -> nn.Module:
-        """The model without players, which may be the same object."""
+        """The model without ``absent``; may be the same object."""
         return self.adapter.remove(model, absent, self.granularity)
 
     def refusal(self, model: nn.Module, absent: Collection[int]) -> str | None:
-        """Why players cannot be removed, None if they can."""
+        """Why ``absent`` cannot be removed, or None."""
         return self.adapter.can_remove(model, absent, self.granularity)
 
     @cached_property
@@ -93,17 +93,17 @@ class Case:
 
     @property
     def no_removal(self) -> str:
-        """Why no player at all can be removed, as the players say; empty if one can."""
+        """Why no player can be removed; empty if one can."""
         return "" if any(player.removable for player in self.players) else self.players[0].reason
 
     @cached_property
     def absentable(self) -> tuple[int, ...]:
         """The players that can be absent while the model runs.
 
-        Those are all but the ones that are not removable and that the adapter also refuses to bypass.
+        All players except those that are neither removable nor accepted by bypass.
 
         Raises:
-            ConformanceError: if none can.
+            ConformanceError: if there are none.
         """
         needed = {player.index for player in self.players if not player.removable and self._is_needed(player)}
         require(len(needed) < len(self.players), "vacuous: no player can be absent")
@@ -118,7 +118,7 @@ class Case:
 
     @cached_property
     def absences(self) -> tuple[frozenset[int], ...]:
-        """Sets of players to do without: the first, the last, both, and random ones of one to four."""
+        """Sets of absent players: the first, the last, both, and random sets of one to four."""
         generator = np.random.default_rng(self.seed)
         first, last = self.absentable[0], self.absentable[-1]
         drawn = [self._drawn(size, generator) for size in _RANDOM_SIZES]
@@ -126,9 +126,9 @@ class Case:
 
     @cached_property
     def requests(self) -> dict[frozenset[int], str | None]:
-        """Sets to remove, and why each cannot be (None: it can).
+        """Sets to remove, each with the adapter's refusal or None.
 
-        Those of `absences`, and where none of a size can be removed, others of that size until one can.
+        The sets of `absences`; for a size without a removable set, further draws until one is found.
         """
         asked = {absent: self.refusal(self.model, absent) for absent in self.absences}
         generator = np.random.default_rng(self.seed + 1)
@@ -147,10 +147,10 @@ class Case:
 
     @cached_property
     def removable_sets(self) -> tuple[frozenset[int], ...]:
-        """Those of `requests` that can be removed.
+        """The sets of `requests` that can be removed.
 
         Raises:
-            ConformanceError: if there are none, although players are said to be removable.
+            ConformanceError: if there are none although players claim to be removable.
         """
         permitted = tuple(absent for absent, refusal in self.requests.items() if refusal is None)
         require(permitted, "vacuous: the adapter can remove none of the sets that were tried")
@@ -158,7 +158,7 @@ class Case:
 
     @property
     def telling_sets(self) -> tuple[frozenset[int], ...]:
-        """The smallest and the largest of the removable sets, for checks that take long."""
+        """The smallest and the largest removable set, for slow checks."""
         sets = sorted(self.removable_sets, key=len)
         return tuple(dict.fromkeys((sets[0], sets[-1])))
 
@@ -167,7 +167,7 @@ class Case:
         return self.adapter.logits(model, self.input_ids)
 
     def present(self, absent: Collection[int]) -> frozenset[int]:
-        """The players that run if ``absent`` do not."""
+        """The complement of ``absent``."""
         return frozenset(range(len(self.players))) - frozenset(absent)
 
     def bypassed(self, model: nn.Module, absent: Collection[int]) -> Tensor:
@@ -181,7 +181,7 @@ class Case:
             pass
 
     def reference(self, absent: Collection[int]) -> Tensor:
-        """Logits by the reference semantics, of a copy that has run before."""
+        """Reference logits, from a copy that has run before."""
         key = frozenset(absent)
         if key not in self._references:
             self._warm_copy = self.intact(self._warm_copy)
@@ -189,14 +189,14 @@ class Case:
         return self._references[key]
 
     def intact(self, model: nn.Module) -> nn.Module:
-        """The copy itself if it still computes what it should, else a new one that has run."""
+        """The copy itself if it still computes the full logits, else a new copy that has run."""
         if not identical(self.logits(model), self.full):
             model = self.fresh()
             self.logits(model)
         return model
 
     def removed(self, absent: frozenset[int]) -> nn.Module:
-        """A copy of the model from which players were removed; checks share it and only run it."""
+        """A copy of the model without ``absent``; checks share it and only run it."""
         if absent not in self._removed:
             self._removed[absent] = self.remove(self.fresh(), absent)
         return self._removed[absent]
@@ -208,20 +208,20 @@ class Case:
 
     @property
     def largest_difference(self) -> float:
-        """Of all comparisons so far, as a share of the effect of the absence."""
+        """Over all comparisons so far, as a share of the effect of the absence."""
         return max((comparison.worst for comparison in self._comparisons), default=0.0)
 
 
 def cases(adapter: Adapter, seed: int = 0, only: Collection[str] = ()) -> Iterator[Case]:
-    """The examples of an adapter, ready to be checked; each is built when it is its turn.
+    """The cases of an adapter; each example is built lazily.
 
     Args:
-        adapter: whose examples.
-        seed: of the weights, and of the random sets of players that are tried.
-        only: names of examples; none means all.
+        adapter: the adapter under test.
+        seed: of the weights and of the random sets of players.
+        only: names of examples; empty: all.
 
     Raises:
-        InputError: if the adapter has no example of one of these names, before any is built.
+        InputError: if the adapter has no example of that name, before any is built.
     """
     examples = adapter.examples()
     for name in only:
@@ -233,7 +233,7 @@ def cases(adapter: Adapter, seed: int = 0, only: Collection[str] = ()) -> Iterat
 
 
 def cases_of(adapter: Adapter, name: str, example: Example, seed: int = 0) -> list[Case]:
-    """One example, built and ready to be checked: a case for each granularity that the adapter knows."""
+    """Build one example: a case for each granularity that the adapter supports."""
     model, input_ids = example(seed)
     model = adapter.canonicalise(model)
     sequences = three_sequences(input_ids)
@@ -245,14 +245,14 @@ def cases_of(adapter: Adapter, name: str, example: Example, seed: int = 0) -> li
 
 
 def three_sequences(input_ids: Tensor) -> Tensor:
-    """The first three sequences; fewer are filled up with shifted copies. Shape (3, length)."""
+    """The first three sequences, padded with shifted copies if there are fewer; shape (3, length)."""
     batch = len(input_ids)
     rows = [input_ids[row % batch].roll(row // batch) for row in range(BATCH)]
     return torch.stack(rows)
 
 
 def run_stack(stack: LayerStack, n_players: int, input_ids: Tensor, absent: Collection[int]) -> Tensor:
-    """Logits by the fast path, as many sequences at a time as it takes; shape (batch, length, vocabulary)."""
+    """Logits by the fast path in batches of ``stack.batch_size``; shape (batch, length, vocabulary)."""
     rows = stack.batch_size or len(input_ids)
     with torch.inference_mode():
         state = stack.prelude(input_ids)

@@ -1,4 +1,4 @@
-"""Comparing logits on the scale of what an absence does to them."""
+"""Compare logits on the scale of an absence's effect."""
 
 from dataclasses import dataclass
 
@@ -6,10 +6,10 @@ import torch
 from torch import Tensor
 
 TOLERANCE = 1e-5
-"""Largest difference that counts as equal, as a share of the effect of the absence."""
+"""Largest difference considered equal, as a share of the effect of the absence."""
 
 VISIBLE = 1e-3
-"""Smallest effect that a comparison can be judged by, as a share of the largest logit."""
+"""Smallest effect that makes a comparison meaningful, as a share of the largest logit."""
 
 
 class ConformanceError(AssertionError):
@@ -29,10 +29,10 @@ def require_finite(logits: Tensor, what: str) -> None:
 
 @dataclass(slots=True)
 class Comparison:
-    """Compares logits with references and remembers the worst case.
+    """Compare logits with references and keep the worst case.
 
     Attributes:
-        full: logits with all players present; the scale of what is visible.
+        full: logits with all players present.
         worst: the largest difference so far, as a share of the effect of its absence.
         count: number of comparisons so far.
     """
@@ -42,10 +42,10 @@ class Comparison:
     count: int = 0
 
     def effect(self, reference: Tensor, what: str) -> float:
-        """How far an absence moves the logits.
+        """The largest change that an absence makes to the logits.
 
         Raises:
-            ConformanceError: if it is too little to tell a right result from a wrong one.
+            ConformanceError: if it is too small to tell a right result from a wrong one.
         """
         require_finite(reference, what)
         effect = float((reference.double() - self.full.double()).abs().max())
@@ -57,7 +57,7 @@ class Comparison:
         return effect
 
     def same(self, actual: Tensor, reference: Tensor, effect: float, what: str) -> None:
-        """Require that two results are equal up to rounding.
+        """Require two results to be equal up to rounding.
 
         Raises:
             ConformanceError: if shapes differ, or values by more than `TOLERANCE` of the effect.
@@ -73,7 +73,7 @@ class Comparison:
         self.count += 1
 
     def summary(self) -> str:
-        """What was compared, in one phrase."""
+        """The comparisons in one phrase."""
         return f"{self.count} comparisons, largest difference {self.worst:.1g} of the effect"
 
 

@@ -1,4 +1,4 @@
-"""The check of decoding: a model without players generates what the whole one does with them bypassed."""
+"""The check of greedy decoding after removal."""
 
 import tempfile
 from pathlib import Path
@@ -16,10 +16,10 @@ _TOKENS_TO_SEE_A_FAULT = 24
 
 @needs_removal
 def cached_decoding(case: Case) -> str:
-    """Greedy decoding without players: with a cache, without one, and by bypassing.
+    """Greedy decoding after removal agrees with and without a cache, and with bypassing.
 
-    Where the whole model's cache is declared to be at fault, decoding with a cache is compared with the same
-    model built anew from its checkpoint, so that a fault that removal adds still shows.
+    If the adapter declares the whole model's cache faulty, cached decoding is compared with the same model
+    rebuilt from its checkpoint, so that a fault added by removal still shows.
     """
     fault = case.adapter.cache_differs(case.model)
     model = case.fresh()
@@ -60,7 +60,7 @@ def _require_fault(case: Case, model: nn.Module, fault: str) -> None:
 
 
 def _rebuilt(case: Case, model: nn.Module) -> nn.Module:
-    """The same model, every part of it made anew from its config."""
+    """The same model, rebuilt from its checkpoint."""
     with tempfile.TemporaryDirectory() as name:
         case.adapter.save(model, Path(name))
         return case.adapter.load(Path(name))

@@ -1,4 +1,4 @@
-"""Running the checks and saying what came out."""
+"""Run the conformance checks and report the results."""
 
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ from shapcut.testing.case import Case, cases
 from shapcut.testing.comparison import ConformanceError
 
 Check = Callable[[Case], str]
-"""Returns what was seen, in a phrase; raises if a promise is broken."""
+"""Returns a phrase on what was observed; raises if a promise is broken."""
 
 CHECKS: Mapping[str, Check] = MappingProxyType(
     {
@@ -43,18 +43,18 @@ CHECKS: Mapping[str, Check] = MappingProxyType(
         "dtype-and-device-kept": removal_checks.dtype_and_device_kept,
     }
 )
-"""Every check by the name under which results report it."""
+"""Every check by its name in results."""
 
 
 @dataclass(frozen=True, slots=True)
 class CheckResult:
-    """What one check said of one example.
+    """The result of one check on one example.
 
     Attributes:
         example: the example's name.
         check: the check's name, a key of `CHECKS`.
         passed: whether the promise holds.
-        detail: what was seen, or what is wrong.
+        detail: what was observed, or what is wrong.
     """
 
     example: str
@@ -64,7 +64,7 @@ class CheckResult:
 
 
 def run_check(case: Case, name: str) -> CheckResult:
-    """Run one check on one example; whatever the adapter raises is a failed check."""
+    """Run one check on one example; an exception from the adapter is a failed check."""
     try:
         detail = CHECKS[name](case)
     except ConformanceError as problem:
@@ -75,25 +75,25 @@ def run_check(case: Case, name: str) -> CheckResult:
 
 
 def check_adapter(adapter: Adapter, seed: int = 0, only: Collection[str] = ()) -> list[CheckResult]:
-    """Every check on the examples of an adapter.
+    """Run every check on the examples of an adapter.
 
     Args:
-        adapter: what is checked.
-        seed: of the examples, and of the random sets of players that are tried.
-        only: names of examples; none means all.
+        adapter: the adapter under test.
+        seed: of the examples and of the random sets of players.
+        only: names of examples; empty: all.
 
     Raises:
-        InputError: if the adapter has no example of one of these names.
+        InputError: if the adapter has no example of that name.
     """
     return [run_check(case, name) for case in cases(adapter, seed, only) for name in CHECKS]
 
 
 def assert_adapter(adapter: Adapter, seed: int = 0, only: Collection[str] = ()) -> None:
-    """Run every check, for use in an adapter's own tests.
+    """Run every check; for an adapter's own tests.
 
     Raises:
-        InputError: if the adapter has no example of one of these names.
-        ConformanceError: naming every check that failed, and why.
+        InputError: if the adapter has no example of that name.
+        ConformanceError: naming every failed check, with the reason.
     """
     failed = [result for result in check_adapter(adapter, seed, only) if not result.passed]
     if failed:

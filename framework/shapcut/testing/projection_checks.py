@@ -1,4 +1,4 @@
-"""Checks of the projections by which players add to the residual stream."""
+"""Checks of the output projections that update the residual stream."""
 
 from contextlib import ExitStack
 from typing import Any
@@ -15,7 +15,7 @@ _NONE = "no projections declared: nothing can be folded into them"
 
 
 def projections_are_added(case: Case) -> str:
-    """What a player adds to the stream is the sum of its declared projections, and linear ones are linear."""
+    """A player's update is the sum of its declared projections, and linear projections are linear."""
     if case.granularity != "block":
         return "projections are those of whole blocks"
     if next(case.model.parameters()).dtype != torch.float32:
@@ -38,7 +38,7 @@ def projections_are_added(case: Case) -> str:
 def _checked_step(
     model: nn.Module, stack: LayerStack, index: int, state: State, projections: tuple[OutputProjection, ...]
 ) -> State:
-    """The state after a step, if the projections are what the step adds."""
+    """Run a step and require its update to be the sum of the projections."""
     calls: dict[str, list[tuple[Tensor | None, Tensor]]] = {each.module: [] for each in projections}
     with ExitStack() as hooks:
         for name, made in calls.items():

@@ -1,4 +1,4 @@
-"""Checks of requests that cannot be met: they are refused with a reason, before anything is touched."""
+"""Checks that impossible requests are refused, with a reason, before the model is touched."""
 
 from typing import Any
 
@@ -12,7 +12,7 @@ from shapcut.testing.snapshot import changed, structure
 
 
 def bad_indices_raise_first(case: Case) -> str:
-    """Requests that cannot be met raise before the model is touched."""
+    """Bad indices raise before the model is touched."""
     n_players = len(case.players)
     model = case.fresh()
     before = structure(model)
@@ -24,7 +24,7 @@ def bad_indices_raise_first(case: Case) -> str:
 
 
 def refusals_have_reasons(case: Case) -> str:
-    """What cannot be removed is refused in one line, by `remove` too and before the model is touched."""
+    """A refused removal has a one-line reason and raises before the model is touched."""
     model = case.fresh()
     before = structure(model)
     for player in case.players:

@@ -20,7 +20,7 @@ _NUMBER_FORMATS = (torch.bfloat16, torch.float64)
 
 @needs_removal
 def remove_equals_bypass(case: Case) -> str:
-    """A model without players computes what the whole one does with them bypassed."""
+    """Removing players gives the logits of bypassing them."""
     comparison = case.comparison()
     for absent in case.removable_sets:
         reference = case.reference(absent)
@@ -31,7 +31,7 @@ def remove_equals_bypass(case: Case) -> str:
 
 @needs_removal
 def reload_equals_removed(case: Case) -> str:
-    """A saved model computes the same when the adapter, or plain transformers, has loaded it."""
+    """A saved model computes the same after loading by the adapter or by plain transformers."""
     comparison = case.comparison()
     for absent in case.removable_sets:
         removed = case.removed(absent)
@@ -57,7 +57,7 @@ def _readers(case: Case, removed: nn.Module, directory: Path) -> list[tuple[str,
 
 @needs_removal
 def removal_composes(case: Case) -> str:
-    """Removing some players and then others is removing all of them at once."""
+    """Removing some players and then others equals removing all of them at once."""
     several = sorted(case.removable_sets, key=lambda absent: (-len(absent), 0 not in absent))
     require(len(several[0]) > 1, "vacuous: no two players can be removed")
     for together in several:
@@ -79,7 +79,7 @@ def removal_composes(case: Case) -> str:
 
 
 def _removed_in_turn(case: Case, first: int, later: Collection[int]) -> nn.Module | None:
-    """The model without ``first``, then without ``later``; None if one of the two steps is refused."""
+    """Remove ``first``, then ``later``; None if either removal is refused."""
     if not later or case.refusal(case.model, {first}) is not None:
         return None
     model = case.remove(case.fresh(), {first})
@@ -93,7 +93,7 @@ def _weights_agree(one: nn.Module, other: nn.Module) -> bool:
 
 @needs_removal
 def parameter_count(case: Case) -> str:
-    """As many parameters disappear as the players said."""
+    """Removal drops exactly the players' parameter counts."""
     before = _parameters(case.model)
     for absent in case.removable_sets:
         said = sum(case.players[index].parameters for index in absent)
@@ -109,7 +109,7 @@ def _parameters(model: nn.Module) -> int:
 
 @needs_removal
 def reindexed_players(case: Case) -> str:
-    """Those that stay are numbered from 0, in order, and can be bypassed under their new numbers."""
+    """The remaining players are numbered from 0, in order, and can be bypassed by their new numbers."""
     comparison = case.comparison()
     for absent in case.telling_sets:
         kept = sorted(case.present(absent))
@@ -135,7 +135,7 @@ def reindexed_players(case: Case) -> str:
 
 
 def dtype_and_device_kept(case: Case) -> str:
-    """Another number format survives bypassing, taking apart, removal and reloading."""
+    """Another dtype survives bypassing, the stack, removal and reloading."""
     model, full = _in_another_format(case)
     absent = frozenset({0}) if case.no_removal else case.removable_sets[0]
     expected = (full.dtype, full.device)
@@ -180,7 +180,7 @@ def _stack_results(case: Case, model: nn.Module) -> dict[str, Tensor]:
 
 
 def _reloaded_formats(case: Case, model: nn.Module) -> dict[str, torch.dtype]:
-    """The formats of a model's parameters when it has been saved and loaded again."""
+    """The dtypes of a model's parameters after saving and reloading."""
     with tempfile.TemporaryDirectory() as name:
         case.adapter.save(model, Path(name))
         return {name: parameter.dtype for name, parameter in case.adapter.load(Path(name)).named_parameters()}

@@ -1,4 +1,4 @@
-"""What a model looks like from outside its weights: used to see that a context left no trace."""
+"""Snapshots of a model's structure and weights, to verify that a context restores it."""
 
 from typing import Any
 
@@ -10,7 +10,7 @@ _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_
 
 
 def structure(model: nn.Module) -> dict[str, Any]:
-    """Replaced forwards, hooks, mode and children of every module, and the config."""
+    """The replaced forward, hooks, mode and children of every module, and the config."""
     found: dict[str, Any] = {"config": config_of(model)}
     for name, module in model.named_modules(remove_duplicate=False):
         attributes = vars(module)
@@ -21,7 +21,7 @@ def structure(model: nn.Module) -> dict[str, Any]:
 
 
 def changed(before: dict[str, Any], after: dict[str, Any]) -> str:
-    """The names whose entries differ, empty if none do."""
+    """The names of differing entries; empty if none differ."""
     names = [
         name or "the model itself" for name in before.keys() | after.keys() if _differs(before, after, name)
     ]
@@ -39,5 +39,5 @@ def weights(model: nn.Module) -> dict[str, Tensor]:
 
 
 def addresses(model: nn.Module) -> dict[str, int]:
-    """Where every parameter's numbers are."""
+    """The data pointer of every parameter."""
     return {name: tensor.data_ptr() for name, tensor in model.named_parameters(remove_duplicate=False)}

@@ -1,4 +1,4 @@
-"""Checks of the fast path: a model taken apart into prelude, layers and readout."""
+"""Checks of the fast path: a model split into prelude, layers and readout."""
 
 import torch
 import torch.nn.functional as F  # noqa: N812 - the name that PyTorch's users know
@@ -12,7 +12,7 @@ _NO_STACK = "no stack: bypassing serves"
 
 
 def stack_equals_bypass(case: Case) -> str:
-    """Skipping steps gives what bypassing gives: no absence, one, several, and another length."""
+    """Skipping steps equals bypassing: for no absence, one, several, and another length."""
     model = case.fresh()
     stack = case.stack(model)
     if stack is None:
@@ -33,7 +33,7 @@ def stack_equals_bypass(case: Case) -> str:
 
 
 def stack_leaves_states(case: Case) -> str:
-    """Steps and readout leave the state that they are given unchanged, and the model as it was."""
+    """Steps and readout change neither their input state nor the model."""
     model = case.fresh()
     stack = case.stack(model)
     if stack is None:
@@ -54,7 +54,7 @@ def stack_leaves_states(case: Case) -> str:
 
 
 def unembedding_equals_readout(case: Case) -> str:
-    """If a readout is declared to end in a linear map, that map of the features gives its logits."""
+    """A declared unembedding of the features gives the logits of the readout."""
     stack = case.stack(case.fresh())
     if stack is None:
         return _NO_STACK
@@ -74,7 +74,7 @@ def unembedding_equals_readout(case: Case) -> str:
 
 
 def _some_state(stack: LayerStack, input_ids: Tensor) -> State:
-    """What enters layer 0, of as many sequences as the stack takes at a time."""
+    """The state that enters layer 0, cut to the stack's batch size."""
     state = stack.prelude(input_ids)
     return tuple(tensor[: stack.batch_size] for tensor in state)
 

@@ -18,10 +18,10 @@ from shapcut.valuation.utilities import Measure
 class BypassEvaluator(Evaluator):
     """The reference semantics: a forward pass for each coalition with the absent players bypassed.
 
-    Slow and universal; what the fast path is tested against, and what serves models that have none. Takes
-    the arguments of `CoalitionEvaluator` with a model and its adapter in place of the stack, and how many
-    sequences go through the model at a time. In half precision that number alone moves losses by hundredths
-    of a nat: sums are taken in another order.
+    Slow and universal: the reference for testing the fast path, and the evaluator of models without one.
+    Takes the arguments of `CoalitionEvaluator`, with a model and its adapter in place of the stack, and
+    ``sequences_per_step``. In half precision that number alone changes losses by hundredths of a nat, because
+    sums are taken in another order.
     """
 
     def __init__(

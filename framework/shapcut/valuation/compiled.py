@@ -1,4 +1,4 @@
-"""Kernels fused by `torch.compile`, with the uncompiled function where that cannot be had."""
+"""Kernels fused by `torch.compile`, with the uncompiled function as fallback."""
 
 import os
 import warnings
@@ -10,17 +10,17 @@ import torch
 from shapcut.support.files import cache_directory
 
 ROUND_LIKE_EAGER: dict[str, Any] = {"emulate_precision_casts": True}
-"""Fused kernels would keep in float32 what separate ones round to the tensors' own format in between."""
+"""Otherwise fused kernels keep intermediates in float32 that separate kernels round to the tensors' dtype."""
 
 
 class Fused:
-    """A function that runs as fused kernels, or as it is where it cannot be compiled.
+    """A function that runs as fused kernels, or uncompiled if compilation fails.
 
-    Values are rounded between operations on tensors as the uncompiled function rounds them (arithmetic with
-    constants may keep more): in bfloat16, losses of deep cuts would differ by tenths of a nat otherwise.
+    Intermediates are rounded as in the uncompiled function (arithmetic with constants may keep more bits):
+    otherwise, in bfloat16, losses of deep cuts would differ by tenths of a nat.
 
-    Every input shape is compiled on its own when it is first met. What was compiled is kept in shapcut's
-    cache folder (unless TORCHINDUCTOR_CACHE_DIR names another), so that a later process starts in seconds.
+    Every input shape is compiled separately on first use. Compiled kernels are kept in shapcut's cache folder
+    (unless TORCHINDUCTOR_CACHE_DIR names another), so that a later process starts in seconds.
 
     Args:
         function: a function of modules, tensors and plain values.
@@ -35,7 +35,7 @@ class Fused:
                 function, dynamic=False, options=ROUND_LIKE_EAGER
             )
         self.failure: Exception | None = None
-        """Why the function runs as it is, or None."""
+        """Why the function runs uncompiled, or None."""
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """The function's result."""

@@ -12,7 +12,7 @@ from shapcut.game.game import Measurements
 
 @dataclass(slots=True)
 class Work:
-    """What evaluation has cost so far: block runs over the whole calibration batch, and coalitions."""
+    """The cost of evaluation so far: block runs over the whole calibration batch, and coalitions."""
 
     block_runs: int = 0
     coalitions: int = 0
@@ -23,7 +23,7 @@ class Evaluator(ABC):
 
     work: Work
     full: NDArray[np.float64]
-    """Of all players: the measure's means over all tokens and over two halves of them, shape (3,)."""
+    """The full model's means over all tokens and over two halves of them, shape (3,)."""
 
     @abstractmethod
     def measurements(self, coalitions: CoalitionMatrix) -> Measurements:

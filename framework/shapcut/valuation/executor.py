@@ -1,4 +1,4 @@
-"""Where coalitions are measured: in this process, or by copies of the game that others build."""
+"""Executors: measure coalitions in this process, or in others that build copies of the game."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
@@ -11,23 +11,23 @@ from shapcut.valuation.game_spec import GameSpec
 
 
 class PortableGame(Game):
-    """A game that other processes can build too."""
+    """A game that other processes can build."""
 
     @abstractmethod
     def spec(self) -> GameSpec:
-        """How they build it.
+        """The spec to build it from.
 
         Raises:
-            InputError: if they cannot, because something of it exists in this process only.
+            InputError: if a part of it exists in this process only.
         """
 
 
 class DistributedGame(WrappedGame, PiecewiseGame):
-    """The players of a game, whose values somebody else measures.
+    """A game whose values are measured elsewhere.
 
     Args:
-        game: the game; it is asked for everything but values, and its narrower forms are measured here.
-        measure: tells the values of coalitions in parts, in any order.
+        game: answers everything but values; its narrowed forms are measured here.
+        measure: yields the values of coalitions in parts, in any order.
     """
 
     def __init__(self, game: Game, measure: Callable[[CoalitionMatrix], Parts]) -> None:
@@ -35,20 +35,20 @@ class DistributedGame(WrappedGame, PiecewiseGame):
         self._measure = measure
 
     def narrowed(self, tokens: int) -> Game:
-        """The game's own narrower form."""
+        """The game's own narrowed form."""
         narrower = self.game.narrowed(tokens)
         return self if narrower is self.game else narrower
 
     def parts(self, coalitions: CoalitionMatrix) -> Parts:
-        """What is measured elsewhere, as it arrives."""
+        """Parts of the values as they arrive."""
         return self._measure(coalitions)
 
 
 class Executor(ABC):
-    """A place where the coalitions of a run are measured.
+    """Measures the coalitions of a run.
 
-    Its constructor's keyword parameters are the options of ``--executor NAME:key=value``. The values must be
-    those that the games themselves would give.
+    The constructor's keyword parameters are the options of ``--executor NAME:key=value``. Values must equal
+    those of the games themselves.
     """
 
     name: ClassVar[str]
@@ -57,15 +57,15 @@ class Executor(ABC):
         """Called before a model is loaded.
 
         Raises:
-            InputError: if the place cannot be used, with what to do about it.
+            InputError: if the executor is unusable, with the remedy.
         """
 
     @abstractmethod
     def distribute(self, games: Sequence[PortableGame]) -> AbstractContextManager[Sequence[Game]]:
-        """The same games in the same order, measured there while the context is open.
+        """The same games in the same order, measured by this executor while the context is open.
 
         Args:
-            games: games of one model and one utility on different tokens. They are asked in turn, so their
+            games: games of one model and one utility on different tokens. They are evaluated in turn, so
                 copies may share the model.
 
         Raises:

@@ -1,4 +1,4 @@
-"""What another process needs to build its own copy of a model's game."""
+"""The plain data from which another process builds its own copy of a model's game."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -13,13 +13,13 @@ from shapcut.models.source import Offload
 
 @dataclass(frozen=True, slots=True)
 class GameOrigin:
-    """What a game was made of, where that has names.
+    """The named sources of a game.
 
     Attributes:
         source: the model, as for `shapcut.models.loading.load`.
         utility: ``NAME[:key=value,...]``.
-        trust_remote_code: whether Python code that comes with the checkpoint may be run.
-        offload: where weights are, as for `shapcut.models.loading.load`.
+        trust_remote_code: whether to run Python code that comes with the checkpoint.
+        offload: placement of the weights, as for `shapcut.models.loading.load`.
     """
 
     source: str
@@ -28,26 +28,26 @@ class GameOrigin:
     offload: Offload = "off"
 
     def located(self) -> "GameOrigin":
-        """The same for processes in other working directories: a local path is absolute."""
+        """The same origin with an absolute local path, for processes in other working directories."""
         path = Path(self.source)
         return replace(self, source=str(path.resolve())) if path.exists() else self
 
 
 @dataclass(frozen=True, eq=False, slots=True)
 class GameSpec:
-    """What another process needs to build its own copy of a game; plain data that can be sent.
+    """The plain data from which another process builds its own copy of a game.
 
     Attributes:
         origin: model and utility; a local path is absolute.
-        device: type of the device to measure on: ``cpu``, ``cuda``.
-        dtype: number format of the evaluation, never ``auto``.
+        device: type of the device: ``cpu`` or ``cuda``.
+        dtype: evaluation dtype, never ``auto``.
         granularity: what a player is.
-        fuse: whether blocks run as fused kernels.
+        fuse: whether to run blocks as fused kernels.
         memory_budget: bytes for the states of coalitions, or None for a share of the builder's memory.
-        sequences_per_step: most sequences that go through a layer at once, or None.
+        sequences_per_step: maximum sequences per layer call, or None.
         weight_bytes: size of the model's weights.
         input_ids: calibration tokens, shape (samples, length).
-        fingerprint: what the values of the game belong to.
+        fingerprint: everything that the values depend on.
     """
 
     origin: GameOrigin

@@ -1,4 +1,4 @@
-"""What methods see that look inside the model instead of asking for the values of coalitions."""
+"""Access to the model behind a game, for methods that look inside it instead of evaluating coalitions."""
 
 from dataclasses import dataclass, replace
 
@@ -12,16 +12,16 @@ from shapcut.support.errors import InputError
 
 @dataclass(frozen=True, eq=False, slots=True)
 class ModelAccess:
-    """The model behind a game and the tokens that it is played on.
+    """The model behind a game, with its calibration tokens.
 
-    Whoever runs the model through it says so with `charge`.
+    Report every pass through the model with `charge`.
 
     Attributes:
-        model: in evaluation mode and its own number format; to be left as it is.
-        adapter: how to take it apart.
-        input_ids: calibration tokens, shape (samples, length), where the model wants them.
+        model: in evaluation mode and its own dtype; must not be changed.
+        adapter: the model's adapter.
+        input_ids: calibration tokens, shape (samples, length), on the model's device.
         granularity: what a player is.
-        costs: the accounts that a pass is charged to.
+        costs: accounts to charge passes to.
     """
 
     model: nn.Module
@@ -31,11 +31,11 @@ class ModelAccess:
     costs: tuple[Cost, ...] = ()
 
     def charged_to(self, cost: Cost) -> "ModelAccess":
-        """The same with one more account."""
+        """The same access with one more account."""
         return replace(self, costs=(*self.costs, cost))
 
     def charge(self, n_players: int, *, times: int = 1) -> None:
-        """Account for a forward pass over all calibration tokens; 3 times that with the backward pass."""
+        """Charge a forward pass over all calibration tokens; use ``times=3`` with the backward pass."""
         for cost in self.costs:
             cost.add_pass(self.input_ids.numel(), n_players, times=times)
 
@@ -45,10 +45,10 @@ def require_access(game: Game | None, who: str) -> ModelAccess:
 
     Args:
         game: the game, or None.
-        who: kind and name of the method that needs it, for the message.
+        who: kind and name of the method, for the message.
 
     Raises:
-        InputError: if there is no model behind the game.
+        InputError: if the game has no model.
     """
     access = None if game is None else game.access
     if not isinstance(access, ModelAccess):

@@ -1,4 +1,4 @@
-"""The layer-pruning game of a model: its layers are the players, its quality without some is the value."""
+"""The layer-pruning game of a model: layers are players, quality without the absent ones is the value."""
 
 import copy
 import hashlib
@@ -38,19 +38,19 @@ class ModelGame(PortableGame):
 
     Args:
         model: a loaded model in evaluation mode; it is never changed.
-        adapter: how to take the model apart.
+        adapter: the model's adapter.
         input_ids: calibration tokens, shape (samples, length).
-        utility: what makes a coalition valuable.
+        utility: the value of a coalition; default `LogLikelihood`.
         granularity: what a player is.
         dtype: number format of the evaluation: auto, float32, bfloat16 or float16.
-        memory_budget: bytes for the states of coalitions; default a share of what is free.
-        fuse: whether blocks run as fused kernels where they can; it changes values in their last bits.
-        sequences_per_step: most sequences that go through a layer at once; default by their length.
-        origin: what model and utility were made from, so that other processes can make them too.
+        memory_budget: bytes for the states of coalitions; default: a share of free memory.
+        fuse: run blocks as fused kernels where possible; changes the last bits of values.
+        sequences_per_step: maximum sequences per layer call; default: by their length.
+        origin: source of model and utility, from which other processes can rebuild the game.
 
     Raises:
-        InputError: if the model's weights cannot be had in that number format; later, if the whole model's
-            own value is not finite.
+        InputError: if that dtype is unavailable for the model's weights; later, if the whole model's value is
+            not finite.
     """
 
     def __init__(
@@ -76,7 +76,7 @@ class ModelGame(PortableGame):
         self.input_ids = input_ids.to(self._device)
         check_dtype(dtype)
         self.own_dtype = next(weight.dtype for weight in model.parameters() if weight.is_floating_point())
-        # A user's function sees the model as loaded; weights elsewhere or quantized stay as they are.
+        # A user's function sees the model as loaded; offloaded and quantized weights are not converted.
         quantized = is_quantized(model)
         as_loaded = isinstance(self.utility, ModelUtility) or is_offloaded(model) or quantized
         self.dtype = (
@@ -86,12 +86,12 @@ class ModelGame(PortableGame):
         )
         if is_offloaded(model) and self.dtype != self.own_dtype:
             raise InputError(
-                f"--dtype {dtype} cannot be had with --offload: weights that are loaded for each use stay "
-                f"{str(self.own_dtype).removeprefix('torch.')}; leave one of the two out"
+                f"--dtype {dtype} is unavailable with --offload: weights loaded on each use stay "
+                f"{str(self.own_dtype).removeprefix('torch.')}; leave one of them out"
             )
         if quantized and self.dtype != self.own_dtype:
             raise InputError(
-                f"--dtype {dtype} cannot be had: the model is quantized, and what is not stays "
+                f"--dtype {dtype} is unavailable: the model is quantized, and its other weights stay "
                 f"{str(self.own_dtype).removeprefix('torch.')}; leave the option out"
             )
         self.fuse = fuse
@@ -149,11 +149,11 @@ class ModelGame(PortableGame):
 
     @property
     def tokens(self) -> int:
-        """Tokens that each coalition is measured on."""
+        """Number of calibration tokens."""
         return self.input_ids.numel()
 
     def narrowed(self, tokens: int) -> "ModelGame":
-        """The game on the first windows; a utility that is a function of the model knows none."""
+        """The game on the first windows only; itself for a `ModelUtility`, which has no windows."""
         windows = max(1, tokens // self.input_ids.shape[1])
         if windows >= len(self.input_ids) or isinstance(self.utility, ModelUtility):
             return self
@@ -163,7 +163,7 @@ class ModelGame(PortableGame):
 
     @property
     def _evaluated_model(self) -> nn.Module:
-        """The model in the evaluation's number format: itself, or a copy made when it is first needed."""
+        """The model in the evaluation dtype: itself, or a lazy copy."""
         if self.dtype == self.own_dtype:
             return self.model
         if not self._converted:
@@ -172,7 +172,7 @@ class ModelGame(PortableGame):
 
     @cached_property
     def evaluator(self) -> Evaluator:
-        """The fast path where the adapter has one, else one bypassed forward pass a coalition."""
+        """The fast path if the adapter has one, else a bypassed forward pass per coalition."""
         if not is_offloaded(self.model):
             keep_freed_memory()
         if isinstance(self.utility, ModelUtility):
@@ -198,14 +198,14 @@ class ModelGame(PortableGame):
 
     @property
     def work(self) -> Work:
-        """What evaluation has cost so far; nothing if it has not begun."""
+        """The cost of evaluation so far."""
         evaluator: Evaluator | None = vars(self).get("evaluator")
         return Work() if evaluator is None else evaluator.work
 
     def measurements(self, coalitions: CoalitionMatrix) -> Measurements:
         """The utility of each coalition on all windows, on every second window and on the others.
 
-        A utility that is a function of the model has no halves.
+        A `ModelUtility` has no halves.
         """
         utility = self.utility
         if isinstance(utility, ModelUtility):
@@ -251,18 +251,18 @@ class ModelGame(PortableGame):
         return game
 
     def spec(self) -> GameSpec:
-        """How another process builds this game.
+        """The spec from which another process builds this game.
 
         Raises:
-            InputError: if the utility is a function or the model was handed over in memory.
+            InputError: if the utility is a function or the model was passed in memory.
         """
         if self._origin is None:
             only_here = (
                 f"the utility {self.utility.name!r} is a function"
                 if isinstance(self.utility, ModelUtility)
-                else "the model was handed over in memory"
+                else "the model was passed in memory"
             )
-            raise InputError(f"{only_here}, so only this process can measure it: use the executor 'local'")
+            raise InputError(f"{only_here}, so only this process can measure it; use the executor 'local'")
         return GameSpec(
             origin=self._origin.located(),
             device=self._device.type,

@@ -1,4 +1,4 @@
-"""Where and in which number format coalitions are evaluated."""
+"""The dtype, kernels and memory budget of evaluation on a device."""
 
 import sys
 from contextlib import AbstractContextManager
@@ -11,7 +11,7 @@ _OPERATIONS_WORTH_COMPILING = 1e14
 
 
 def has_fast_bfloat16(device: torch.device) -> bool:
-    """Whether the device multiplies bf16 matrices in hardware (AMX or AVX512-BF16, recent GPUs)."""
+    """Whether the device has hardware for bf16 matrix products (AMX, AVX512-BF16, recent GPUs)."""
     if device.type == "cuda":
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     if device.type != "cpu" or sys.platform != "linux":
@@ -24,18 +24,18 @@ def has_fast_bfloat16(device: torch.device) -> bool:
 
 
 def fast_matrix_products(device: torch.device) -> AbstractContextManager[None]:
-    """While the context is open, matrix products are in bf16 where that is in hardware; weights stay."""
+    """A context with bf16 matrix products where the hardware has them; weights keep their dtype."""
     enabled = has_fast_bfloat16(device)
     return torch.autocast(device.type, torch.bfloat16, enabled=enabled, cache_enabled=False)
 
 
 def evaluation_dtype(requested: str, own: torch.dtype, device: torch.device) -> torch.dtype:
-    """The format for evaluating coalitions: ``auto`` turns float32 into bf16 where that is fast.
+    """The evaluation dtype: ``auto`` turns float32 into bf16 where that is fast.
 
     Args:
         requested: auto, float32, bfloat16 or float16.
-        own: the model's own format.
-        device: where it runs.
+        own: the model's own dtype.
+        device: the model's device.
     """
     if requested != "auto":
         return getattr(torch, requested)  # type: ignore[no-any-return]
@@ -43,20 +43,20 @@ def evaluation_dtype(requested: str, own: torch.dtype, device: torch.device) -> 
 
 
 def fusing_pays(device: torch.device, operations: float) -> bool:
-    """Whether fused kernels save more than it takes to compile them.
+    """Whether fused kernels save more time than their compilation takes.
 
-    They save about a fifth of a block's time on a CPU, and take up to a minute when they are compiled for
-    the first time; on other devices nobody has measured yet.
+    On a CPU they save about a fifth of a block's time, and their first compilation takes up to a minute;
+    other devices have not been measured.
 
     Args:
-        device: where blocks run.
+        device: the model's device.
         operations: floating-point operations of all block runs to come.
     """
     return device.type == "cpu" and operations >= _OPERATIONS_WORTH_COMPILING
 
 
 def default_memory_budget(device: torch.device) -> int:
-    """A share of the memory that is free where coalitions are evaluated, in bytes."""
+    """A share of the device's free memory, in bytes."""
     if device.type == "cuda":
         free, _ = torch.cuda.mem_get_info(device)
         return free // 2

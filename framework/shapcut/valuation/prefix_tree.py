@@ -1,9 +1,9 @@
 """The value of many coalitions in one pass over the layers.
 
-Coalitions that agree on the layers so far share one state: a prefix tree, walked breadth first. States are
-remembered by the layers that made them, between calls too; the path on which every layer runs (the *trunk*)
-is never forgotten. Several states go through a layer at once only where a trial shows that each comes out
-as it does alone, bit for bit; so a coalition's value does not depend on the company it is asked in.
+Coalitions with equal layers so far share one state: a prefix tree, walked breadth first. States are cached
+by the layers that produced them, across calls; the path on which every layer runs (the *trunk*) is never
+evicted. States are batched through a layer only if a trial shows that the result is bitwise identical to
+running each alone, so that a coalition's value does not depend on the other rows of a call.
 """
 
 from collections.abc import Sequence
@@ -28,7 +28,7 @@ from shapcut.valuation.utilities import Measure
 TOKENS_PER_STEP = 16_384
 MOST_STATES_PER_STEP = 8
 COALITIONS_BEFORE_TRIAL = 64
-"""So many are worth a trial of whether states may share a step, which costs as much as tens of coalitions."""
+"""Coalitions before the trial of batched states, which costs as much as tens of coalitions."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,9 +36,9 @@ class Placement:
     """How evaluation uses the machine.
 
     Attributes:
-        memory_budget: bytes that states may take; decides how many coalitions go together.
-        fuse: whether the readout runs as fused kernels, and steps where they are short and regular enough.
-        sequences_per_step: most sequences that go through a layer at once; None decides by their length.
+        memory_budget: bytes for states; decides the chunk size.
+        fuse: whether to fuse the readout, and steps that are short and regular enough.
+        sequences_per_step: maximum sequences per layer call; None: by their length.
     """
 
     memory_budget: int
@@ -50,10 +50,10 @@ class CoalitionEvaluator(Evaluator):
     """Means of a per-token measure for coalitions of one model on one calibration batch.
 
     Args:
-        stack: the model taken apart.
+        stack: the model's layer stack.
         n_players: number of layers in the stack.
         input_ids: calibration tokens, shape (batch, length), on the stack's device.
-        measure: what is averaged over tokens.
+        measure: the quantity averaged over tokens.
         placement: how to use the machine.
 
     Raises:
@@ -70,8 +70,8 @@ class CoalitionEvaluator(Evaluator):
         batch, length = input_ids.shape
         if stack.batch_size and batch % stack.batch_size:
             raise InputError(
-                f"this model takes {stack.batch_size} sequences at a time: choose a multiple of it as the "
-                f"number of samples, not {batch}"
+                f"this model takes {stack.batch_size} sequences at a time: the number of samples must be a "
+                f"multiple of it, not {batch}"
             )
         most = placement.sequences_per_step or max(1, TOKENS_PER_STEP // length)
         self._rows = stack.batch_size or most
@@ -86,7 +86,7 @@ class CoalitionEvaluator(Evaluator):
             self.full = self._readout.measurements([final])[0].cpu().numpy()
 
     def _walk_trunk(self, entering: State, budget: int) -> State:
-        """Run every layer, divide the memory, and return the final state."""
+        """Run every layer, divide the memory, return the final state."""
         division = divide_memory(state_bytes(entering), self.n_players, budget)
         self.chunk_size = division.chunk_size
         self._known = StateMemory(division.remembered)
@@ -101,7 +101,7 @@ class CoalitionEvaluator(Evaluator):
         return state
 
     def _try_sharing(self) -> None:
-        """Find the largest number of states of which each comes out of every layer as it does alone."""
+        """Find the largest number of states that every layer can batch exactly."""
         count, self._states_to_try = self._states_to_try, 1
         with torch.inference_mode():
             while count > 1 and not self._share_exactly(count):
@@ -109,10 +109,10 @@ class CoalitionEvaluator(Evaluator):
         self.states_per_step = count
 
     def _share_exactly(self, count: int) -> bool:
-        """Whether every layer gives so many states at once, bit for bit, what it gives each alone.
+        """Whether batching ``count`` states is bitwise identical to running each alone.
 
-        They are the trunk's last two before the layer, in turn. Every layer is tried, as kernels that differ
-        in the order of their sums give the same bits by chance now and then.
+        Tried on the trunk's last two states before each layer, in turn; at every layer, because kernels that
+        sum in another order sometimes give the same bits by chance.
         """
         (before,) = (state,) = self._remembered([0]).values()
         for layer in range(self.n_players):
@@ -140,7 +140,7 @@ class CoalitionEvaluator(Evaluator):
         return means
 
     def _chunk(self, coalitions: CoalitionMatrix) -> Measurements:
-        """Breadth first through the layers; ``paths[r]`` is the set of layers that row r has run so far."""
+        """Walk the layers breadth first; ``paths[r]`` is the set of layers that row r has run so far."""
         with torch.inference_mode():
             paths, states = [0] * len(coalitions), self._remembered([0])
             for layer in range(self.n_players):
@@ -152,12 +152,12 @@ class CoalitionEvaluator(Evaluator):
         return np.array([final[path] for path in paths], dtype=np.float64)
 
     def _remembered(self, paths: Sequence[int]) -> dict[int, State]:
-        """The states that are known among the given."""
+        """The cached states among ``paths``."""
         known = ((path, self._known.get(path)) for path in paths)
         return {path: state for path, state in known if state is not None}
 
     def _advance(self, layer: int, states: dict[int, State], wanted: set[int]) -> dict[int, State]:
-        """From the states before a layer to those of the wanted paths after it."""
+        """Advance the states before a layer to those of the wanted paths after it."""
         running = sorted(path for path in wanted if path >> layer & 1)
         after = {path: states[path] for path in wanted if not path >> layer & 1} | self._remembered(running)
         missing = [path for path in running if path not in after]
@@ -172,7 +172,7 @@ class CoalitionEvaluator(Evaluator):
         return after
 
     def _step(self, layer: int, states: list[State]) -> list[State]:
-        """One layer for several states: all at once if that many may share a step, else one by one."""
+        """Run one layer on several states: batched if that many may share a step, else one by one."""
         self.work.block_runs += len(states)
         if 1 < len(states) == self.states_per_step:
             return divided(self.stack.step(layer, joined(states)), len(states))

@@ -1,7 +1,7 @@
-"""Per-token quantities of final states, without ever holding all logits.
+"""Per-token quantities of final states, without materialising all logits.
 
-Where the stack's readout is one linear map, logits are made for a block of the vocabulary at a time and
-folded into a running log-sum-exp; elsewhere one sequence (or the stack's fixed batch) is read out at a time.
+If the stack's readout is one linear map, logits are computed for a block of the vocabulary at a time and
+folded into a running log-sum-exp; otherwise one sequence (or the stack's fixed batch) is read out at a time.
 """
 
 from abc import ABC, abstractmethod
@@ -25,11 +25,11 @@ def predicting(features: Tensor) -> Tensor:
 
 
 def mean_and_halves(tokens: Tensor, windows: int) -> Tensor:
-    """Means over all predictions, over those in every second window, and over those in the other windows.
+    """Means over all predictions, over every second window, and over the other windows.
 
     Args:
         tokens: a quantity per prediction, shape (windows * predictions,).
-        windows: how many there are; of a single one there are no halves, and theirs are NaN.
+        windows: number of windows; a single window has no halves, their means are NaN.
 
     Returns:
         Shape (3,), float64.
@@ -103,12 +103,12 @@ def _fold_divergence(
 
 
 class Readout(ABC):
-    """Turns final states of whole calibration batches into the mean of a per-token quantity.
+    """Reduces final states of whole calibration batches to the mean of a per-token quantity.
 
     Args:
-        stack: the model taken apart.
+        stack: the model's layer stack.
         input_ids: the calibration tokens, shape (batch, length).
-        fuse: whether blocks of logits are folded by fused kernels.
+        fuse: whether to fold blocks of logits in fused kernels.
     """
 
     def __init__(self, stack: LayerStack, input_ids: Tensor, *, fuse: bool = False) -> None:
@@ -199,7 +199,7 @@ class Divergence(Readout):
     """KL(full || coalition) of next-token distributions, in nats.
 
     With z the full model's logits and y the coalition's, ``KL = sum_v p_v (z_v - y_v) - lse(z) + lse(y)``;
-    each block of z is made once for all the states of a call.
+    each block of z is computed once for all states of a call.
     """
 
     def __init__(
@@ -234,7 +234,7 @@ class Divergence(Readout):
 def make_readout(
     measure: Measure, stack: LayerStack, input_ids: Tensor, full_state: State, *, fuse: bool = False
 ) -> Readout:
-    """The readout that a token utility needs."""
+    """The readout for a measure."""
     if measure == "kl":
         return Divergence(stack, input_ids, full_state, fuse=fuse)
     return NextTokenLoss(stack, input_ids, fuse=fuse)

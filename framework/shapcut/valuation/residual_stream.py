@@ -1,4 +1,4 @@
-"""What flows between the blocks of a model, one batch of calibration windows after the other."""
+"""The residual stream between the blocks of a model, batch by batch."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
@@ -18,26 +18,26 @@ TOKENS_PER_STEP = 4096
 
 @torch.no_grad()
 def boundaries(access: ModelAccess) -> Iterator[tuple[int, Tensor]]:
-    """The residual stream before the first block, after it, and so on; the pass is charged.
+    """The residual stream at every block boundary; charges one pass.
 
     Yields:
-        For every batch in turn the number of blocks passed, 0 to n_players, and the residual stream there,
+        For every batch in turn, the number of blocks passed, 0 to n_players, and the residual stream there,
         shape (windows, length, width).
 
     Raises:
-        InputError: if parts of blocks are the players of a model that cannot be taken apart.
+        InputError: if the players are parts of blocks and the model has no layer stack.
     """
     players = access.adapter.players(access.model, access.granularity)
     stack = access.adapter.stack(access.model, access.granularity)
     if stack is None and access.granularity != "block":
-        raise InputError("the parts of this model's blocks cannot be watched: use --granularity block")
+        raise InputError("this model has no layer stack to observe parts of blocks; use --granularity block")
     access.charge(len(players))
     for ids in torch.split(access.input_ids, windows_per_step(access, stack)):
         yield from _watched(access, players, ids) if stack is None else _walked(stack, len(players), ids)
 
 
 def windows_per_step(access: ModelAccess, stack: LayerStack | None, tokens: int = TOKENS_PER_STEP) -> int:
-    """How many windows go through the model at once."""
+    """The number of windows per forward pass."""
     if stack is not None and stack.batch_size:
         return stack.batch_size
     return max(1, tokens // access.input_ids.shape[1])
@@ -53,7 +53,7 @@ def _walked(stack: LayerStack, n_layers: int, ids: Tensor) -> Iterator[tuple[int
 
 
 def _watched(access: ModelAccess, players: Sequence[Player], ids: Tensor) -> Iterator[tuple[int, Tensor]]:
-    """One forward pass whose blocks tell what they are given, and the last one what it returns."""
+    """One forward pass with hooks on the input of every block and the output of the last."""
     seen: dict[int, Tensor] = {}
     with ExitStack() as hooks:
         for player in players:

@@ -15,12 +15,12 @@ def state_bytes(state: State) -> int:
 
 @dataclass(frozen=True, slots=True)
 class MemoryDivision:
-    """How many states fit.
+    """How many states fit into memory.
 
     Attributes:
-        keeps_trunk: whether the states of the whole model after each layer are kept for good.
-        chunk_size: coalitions that go through the layers together.
-        remembered: states that are kept for a while.
+        keeps_trunk: whether the full model's state after each layer is kept permanently.
+        chunk_size: coalitions evaluated together.
+        remembered: capacity of the cache of other states.
     """
 
     keeps_trunk: bool
@@ -29,7 +29,7 @@ class MemoryDivision:
 
 
 def divide_memory(state: int, n_players: int, budget: int) -> MemoryDivision:
-    """Divide a budget: the trunk's states, then a quarter each for chunks and for what is remembered.
+    """Divide a budget: the trunk's states first, then a quarter each for chunks and for the cache.
 
     Args:
         state: bytes of one state.
@@ -43,13 +43,13 @@ def divide_memory(state: int, n_players: int, budget: int) -> MemoryDivision:
 
 
 class StateMemory:
-    """States by the layers that made them; the least recently used are forgotten first.
+    """A least-recently-used cache of states, keyed by the layers that produced them.
 
-    A set of layers is an integer with one bit a layer. Layers skipped after the last that ran make no
-    difference to a state, so they need no place in its name.
+    A set of layers is an integer with one bit per layer. Layers skipped after the last one that ran do not
+    change a state, so they are not part of its key.
 
     Args:
-        capacity: how many states are kept beside those that are pinned.
+        capacity: number of states besides the pinned ones.
     """
 
     def __init__(self, capacity: int) -> None:
@@ -58,18 +58,18 @@ class StateMemory:
         self._recent: OrderedDict[int, State] = OrderedDict()
 
     def pin(self, layers: int, state: State) -> None:
-        """Keep a state for good."""
+        """Keep a state permanently."""
         self._pinned[layers] = state
 
     def get(self, layers: int) -> State | None:
-        """The state that these layers make, if it is known."""
+        """The state after these layers, or None if it is not cached."""
         if layers in self._recent:
             self._recent.move_to_end(layers)
             return self._recent[layers]
         return self._pinned.get(layers)
 
     def keep(self, layers: int, state: State) -> None:
-        """Remember a state for a while."""
+        """Cache a state."""
         self._recent[layers] = state
         if len(self._recent) > self._capacity:
             self._recent.popitem(last=False)

@@ -1,4 +1,4 @@
-"""What may be done with the steps of a stack: whether they can be fused, and whether states can share one."""
+"""Probes of a stack's steps: whether they can be fused, and whether states can be batched."""
 
 from collections.abc import Hashable
 from dataclasses import dataclass
@@ -11,19 +11,19 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from shapcut.models.layer_stack import LayerStack, State
 
 _MOST_OPERATIONS_TO_FUSE = 200
-"""A step of more tensor operations than that holds a long loop, which takes minutes to compile."""
+"""A step with more tensor operations contains a long loop, which takes minutes to compile."""
 
 _ROUTING = ("topk", "sort", "grouped_mm", "bincount", "histc")
-"""Operations by which data decides what is computed with what, even where all shapes stay the same."""
+"""Data-dependent routing, even where all shapes stay the same."""
 
 
 @dataclass(frozen=True, slots=True)
 class Regularity:
-    """What was seen of a stack's steps.
+    """Properties of a stack's steps.
 
     Attributes:
         fusible: whether every step is a short, fixed sequence of tensor operations.
-        fixed: whether no layer's operations depend on what flows through it, as in a mixture of experts.
+        fixed: whether no layer's operations depend on its data, as they do in a mixture of experts.
     """
 
     fusible: bool
@@ -31,7 +31,7 @@ class Regularity:
 
 
 class _Operations(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Notes every tensor operation and the shapes of its arguments."""
+    """Records every tensor operation with the shapes of its arguments."""
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -46,12 +46,12 @@ class _Operations(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 
 def examine(stack: LayerStack, n_layers: int, state: State) -> Regularity:
-    """Watch two single sequences on their way through all layers.
+    """Trace two single sequences through all layers.
 
     Args:
-        stack: the model taken apart, after its `prelude`.
+        stack: the model's layer stack, after its `prelude`.
         n_layers: number of layers.
-        state: what enters layer 0, for at least one sequence.
+        state: the state that enters layer 0, for at least one sequence.
     """
     rows = [tuple(tensor[row : row + 1] for tensor in state) for row in (0, state[0].shape[0] - 1)]
     fixed, longest = state[0].shape[0] > 1, 0
@@ -69,11 +69,11 @@ def examine(stack: LayerStack, n_layers: int, state: State) -> Regularity:
 
 
 def joined(states: list[State]) -> State:
-    """One state of all the sequences of several."""
+    """Concatenate states along the batch."""
     return states[0] if len(states) == 1 else tuple(torch.cat(parts) for parts in zip(*states, strict=True))
 
 
 def divided(state: State, count: int) -> list[State]:
-    """The inverse of `joined` for states of one size; each part owns its memory."""
+    """The inverse of `joined` for states of equal size; each part owns its memory."""
     parts = zip(*(tensor.chunk(count) for tensor in state), strict=True)
     return [tuple(tensor.clone() for tensor in part) for part in parts]

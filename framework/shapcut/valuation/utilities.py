@@ -1,4 +1,4 @@
-"""Utilities: what makes a coalition valuable.
+"""Utilities: the value of a coalition.
 
 A *token utility* turns a mean over the calibration tokens into a value and runs on the fast path. A
 *model utility* is any function of the model, called while the absent players are bypassed.
@@ -18,7 +18,7 @@ Measure = Literal["nll", "kl"]
 
 
 class TokenUtility(ABC):
-    """A value made from the mean of a per-token quantity, in nats."""
+    """A value computed from the mean of a per-token quantity, in nats."""
 
     name: ClassVar[str]
     measure: ClassVar[Measure]
@@ -46,7 +46,7 @@ class PerplexityRatio(TokenUtility):
 
 
 class LogLikelihood(TokenUtility):
-    """Mean log-likelihood of the next token, in nats: 0 at best."""
+    """Mean log-likelihood of the next token, in nats; at most 0."""
 
     name = "log-likelihood"
     measure = "nll"
@@ -68,10 +68,10 @@ class KullbackLeibler(TokenUtility):
 
 
 class ModelUtility:
-    """A user's own value: any function of the model, called with the absent players bypassed.
+    """A custom value: any function of the model, called with the absent players bypassed.
 
     Args:
-        function: takes the model, returns its value (higher is better).
+        function: maps the model to its value (higher is better).
         name: identifies the function in stores and plans; change it when the function changes.
     """
 

@@ -1,1 +1,1 @@
-"""The step `compensate`: least squares for the blocks that stay."""
+"""The step `compensate`: least squares on the kept blocks."""

@@ -1,4 +1,4 @@
-"""Ridge regression of what a projection should add, from sums that are gathered batch by batch."""
+"""Ridge regression of a projection's change, from moments accumulated batch by batch."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -7,19 +7,19 @@ import torch
 from torch import Tensor
 
 RIDGES = (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0)
-"""Ridges that are tried, as shares of the mean of the second moments' diagonal."""
+"""Ridges to try, as shares of the mean diagonal of the second moments."""
 
 
 class Moments:
-    """Weighted sums over tokens of products of a projection's inputs, and of inputs and errors.
+    """Weighted second moments of a projection's inputs and errors over tokens.
 
     With inputs a of shape (tokens, inputs), errors e of shape (tokens, outputs) and a weight w for each
-    token: the sums of w a a', w a e' and w e e'. Sums are kept in float64, whatever is added.
+    token: the sums of w a a', w a e' and w |e|^2, kept in float64.
 
     Args:
         inputs: number of inputs.
         outputs: number of outputs.
-        device: where the sums are.
+        device: of the sums.
     """
 
     def __init__(self, inputs: int, outputs: int, device: torch.device) -> None:
@@ -29,7 +29,7 @@ class Moments:
         self.error = 0.0
 
     def add(self, given: Tensor, errors: Tensor, weights: Tensor) -> None:
-        """Take in tokens: inputs (tokens, inputs), errors (tokens, outputs), weights (tokens,)."""
+        """Add tokens: inputs (tokens, inputs), errors (tokens, outputs), weights (tokens,)."""
         roots = weights.float().sqrt()[:, None]
         scaled, wrong = given.float() * roots, errors.float() * roots
         self.second += scaled.t() @ scaled
@@ -54,12 +54,12 @@ class Moments:
 
 @dataclass(frozen=True, slots=True)
 class Fit:
-    """What is to be added to a projection.
+    """The change to add to a projection.
 
     Attributes:
         change: float64, shape (inputs, outputs).
-        ridge: the ridge that was chosen; infinite if nothing is to change.
-        after: what is left of the error on the tokens that chose the ridge, if the others are fitted.
+        ridge: the chosen ridge; infinite if nothing changes.
+        after: remaining share of the error on held-back tokens, fitted on the others.
     """
 
     change: Tensor
@@ -68,12 +68,12 @@ class Fit:
 
 
 def regress(moments: Moments, ridge: float, penalised: Tensor) -> Tensor:
-    """The change D of least ``sum w |e - D' a|^2 + ridge s |D|^2``, s the mean second moment of the inputs.
+    """The D that minimises ``sum w |e - D' a|^2 + ridge s |D|^2``, s the mean second moment of the inputs.
 
     Args:
-        moments: of the tokens.
-        ridge: infinite gives no change.
-        penalised: what the ridge is multiplied by for each input, shape (inputs,).
+        moments: the moments to fit.
+        ridge: infinite: no change.
+        penalised: factor of the ridge for each input, shape (inputs,).
 
     Returns:
         float64, shape (inputs, outputs).
@@ -88,7 +88,7 @@ def regress(moments: Moments, ridge: float, penalised: Tensor) -> Tensor:
 
 
 def fit(fitted: Moments, checked: Moments, penalised: Tensor, ridges: Sequence[float] = RIDGES) -> Fit:
-    """The change by all tokens, with the ridge that does best on ``checked`` if the others are fitted."""
+    """Fit all tokens, with the ridge that is best on ``checked`` after fitting ``fitted`` alone."""
     found = [(checked.error_after(regress(fitted, ridge, penalised)), ridge) for ridge in ridges]
     error, ridge = min([*found, (checked.error, float("inf"))])
     share = error / checked.error if checked.error > 0 else 1.0

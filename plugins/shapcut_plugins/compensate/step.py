@@ -1,4 +1,4 @@
-"""The step that mends a cut without training: what the cut blocks did is fitted into blocks that stay."""
+"""The step that compensates a cut without training, by fitting the removed blocks' effect into kept ones."""
 
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -23,18 +23,18 @@ Into = Literal["mlp", "attention", "both"]
 
 
 class Compensate(PostProcessor):
-    """Fold into the blocks before a cut a linear map that stands for what was cut.
+    """Fold a linear approximation of the removed blocks into the blocks before each cut.
 
-    Block by block, the weights of output projections are fitted by ridge regression so that the residual
-    stream after the block is what the original model has after the cut. Nothing is added to the model.
+    Block by block, ridge regression fits the weights of output projections so that the residual stream after
+    the block matches the original's after the cut. Nothing is added to the model.
 
     Args:
-        into: which projections of a block are fitted: the last one, the one before it, or both in this order.
-            A block that has only one uses that.
-        places: ``cut``: the blocks before each cut; ``all``: every block from there on, too.
-        samples: windows to fit on, of the calibration text; fewer if the text has no more.
-        sequence_length: tokens a window; 0 for the recipe's.
-        weight_power: tokens count by the norm of their stream to minus this power.
+        into: which projections of a block to fit: the MLP's, the attention's (or other mixer's), or both. A
+            block with only one uses that.
+        places: ``cut``: the blocks before each cut; ``all``: also every later block.
+        samples: maximum number of windows of calibration text to fit on.
+        sequence_length: tokens per window; 0: the recipe's.
+        weight_power: weight of a token: the norm of its stream to minus this power.
     """
 
     stage: ClassVar[Stage] = "compensate"
@@ -55,8 +55,8 @@ class Compensate(PostProcessor):
         self._sequence_length = sequence_length
         self._weight_power = weight_power
 
-    def check_on(self, model: nn.Module, adapter: Adapter) -> None:
-        """Refuse models into which nothing can be folded.
+    def check(self, model: nn.Module, adapter: Adapter) -> None:
+        """Refuse models without a foldable projection.
 
         Raises:
             InputError: with the reason.
@@ -74,14 +74,14 @@ class Compensate(PostProcessor):
             )
 
     def run(self, model: nn.Module, context: StepContext) -> nn.Module:
-        """Fit in place; what was fitted is written to ``compensation.json``.
+        """Fit in place; write the fitted projections to ``compensation.json``.
 
         Raises:
-            InputError: if players are not whole blocks, or the text has less than two windows.
+            InputError: if players are not whole blocks, or the text has fewer than two windows.
         """
         adapter, plan = context.adapter, context.plan
         if plan.granularity != "block":
-            raise InputError(f"compensate: works on whole blocks, not on players of kind {plan.granularity}")
+            raise InputError(f"compensate: needs whole blocks as players, not {plan.granularity}")
         windows = self._windows(context)
         players = adapter.players(model)
         depth = len(plan.kept) + len(plan.removed)
@@ -101,7 +101,7 @@ class Compensate(PostProcessor):
         return model
 
     def _chosen(self, adapter: Adapter, model: nn.Module, player: Player) -> tuple[OutputProjection, ...]:
-        """The projections of a block that are fitted, in the order in which they run."""
+        """The projections of a block to fit, in execution order."""
         linear = tuple(each for each in adapter.output_projections(model, player) if each.linear)
         if self._into == "both" or not linear:
             return linear

@@ -1,4 +1,4 @@
-"""Going through the original and the pruned model side by side, mending blocks of the latter on the way."""
+"""Walk the original and the pruned model side by side and fit blocks of the pruned one."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -15,23 +15,22 @@ Choice = Callable[[int, bool], Sequence[OutputProjection]]
 
 TOKENS_PER_STEP = 4096
 CHECKED_SHARE = 8
-"""One batch of so many is kept for choosing the ridge; there are at least so many if the windows suffice."""
-
+"""One in this many batches is held back to choose the ridge; if the windows suffice, there are that many."""
 
 SHARES = (1.0, 0.5, 0.25)
-"""Of the change that are tried: what follows in the block answers to a change of its mixer."""
+"""Shares of the change to try: the rest of a block reacts to a change of its mixer."""
 
 
 @dataclass(frozen=True, slots=True)
 class Mended:
-    """One projection that was fitted.
+    """One fitted projection.
 
     Attributes:
         block: of the pruned model.
         module: the projection.
-        ridge: see `Fit`; None if nothing was changed.
-        share: of the change that was made: less than 1 where the rest of the block would undo it.
-        error: what is left of the stream's weighted squared error on tokens that were not fitted.
+        ridge: see `Fit`; None if the projection is unchanged.
+        share: share of the change that was applied; less than 1 where the rest of the block counteracts it.
+        error: remaining share of the stream's weighted squared error on held-back tokens.
     """
 
     block: int
@@ -42,16 +41,16 @@ class Mended:
 
 
 class Walk:
-    """The residual streams of both models, batch by batch, from block to block.
+    """The residual streams of both models, advanced block by block.
 
-    Streams of all tokens are held, inner activations of one batch only.
+    Holds the streams of all tokens, but inner activations of one batch only.
 
     Args:
-        adapter: of both models.
+        adapter: the adapter of both models.
         original: the whole model.
         pruned: the model to mend, in place.
         windows: token ids, shape (windows, length).
-        weight_power: tokens are weighted by the norm of their target to minus this power.
+        weight_power: weight of a token: the norm of its target to minus this power.
     """
 
     def __init__(
@@ -70,17 +69,17 @@ class Walk:
     def mend(
         self, kept: Sequence[int], depth: int, choose: Choice, said: Callable[[int], None]
     ) -> list[Mended]:
-        """Go through both models, mending blocks of the pruned one.
+        """Walk both models and fit blocks of the pruned one.
 
-        After its block j the stream should be what the original has before the block that is its block j + 1:
-        that is after whatever was cut there. Up to the first cut both models are the same.
+        The target after block j of the pruned model is the original's stream before the block that becomes
+        block j + 1, that is, after the removed blocks in between. Before the first cut both models agree.
 
         Args:
-            kept: the original's blocks that stay.
+            kept: the original's kept blocks.
             depth: number of the original's blocks.
-            choose: the projections to fit in a block of the pruned model, in order, given its index and
-                whether blocks were cut beside it.
-            said: told how many of the original's blocks are done.
+            choose: maps a block of the pruned model and whether blocks were cut beside it to the projections
+                to fit, in order.
+            said: receives the number of finished blocks of the original.
         """
         mended: list[Mended] = []
         self._advance_original(range(kept[0]), said)
@@ -110,7 +109,7 @@ class Walk:
             said(index + 1)
 
     def _mend(self, index: int, projection: OutputProjection) -> Mended:
-        """Fit a projection of a block so that the block gives what the original has now."""
+        """Fit one projection so that its block's output approaches the original's stream."""
         module: Any = self._pruned.get_submodule(projection.module)
         fitted, checked = self._moments(index, projection, module)
         inputs = fitted.second.shape[0]
@@ -131,7 +130,7 @@ class Walk:
         return Mended(index, projection.module, None, 0.0, 1.0)
 
     def _checked_error(self, index: int, projection: OutputProjection) -> float:
-        """The weighted squared error on the batches that choose the ridge, as the block is now."""
+        """The block's current weighted squared error on the held-back batches."""
         total = 0.0
         for number, (state, target) in enumerate(self._pairs()):
             if _is_checked(number, len(self._streams)):
@@ -141,18 +140,18 @@ class Walk:
         return total
 
     def _pairs(self) -> list[tuple[State, State]]:
-        """For each batch what the pruned model has, and what it should have after its next block."""
+        """For each batch the pruned model's state and its target after the next block."""
         return list(zip(self._pruned_streams, self._streams, strict=True))
 
     def _errors(self, projection: OutputProjection, after: State, target: State) -> tuple[Tensor, Tensor]:
-        """What an output lacks, shape (tokens, width), and the tokens' weights, shape (tokens,)."""
+        """Target minus output, shape (tokens, width), and the tokens' weights, shape (tokens,)."""
         wanted = self._stacks[0].stream(target).flatten(0, -2).float()
         errors = (wanted - self._stacks[1].stream(after).flatten(0, -2).float()) / projection.factor
         smallest = torch.finfo(torch.float32).tiny
         return errors, wanted.norm(dim=1).clamp_min(smallest) ** -self._weight_power
 
     def _moments(self, index: int, projection: OutputProjection, module: Any) -> tuple[Moments, Moments]:
-        """Of the batches that are fitted, and of those that choose the ridge."""
+        """Moments of the fitted batches, and of the held-back ones."""
         inputs = module.weight.numel() // (outputs := _outputs(module, projection)) + (
             module.bias is not None
         )
@@ -169,7 +168,7 @@ class Walk:
 
 
 def _is_checked(number: int, batches: int) -> bool:
-    """Whether a batch chooses the ridge: every eighth, the last of fewer."""
+    """Whether a batch is held back: every eighth, or the last of fewer."""
     return number % CHECKED_SHARE == CHECKED_SHARE - 1 or (batches < CHECKED_SHARE and number == batches - 1)
 
 
@@ -178,7 +177,7 @@ def _outputs(module: Any, projection: OutputProjection) -> int:
 
 
 def _fold(module: Any, change: Tensor, *, transposed: bool) -> None:
-    """Add a change to a module's weight and bias, in float64, and store it in their own format."""
+    """Add a change to a module's weight and bias in float64, stored in their own dtype."""
     inputs = len(change) - (module.bias is not None)
     weight = change[:inputs] if transposed else change[:inputs].t()
     module.weight.copy_((module.weight.double() + weight).to(module.weight.dtype))
@@ -188,7 +187,7 @@ def _fold(module: Any, change: Tensor, *, transposed: bool) -> None:
 
 @contextmanager
 def _inputs_of(module: nn.Module) -> Iterator[list[Tensor]]:
-    """What a module is given while the context is open."""
+    """Record a module's inputs while the context is open."""
     given: list[Tensor] = []
     handle = module.register_forward_pre_hook(lambda _module, args: given.append(args[0]))
     try:

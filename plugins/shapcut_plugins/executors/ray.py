@@ -15,20 +15,20 @@ from shapcut_plugins.executors.ray_cluster import RayCluster, import_ray, requir
 from shapcut_plugins.executors.worker_pool import WorkerPool
 
 _COPIES_A_WORKER = 2
-"""Memory that a worker takes, in sizes of the model: its weights, and as much again for all else."""
+"""Memory of a worker in model sizes: its weights, and as much again for everything else."""
 
 
 class RayExecutor(Executor):
-    """Actors on this machine, or on a cluster that runs already.
+    """Ray actors on this machine or on a running cluster.
 
-    Values equal those of a local run with as many threads; the workers' models must be the same files.
+    Values equal those of a local run with as many threads; workers must read the same model files.
 
     Args:
-        workers: how many; default one for each CPU (each GPU, on GPUs) as far as memory goes.
-        threads: CPU threads of each; default all CPUs shared evenly.
-        gpus: GPUs of each, a part of one if below 1; default 1 if the model is on a GPU, else 0.
-        address: of a running cluster, ``HOST:PORT`` or ``auto``; default the variable RAY_ADDRESS, else
-            ``local``: a cluster that ends with this process.
+        workers: number of workers; default: one per CPU (or GPU) as memory allows.
+        threads: CPU threads per worker; default: all CPUs, shared evenly.
+        gpus: GPUs per worker, may be a fraction; default: 1 if the model is on a GPU, else 0.
+        address: of a running cluster, ``HOST:PORT`` or ``auto``; default: the variable RAY_ADDRESS, else
+            ``local``, a cluster that ends with this process.
     """
 
     name = "ray"
@@ -46,10 +46,10 @@ class RayExecutor(Executor):
         self.address = address or os.environ.get("RAY_ADDRESS") or "local"
 
     def check(self) -> None:
-        """See that Ray is there, and the cluster that was named.
+        """Check that Ray is installed and a named cluster is usable.
 
         Raises:
-            InputError: if not, or if the cluster has not the processors that were asked for.
+            InputError: if not, or if the cluster has too few processors.
         """
         import_ray()
         if self.address != "local":
@@ -59,7 +59,7 @@ class RayExecutor(Executor):
 
     @contextmanager
     def distribute(self, games: Sequence[PortableGame]) -> Iterator[Sequence[DistributedGame]]:
-        """The games, measured by actors that are started when the first value is asked for.
+        """The games, measured by actors that start with the first request.
 
         Raises:
             InputError: if a game cannot be built elsewhere.
@@ -85,12 +85,12 @@ class RayExecutor(Executor):
 
 
 def default_workers(cpus: int, gpus: float, specs: Sequence[GameSpec]) -> int:
-    """As many workers as this machine has processors, and memory for copies of the model.
+    """The number of workers that this machine has processors and memory for.
 
     Args:
-        cpus: how many workers the CPUs are enough for.
-        gpus: GPUs that each worker takes; 0 if it works on CPUs.
-        specs: of games of one model; none if it is not known yet.
+        cpus: number of workers that the CPUs suffice for.
+        gpus: GPUs per worker; 0 for CPU workers.
+        specs: of games of one model; empty if unknown.
     """
     if gpus:
         return max(1, int(torch.cuda.device_count() / gpus))

@@ -1,4 +1,4 @@
-"""A Ray cluster, one's own or somebody else's, whose actors each hold a copy of a model."""
+"""A local or remote Ray cluster whose actors each hold a copy of a model."""
 
 import importlib
 import logging
@@ -20,11 +20,11 @@ _QUIET = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_raylet_start_wait_time_s": "120",
 }
-"""Settings that Ray reads from the environment when it is imported or started."""
+"""Environment settings that Ray reads when it is imported or started."""
 
 
 def import_ray() -> Any:
-    """The package, set up to print nothing.
+    """Import Ray, set up to print nothing.
 
     Raises:
         InputError: if it is not installed.
@@ -40,7 +40,7 @@ def import_ray() -> Any:
 
 
 def require_answer(address: str) -> None:
-    """Try to reach ``host:port``; Ray itself would try for minutes. Addresses of another form pass.
+    """Try to reach ``host:port``, since Ray itself would try for minutes; other addresses pass.
 
     Raises:
         InputError: if nothing answers there.
@@ -55,12 +55,12 @@ def require_answer(address: str) -> None:
 
 
 class Measurer:
-    """What runs in an actor: builds copies of the games and measures coalitions.
+    """Runs in an actor: builds copies of the games and measures coalitions.
 
     Args:
-        specs: one for each game.
-        threads: of torch.
-        share: how many measurers share a machine's memory.
+        specs: one per game.
+        threads: torch threads.
+        share: number of measurers that share a machine's memory.
     """
 
     def __init__(self, specs: Sequence[GameSpec], threads: int, share: int) -> None:
@@ -75,7 +75,7 @@ class Measurer:
         self._game(0)
 
     def measure(self, game: int, coalitions: CoalitionMatrix) -> Measurements:
-        """Measurements of coalitions in the game of that number."""
+        """Measurements of coalitions in one of the games."""
         found: Measurements = self._game(game).measurements(coalitions)
         return found
 
@@ -87,14 +87,14 @@ class Measurer:
 
 
 class RayCluster:
-    """Workers for a `shapcut_plugins.executors.worker_pool.WorkerPool` that are Ray actors.
+    """Ray actors as workers of a `shapcut_plugins.executors.worker_pool.WorkerPool`.
 
     Args:
-        specs: of the games that are measured.
+        specs: of the games to measure.
         address: of a running cluster, or ``local`` to start one that ends with this process.
-        count: how many workers.
-        threads: CPU threads of each.
-        gpus: GPUs of each, a part of one if below 1.
+        count: number of workers.
+        threads: CPU threads per worker.
+        gpus: GPUs per worker, may be a fraction.
     """
 
     def __init__(
@@ -109,10 +109,10 @@ class RayCluster:
         self._connected = False
 
     def connect(self) -> None:
-        """Start or join the cluster, unless this process is in one already.
+        """Start or join the cluster, unless this process is already connected.
 
         Raises:
-            InputError: if that fails, or the cluster has not the processors that all workers need.
+            InputError: if that fails, or the cluster has too few processors for all workers.
         """
         if not self._ray.is_initialized():
             own = {"num_cpus": self.count * self._threads, "object_store_memory": _OBJECT_STORE_BYTES}
@@ -133,13 +133,13 @@ class RayCluster:
         self._require("GPU", self.count * self._gpus)
 
     def close(self) -> None:
-        """Leave the cluster; one's own ends."""
+        """Disconnect; a local cluster ends."""
         if self._connected:
             self._ray.shutdown()
             self._connected = False
 
     def start(self) -> Any:
-        """A new actor; the first one starts or joins the cluster."""
+        """Start an actor; the first one also connects."""
         if not self._connected:
             self.connect()
         actor = self._ray.remote(Measurer).options(
@@ -155,24 +155,24 @@ class RayCluster:
             self._ray.kill(worker)
 
     def prepare(self, worker: Any) -> Any:
-        """Let it load the model."""
+        """Start loading the model."""
         return worker.prepare.remote()
 
     def measure(self, worker: Any, game: int, coalitions: CoalitionMatrix) -> Any:
-        """Let it measure."""
+        """Start measuring coalitions."""
         return worker.measure.remote(game, coalitions)
 
     def wait(self, tasks: Sequence[Any]) -> Any:
-        """The first one done."""
+        """Wait for the first finished task."""
         done, _ = self._ray.wait(list(tasks), num_returns=1)
         return done[0]
 
     def result(self, task: Any) -> Measurements | None:
-        """What it gave.
+        """The result of a finished task.
 
         Raises:
-            WorkerDiedError: if the actor, or the machine it was on, is gone.
-            ShapcutError: if it failed: the error that it raised, if it is one of shapcut's.
+            WorkerDiedError: if the actor or its machine is gone.
+            ShapcutError: if it failed; shapcut's own errors are re-raised.
         """
         errors = self._ray.exceptions
         try:

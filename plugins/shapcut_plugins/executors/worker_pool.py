@@ -1,4 +1,4 @@
-"""Coalitions handed out to workers that may die, whatever the workers are."""
+"""Distribute coalitions over workers that may die."""
 
 import time
 from collections.abc import Iterator, Sequence
@@ -11,18 +11,18 @@ from numpy.typing import NDArray
 from shapcut.contracts import CoalitionMatrix, ShapcutError, Values
 
 MOST_DEATHS = 3
-"""So often in a row may one worker die, or workers that have the same piece."""
+"""Consecutive deaths, of one worker or of workers on the same piece, that end a request."""
 
 _SECONDS_A_PIECE = 5.0
 _MOST_ROWS = 256
 
 
 class WorkerDiedError(Exception):
-    """A worker is gone and what it was doing is lost; the message says why."""
+    """A worker died and its task is lost; the message says why."""
 
 
 class Workers(Protocol):
-    """Makes workers and talks to them; workers and tasks are whatever it likes."""
+    """Starts and calls workers; worker and task handles are opaque."""
 
     count: int
 
@@ -33,16 +33,16 @@ class Workers(Protocol):
         """End a worker, dead or alive."""
 
     def prepare(self, worker: Any) -> Any:
-        """A task: get ready to measure."""
+        """Start a task that prepares a worker."""
 
     def measure(self, worker: Any, game: int, coalitions: CoalitionMatrix) -> Any:
-        """A task: the values of coalitions in one of the games."""
+        """Start a task that measures coalitions in one of the games."""
 
     def wait(self, tasks: Sequence[Any]) -> Any:
-        """The first task that is done."""
+        """Wait for the first finished task."""
 
     def result(self, task: Any) -> Values | None:
-        """What a task that is done gave.
+        """The result of a finished task.
 
         Raises:
             WorkerDiedError: if its worker is gone.
@@ -52,18 +52,18 @@ class Workers(Protocol):
 
 @dataclass(slots=True)
 class Piece:
-    """Some rows of a request that one worker measures, and how many workers died of it."""
+    """Rows of a request for one worker, and the number of workers that died on them."""
 
     rows: NDArray[np.intp]
     deaths: int = 0
 
 
 class Pieces:
-    """The rows of a request that nobody measures yet, neighbours in the order of their prefixes.
+    """The pending rows of a request, sorted by prefix.
 
     Args:
         coalitions: the request.
-        workers: how many work on it; pieces get smaller towards the end, so that all finish together.
+        workers: number of workers; pieces shrink towards the end, so that all finish together.
     """
 
     def __init__(self, coalitions: CoalitionMatrix, workers: int) -> None:
@@ -73,7 +73,7 @@ class Pieces:
         self.unfinished = len(self._rows)
 
     def take(self, most: int) -> Piece | None:
-        """A piece of at most that many rows, a returned one first; None if all are in somebody's hands."""
+        """A piece of at most ``most`` rows, returned ones first; None if no row is pending."""
         if self._returned:
             return self._returned.pop()
         if not len(self._rows):
@@ -83,14 +83,14 @@ class Pieces:
         return Piece(rows)
 
     def give_back(self, piece: Piece) -> None:
-        """Its worker died."""
+        """Return a piece whose worker died."""
         piece.deaths += 1
         self._returned.append(piece)
 
 
 @dataclass(slots=True)
 class _Place:
-    """One worker and what it is doing."""
+    """One worker and its current task."""
 
     worker: Any
     task: Any
@@ -100,7 +100,7 @@ class _Place:
 
 
 class WorkerPool:
-    """Measures coalitions with workers that are started at the first request and replaced when they die."""
+    """Measures coalitions with workers that start at the first request and are replaced when they die."""
 
     def __init__(self, workers: Workers) -> None:
         self._workers = workers
@@ -108,10 +108,10 @@ class WorkerPool:
         self._most = 1
 
     def measure(self, game: int, coalitions: CoalitionMatrix) -> Iterator[tuple[NDArray[np.intp], Values]]:
-        """Row numbers and values of one piece after another.
+        """Yield row numbers and values piece by piece.
 
         Raises:
-            ShapcutError: if a worker fails, or workers die again and again.
+            ShapcutError: if a worker fails, or workers die repeatedly.
         """
         self._places = self._places or [self._new_place() for _ in range(self._workers.count)]
         pieces = Pieces(coalitions, len(self._places))
@@ -145,7 +145,7 @@ class WorkerPool:
         return _Place(worker, self._workers.prepare(worker), deaths=deaths)
 
     def _hand_out(self, pieces: Pieces, game: int, coalitions: CoalitionMatrix) -> None:
-        """A piece for every worker that is ready and has none."""
+        """Give every idle worker a piece."""
         for place in self._places:
             if place.task is None and (piece := pieces.take(self._most)):
                 place.task = self._workers.measure(place.worker, game, coalitions[piece.rows])
@@ -157,10 +157,10 @@ class WorkerPool:
         return next(place for place in busy if place.task is done)
 
     def _replace(self, place: _Place, pieces: Pieces, error: WorkerDiedError) -> None:
-        """Put a new worker in a dead one's place, and its piece back.
+        """Replace a dead worker and return its piece.
 
         Raises:
-            ShapcutError: if that has happened too often.
+            ShapcutError: if that has happened `MOST_DEATHS` times in a row.
         """
         piece, deaths = place.piece, place.deaths + 1
         if piece is not None:
@@ -174,6 +174,6 @@ class WorkerPool:
         self._places[self._places.index(place)] = self._new_place(deaths)
 
     def _adapt(self, rows: int, seconds: float) -> None:
-        """The size of the next pieces from the time that this one took."""
+        """Adapt the size of the next pieces to the duration of this one."""
         fitting = round(rows * _SECONDS_A_PIECE / max(seconds, 1e-6))
         self._most = min(max(1, fitting), 4 * max(rows, self._most), _MOST_ROWS)

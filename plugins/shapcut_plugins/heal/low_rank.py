@@ -1,4 +1,4 @@
-"""Low-rank additions to the weights of a model's blocks, by peft."""
+"""Low-rank additions to the weights of a model's blocks, with peft."""
 
 import importlib.util
 import warnings
@@ -13,19 +13,19 @@ from shapcut.contracts import Adapter, InputError
 
 
 def require_peft() -> None:
-    """Refuse if peft is not installed.
+    """Require peft to be installed.
 
     Raises:
-        InputError: with what to install.
+        InputError: with the install command.
     """
     if importlib.util.find_spec("peft") is None:
         raise InputError("heal needs peft: pip install 'shapcut[heal]', or train all weights with full=true")
 
 
 def add_low_rank(model: nn.Module, adapter: Adapter, rank: int, seed: int) -> Any:
-    """Put trainable additions of that rank beside every linear map of the blocks, in place.
+    """Add trainable low-rank maps beside every linear map of the blocks, in place.
 
-    They start at zero: the model computes what it did. Only they have gradients.
+    They start at zero, so that the model's output is unchanged. Only they have gradients.
 
     Returns:
         peft's wrapper, for `merge_low_rank`.
@@ -54,14 +54,14 @@ def add_low_rank(model: nn.Module, adapter: Adapter, rank: int, seed: int) -> An
 
 
 def merge_low_rank(wrapped: Any) -> nn.Module:
-    """The model with the additions added to its weights, as it was before it was wrapped."""
+    """Merge the additions into the weights and unwrap the model."""
     model = wrapped.merge_and_unload()
     vars(model).pop("peft_config", None)
     return model  # type: ignore[no-any-return]
 
 
 def _linear_maps(model: nn.Module, adapter: Adapter) -> Iterator[str]:
-    """Paths of the blocks' linear maps, but for those that fused state-space kernels read past the module."""
+    """Paths of the blocks' linear maps, except those that fused state-space kernels read directly."""
     for player in adapter.players(model):
         block = model.get_submodule(player.name)
         for path, module in block.named_modules():

@@ -1,4 +1,4 @@
-"""The step that trains a pruned model for some minutes, so that it learns to do without what was cut."""
+"""The step that heals a pruned model by a short training."""
 
 from typing import Any, ClassVar, Literal
 
@@ -16,19 +16,19 @@ _LEARNING_RATES = {False: 1e-3, True: 1e-4}
 class Heal(PostProcessor):
     """Train low-rank additions to the weights of the blocks, or all of their weights, and merge them.
 
-    Training goes on after a kill where its last checkpoint was. The learning curve is left as ``curve.json``.
+    A killed training resumes from its last checkpoint. The learning curve is written to ``curve.json``.
 
     Args:
-        loss: ``distill``: the divergence from the full model's distribution; ``text``: the next token's loss.
-        steps: of the optimizer.
-        lr: the highest learning rate; 0 chooses 1e-3, and 1e-4 for full training.
+        loss: ``distill``: divergence from the full model's distribution; ``text``: next-token loss.
+        steps: optimizer steps.
+        lr: highest learning rate; 0: 1e-3, or 1e-4 for full training.
         rank: of the additions (LoRA).
-        batch: windows a step.
-        sequence_length: tokens a window; 0 for the recipe's.
+        batch: windows per step.
+        sequence_length: tokens per window; 0: the recipe's.
         full: train all weights of the blocks instead of low-rank additions.
-        temperature: that both distributions are softened with.
-        warmup: share of the steps in which the learning rate rises; then it falls along half a cosine.
-        checkpoint_every: steps.
+        temperature: softens both distributions.
+        warmup: share of the steps with a rising learning rate; it then falls along half a cosine.
+        checkpoint_every: steps between checkpoints.
     """
 
     stage: ClassVar[Stage] = "heal"
@@ -66,8 +66,8 @@ class Heal(PostProcessor):
         self.checkpoint_every = checkpoint_every
         self.schedule = Schedule(steps, lr or _LEARNING_RATES[full], warmup)
 
-    def check_on(self, model: nn.Module, adapter: Adapter) -> None:
-        """Refuse what cannot be trained.
+    def check(self, model: nn.Module, adapter: Adapter) -> None:
+        """Refuse models that cannot be trained.
 
         Raises:
             InputError: with the reason.
@@ -77,7 +77,7 @@ class Heal(PostProcessor):
         if any(parameter.is_meta for parameter in model.parameters()):
             raise InputError("heal: needs all weights in memory; leave out this step or --offload")
         if any(not parameter.is_floating_point() for parameter in model.parameters()):
-            raise InputError("heal: the model is quantized already; leave out this step")
+            raise InputError("heal: the model is already quantized; leave out this step")
         ids = torch.arange(_CHECK_TOKENS, device=adapter.input_device(model))[None]
         parameter = next(model.parameters())
         before = parameter.requires_grad
@@ -89,10 +89,10 @@ class Heal(PostProcessor):
         finally:
             parameter.requires_grad_(before)
         if not trains:
-            raise InputError(f"heal: {type(model).__name__} gives no gradients; leave out this step")
+            raise InputError(f"heal: {type(model).__name__} has no gradients; leave out this step")
 
     def run(self, model: nn.Module, context: StepContext) -> nn.Module:
-        """Train, merge, and give the model back in its own number format."""
+        """Train, merge, and convert the model back to its own dtype."""
         formats = {name: parameter.dtype for name, parameter in model.named_parameters()}
         windows = context.windows(self.sequence_length or context.calibration.shape[1])
         wrapped: Any = None
@@ -133,7 +133,7 @@ class Heal(PostProcessor):
         return loss
 
     def _identity(self, context: StepContext) -> dict[str, Any]:
-        """What a checkpoint must have been made with to be gone on from."""
+        """The settings that a checkpoint must match to be resumed."""
         return {
             "loss": self.loss,
             "schedule": [self.schedule.steps, self.schedule.highest, self.schedule.warmup],
@@ -147,6 +147,6 @@ class Heal(PostProcessor):
 
 
 def _block_parameters(model: nn.Module, adapter: Adapter) -> dict[str, nn.Parameter]:
-    """The parameters that belong to players, by name."""
+    """The players' parameters, by name."""
     names = tuple(f"{player.name}." for player in adapter.players(model))
     return {name: parameter for name, parameter in model.named_parameters() if name.startswith(names)}

@@ -1,4 +1,4 @@
-"""A short training that a kill does not undo."""
+"""A short, resumable training."""
 
 import hashlib
 import math
@@ -18,7 +18,7 @@ from torch.nn import functional
 from shapcut.contracts import Adapter, Reporter, fast_matrix_products, new_directory, write_json_atomically
 
 Loss = Callable[[Tensor, Tensor], Tensor]
-"""Of logits (batch, length, vocabulary) and token ids (batch, length): nats a token."""
+"""Maps logits (batch, length, vocabulary) and token ids (batch, length) to nats per token."""
 
 _LARGEST_GRADIENT = 1.0
 _WEIGHTS, _STATE = "weights.safetensors", "state.pt"
@@ -26,12 +26,12 @@ _WEIGHTS, _STATE = "weights.safetensors", "state.pt"
 
 @dataclass(frozen=True, slots=True)
 class Schedule:
-    """How the learning rate goes: up linearly, then down along half a cosine, to zero.
+    """A learning rate that rises linearly, then falls to zero along half a cosine.
 
     Attributes:
-        steps: in all.
+        steps: total number.
         highest: the highest learning rate.
-        warmup: share of the steps in which it rises.
+        warmup: share of the steps with a rising rate.
     """
 
     steps: int
@@ -47,12 +47,12 @@ class Schedule:
 
 
 def text_loss(logits: Tensor, ids: Tensor) -> Tensor:
-    """Mean loss of the next token, nats."""
+    """Mean next-token loss, in nats."""
     return functional.cross_entropy(logits[:, :-1].flatten(0, 1).float(), ids[:, 1:].flatten())
 
 
 def distillation_loss(logits: Tensor, wanted: Tensor, temperature: float) -> Tensor:
-    """Mean KL(wanted | found) over the next token, nats, times the squared temperature."""
+    """Mean KL(wanted | found) of the next token, in nats, times the squared temperature."""
     found = functional.log_softmax(logits.flatten(0, 1).float() / temperature, dim=-1)
     target = functional.log_softmax(wanted.flatten(0, 1).float() / temperature, dim=-1)
     return functional.kl_div(found, target, reduction="batchmean", log_target=True) * temperature**2
@@ -61,14 +61,14 @@ def distillation_loss(logits: Tensor, wanted: Tensor, temperature: float) -> Ten
 class Training:
     """Trains some parameters of a model on windows of text.
 
-    Matrix products are in bf16 where the machine has them in hardware; weights and sums stay as they are.
+    Matrix products are in bf16 where the hardware has them; weights and sums keep their dtype.
 
     Args:
         model: in evaluation mode.
         adapter: the model's adapter.
         trained: the parameters, by name.
         windows: token ids, shape (windows, length).
-        loss: what is made small.
+        loss: the loss to minimise.
     """
 
     def __init__(
@@ -99,11 +99,11 @@ class Training:
         checkpoint_every: int,
         reporter: Reporter,
     ) -> None:
-        """All steps, or those that an earlier start with the same ``identity`` has not done."""
+        """Run all steps, resuming after those of an earlier start with the same ``identity``."""
         checkpoints = directory / "checkpoints"
         first = self._resume(checkpoints, identity)
         if first:
-            reporter.say(f"healing goes on after step {first}")
+            reporter.say(f"healing resumes after step {first}")
         with reporter.counting("healing, steps", schedule.steps) as count:
             for step in range(first, schedule.steps):
                 self._step(self._batch(step, batch, seed), schedule.rate(step))
@@ -113,7 +113,7 @@ class Training:
                     write_json_atomically(directory / "curve.json", self._curve)
 
     def _batch(self, step: int, batch: int, seed: int) -> Tensor:
-        """The windows of a step: every epoch in a new order that depends on seed and epoch alone."""
+        """The windows of a step, shuffled every epoch by seed and epoch alone."""
         chosen = []
         for place in range(step * batch, (step + 1) * batch):
             epoch, within = divmod(place, len(self._windows))
@@ -135,7 +135,7 @@ class Training:
         )
 
     def _keep(self, checkpoints: Path, step: int, identity: Mapping[str, Any]) -> None:
-        """A checkpoint that is there whole or not at all; older ones go."""
+        """Write a checkpoint atomically and delete older ones."""
         latest = checkpoints / f"{step:08d}"
         if latest.exists():
             shutil.rmtree(latest)
@@ -154,7 +154,7 @@ class Training:
                 shutil.rmtree(older)
 
     def _resume(self, checkpoints: Path, identity: Mapping[str, Any]) -> int:
-        """Load the latest checkpoint if it was made with the same ``identity``; the number of steps done."""
+        """Load the latest checkpoint with the same ``identity``; returns the number of finished steps."""
         found = sorted(checkpoints.glob("[0-9]*"))
         if not found:
             return 0
@@ -173,7 +173,7 @@ class Training:
 def _read_checkpoint(
     directory: Path, device: torch.device
 ) -> tuple[dict[str, Any], dict[str, Tensor]] | None:
-    """State and weights of a checkpoint; None if it is damaged: then the training starts afresh."""
+    """State and weights of a checkpoint, or None if it is damaged."""
     try:
         state = torch.load(directory / _STATE, map_location=device, weights_only=True)
         if state.keys() != {"optimizer", "curve", "of", "weights"}:

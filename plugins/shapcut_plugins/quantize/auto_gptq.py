@@ -7,23 +7,17 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
-from shapcut.contracts import InputError, StepContext, StoredModel
+from shapcut.contracts import Adapter, InputError, StepContext, StoredModel
 from shapcut_plugins.quantize.auto_gptq_package import (
     quantizer_class,
     require_package_entry,
     without_cuda_calls,
 )
-from shapcut_plugins.quantize.base import (
-    GROUP_SIZES,
-    WHOLE_ROWS,
-    Quantizer,
-    checked_choice,
-    checked_samples,
-    linear_layers,
-)
+from shapcut_plugins.quantize.base import linear_layers
 from shapcut_plugins.quantize.block_inputs import BlockRunner
 from shapcut_plugins.quantize.gptq import kernel_dtype
-from shapcut_plugins.quantize.gptq_format import BITS, WORD_BITS, GroupedWeight
+from shapcut_plugins.quantize.gptq_base import GptqQuantizer
+from shapcut_plugins.quantize.gptq_format import WORD_BITS, GroupedWeight
 from shapcut_plugins.quantize.process import (
     checked_result,
     first_logits,
@@ -34,19 +28,19 @@ from shapcut_plugins.quantize.process import (
 _DAMPING = 0.01
 
 
-class AutoGptq(Quantizer):
+class AutoGptq(GptqQuantizer):
     """Quantize block after block with the class ``GPTQ`` of AutoGPTQ 0.7.1.
 
-    Each block sees what the quantized blocks before it give. The package's own entry needs CUDA and does not
-    import with current transformers, so the class works on the adapter's blocks here; the checkpoint is
-    loaded by plain transformers with optimum and gptqmodel.
+    Each block sees the outputs of the quantized blocks before it. The package's own entry needs CUDA and does
+    not import with current transformers, so the class is applied to the adapter's blocks here; plain
+    transformers loads the checkpoint with optimum and gptqmodel.
 
     Args:
-        bits: of a weight.
+        bits: per weight.
         group_size: weights that share a scale; -1: a whole row.
-        desc_act: whether columns are quantized in the order of their activations' size.
-        sym: whether a group's integers lie around zero, or between its smallest and its largest weight.
-        samples: calibration windows; by default as many as coalitions are measured on.
+        desc_act: quantize columns in descending order of their activations.
+        sym: centre a group's integers on zero instead of its range of weights.
+        samples: calibration windows; default: as many as coalitions are measured on.
         entry: ``layers``, or ``package`` for the package's own entry (CUDA only).
     """
 
@@ -66,25 +60,16 @@ class AutoGptq(Quantizer):
         samples: int | None = None,
         entry: Literal["layers", "package"] = "layers",
     ) -> None:
-        self.bits = checked_choice("bits", bits, BITS)
-        self.desc_act = desc_act
-        self.sym = sym
-        self.samples = checked_samples(samples)
+        super().__init__(bits, group_size, desc_act=desc_act, sym=sym, samples=samples)
         self.entry = entry
-        self._group_size = checked_choice("group_size", group_size, (WHOLE_ROWS, *GROUP_SIZES))
 
-    @property
-    def group_size(self) -> int | None:
-        """As given; None for whole rows."""
-        return None if self._group_size == WHOLE_ROWS else self._group_size
-
-    def check(self, model: nn.Module) -> None:
-        """As every quantizer, and refuse shapes that do not fill the words of the format.
+    def check(self, model: nn.Module, adapter: Adapter) -> None:
+        """As `Quantizer.check`; also refuse shapes that do not fill the format's words.
 
         Raises:
             InputError: naming the first obstacle.
         """
-        super().check(model)
+        super().check(model, adapter)
         if self.entry == "package":
             require_package_entry()
         in_word = WORD_BITS // self.bits
@@ -98,14 +83,8 @@ class AutoGptq(Quantizer):
     def run(self, model: nn.Module, context: StepContext) -> StoredModel:
         """Quantize, write the packed checkpoint, and load it."""
         if self.entry == "package":
-            options = {
-                "bits": self.bits,
-                "group_size": self._group_size,
-                "desc_act": self.desc_act,
-                "sym": self.sym,
-            }
             directory = quantized_elsewhere(
-                "shapcut_plugins.quantize.auto_gptq_worker", model, options, context
+                "shapcut_plugins.quantize.auto_gptq_worker", model, self.format_options, context
             )
             return checked_result(directory, model, context)
         model = copy.deepcopy(model)
@@ -116,7 +95,7 @@ class AutoGptq(Quantizer):
         return loaded_as_expected(directory, model, context, expected)
 
     def _quantize_blocks(self, model: nn.Module, context: StepContext) -> dict[str, GroupedWeight]:
-        """Put quantized values into the blocks' linear layers; returns what they are made of, by name."""
+        """Quantize the blocks' linear layers in place; returns their grouped weights by name."""
         runner = BlockRunner(context.adapter, model, context.calibration)
         names = {layer: name for name, layer in linear_layers(model)}
         quantized: dict[str, GroupedWeight] = {}
@@ -136,7 +115,7 @@ class AutoGptq(Quantizer):
         return worker
 
     def _quantize_layer(self, layer: nn.Module, worker: Any) -> GroupedWeight:
-        """Run the package's algorithm on a layer and put in the values that its 16-bit scales give."""
+        """Quantize a layer in place with the package's algorithm, rounding scales to 16 bits."""
         with without_cuda_calls():
             scales, zeros, group_of = worker.fasterquant(
                 percdamp=_DAMPING,
@@ -151,7 +130,7 @@ class AutoGptq(Quantizer):
         return found
 
     def _write(self, model: Any, quantized: dict[str, GroupedWeight], directory: Path) -> None:
-        """Save the model with packed weights in the place of the quantized layers'."""
+        """Save the model with packed weights in place of the quantized layers' weights."""
         model.to(getattr(torch, kernel_dtype(model)))
         state = dict(model.state_dict())
         for name, weight in quantized.items():
@@ -159,10 +138,7 @@ class AutoGptq(Quantizer):
             state |= {f"{name}.{part}": tensor.cpu() for part, tensor in weight.packed(self.bits).items()}
         model.config.quantization_config = {
             "quant_method": "gptq",
-            "bits": self.bits,
-            "group_size": self._group_size,
-            "desc_act": self.desc_act,
-            "sym": self.sym,
+            **self.format_options,
             "checkpoint_format": "gptq",
         }
         model.save_pretrained(directory, state_dict=state)

@@ -1,4 +1,4 @@
-"""The entry of the package AutoGPTQ, which needs CUDA and a transformers of its time."""
+"""AutoGPTQ's own entry in a separate process; needs CUDA and an older transformers."""
 
 import sys
 from pathlib import Path
@@ -10,8 +10,8 @@ from shapcut_plugins.quantize.process import Job, serve
 
 
 def quantize(job: Job) -> None:
-    """Quantize the checkpoint of a job as the package itself does, and run the result."""
-    import auto_gptq  # noqa: PLC0415 - fails where the package does not fit
+    """Quantize the checkpoint of a job through the package's own entry, and run the result."""
+    import auto_gptq  # noqa: PLC0415 - fails with current transformers
 
     library, options = auto_gptq, job.options
     entry: Any = library.AutoGPTQForCausalLM

@@ -1,4 +1,4 @@
-"""What all steps that quantize have in common: what they need, and what they refuse before any evaluation."""
+"""The base class of quantization steps, and their early checks."""
 
 import importlib.util
 from abc import abstractmethod
@@ -9,15 +9,15 @@ from typing import Any, ClassVar
 import torch
 from torch import nn
 
-from shapcut.contracts import InputError, PostProcessor, Stage, StepContext
+from shapcut.contracts import Adapter, InputError, PostProcessor, Stage, StepContext
 
 GROUP_SIZES = (16, 32, 64, 128)
 WHOLE_ROWS = -1
-"""The group size that stands for one scale a row."""
+"""The group size that means one scale per row."""
 
 
 class Quantizer(PostProcessor):
-    """Quantizes the linear layers of a transformers model, all but its output embedding.
+    """Quantizes the linear layers of a transformers model, except its output embedding.
 
     Attributes:
         name: under which the step is registered.
@@ -34,10 +34,10 @@ class Quantizer(PostProcessor):
     @property
     @abstractmethod
     def group_size(self) -> int | None:
-        """How many weights of a row share a scale; None if that is not the user's choice."""
+        """Weights of a row that share a scale; None if that is not an option."""
 
-    def check(self, model: nn.Module) -> None:
-        """Refuse models that transformers does not load by itself, widths that groups do not divide.
+    def check(self, model: nn.Module, adapter: Adapter) -> None:  # noqa: ARG002 - the model says it all
+        """Refuse models outside transformers, and widths that the group size does not divide.
 
         Raises:
             InputError: naming the first obstacle.
@@ -49,15 +49,13 @@ class Quantizer(PostProcessor):
             )
         widths = {name: layer.in_features for name, layer in linear_layers(model)}
         if not widths:
-            raise InputError(
-                f"{self.name}: {type(model).__name__} has no linear layers that it could quantize"
-            )
+            raise InputError(f"{self.name}: {type(model).__name__} has no linear layers to quantize")
         if self.group_size is not None:
             _require_divisible(self.name, self.group_size, widths)
 
 
 def checked_samples(samples: int | None) -> int | None:
-    """The option ``samples``.
+    """Validate the option ``samples``.
 
     Raises:
         ValueError: if it is not positive.
@@ -68,10 +66,10 @@ def checked_samples(samples: int | None) -> int | None:
 
 
 def checked_choice(option: str, value: int, allowed: tuple[int, ...]) -> int:
-    """The value of an option that has few.
+    """Validate an option with a fixed set of values.
 
     Raises:
-        ValueError: naming those it has.
+        ValueError: naming the allowed values.
     """
     if value not in allowed:
         raise ValueError(f"{option}={value} is not supported; use one of {', '.join(map(str, allowed))}")
@@ -82,7 +80,7 @@ def require_packages(step: str, packages: tuple[str, ...], install: str) -> None
     """Refuse a step whose packages are not installed.
 
     Raises:
-        InputError: saying how to install them.
+        InputError: with the install command.
     """
     missing = [package for package in packages if importlib.util.find_spec(package) is None]
     if missing:
@@ -90,7 +88,7 @@ def require_packages(step: str, packages: tuple[str, ...], install: str) -> None
 
 
 def linear_layers(model: nn.Module) -> Iterator[tuple[str, nn.Linear]]:
-    """Names and modules of the linear layers, without the output embedding."""
+    """Names and modules of the linear layers, except the output embedding."""
     head = model.get_output_embeddings()  # type: ignore[operator]
     for name, module in model.named_modules():
         if isinstance(module, nn.Linear) and module is not head:
@@ -98,7 +96,7 @@ def linear_layers(model: nn.Module) -> Iterator[tuple[str, nn.Linear]]:
 
 
 def output_embedding_name(model: nn.Module) -> str | None:
-    """The dotted name of the output embedding, or None if there is none."""
+    """The dotted name of the output embedding, or None."""
     head = model.get_output_embeddings()  # type: ignore[operator]
     return next((name for name, module in model.named_modules() if module is head), None)
 
@@ -115,7 +113,7 @@ def _require_divisible(step: str, group_size: int, widths: dict[str, int]) -> No
 
 
 def loaded_quantized(model: nn.Module, config: Any, context: StepContext) -> nn.Module:
-    """The model saved and loaded again by transformers with a quantization config, on the same device."""
+    """Save the model and reload it in transformers with a quantization config, on the same device."""
     from transformers import AutoModelForCausalLM  # noqa: PLC0415 - seconds to import
 
     device = context.adapter.input_device(model)
@@ -129,5 +127,5 @@ def loaded_quantized(model: nn.Module, config: Any, context: StepContext) -> nn.
 
 
 def compute_dtype(model: nn.Module) -> torch.dtype:
-    """The number format of the weights that stay as they are."""
+    """The dtype of the weights that are not quantized."""
     return next(weight.dtype for weight in model.parameters() if weight.is_floating_point())

@@ -10,11 +10,11 @@ from shapcut_plugins.quantize.base import Quantizer, compute_dtype, loaded_quant
 
 
 class BitsAndBytes(Quantizer):
-    """Quantize with bitsandbytes; the checkpoint is loaded by plain transformers with that package.
+    """Quantize with bitsandbytes; plain transformers loads the checkpoint with that package.
 
     Args:
-        kind: ``nf4`` and ``fp4`` have 4 bits and blocks of 64 weights, ``int8`` has 8 bits and a scale a row.
-        double_quant: whether the scales of 4-bit blocks are quantized, too.
+        kind: ``nf4`` and ``fp4`` (4 bits, blocks of 64 weights) or ``int8`` (8 bits, a scale per row).
+        double_quant: also quantize the scales of 4-bit blocks.
     """
 
     name: ClassVar[str] = "bitsandbytes"

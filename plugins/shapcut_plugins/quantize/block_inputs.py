@@ -1,4 +1,4 @@
-"""What reaches the linear layers of one block after the other, while earlier blocks change."""
+"""Inputs of the linear layers, block by block, while earlier blocks change."""
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
@@ -12,15 +12,15 @@ from shapcut.contracts import Adapter, LayerStack, State
 _SEQUENCES = 8
 
 Observe = Callable[[Tensor], None]
-"""Called with what reaches a layer, shape (batch, length, width)."""
+"""Called with a layer's input, shape (batch, length, width)."""
 
 
 class BlockRunner:
-    """Runs block after block of a model on calibration text.
+    """Runs a model block by block on calibration text.
 
     Args:
         adapter: the model's adapter.
-        model: its blocks may be changed between calls.
+        model: the model; its blocks may change between calls.
         input_ids: shape (samples, length).
     """
 
@@ -37,7 +37,7 @@ class BlockRunner:
                 self._states = [self._stack.prelude(part) for part in self._ids]
 
     def observe(self, index: int, layers: Mapping[nn.Module, Observe]) -> None:
-        """Run block ``index`` on all text and show what reaches its layers."""
+        """Run block ``index`` on all text and pass the inputs of ``layers`` to their observers."""
         with ExitStack() as hooks, torch.no_grad():
             for layer, show in layers.items():
                 handle = layer.register_forward_pre_hook(_showing(show))
@@ -46,13 +46,13 @@ class BlockRunner:
                 pass
 
     def advance(self, index: int) -> None:
-        """Go on behind block ``index`` as it is now."""
+        """Move on to the states after block ``index`` in its current form."""
         if self._stack is not None:
             with torch.no_grad():
                 self._states = list(self._outputs(index))
 
     def _outputs(self, index: int) -> Iterator[State]:
-        """The states after a block; without a fast path the whole model runs, and states are of no use."""
+        """The states after a block; without a layer stack, run the whole model and yield its logits."""
         if self._stack is None:
             for part in self._ids:
                 yield (self._adapter.logits(self._model, part),)

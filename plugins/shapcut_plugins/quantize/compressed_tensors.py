@@ -21,16 +21,16 @@ _ACTIVATIONS = {"num_bits": 8, "type": "int", "symmetric": True, "strategy": "to
 
 
 class CompressedTensors(Quantizer):
-    """Quantize with llm-compressor, in a process of its own.
+    """Quantize with llm-compressor, in a separate process.
 
-    The checkpoint is loaded by plain transformers with compressed-tensors, which unpacks it: fewer bytes on
-    disk, not in memory. Other engines compute with the packed weights.
+    Plain transformers loads the checkpoint with compressed-tensors, which unpacks it: smaller on disk, not in
+    memory. Other engines compute with the packed weights.
 
     Args:
-        scheme: bits of weights and activations; those of 8 bits are quantized as they come.
-        group_size: weights that share a scale; by default 64, and a whole row for W8A8, which has no groups.
-        algorithm: ``gptq`` (uses the calibration text) or ``rtn``, rounding to the nearest.
-        samples: calibration windows; by default as many as coalitions are measured on.
+        scheme: bits of weights and activations; 8-bit activations are quantized dynamically.
+        group_size: weights that share a scale; default 64; W8A8 has no groups but a scale per row.
+        algorithm: ``gptq`` (uses the calibration text) or ``rtn`` (round to nearest).
+        samples: calibration windows; default: as many as coalitions are measured on.
     """
 
     name: ClassVar[str] = "compressed-tensors"
@@ -48,7 +48,7 @@ class CompressedTensors(Quantizer):
     ) -> None:
         if scheme == "W8A8" and group_size is not None:
             raise ValueError(
-                f"group_size={group_size} cannot be had with scheme=W8A8, which has a scale a row"
+                f"group_size={group_size} is unavailable with scheme=W8A8, which has a scale per row"
             )
         self.scheme = scheme
         self.algorithm = algorithm
@@ -65,7 +65,7 @@ class CompressedTensors(Quantizer):
         return self._group_size
 
     def run(self, model: nn.Module, context: StepContext) -> StoredModel:
-        """Save the pruned model, quantize it in another process, and load what that wrote."""
+        """Save the pruned model, quantize it in another process, load the result."""
         head = output_embedding_name(model)
         options = {
             "algorithm": self.algorithm,

@@ -1,4 +1,4 @@
-"""llm-compressor in a process of its own: it keeps a session and patches modules."""
+"""llm-compressor in a separate process, because it keeps a session and patches modules."""
 
 import sys
 from importlib import import_module
@@ -9,7 +9,7 @@ from shapcut_plugins.quantize.process import Job, serve
 
 
 def quantize(job: Job) -> None:
-    """Quantize the checkpoint of a job with llm-compressor, and run the result before it is saved."""
+    """Quantize the checkpoint of a job with llm-compressor, and run the result before saving it."""
     import datasets  # noqa: PLC0415 - seconds to import
     from compressed_tensors.quantization import QuantizationArgs, QuantizationScheme  # noqa: PLC0415
     from llmcompressor.modifiers.quantization import GPTQModifier, QuantizationModifier  # noqa: PLC0415

@@ -1,4 +1,4 @@
-"""GPTQ's checkpoint format: integers of few bits, packed into 32-bit words."""
+"""GPTQ's checkpoint format: low-bit integers packed into 32-bit words."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ from safetensors import safe_open
 from torch import Tensor, nn
 
 BITS = (2, 4, 8)
-"""Of a weight, so that words hold whole weights."""
+"""Bits per weight that divide a word evenly."""
 
 WORD_BITS = 32
 _PARTS = ("qweight", "qzeros", "scales", "g_idx")
@@ -17,7 +17,7 @@ _PARTS = ("qweight", "qzeros", "scales", "g_idx")
 
 @dataclass(frozen=True, eq=False, slots=True)
 class GroupedWeight:
-    """A quantized weight matrix, ``(integers - zeros) * scales`` with one zero and one scale a group.
+    """A quantized weight matrix, ``(integers - zeros) * scales`` with one zero and one scale per group.
 
     Attributes:
         integers: int32, shape (outputs, inputs), from 0 to 2**bits - 1.
@@ -35,7 +35,7 @@ class GroupedWeight:
     def nearest(
         cls, weight: Tensor, scales: Tensor, zeros: Tensor, group_of: Tensor, bits: int
     ) -> "GroupedWeight":
-        """The integers that come nearest to a matrix of shape (outputs, inputs), for given groups."""
+        """Round a matrix of shape (outputs, inputs) to the nearest integers, for given groups."""
         stored, groups = scales.half(), group_of.long()
         shifted = weight.float() / stored.float()[:, groups] + zeros.float()[:, groups]
         integers = shifted.round().clamp(0, 2**bits - 1).int()
@@ -43,7 +43,7 @@ class GroupedWeight:
 
     @classmethod
     def unpacked(cls, tensors: Mapping[str, Tensor], bits: int) -> "GroupedWeight":
-        """What `packed` stored."""
+        """The inverse of `packed`."""
         return cls(
             integers=unpacked_rows(tensors["qweight"], bits).T,
             scales=tensors["scales"].T,
@@ -57,9 +57,9 @@ class GroupedWeight:
         return (self.integers - self.zeros[:, groups]).float() * self.scales.float()[:, groups]
 
     def packed(self, bits: int) -> dict[str, Tensor]:
-        """The tensors that a checkpoint holds for this matrix, by name.
+        """This matrix's tensors in a checkpoint, by name.
 
-        Zeros are stored less one, as the first version of the format has it.
+        Zeros are stored minus one, as in version 1 of the format.
         """
         return {
             "qweight": packed_rows(self.integers.T, bits),
@@ -70,11 +70,11 @@ class GroupedWeight:
 
 
 def packed_rows(integers: Tensor, bits: int) -> Tensor:
-    """Rows of non-negative integers packed into int32, the first row in the lowest bits.
+    """Pack rows of non-negative integers into int32, the first row in the lowest bits.
 
     Args:
         integers: shape (rows, columns); ``rows * bits`` is a multiple of 32.
-        bits: of an integer; a divisor of 32.
+        bits: per integer; a divisor of 32.
 
     Returns:
         Shape (rows * bits / 32, columns).
@@ -94,7 +94,7 @@ def unpacked_rows(words: Tensor, bits: int) -> Tensor:
 
 
 def put_dense(model: nn.Module, directory: Path, bits: int) -> None:
-    """Put the values of a checkpoint in GPTQ's format into the linear layers of an unquantized model."""
+    """Copy the dequantized weights of a GPTQ checkpoint into the linear layers of a model."""
     for file in sorted(directory.glob("*.safetensors")):
         with safe_open(file, "pt") as stored:
             names = [name.removesuffix(".qweight") for name in stored.keys() if name.endswith(".qweight")]  # noqa: SIM118

@@ -1,4 +1,4 @@
-"""GPTQModel in a process of its own: importing it puts its own kernels into transformers' place."""
+"""GPTQModel in a separate process, because importing it replaces kernels of transformers."""
 
 import os
 import sys

@@ -1,4 +1,4 @@
-"""Quantization by a library that changes the process it is imported into: files in, files out."""
+"""Quantization in a separate process, for libraries that modify the process importing them."""
 
 import json
 import os
@@ -17,8 +17,8 @@ from torch import Tensor, nn
 from shapcut.contracts import ShapcutError, StepContext, StoredModel, VerificationError, write_json_atomically
 
 KERNEL_TOLERANCE = 0.1
-"""Accepted difference of logits between two ways to compute with one set of quantized weights, 16-bit kernels
-among them: root of the mean square, as a share of the logits' own spread."""
+"""Accepted difference between logits of two kernels on the same quantized weights, 16-bit kernels included:
+root mean square, as a share of the logits' standard deviation."""
 
 _COMPARED_SAMPLES = 2
 _SOURCE, _TARGET, _TOKENS, _LOGITS, _OPTIONS, _LOG = (
@@ -33,7 +33,7 @@ _SOURCE, _TARGET, _TOKENS, _LOGITS, _OPTIONS, _LOG = (
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Job:
-    """What the other process works on: a directory with everything in it.
+    """The input of the other process: a directory with all its files.
 
     Attributes:
         directory: of the job.
@@ -52,11 +52,11 @@ class Job:
 
     @property
     def target(self) -> Path:
-        """Where the quantized checkpoint goes."""
+        """The directory for the quantized checkpoint."""
         return self.directory / _TARGET
 
     def write_logits(self, model: Any) -> None:
-        """Keep what the library's own quantized model makes of the first samples, to compare with later."""
+        """Store the logits of the library's own quantized model on the first samples, for verification."""
         with torch.inference_mode():
             device = next(model.parameters()).device
             logits = model(input_ids=self.calibration[:_COMPARED_SAMPLES].to(device), use_cache=False).logits
@@ -106,10 +106,10 @@ def quantized_elsewhere(
 
 
 def checked_result(directory: Path, model: nn.Module, context: StepContext) -> StoredModel:
-    """What another process wrote, loaded by plain transformers and compared with that process's own model.
+    """Load another process's checkpoint in plain transformers and compare it with that process's model.
 
     Raises:
-        VerificationError: if the logits differ by more than the rounding of arithmetic.
+        VerificationError: if the logits differ by more than `KERNEL_TOLERANCE`.
     """
     return loaded_as_expected(directory, model, context, load_file(context.directory / _LOGITS)["logits"])
 
@@ -117,7 +117,7 @@ def checked_result(directory: Path, model: nn.Module, context: StepContext) -> S
 def loaded_as_expected(
     directory: Path, model: nn.Module, context: StepContext, expected: Tensor
 ) -> StoredModel:
-    """A quantized checkpoint as plain transformers loads it, if it does what it should.
+    """Load a quantized checkpoint in plain transformers and require the expected logits.
 
     Args:
         directory: the checkpoint.
@@ -126,7 +126,7 @@ def loaded_as_expected(
         expected: logits of the first calibration samples.
 
     Raises:
-        VerificationError: if the logits differ by more than the rounding of arithmetic.
+        VerificationError: if the logits differ by more than `KERNEL_TOLERANCE`.
     """
     device = context.adapter.input_device(model)
     loaded = context.adapter.load(directory).requires_grad_(requires_grad=False)
@@ -137,13 +137,13 @@ def loaded_as_expected(
     )
     if not difference <= KERNEL_TOLERANCE:
         raise VerificationError(
-            f"the quantized checkpoint gives other logits in transformers than it should: they differ by "
+            f"the quantized checkpoint gives unexpected logits in transformers: they differ by "
             f"{difference:.1%}, accepted {KERNEL_TOLERANCE:.0%}"
         )
     return StoredModel(loaded, directory)
 
 
 def first_logits(model: nn.Module, context: StepContext) -> Tensor:
-    """What a model makes of the first calibration samples, float32, on the CPU."""
+    """Logits on the first calibration samples, float32, on the CPU."""
     ids = context.calibration[:_COMPARED_SAMPLES].to(context.adapter.input_device(model))
     return context.adapter.logits(model, ids).float().cpu()

@@ -9,10 +9,10 @@ from shapcut_plugins.report.run_data import Cut, RunFacts
 
 @dataclass(frozen=True, slots=True)
 class Baselines:
-    """What other methods reach.
+    """The results of other methods.
 
     Attributes:
-        place: where the comparison is.
+        place: the comparison's location.
         methods: in the order of the comparison.
     """
 
@@ -21,7 +21,7 @@ class Baselines:
 
 
 def own_cuts(facts: RunFacts) -> list[Cut]:
-    """The run's own cuts, the whole model first; empty if there are none."""
+    """The run's own cuts, the whole model first; may be empty."""
     if facts.manifest.series is not None:
         points = facts.manifest.series.curve
         return [Cut.of(point.removed, [point.held_out_perplexity]) for point in points]
@@ -34,7 +34,7 @@ def own_cuts(facts: RunFacts) -> list[Cut]:
 
 
 def read_baselines(facts: RunFacts, directory: Run) -> Baselines:
-    """The methods of a comparison, to be shown beside a run.
+    """The methods of a comparison, to show beside a run.
 
     Raises:
         InputError: if it cannot be read, or is of another model or held-out text than the run.

@@ -1,4 +1,4 @@
-"""What the page of a comparison is made from."""
+"""The data of a comparison page."""
 
 from pathlib import Path
 from typing import Literal
@@ -8,11 +8,11 @@ from pydantic import Field
 from shapcut_plugins.report.run_data import Cut, Part, read_part
 
 Method = tuple[str, list[Cut]]
-"""A name and its cuts, the whole model first; no cuts if none has a finite result."""
+"""A name and its cuts, the whole model first; no cuts without a finite result."""
 
 
 class ModelFacts(Part):
-    """Which model the methods worked on."""
+    """The model of the comparison."""
 
     source: str
     class_name: str = Field(alias="class")
@@ -20,7 +20,7 @@ class ModelFacts(Part):
 
 
 class TextFacts(Part):
-    """Which text was used; shapes are (windows, tokens a window)."""
+    """The text; shapes are (windows, tokens per window)."""
 
     calibration: str
     calibration_windows: tuple[int, int]
@@ -67,7 +67,7 @@ def read_comparison(path: Path) -> ComparisonFacts:
 
 
 def method_cuts(comparison: ComparisonFacts) -> tuple[Method, ...]:
-    """The cuts of each method of a comparison, the mean of its seeds."""
+    """The cuts of each method, averaged over seeds."""
     found: dict[str, dict[int, list[float]]] = {}
     for row in comparison.rows:
         sizes = found.setdefault(row.method, {})

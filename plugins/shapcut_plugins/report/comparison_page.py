@@ -1,4 +1,4 @@
-"""The page of a comparison: one HTML file that needs nothing from the network."""
+"""The page of a comparison: one self-contained HTML file."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -26,8 +26,8 @@ class Standing:
         source: where it was published.
         cut: its held-out perplexity; None if no seed has a finite one.
         seeds: how many have one.
-        tokens: that it processed, mean of the seeds.
-        seconds: that it took, mean of the seeds.
+        tokens: processed tokens, mean over seeds.
+        seconds: time taken, mean over seeds.
     """
 
     method: str
@@ -61,7 +61,7 @@ class Size:
 
 
 def write_comparison(run: Run) -> None:
-    """Write the page of a comparison into its directory, in place of an earlier one.
+    """Write the page of a comparison into its directory, replacing an earlier one.
 
     Raises:
         InputError: if the comparison cannot be read.
@@ -75,7 +75,7 @@ def render_comparison(facts: ComparisonFacts, manifest: ManifestFacts | None = N
     """The page as HTML text; everything is escaped.
 
     Args:
-        facts: what was compared.
+        facts: the comparison.
         manifest: of the run that compared it, if there is one.
     """
     methods = list(dict.fromkeys(row.method for row in facts.rows))
@@ -134,7 +134,7 @@ def _standing(rows: Sequence[RowFacts], number: int) -> Standing:
 
 
 def _summary(standings: Sequence[Standing], dense: float | None) -> str:
-    """The best method and the next, and how far they are apart."""
+    """The best method, the next, and their distance."""
     known = [(standing, standing.cut) for standing in standings if standing.cut]
     if not known:
         return "No method has a finite result."

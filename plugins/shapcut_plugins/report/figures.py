@@ -1,4 +1,4 @@
-"""The table of figures, before and after: whatever was measured of both models, under a readable name."""
+"""The table of figures: every measurement of both models, under a readable name."""
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
@@ -11,7 +11,7 @@ from shapcut_plugins.report.run_data import number
 
 @dataclass(frozen=True, slots=True)
 class Label:
-    """How a figure is shown: its name and unit, the factor to that unit, and its form."""
+    """The presentation of a figure: name with unit, factor to that unit, and format."""
 
     text: str
     factor: float = 1.0
@@ -28,7 +28,7 @@ LABELS = {
     "latency.decode_seconds": Label("decoding: one further token (ms)", 1e3, "{:,.1f}"),
     "peak_memory_bytes": Label("most memory of the process so far (MB)", 1e-6, "{:,.0f}"),
 }
-"""By the path of a field in a measurement; the table has this order, and then what has no label."""
+"""Labels by field path, in the order of the table; unlabelled figures follow."""
 
 SETTINGS = {
     "held_out_source": "held-out text",
@@ -43,7 +43,7 @@ SETTINGS = {
     "latency.batch_size": "sequences at a time",
     "caches.batch_size": "sequences in the cache",
 }
-"""Fields that say how the figures were measured."""
+"""Fields that describe how the figures were measured."""
 
 _UNITS = {"_seconds": ("(ms)", 1e3), "_bytes": ("(MB)", 1e-6)}
 
@@ -53,9 +53,9 @@ class Row:
     """One figure.
 
     Attributes:
-        name: with its unit.
-        values: of the original and of each pruned model, in words.
-        changes: of each pruned model against the original; empty where there is none.
+        name: with the unit.
+        values: of the original and of each pruned model, formatted.
+        changes: of each pruned model against the original; empty if undefined.
     """
 
     name: str
@@ -64,7 +64,7 @@ class Row:
 
 
 def rows(measurements: Sequence[Mapping[str, Any]]) -> list[Row]:
-    """One row for each figure that any of the models has.
+    """One row for each figure that any model has.
 
     Args:
         measurements: plain data of the original and of each pruned model.
@@ -76,7 +76,7 @@ def rows(measurements: Sequence[Mapping[str, Any]]) -> list[Row]:
 
 
 def settings(measurement: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """How a model was measured, as (what, in words)."""
+    """The settings of a measurement, as (name, value) texts."""
     found = []
     for path, text in SETTINGS.items():
         value: Any = measurement
@@ -88,7 +88,7 @@ def settings(measurement: Mapping[str, Any]) -> list[tuple[str, str]]:
 
 
 def _figures(content: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, float]]:
-    """(path, figure) of all that is a number, at any depth."""
+    """(path, figure) of every number, at any depth."""
     if isinstance(content.get("lengths"), list) and isinstance(content.get("sizes"), list):
         for length, size in zip(content["lengths"], content["sizes"], strict=False):
             yield f"cache after {length} tokens_bytes", float(size)
@@ -127,7 +127,7 @@ def _row(path: str, figures: Sequence[float | None]) -> Row:
 
 
 def change(before: float | None, after: float | None) -> str:
-    """In percent; empty where that makes no sense."""
+    """The change in percent; empty if undefined."""
     if not before or after is None or not math.isfinite(after / before):
         return ""
     return f"{after / before - 1.0:+.1%}"

@@ -1,4 +1,4 @@
-"""What all HTML pages share: templates in which everything is escaped, their style and their one script."""
+"""Shared parts of all HTML pages: escaping templates, style and script."""
 
 import base64
 import hashlib
@@ -9,7 +9,7 @@ from markupsafe import Markup
 
 
 def environment() -> Environment:
-    """The templates of this package; ``policy`` lets the page run ``script`` and load nothing at all."""
+    """The templates of this package; ``policy`` allows ``script`` and no loading."""
     templates = Environment(
         autoescape=True,
         undefined=StrictUndefined,
@@ -25,7 +25,7 @@ def environment() -> Environment:
 
 
 def content_policy(script: str) -> str:
-    """A content security policy for a page whose only script is this one."""
+    """A content security policy that allows only this script."""
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     return (
         f"default-src 'none'; script-src 'sha256-{digest}'; style-src 'unsafe-inline'; img-src data:; "
@@ -34,7 +34,7 @@ def content_policy(script: str) -> str:
 
 
 def figure(number: float | None, form: str = "{:.4g}") -> str:
-    """A number in words: a dash where there is none."""
+    """A formatted number, or a dash."""
     return "–" if number is None else form.format(number)  # noqa: RUF001 - a dash in a table
 
 

@@ -1,4 +1,4 @@
-"""The report of a run: one HTML file that needs nothing from the network."""
+"""The report of a run: one self-contained HTML file."""
 
 import json
 from collections.abc import Callable, Iterable, Sequence
@@ -24,11 +24,11 @@ from shapcut_plugins.report.run_data import ContributionFacts, RunFacts, read_ru
 TEMPLATE = "report.html.jinja"
 
 Section = tuple[str, str]
-"""A heading and an HTML body, from a plugin that is trusted with it."""
+"""A heading and a trusted HTML body from a plugin."""
 
 
 def report_command(hook: pluggy.HookRelay) -> Callable[..., None]:
-    """The command ``report``; ``hook`` asks the other plugins for their sections."""
+    """The command ``report``; ``hook`` collects sections from other plugins."""
 
     def report(
         directory: Annotated[Path, typer.Argument(metavar="DIR", help="the directory of a run, see --run")],
@@ -37,7 +37,7 @@ def report_command(hook: pluggy.HookRelay) -> Callable[..., None]:
             typer.Option(help="a directory of shapcut compare: its methods beside the run's own cuts"),
         ] = None,
     ) -> None:
-        """Write DIR/report.html, for people: what was removed and why, what it did, what it cost.
+        """Write DIR/report.html: what was removed and why, with its effect and cost.
 
         For the directory of a comparison, DIR/comparison.html.
         """
@@ -48,7 +48,7 @@ def report_command(hook: pluggy.HookRelay) -> Callable[..., None]:
             write_comparison(run)
             typer.echo(str(run.comparison_page))
             return
-        read_run(run)  # refuses what is no run before any plugin sees it
+        read_run(run)  # refuses an invalid run before any plugin sees it
         others = None if baselines is None else Run(baselines)
         write_report(run, hook.shapcut_report_sections(run=run), baselines=others)
         typer.echo(str(run.report))
@@ -59,7 +59,7 @@ def report_command(hook: pluggy.HookRelay) -> Callable[..., None]:
 def write_report(
     run: Run, sections: Iterable[Sequence[Section]] = (), *, baselines: Run | None = None
 ) -> None:
-    """Write the report of a run into its directory, in place of an earlier one.
+    """Write the report of a run into its directory, replacing an earlier one.
 
     Args:
         run: the run.
@@ -79,7 +79,7 @@ def write_report(
 def render_report(
     facts: RunFacts, sections: Sequence[Section] = (), baselines: Baselines | None = None
 ) -> str:
-    """The report as HTML text; everything but the bodies of ``sections`` is escaped."""
+    """The report as HTML; everything except the bodies of ``sections`` is escaped."""
     manifest, plan = facts.manifest, facts.plan
     methods = [("this run", own_cuts(facts)), *(baselines.methods if baselines else ())]
     return (
@@ -108,12 +108,12 @@ def render_report(
 
 
 def plain(value: Any) -> str:
-    """A value of a recipe as a person would write it."""
+    """A recipe value as readable text."""
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
 def _measured(facts: RunFacts) -> dict[str, Any]:
-    """What the template shows of the measurements of all cuts."""
+    """The template's data on the measurements of all cuts."""
     results = list(facts.cuts.values())
     if not results:
         return {"measured": [], "settings": []}
@@ -125,7 +125,7 @@ def _measured(facts: RunFacts) -> dict[str, Any]:
 
 
 def _scored(scored: ContributionFacts | None, facts: RunFacts) -> dict[str, Any]:
-    """What the template shows of the contributions."""
+    """The template's data on the contributions."""
     if scored is None:
         return dict.fromkeys(("scored", "chart", "heat", "interaction", "scatters", "trust"))
     fidelity, removed = scored.fidelity_held_out, facts.removed

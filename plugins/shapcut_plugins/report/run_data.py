@@ -1,4 +1,4 @@
-"""What a report is made from: the files of a run, read through one strict entrance."""
+"""The data of a report: the files of a run, validated on reading."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -11,20 +11,20 @@ from shapcut.contracts import InputError, RemovalPlan, Run
 
 
 class Part(BaseModel):
-    """Plain data of a run; keys that a report does not show are left alone."""
+    """Plain data of a run; keys that a report does not show are ignored."""
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
 
 def number(value: Any) -> float | None:
-    """A JSON number, or one of the words that stand for infinity and NaN; None for anything else."""
+    """A JSON number, or the word for an infinity or NaN; None for anything else."""
     if isinstance(value, str):
         return float(value) if value in ("Infinity", "-Infinity", "NaN") else None
     return None if isinstance(value, bool) or not isinstance(value, int | float) else float(value)
 
 
 class ModelFacts(Part):
-    """Which model was pruned."""
+    """The pruned model."""
 
     source: str
     class_name: str = Field(alias="class")
@@ -33,7 +33,7 @@ class ModelFacts(Part):
 
 
 class TextFacts(Part):
-    """Which text was used; shapes are (windows, tokens a window), finals in equal parts."""
+    """The text; shapes are (windows, tokens per window), finals in equal parts."""
 
     source: str
     calibration: tuple[int, int]
@@ -43,14 +43,14 @@ class TextFacts(Part):
 
 
 class CostFacts(Part):
-    """What a method has asked for, as if nothing had been stored by an earlier start."""
+    """Work charged to a method as if nothing had been stored by an earlier start."""
 
     evaluations: int
     tokens: int
 
 
 class Phase(Part):
-    """What a run had cost when a phase ended; all but the seconds count from the start of the run."""
+    """The cost of a run at the end of a phase; all but the seconds count from the start of the run."""
 
     seconds: float = 0.0
     evaluations_asked: int | None = None
@@ -60,7 +60,7 @@ class Phase(Part):
 
     @property
     def measured(self) -> str:
-        """How many coalitions were measured, on the calibration text and on all parts of the finalists'."""
+        """The number of measured coalitions, on the calibration text and on the finalists' text."""
         parts = {name.partition("-")[0]: 0 for name in self.evaluations_measured}
         for name, count in self.evaluations_measured.items():
             parts[name.partition("-")[0]] += count
@@ -68,7 +68,7 @@ class Phase(Part):
 
 
 class CheckpointFacts(Part):
-    """The written checkpoint and how well it agrees with what was expected."""
+    """The written checkpoint and its agreement with the expected logits."""
 
     directory: str
     max_logit_difference: float
@@ -76,7 +76,7 @@ class CheckpointFacts(Part):
 
 
 class Result(Part):
-    """What a pruning led to; what is measured of a model is in `report_measurements`."""
+    """The result of a pruning; for the figures see `shapcut_plugins.report.figures`."""
 
     plan: RemovalPlan
     dense: dict[str, Any]
@@ -85,7 +85,7 @@ class Result(Part):
 
     @property
     def perplexities(self) -> tuple[float | None, float | None]:
-        """On held-out text, of the original and of the pruned model; None where there is none."""
+        """Held-out perplexity of the original and of the pruned model; None where unavailable."""
         found = [model.get("perplexity") for model in (self.dense, self.pruned)]
         before, after = (number(part.get("perplexity")) if isinstance(part, dict) else None for part in found)
         return before, after
@@ -109,7 +109,7 @@ class Series(Part):
 
 
 class ManifestFacts(Part):
-    """The manifest; ``result`` is None as long as nothing was removed."""
+    """The manifest; ``result`` is None until something is removed."""
 
     format_version: Literal[1]
     status: str
@@ -128,7 +128,7 @@ class ManifestFacts(Part):
 
 
 class PlayerFacts(Part):
-    """One player's contribution; None where there is no finite figure."""
+    """One player's contribution; None where it is not finite."""
 
     player: int
     value: float | None
@@ -136,7 +136,7 @@ class PlayerFacts(Part):
 
 
 class FidelityFacts(Part):
-    """How well the surrogate predicts coalitions that it was not fitted to."""
+    """The surrogate's fidelity on coalitions that it was not fitted to."""
 
     r_squared: float | None
     spearman: float | None
@@ -155,7 +155,7 @@ class FidelityFacts(Part):
 
 
 class HalvesFacts(Part):
-    """How well contributions from two halves of the calibration text agree."""
+    """Agreement of contributions from two halves of the calibration text."""
 
     kendall: float | None
     spearman: float | None
@@ -163,7 +163,7 @@ class HalvesFacts(Part):
 
 
 class RobustnessFacts(Part):
-    """How much contributions depend on the drawn coalitions and on the text."""
+    """Dependence of contributions on the sampled coalitions and on the text."""
 
     resamples: int
     rank_stability_kendall: float | None
@@ -193,13 +193,13 @@ class ContributionFacts(Part):
 
 @dataclass(frozen=True, slots=True)
 class Cut:
-    """What removing so many players led to.
+    """The result of removing a number of players.
 
     Attributes:
-        removed: how many.
-        perplexity: on held-out text, the mean if there are several; not finite where it is unknown.
-        low: the least of several, or the same.
-        high: the largest of several, or the same.
+        removed: number of removed players.
+        perplexity: on held-out text, the mean over seeds; not finite if unknown.
+        low: the lowest over seeds.
+        high: the highest over seeds.
     """
 
     removed: int
@@ -209,19 +209,19 @@ class Cut:
 
     @classmethod
     def of(cls, removed: int, perplexities: Iterable[float]) -> "Cut":
-        """From at least one perplexity."""
+        """Aggregate at least one perplexity."""
         known = list(perplexities)
         return cls(removed, sum(known) / len(known), min(known), max(known))
 
 
 @dataclass(frozen=True, slots=True)
 class RunFacts:
-    """All that is known of a run.
+    """The facts of a run.
 
     Attributes:
-        manifest: what was done and with what.
+        manifest: inputs and progress.
         contributions: None if no player was scored.
-        plan: what was removed, or what would be; None if nothing was chosen.
+        plan: the removal, carried out or not; None if nothing was selected.
     """
 
     manifest: ManifestFacts
@@ -230,14 +230,14 @@ class RunFacts:
 
     @property
     def cuts(self) -> dict[str, Result]:
-        """What was carried out: nothing, one cut without a label, or several, the smallest first."""
+        """The cuts carried out: none, a single one, or several, the smallest first."""
         if self.manifest.series is not None:
             return self.manifest.series.results
         return {} if self.manifest.result is None else {"pruned": self.manifest.result}
 
     @property
     def removed(self) -> tuple[int, ...]:
-        """The players that are removed, or would be; of several cuts those of the largest."""
+        """The removed (or selected) players; of several cuts, those of the largest."""
         if self.plan is not None:
             return self.plan.removed
         results = list(self.cuts.values())
@@ -251,7 +251,7 @@ def read_run(run: Run) -> RunFacts:
     """Read the files of a run.
 
     Raises:
-        InputError: if it is not the directory of a run, or a file of it cannot be read.
+        InputError: if it is not a run directory, or one of its files is unreadable.
     """
     if not run.directory.is_dir():
         raise InputError(f"{run.directory} is not a directory; name what --run was given")
@@ -269,7 +269,7 @@ def read_part(path: Path, kind: type[FactsT], *, again: str = "repeat the run") 
     """Read one JSON file.
 
     Raises:
-        InputError: if it cannot be read or is not of that kind; ``again`` says what to do.
+        InputError: if it is unreadable or invalid; ``again`` is the remedy in the message.
     """
     try:
         return kind.model_validate_json(path.read_bytes())

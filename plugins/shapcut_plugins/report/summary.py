@@ -1,4 +1,4 @@
-"""What a run found, in plain sentences."""
+"""The findings of a run in plain sentences."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -12,7 +12,7 @@ _CHANCE = 0.5
 
 
 def outcome(result: Result) -> list[str]:
-    """What a cut removed and what that did."""
+    """What a cut removed, and its effect."""
     plan, dense, pruned = result.plan, result.dense, result.pruned
     share = _ratio(pruned.get("parameters"), dense.get("parameters"))
     removed = f"{len(plan.removed)} of {len(plan.removed) + len(plan.kept)} {plan.granularity}s were removed"
@@ -24,12 +24,12 @@ def outcome(result: Result) -> list[str]:
         sentences.append(f"Perplexity on held-out text went from {before:,.2f} to {after:,.2f}{more}.")
     decode = _ratio(_inside(pruned, "latency", "decode_seconds"), _inside(dense, "latency", "decode_seconds"))
     if decode:
-        sentences.append(f"A further token takes {decode:.0%} of the time that it took.")
+        sentences.append(f"A further token takes {decode:.0%} of the original's time.")
     return sentences
 
 
 def why(plan: RemovalPlan, scored: ContributionFacts | None) -> list[str]:
-    """Why this set and not simply the lowest contributions."""
+    """Why this set instead of the lowest contributions."""
     sentences = [f"Why these: {plan.reason}."] if plan.reason else []
     if scored is None or not plan.removed:
         return sentences
@@ -44,7 +44,7 @@ def why(plan: RemovalPlan, scored: ContributionFacts | None) -> list[str]:
 
 
 def interaction(scored: ContributionFacts) -> str:
-    """What the strongest interaction means; empty if there is none."""
+    """The meaning of the strongest interaction; empty without interactions."""
     pairs = strongest_pairs(scored.interactions or (), scored.fixed)
     if not pairs or pairs[0][2] == 0.0:
         return ""
@@ -58,7 +58,7 @@ def interaction(scored: ContributionFacts) -> str:
 
 
 def trust(scored: ContributionFacts) -> list[str]:
-    """What to make of the figures on stability, where they ask for caution."""
+    """Cautions from the stability figures."""
     sentences = []
     robust, fidelity = scored.robustness, scored.fidelity_held_out
     if fidelity and fidelity.spearman is not None and fidelity.spearman < _CHANCE:
@@ -73,7 +73,7 @@ def trust(scored: ContributionFacts) -> list[str]:
 
 
 def cost(facts: RunFacts) -> str:
-    """What the run took."""
+    """The cost of the run."""
     phases = facts.manifest.phases.values()
     spent = [phase.cost for phase in phases if phase.cost is not None]
     seconds = sum(phase.seconds for phase in phases)

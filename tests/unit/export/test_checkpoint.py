@@ -9,9 +9,10 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaForCausalLM
 
 from shapcut.data.windows import Calibration
 from shapcut.export.checkpoint import CheckpointReport, default_tolerance, write_checkpoint
-from shapcut.export.model_card import license_of, render_card
+from shapcut.export.model_card import CardFacts, license_of, render_card
 from shapcut.game.plan import RemovalPlan
 from shapcut.measurement.perplexity import PerplexityResult
+from shapcut.measurement.record import ModelMeasurement
 from shapcut.models.adapter import Adapter
 from shapcut.support.errors import ShapcutError, VerificationError
 
@@ -162,6 +163,22 @@ def test_the_tolerance_follows_the_dtype() -> None:
     assert default_tolerance(torch.bfloat16, 0.1) == 4 * 2**-7
 
 
+def figures(nats: float, parameters: int) -> ModelMeasurement:
+    """Figures of a model with this loss over 10 tokens and this size."""
+    return ModelMeasurement(
+        parameters=parameters,
+        weight_bytes=0,
+        checkpoint_bytes=None,
+        peak_memory_bytes=None,
+        perplexity=PerplexityResult.of(nats, 10),
+        held_out_source="builtin",
+        held_out_fingerprint="",
+        sequence_length=5,
+        adds_bos=False,
+        latency=None,
+    )
+
+
 def card(**changes: Any) -> str:
     calibration = Calibration(torch.arange(12).reshape(3, 4), "builtin", adds_bos=True)
     held_out = Calibration(torch.arange(10).reshape(2, 5), "builtin", adds_bos=False)
@@ -171,15 +188,13 @@ def card(**changes: Any) -> str:
         "plan": PLAN,
         "calibration": calibration,
         "held_out": held_out,
-        "before": PerplexityResult.of(20.0, 10),
-        "after": PerplexityResult.of(8000.0, 10),
-        "parameters_before": 2000,
-        "parameters_after": 1500,
+        "before": figures(20.0, 2000),
+        "after": figures(8000.0, 1500),
         "command": "shapcut prune owner/tiny --remove 2",
         "library": "transformers",
         "usage": "import transformers\n",
     }
-    return render_card(**(fields | changes))
+    return render_card(CardFacts(**(fields | changes)))
 
 
 def test_a_card_says_what_was_done() -> None:
@@ -216,7 +231,7 @@ def metadata(text: str) -> Any:
 
 def test_the_hub_reads_what_the_front_matter_says() -> None:
     text = Calibration(torch.arange(12).reshape(3, 4), "hf:owner/corpus:plain", adds_bos=True)
-    data = metadata(card(calibration=text, held_out=text, after=PerplexityResult.of(25.0, 10)))
+    data = metadata(card(calibration=text, held_out=text, after=figures(25.0, 1500)))
     assert data.base_model == "owner/tiny"
     assert data.to_dict()["base_model_relation"] == "finetune"
     assert (data.datasets, data.metrics) == (["owner/corpus"], ["perplexity"])
@@ -242,7 +257,7 @@ def test_the_card_of_a_quantized_model_names_its_relation_and_steps() -> None:
 )
 def test_no_evaluation_result_without_a_number_or_on_text_that_nobody_has(source: str, nats: float) -> None:
     text = Calibration(torch.arange(12).reshape(3, 4), source, adds_bos=True)
-    data = metadata(card(calibration=text, held_out=text, after=PerplexityResult.of(nats, 10)))
+    data = metadata(card(calibration=text, held_out=text, after=figures(nats, 1500)))
     assert data.eval_results is None
     assert data.datasets == (["owner/corpus"] if source == "hf:owner/corpus" else None)
 

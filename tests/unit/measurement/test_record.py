@@ -11,7 +11,7 @@ from transformers import LlamaForCausalLM
 from shapcut.data.windows import Calibration
 from shapcut.measurement import perplexity as perplexity_module
 from shapcut.measurement.latency import latency
-from shapcut.measurement.measure import measure
+from shapcut.measurement.measure import SpeedQuestion, measure
 from shapcut.measurement.perplexity import PerplexityResult, perplexity, sliding_perplexity
 from shapcut.measurement.record import ModelMeasurement
 from shapcut.measurement.sizes import checkpoint_bytes, parameter_count, peak_memory_bytes, weight_bytes
@@ -205,9 +205,8 @@ def test_a_measurement_holds_everything_and_survives_json(
     llama_adapter: Adapter, tiny_llama_model: LlamaForCausalLM, tiny_llama_directory: Path, windows: Tensor
 ) -> None:
     held_out = Calibration(windows, "text.txt", adds_bos=False)
-    result = measure(
-        llama_adapter, tiny_llama_model, held_out, files=tiny_llama_directory, with_latency=False
-    )
+    speed = SpeedQuestion(repeats=0)
+    result = measure(llama_adapter, tiny_llama_model, held_out, speed=speed, files=tiny_llama_directory)
     assert result.parameters == parameter_count(tiny_llama_model)
     assert result.perplexity == perplexity(llama_adapter, tiny_llama_model, windows)
     assert result.checkpoint_bytes == (tiny_llama_directory / "model.safetensors").stat().st_size

@@ -143,7 +143,7 @@ def test_the_compensated_model_is_nearer_to_the_original(name: str, into: Any, t
     before = stream_error(original, pruned, 4, 2)
     names = set(pruned.state_dict())
     step = Compensate(into, samples=64)
-    step.check_on(original, ADAPTER)
+    step.check(original, ADAPTER)
     mended = step.run(pruned, context(ADAPTER, plan, original, tmp_path))
     assert stream_error(original, mended, 4, 2) < before
     assert set(mended.state_dict()) == names
@@ -205,7 +205,7 @@ def test_the_number_format_stays(tmp_path: Path) -> None:
 def test_a_model_with_norms_after_its_projections_is_refused() -> None:
     model, _ = ADAPTER.examples()["gemma2"](0)
     with pytest.raises(InputError, match="no block of Gemma2ForCausalLM ends in a linear map"):
-        Compensate().check_on(model, ADAPTER)
+        Compensate().check(model, ADAPTER)
 
 
 def test_what_does_not_help_is_left_as_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

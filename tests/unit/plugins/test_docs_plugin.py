@@ -13,6 +13,7 @@ from torch import nn
 from shapcut.game.plan import RemovalPlan
 from shapcut.host.host import Host, build_host
 from shapcut.support.errors import InputError
+from shapcut_adapters.transformers.adapter import HFDecoderAdapter
 
 PAGE = Path(__file__).parents[3] / "docs" / "writing-a-plugin.md"
 
@@ -51,8 +52,8 @@ def test_what_does_not_fit_is_refused(host: Host) -> None:
         host.postprocessors.create("narrow:dtype=int3")
     quantized = nn.Module()
     quantized.weight = nn.Parameter(torch.zeros(2, dtype=torch.int8), requires_grad=False)
-    with pytest.raises(InputError, match="quantized already"):
-        host.postprocessors.create("narrow").check(quantized)
+    with pytest.raises(InputError, match="already quantized"):
+        host.postprocessors.create("narrow").check(quantized, HFDecoderAdapter())
 
 
 def test_the_veto_works(host: Host) -> None:

@@ -60,7 +60,7 @@ def test_healing_brings_the_model_nearer_and_leaves_it_plain(name: str, full: bo
     original, model, plan = pruned(name)
     names, before = list(model.state_dict()), divergence(model, original)
     step = Heal(steps=6, lr=3e-3, batch=5, rank=4, full=full)
-    step.check_on(model, ADAPTER)
+    step.check(model, ADAPTER)
     healed: Any = step.run(model, context(original, plan, tmp_path))
     assert type(healed) is type(original)
     assert list(healed.state_dict()) == names
@@ -171,11 +171,11 @@ def test_without_peft_the_user_is_told_what_to_install(monkeypatch: pytest.Monke
     with pytest.raises(
         InputError, match=r"pip install 'shapcut\[heal\]', or train all weights with full=true"
     ):
-        Heal().check_on(pruned()[0], ADAPTER)
+        Heal().check(pruned()[0], ADAPTER)
 
 
 def test_a_model_without_gradients_is_refused() -> None:
     adapter = RwkvPackageAdapter()
     model, _ = adapter.example(0)
     with pytest.raises(InputError, match="give no gradients"):
-        Heal(full=True).check_on(model, adapter)
+        Heal(full=True).check(model, adapter)

@@ -41,7 +41,7 @@ class AnyExport(Export):
     ("steps", "message"),
     [
         ((Quantize, Heal), "'Heal' \\(heal\\) cannot follow 'Quantize'"),
-        ((Quantize, Export), "'Export' needs weights in full precision, and 'Quantize' quantizes them"),
+        ((Quantize, Export), "'Export' needs weights in full precision, but 'Quantize' quantizes them"),
         ((Quantize, Quantize), "'Quantize' needs weights in full precision"),
         ((Heal, Quantize, AnyExport), None),
         ((Heal, Export), None),
@@ -57,7 +57,7 @@ def test_an_order_that_makes_no_sense_is_refused(steps: tuple[type[Quantize], ..
 
 
 def test_a_quantized_original_takes_no_step_that_needs_full_precision() -> None:
-    with pytest.raises(InputError, match=r"'Heal' needs .* the model is quantized already \(gptq\)"):
+    with pytest.raises(InputError, match=r"'Heal' needs .* the model is already quantized \(gptq\)"):
         check_order([("Heal", Heal())], "gptq")
     check_order([("any", AnyExport())], "gptq")
 

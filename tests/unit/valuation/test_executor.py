@@ -102,7 +102,7 @@ def test_a_relative_path_is_found_from_elsewhere(tiny_llama_directory: Path, mon
 
 def test_what_exists_here_only_cannot_be_built_elsewhere(game: ModelGame, tiny_llama_directory: Path) -> None:
     handed_over = ModelGame(game.model, game.adapter, game.input_ids)
-    with pytest.raises(InputError, match=r"the model was handed over in memory.*'local'"):
+    with pytest.raises(InputError, match=r"the model was passed in memory.*'local'"):
         handed_over.spec()
     with_function = load_game(str(tiny_llama_directory), utility=lambda model: 1.0)
     with pytest.raises(InputError, match=r"the utility .*lambda.* is a function"):

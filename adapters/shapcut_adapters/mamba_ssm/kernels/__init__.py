@@ -1,1 +1,1 @@
-"""Kernels of `mamba_ssm` that run without a GPU."""
+"""Kernels of ``mamba_ssm`` in plain PyTorch, for machines without a GPU."""

@@ -1,4 +1,4 @@
-"""What stands in for Triton and the CUDA extension while the package is imported on a machine without them.
+"""Stand-ins for Triton and the CUDA extension while the package is imported without them.
 
 The package's modules define Triton kernels when they are imported. With these stand-ins the definitions go
 through; calling a kernel is an error that says so.
@@ -16,7 +16,7 @@ _CUDA_EXTENSION = "selective_scan_cuda"
 
 
 class MissingKernelError(RuntimeError):
-    """A kernel was called that needs a GPU."""
+    """A kernel that needs a GPU was called."""
 
 
 class Kernel:
@@ -24,7 +24,7 @@ class Kernel:
 
     Attributes:
         name: of the function.
-        configs: launch configurations that it was declared with; the package reads them when it is imported.
+        configs: its declared launch configurations, which the package reads on import.
     """
 
     def __init__(self, function: Callable[..., Any]) -> None:
@@ -69,11 +69,11 @@ def _jit(function: Callable[..., Any] | None = None, **_options: object) -> Any:
 
 
 def _ignore(*_arguments: object) -> None:
-    """For calls that only prepare a GPU."""
+    """Does nothing, for calls that only prepare a GPU."""
 
 
 def _triton_modules() -> dict[str, ModuleType]:
-    """What the package uses of Triton when it is imported, by full names."""
+    """The names of Triton that the package uses on import."""
     triton, language, testing = (ModuleType(name) for name in ("triton", "triton.language", "triton.testing"))
     vars(triton).update(
         __version__="0.0.0",
@@ -91,13 +91,13 @@ def _triton_modules() -> dict[str, ModuleType]:
 
 
 def has_kernels() -> bool:
-    """Whether nothing needs a stand-in; the modules are looked for and not imported."""
+    """Whether no stand-in is needed, without importing the modules."""
     return not any(importlib.util.find_spec(name) is None for name in (_TRITON, _CUDA_EXTENSION))
 
 
 @contextmanager
 def stand_ins() -> Iterator[None]:
-    """Importable stand-ins for what is not installed; none is left in ``sys.modules`` afterwards."""
+    """Make stand-ins for missing modules importable; removes them from ``sys.modules`` on exit."""
     modules = _missing()
     before = {name: sys.modules[name] for name in modules if name in sys.modules}
     sys.modules.update(modules)

@@ -13,7 +13,7 @@ def causal_conv(
     *,
     activation: str | None = None,
 ) -> Tensor:
-    """A convolution of each channel with its own weights, in which no position sees later ones.
+    """A causal depthwise convolution.
 
     Args:
         x: shape (batch, channels, length).

@@ -35,7 +35,7 @@ def chunk_scan(
         gate: z, of the shape of ``inputs``; the result is multiplied by silu(z).
         step_bias: added to ``step_sizes``, shape (heads,).
         initial_states: h before the first step, shape (batch, heads, width, states).
-        softplus: whether d is the softplus of what is given.
+        softplus: whether to apply softplus to the step sizes.
         step_limits: d is clamped to them.
 
     Returns:
@@ -69,7 +69,7 @@ def _per_head(grouped: Tensor, heads_per_group: int) -> Tensor:
 def _chunks(
     x: Tensor, log_decays: Tensor, into: Tensor, out_of: Tensor, state: Tensor | None
 ) -> tuple[Tensor, Tensor]:
-    """Outputs (batch, heads, length, width) and the last state, chunk after chunk.
+    """Outputs (batch, heads, length, width) and the last state, chunk by chunk.
 
     Args:
         x: inputs times step sizes, shape (batch, heads, length, width).

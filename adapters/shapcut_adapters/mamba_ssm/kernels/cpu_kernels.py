@@ -1,4 +1,4 @@
-"""Paths in plain PyTorch beside the package's CUDA and Triton kernels, for tensors that are elsewhere.
+"""Plain PyTorch paths beside the package's CUDA and Triton kernels, for non-CUDA tensors.
 
 Each kernel is reached through one name in the module that defines it, and only that name is replaced.
 """
@@ -24,11 +24,11 @@ _SOUGHT_BY_TRANSFORMERS = {
     "mamba_chunk_scan_combined": "ops.triton.ssd_combined",
     "mamba_split_conv1d_scan_combined": "ops.triton.ssd_combined",
 }
-"""Functions that transformers' Mamba models take from this package if it can be imported, and where from."""
+"""Functions that transformers' Mamba models import from this package if available, with their modules."""
 
 
 def withhold_from_transformers() -> None:
-    """Let transformers' own Mamba models run in plain PyTorch although the package can be imported.
+    """Let transformers' own Mamba models run in plain PyTorch although the package is importable.
 
     They decide for the package's functions when their modules are imported, and without kernels those
     functions cannot run. The package's own layers have these functions by then and keep them.
@@ -41,7 +41,7 @@ def withhold_from_transformers() -> None:
 
 
 def install_cpu_paths() -> None:
-    """Let the package's layers run on tensors that are not on a CUDA device; harmless if done twice.
+    """Let the package's layers run on non-CUDA tensors; idempotent.
 
     Raises:
         AttributeError: if the package does not have its kernels where they are expected.
@@ -117,14 +117,14 @@ def _gated_norm(given: Arguments) -> Tensor:
 
 
 def _refuse(given: Arguments, names: tuple[str, ...], what: str) -> None:
-    """No language model of the package asks for these; another caller should not get something else."""
+    """Refuse arguments that no language model of the package uses, rather than ignore them."""
     for name in names:
         if isinstance(given[name], Tensor) or given[name]:
             raise ValueError(f"{what} ({name}) needs the kernels of mamba-ssm on a GPU")
 
 
 def _without_fused_path(forward: Callable[..., Any], switch: str) -> Callable[..., Any]:
-    """A mixer's forward by its path of separate operations, each of which has a choice of its own.
+    """A mixer's forward without its fused path, so that each operation chooses its own kernel.
 
     It runs on a view of the mixer with the same parameters, so that the mixer itself keeps its setting.
     """

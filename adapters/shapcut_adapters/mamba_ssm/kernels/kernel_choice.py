@@ -1,4 +1,4 @@
-"""Choosing between a kernel and plain PyTorch by where a tensor is."""
+"""Choose between a kernel and plain PyTorch by a tensor's device."""
 
 import inspect
 from collections.abc import Callable, Mapping
@@ -8,13 +8,13 @@ from typing import Any
 from torch import Tensor
 
 Arguments = Mapping[str, Any]
-"""A kernel's arguments by the names that the kernel gives them."""
+"""A kernel's arguments by parameter name."""
 
 _MARK = "chooses_between_kernel_and_plain"
 
 
 class KernelChoice:
-    """Stands where an autograd function stood: CUDA tensors go to it, others to plain PyTorch.
+    """Replaces an autograd function: CUDA tensors go to it, others to plain PyTorch.
 
     Args:
         kernel: the autograd function.
@@ -27,7 +27,7 @@ class KernelChoice:
         self._signature = inspect.signature(kernel.forward)
 
     def apply(self, first: Tensor, *arguments: Any) -> Any:
-        """As the autograd function's."""
+        """Same signature as the autograd function's."""
         if first.is_cuda:
             return self.kernel.apply(first, *arguments)
         bound = self._signature.bind(None, first, *arguments)  # None stands for its context
@@ -36,14 +36,14 @@ class KernelChoice:
 
 
 def choose_kernel(module: Any, name: str, plain: Callable[[Arguments], Any]) -> None:
-    """Put a `KernelChoice` into a module in place of one of its autograd functions, unless it is there."""
+    """Replace an autograd function of a module by a `KernelChoice`, once."""
     kernel = getattr(module, name)
     if not isinstance(kernel, KernelChoice):
         setattr(module, name, KernelChoice(kernel, plain))
 
 
 def choose_function(owner: Any, name: str, plain: Callable[..., Any]) -> None:
-    """Put a choice into a module or class in place of one of its functions, unless it is there.
+    """Replace a function of a module or class by a choice, once.
 
     Args:
         owner: the module or class.

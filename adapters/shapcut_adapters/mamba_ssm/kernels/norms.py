@@ -53,7 +53,7 @@ def gated_rms_norm(
     group_size: int | None,
     norm_before_gate: bool,
 ) -> Tensor:
-    """RMS norm in groups of channels and multiplication by silu(gate), in either order.
+    """RMS norm in groups of channels, and multiplication by silu(gate), in either order.
 
     Args:
         hidden: shape (..., width).

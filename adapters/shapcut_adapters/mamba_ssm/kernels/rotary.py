@@ -5,7 +5,7 @@ from torch import Tensor, nn
 
 
 class RotaryEmbedding(nn.Module):
-    """Turns pairs of channels of queries and keys by angles that grow with the position (Su et al. 2021).
+    """Rotates pairs of channels of queries and keys by angles proportional to the position (Su et al. 2021).
 
     Built and called as the class of that name in ``flash_attn.layers.rotary``.
 
@@ -35,7 +35,7 @@ class RotaryEmbedding(nn.Module):
         seqlen_offset: int = 0,
         max_seqlen: int | None = None,  # noqa: ARG002 - sizes flash-attn's table
     ) -> tuple[Tensor, Tensor]:
-        """Queries and keys turned.
+        """Rotate queries and keys.
 
         Args:
             q: shape (batch, length, heads, channels).

@@ -30,7 +30,7 @@ def selective_scan(
         skip: D, shape (channels,).
         gate: z, of the shape of ``inputs``; the result is multiplied by silu(z).
         step_bias: added to ``step_sizes``, shape (channels,).
-        softplus: whether d is the softplus of what is given.
+        softplus: whether to apply softplus to the step sizes.
 
     Returns:
         y in shape and dtype of ``inputs``, and h[length - 1], shape (batch, channels, states).
@@ -53,19 +53,19 @@ def selective_scan(
 
 
 def _time_first(sequence: Tensor, dtype: torch.dtype) -> Tensor:
-    """(batch, channels, length) -> (length, batch, channels), laid out so that each step is in one piece."""
+    """(batch, channels, length) -> (length, batch, channels), contiguous per step."""
     return sequence.to(dtype).permute(2, 0, 1).contiguous()
 
 
 def _positive(step_sizes: Tensor, bias: Tensor | None, *, softplus: bool) -> Tensor:
-    """Step sizes with the channel last."""
+    """Step sizes, channels last."""
     if bias is not None:
         step_sizes = step_sizes + bias
     return F.softplus(step_sizes) if softplus else step_sizes
 
 
 def _recurrence(x: Tensor, d: Tensor, rates: Tensor, into: Tensor, out_of: Tensor) -> tuple[Tensor, Tensor]:
-    """Outputs (length, batch, channels) and the last state, of arguments with the time first.
+    """Outputs (length, batch, channels) and the last state, for arguments with time first.
 
     Step by step: what belongs to one step stays in the processor's cache, unlike a longer part.
     """

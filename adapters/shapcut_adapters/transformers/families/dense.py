@@ -1,4 +1,4 @@
-"""Decoders whose layers are all attention and one feed-forward network."""
+"""Decoders whose layers are all attention plus one feed-forward network."""
 
 from shapcut_adapters.transformers.families.family import Family
 from shapcut_adapters.transformers.families.rules import Condition, PerLayerList, Pinned

@@ -41,7 +41,7 @@ class Slices:
 
 @dataclass(frozen=True, slots=True)
 class Rebuild:
-    """How weights are carried into a new model where deleting layers in place would not be enough."""
+    """How weights move into a new model, for families whose layers cannot be deleted in place."""
 
     ordinals: tuple[Ordinals, ...] = ()
     slices: tuple[Slices, ...] = ()
@@ -56,19 +56,19 @@ class Family:
         model_class: name of the transformers class with the language-model head.
         stack: dotted path of the ModuleList of layers.
         depth_field: config field that counts the layers.
-        cache_differs: why the family decodes other tokens with a cache than without, empty if it does not.
-        per_layer_lists: config fields with one entry a layer.
+        cache_differs: why cached and uncached decoding differ; empty if they agree.
+        per_layer_lists: config fields with one entry per layer.
         index_lists: config fields that list layer indices.
-        removal_needs: settings that a removal needs to be exact.
-        rules: what else follows the layers that stay, and which of them must stay.
-        rebuild: how the result is built anew; None where layers can be deleted in place.
-        entrance: child of block 0 that works on what enters the stack, whichever block is first.
-        passed_on: names of the arguments that a block gives back after its hidden state; an absent block
-            gives them back as it got them (empty: nothing).
-        decodes_singly: cached decoding in transformers is right for one sequence at a time only.
-        canonicalise: puts a freshly loaded model into the form in which it is measured and saved.
-        plain: blocks are alike and llama.cpp and mergekit both know the family, so that they can make a cut.
-        tiny: config of the example, beside what all examples share.
+        removal_needs: settings without which no removal is exact.
+        rules: further config fields that depend on the layers, and layers that must stay.
+        rebuild: how to rebuild the model; None if layers can be deleted in place.
+        entrance: child of block 0 that processes the stack's input, whichever block is first.
+        passed_on: names of the arguments that a block returns after its hidden state; an absent block
+            returns them unchanged.
+        decodes_singly: cached decoding in transformers is correct for single sequences only.
+        canonicalise: prepares a freshly loaded model for measuring and saving.
+        plain: whether blocks are alike and both llama.cpp and mergekit support the family.
+        tiny: config of the example, in addition to the shared fields.
     """
 
     model_type: str
@@ -90,7 +90,7 @@ class Family:
 
     @property
     def all_rules(self) -> tuple[Rule, ...]:
-        """Every rule, those that have a field of their own included."""
+        """Every rule, including those with a field of their own."""
         return (
             Count(self.depth_field),
             *(PerLayerList(name) for name in self.per_layer_lists),

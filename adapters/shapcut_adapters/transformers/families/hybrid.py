@@ -1,4 +1,4 @@
-"""Decoders that mix attention with other ways of mixing tokens, or have none."""
+"""Decoders with other token mixers beside or instead of attention."""
 
 from typing import Any
 
@@ -41,7 +41,7 @@ _EXPERTS = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size":
 
 
 def _without_rescaling(model: nn.Module) -> None:
-    """Undo the division of weights that the first forward pass in evaluation mode does in place, and stop it.
+    """Undo the in-place division of weights by the first forward pass in evaluation mode, and prevent it.
 
     With it, saving and removal would go wrong by powers of two; without it only float16 may overflow.
     """

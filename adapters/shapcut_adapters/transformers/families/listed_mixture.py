@@ -1,4 +1,4 @@
-"""Mixtures of experts whose dense layers come first, or are listed in one way or another."""
+"""Mixtures of experts whose dense layers come first or are listed."""
 
 from shapcut_adapters.transformers.families.family import Family, Rebuild
 from shapcut_adapters.transformers.families.rules import IndexKeyed, IndexRange, PrefixCount

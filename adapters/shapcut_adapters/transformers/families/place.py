@@ -1,4 +1,4 @@
-"""Decoders whose layers depend on their place: shared keys, special first layers, scales by index."""
+"""Decoders whose layers depend on their index: shared keys, special first layers, scales."""
 
 from shapcut_adapters.transformers.families.family import Family, Rebuild, Slices
 from shapcut_adapters.transformers.families.rules import (
@@ -29,6 +29,26 @@ _PER_LAYER_INPUTS = Rebuild(
         Slices("model.per_layer_model_projection.weight", 0),
     )
 )
+_INKLING = {
+    "head_dim": 8,
+    "swa_num_key_value_heads": 2,
+    "swa_head_dim": 8,
+    "sliding_window_size": 5,
+    "d_rel": 4,
+    "rel_extent": 16,
+    "conv_kernel_size": 3,
+    "moe_intermediate_size": 24,
+    "n_routed_experts": 4,
+    "num_experts_per_tok": 2,
+    "layer_types": [
+        "hybrid_sliding",
+        "hybrid",
+        "hybrid_sliding",
+        "hybrid_sliding",
+        "hybrid",
+        "hybrid_sliding",
+    ],
+}
 _GEMMA4 = {
     "num_hidden_layers": 8,
     "num_kv_shared_layers": 3,
@@ -65,27 +85,10 @@ PLACE_FAMILIES: tuple[Family, ...] = (
         "InklingForCausalLM",
         per_layer_lists=("layer_types", "mlp_layer_types"),
         tiny={
-            "head_dim": 8,
-            "swa_num_key_value_heads": 2,
-            "swa_head_dim": 8,
-            "sliding_window_size": 5,
-            "d_rel": 4,
-            "rel_extent": 16,
-            "conv_kernel_size": 3,
+            **_INKLING,
             "mlp_layer_types": DENSE_AND_MIXTURE,
-            "moe_intermediate_size": 24,
-            "n_routed_experts": 4,
-            "num_experts_per_tok": 2,
             "n_shared_experts": 1,
             "logits_mup_width_multiplier": 2.0,
-            "layer_types": [
-                "hybrid_sliding",
-                "hybrid",
-                "hybrid_sliding",
-                "hybrid_sliding",
-                "hybrid",
-                "hybrid_sliding",
-            ],
         },
     ),
     Family(
@@ -227,28 +230,7 @@ PLACE_FAMILIES: tuple[Family, ...] = (
                 "it reads the outcomes of earlier groups of layers, whose bounds follow from the index"
             ),
         ),
-        tiny={
-            "head_dim": 8,
-            "swa_num_key_value_heads": 2,
-            "swa_head_dim": 8,
-            "sliding_window_size": 5,
-            "d_rel": 4,
-            "rel_extent": 16,
-            "conv_kernel_size": 3,
-            "moe_intermediate_size": 24,
-            "n_routed_experts": 4,
-            "num_experts_per_tok": 2,
-            "n_layers_per_attn_res_block": 2,
-            "log_scaling_n_floor": 4,
-            "layer_types": [
-                "hybrid_sliding",
-                "hybrid",
-                "hybrid_sliding",
-                "hybrid_sliding",
-                "hybrid",
-                "hybrid_sliding",
-            ],
-        },
+        tiny={**_INKLING, "n_layers_per_attn_res_block": 2, "log_scaling_n_floor": 4},
     ),
     Family(
         "zaya",

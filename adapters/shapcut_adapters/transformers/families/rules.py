@@ -1,4 +1,4 @@
-"""How config fields follow the layers that stay: a small closed set of rules, each exact or an objection."""
+"""Rules by which config fields follow the kept layers; each is exact or objects."""
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
@@ -10,61 +10,61 @@ from transformers import PretrainedConfig
 
 @dataclass(frozen=True, slots=True)
 class Cut:
-    """Which of ``depth`` layers stay, in order."""
+    """The kept layers among ``depth``, in order."""
 
     depth: int
     kept: tuple[int, ...]
 
     @property
     def absent(self) -> tuple[int, ...]:
-        """The layers that go."""
+        """The removed layers."""
         return tuple(index for index in range(self.depth) if index not in self.kept)
 
     def of(self, values: Sequence[Any]) -> list[Any]:
-        """The entries of the layers that stay."""
+        """The entries of the kept layers."""
         return [values[index] for index in self.kept]
 
     def renumbered(self, indices: Collection[int]) -> list[int]:
-        """The new numbers of those among ``indices`` that stay."""
+        """The new indices of the kept layers among ``indices``."""
         return [new for new, old in enumerate(self.kept) if old in indices]
 
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """What one fact about a family says of a cut; by default nothing."""
+    """The consequences of one fact about a family for a cut; by default none."""
 
     def edited(self, config: PretrainedConfig, cut: Cut) -> dict[str, Any]:  # noqa: ARG002
         """New values of config fields."""
         return {}
 
     def objection(self, config: PretrainedConfig, cut: Cut) -> str:  # noqa: ARG002
-        """Why the cut cannot be exact, empty if it can."""
+        """Why the cut cannot be exact; empty if it can."""
         return ""
 
     def pinned(self, config: PretrainedConfig, depth: int) -> dict[int, str]:
-        """Layers that can never be removed, and why."""
+        """Layers that can never be removed, with the reason."""
         return self.needed(config, depth)
 
     def needed(self, config: PretrainedConfig, depth: int) -> dict[int, str]:  # noqa: ARG002
-        """Layers without which others cannot even run, and why."""
+        """Layers without which others cannot run, with the reason."""
         return {}
 
 
 @dataclass(frozen=True, slots=True)
 class Condition(Rule):
-    """A setting without which no removal would be exact."""
+    """A setting without which no removal is exact."""
 
     field: str
     value: object
     otherwise: str
 
     def unmet(self, config: PretrainedConfig) -> str:
-        """The reason if the setting is another one, else empty."""
+        """The reason, if the setting differs."""
         value = getattr(config, self.field)
         return "" if value == self.value else f"{self.otherwise} ({self.field}={value})"
 
     def pinned(self, config: PretrainedConfig, depth: int) -> dict[int, str]:
-        """All layers, if the setting is another one."""
+        """All layers, if the setting differs."""
         reason = self.unmet(config)
         return dict.fromkeys(range(depth), reason) if reason else {}
 
@@ -76,13 +76,13 @@ class Count(Rule):
     field: str
 
     def edited(self, config: PretrainedConfig, cut: Cut) -> dict[str, Any]:  # noqa: ARG002
-        """The number of layers that stay."""
+        """The number of kept layers."""
         return {self.field: len(cut.kept)}
 
 
 @dataclass(frozen=True, slots=True)
 class PerLayerList(Rule):
-    """A list with one entry a layer.
+    """A list with one entry per layer.
 
     Attributes:
         field: the config field that is written.
@@ -95,7 +95,7 @@ class PerLayerList(Rule):
     spelling: tuple[tuple[str, Any], ...] = ()
 
     def edited(self, config: PretrainedConfig, cut: Cut) -> dict[str, Any]:
-        """The entries of the layers that stay."""
+        """The entries of the kept layers."""
         values = getattr(config, self.source or self.field)
         if not isinstance(values, (list, tuple)):  # absent, or one value for all layers
             return {}
@@ -114,19 +114,19 @@ class IndexList(Rule):
     field: str
 
     def edited(self, config: PretrainedConfig, cut: Cut) -> dict[str, Any]:
-        """The new indices of the listed layers that stay."""
+        """The new indices of the kept layers in the list."""
         listed = getattr(config, self.field)
         return {} if listed is None else {self.field: cut.renumbered(listed)}
 
 
 @dataclass(frozen=True, slots=True)
 class IndexKeyed(Rule):
-    """A dictionary whose keys are layer indices, as numbers or as text."""
+    """A dictionary keyed by layer index, as a number or as text."""
 
     field: str
 
     def edited(self, config: PretrainedConfig, cut: Cut) -> dict[str, Any]:
-        """The entries of the layers that stay, under their new indices."""
+        """The entries of the kept layers, under their new indices."""
         entries = config.to_dict().get(self.field) or {}
         new_index = {old: new for new, old in enumerate(cut.kept)}
         kept = {new_index[int(key)]: value for key, value in entries.items() if int(key) in new_index}
@@ -135,43 +135,43 @@ class IndexKeyed(Rule):
 
 @dataclass(frozen=True, slots=True)
 class PrefixCount(Rule):
-    """How many of the first layers are of another kind."""
+    """A count of first layers that are of another kind."""
 
     field: str
 
     def edited(self, config: PretrainedConfig, cut: Cut) -> dict[str, Any]:
-        """How many of them stay."""
+        """The number of them that stay."""
         count = getattr(config, self.field)
         return {} if count is None else {self.field: sum(index < count for index in cut.kept)}
 
 
 @dataclass(frozen=True, slots=True)
 class SuffixCount(Rule):
-    """How many of the last layers are of another kind."""
+    """A count of last layers that are of another kind."""
 
     field: str
 
     def edited(self, config: PretrainedConfig, cut: Cut) -> dict[str, Any]:
-        """How many of them stay."""
+        """The number of them that stay."""
         first = cut.depth - getattr(config, self.field)
         return {self.field: sum(index >= first for index in cut.kept)}
 
 
 @dataclass(frozen=True, slots=True)
 class ScaledByDepth(Rule):
-    """A factor that is divided by the square root of the depth when it is used."""
+    """A factor that is divided by the square root of the depth on use."""
 
     field: str
 
     def edited(self, config: PretrainedConfig, cut: Cut) -> dict[str, Any]:
-        """The factor that gives what it gave at the old depth, to 12 digits, so that cuts compose."""
+        """The factor with the same effect as at the old depth, to 12 digits, so that cuts compose."""
         factor = getattr(config, self.field) * (len(cut.kept) / cut.depth) ** 0.5
         return {self.field: float(f"{factor:.12g}")}
 
 
 @dataclass(frozen=True, slots=True)
 class EveryNth(Rule):
-    """Layers are of a kind if their number, from 1, is a multiple of a step, and no list excepts them.
+    """Layers are of a kind if their number, from 1, is a multiple of a step and not in a list of exceptions.
 
     Attributes:
         step: the field with the step.
@@ -182,7 +182,7 @@ class EveryNth(Rule):
     excepted: str
 
     def edited(self, config: PretrainedConfig, cut: Cut) -> dict[str, Any]:
-        """A step of 1 and all the exceptions in the list, so that the list says everything."""
+        """A step of 1, with every exception in the list."""
         step, excepted = getattr(config, self.step), getattr(config, self.excepted) or []
         others = [i for i in range(cut.depth) if i in excepted or (i + 1) % step]
         return {self.step: 1, self.excepted: cut.renumbered(others)}
@@ -197,7 +197,7 @@ class IndexRange(Rule):
     step: str
 
     def edited(self, config: PretrainedConfig, cut: Cut) -> dict[str, Any]:
-        """The range that the layers of the kind have afterwards; beyond the last layer if there are none."""
+        """The new range of the kind; beyond the last layer if none stays."""
         inside = cut.renumbered(self._inside(config, cut.depth))
         if not inside:
             return {self.first: len(cut.kept), self.last: len(cut.kept), self.step: 1}
@@ -205,7 +205,7 @@ class IndexRange(Rule):
         return {self.first: inside[0], self.last: inside[-1], self.step: self._steps(inside, distances)}
 
     def objection(self, config: PretrainedConfig, cut: Cut) -> str:
-        """The kind's layers would not be evenly spaced."""
+        """Objects if the kind's layers would not be evenly spaced."""
         edited = self.edited(config, cut)
         wanted = cut.renumbered(self._inside(config, cut.depth))
         step, first, last = edited[self.step], edited[self.first], edited[self.last]
@@ -230,12 +230,12 @@ class Periodic(Rule):
     offset: str
 
     def edited(self, config: PretrainedConfig, cut: Cut) -> dict[str, Any]:
-        """A period and an offset that give the kinds of the layers that stay, if there are such."""
+        """A period and an offset that reproduce the kept layers' kinds, if they exist."""
         found = self._found(config, cut)
         return {} if found is None else {self.period: found[0], self.offset: found[1]}
 
     def objection(self, config: PretrainedConfig, cut: Cut) -> str:
-        """No period and offset give the kinds of the layers that stay."""
+        """Objects if no period and offset reproduce the kept layers' kinds."""
         if self._found(config, cut) is not None:
             return ""
         return (
@@ -257,7 +257,7 @@ class Periodic(Rule):
 
 @dataclass(frozen=True, slots=True)
 class AtLeast(Rule):
-    """Some layers of a kind must stay (as many as there are, if there are fewer).
+    """A minimum number of layers of a kind must stay (or all, if there are fewer).
 
     Attributes:
         count: how many.
@@ -272,7 +272,7 @@ class AtLeast(Rule):
     otherwise: str
 
     def objection(self, config: PretrainedConfig, cut: Cut) -> str:
-        """Too few of them would stay."""
+        """Objects if too few of them would stay."""
         types = getattr(config, self.field)
         there = sum(kind in self.kinds for kind in types)
         stay = sum(types[index] in self.kinds for index in cut.kept)
@@ -283,7 +283,7 @@ class AtLeast(Rule):
 
 @dataclass(frozen=True, slots=True)
 class Pinned(Rule):
-    """Layers that are made differently from those that would take their place.
+    """Layers whose structure differs from their replacements'.
 
     Attributes:
         positions: indices, negative ones from the end.
@@ -313,7 +313,7 @@ class CyclicOrder(Rule):
     kind: str
 
     def objection(self, config: PretrainedConfig, cut: Cut) -> str:
-        """A layer's turn would come at another module, or a module would serve no layer."""
+        """Objects if a layer would use another module, or a module would serve no layer."""
         modules, kinds = getattr(config, self.count), getattr(config, self.field)
         sharing = [index for index, kind in enumerate(kinds) if kind == self.kind]
         turns = [turn % modules for turn, index in enumerate(sharing) if index in cut.kept]
@@ -326,7 +326,7 @@ class CyclicOrder(Rule):
 
 @dataclass(frozen=True, slots=True)
 class NeededKind(Rule):
-    """Layers of a kind of which others depend.
+    """Layers of a kind that others depend on.
 
     Attributes:
         kind: the kind.
@@ -339,7 +339,7 @@ class NeededKind(Rule):
     reason: str
 
     def needed(self, config: PretrainedConfig, depth: int) -> dict[int, str]:
-        """Where layers of the kind are."""
+        """The positions of the kind's layers."""
         return {
             index: self.reason for index in range(depth) if getattr(config, self.field)[index] == self.kind
         }
@@ -347,12 +347,12 @@ class NeededKind(Rule):
 
 @dataclass(frozen=True, slots=True)
 class NeededFirst(Rule):
-    """The first layer makes what layers of another kind use.
+    """The first layer computes an input of layers of another kind.
 
     Attributes:
         users: the kind that uses it.
         field: the list with each layer's kind.
-        reason: what is made.
+        reason: the computed input.
     """
 
     users: str
@@ -366,7 +366,7 @@ class NeededFirst(Rule):
 
 @dataclass(frozen=True, slots=True)
 class LastKind(Rule):
-    """The last layer that stays must be of one kind, which the config gives to whichever is last.
+    """The last kept layer must be of the kind that the config assigns to the last layer.
 
     Attributes:
         kind: the kind.
@@ -377,7 +377,7 @@ class LastKind(Rule):
     field: str
 
     def objection(self, config: PretrainedConfig, cut: Cut) -> str:
-        """The layer that would be last is of another kind."""
+        """Objects if the new last layer is of another kind."""
         last = cut.kept[-1]
         kind = getattr(config, self.field)[last]
         if kind == self.kind:
@@ -389,7 +389,7 @@ class LastKind(Rule):
 
 @dataclass(frozen=True, slots=True)
 class NeverExact(Rule):
-    """A family whose layers compute something else in another place, which nothing in the config says."""
+    """A family whose layers compute differently at another index, which no config field can express."""
 
     reason: str
 

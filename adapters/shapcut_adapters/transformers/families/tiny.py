@@ -1,4 +1,4 @@
-"""What the configs of tiny examples have in common where a mechanism recurs."""
+"""Config fields shared by tiny examples with the same mechanism."""
 
 SLIDING_WINDOW = {
     "sliding_window": 5,
@@ -24,7 +24,7 @@ LATENT_ATTENTION = {
 """Keys and values from a narrow latent state."""
 
 DENSE_AND_MIXTURE = ["dense", "sparse", "sparse", "dense", "sparse", "sparse"]
-"""Both kinds of feed-forward networks, in an order that no pattern gives."""
+"""Both kinds of feed-forward networks, in an irregular order."""
 
 ROUTED_EXPERTS = {
     "n_routed_experts": 4,
@@ -37,4 +37,4 @@ ROUTED_EXPERTS = {
 """A mixture with a shared expert, chosen among groups."""
 
 INDEXER = {"index_topk": 4, "index_head_dim": 8, "index_n_heads": 16}
-"""Fewer tokens than the sequences have; so many heads that no two scores are equal."""
+"""Fewer tokens than the sequences have, and enough heads to make all scores distinct."""

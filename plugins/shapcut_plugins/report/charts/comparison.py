@@ -20,7 +20,7 @@ class Point:
     Attributes:
         x: of its middle; methods that process no token have a place of their own at the left.
         y: of its middle.
-        text: what it says, in words.
+        text: its description.
         method: its method's number on the page.
     """
 
@@ -42,7 +42,7 @@ class Label:
 
 @dataclass(frozen=True, slots=True)
 class Chart:
-    """All that a template needs to draw.
+    """The geometry for the template.
 
     Attributes:
         points: one a row that has a result.
@@ -60,7 +60,7 @@ class Chart:
 
 
 def comparison_chart(rows: Sequence[RowFacts], methods: Sequence[str]) -> Chart | None:
-    """Lay out the rows that have a finite perplexity; None if there are none.
+    """Lay out the rows with a finite perplexity; None if there are none.
 
     Args:
         rows: of one number of players.
@@ -91,7 +91,7 @@ def comparison_chart(rows: Sequence[RowFacts], methods: Sequence[str]) -> Chart 
 
 
 def _labels(methods: Sequence[str], points: Sequence[Point]) -> tuple[Label, ...]:
-    """A name at each method's mean point, from top to bottom, none nearer than a line to another."""
+    """A name at each method's mean point, from top to bottom, at least a line apart."""
     middles = []
     for method, name in enumerate(methods):
         own = [point for point in points if point.method == method]

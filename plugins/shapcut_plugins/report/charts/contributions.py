@@ -1,4 +1,4 @@
-"""The geometry of the chart of contributions: one bar a player, in the order of the depth."""
+"""The geometry of the chart of contributions: one bar per player, by depth."""
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ class Bar:
 
     Attributes:
         label: the player's index.
-        text: what the bar says, in words.
+        text: the bar's description.
         middle: x of its middle.
         x: of its left edge.
         y: of its upper edge.
@@ -42,7 +42,7 @@ class Bar:
 
 @dataclass(frozen=True, slots=True)
 class Chart:
-    """All that a template needs to draw.
+    """The geometry for the template.
 
     Attributes:
         width: of the whole drawing.
@@ -52,7 +52,7 @@ class Chart:
         bottom: y of its lower edge.
         zero: y of the value 0.
         ticks: (y, label) of the grid lines.
-        bars: one a player.
+        bars: one per player.
     """
 
     width: float
@@ -66,7 +66,7 @@ class Chart:
 
 
 def contribution_chart(players: Sequence[PlayerFacts], removed: Collection[int]) -> Chart:
-    """Lay out one bar a player on an axis that includes 0 and all error bars.
+    """Lay out one bar per player on an axis that includes 0 and all error bars.
 
     Args:
         players: at least one.

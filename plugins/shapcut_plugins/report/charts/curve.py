@@ -1,10 +1,10 @@
-"""The geometry of curves: held-out perplexity against how many players are removed, one curve a method."""
+"""The geometry of curves: held-out perplexity against the number of removed players, one per method."""
 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from shapcut_plugins.report.charts.scale import Scale, Tick, perplexity_scale
+from shapcut_plugins.report.charts.scale import Plot, Scale, perplexity_scale
 from shapcut_plugins.report.run_data import Cut
 
 LEFT, RIGHT, TOP, BOTTOM, BELOW = 56, 12, 12, 270, 40
@@ -27,11 +27,11 @@ class Curve:
     """One method.
 
     Attributes:
-        name: the method's.
-        method: the number that says which colour it has everywhere on a page.
+        name: the method's name.
+        method: index of its colour throughout the page.
         path: the line through its marks.
         marks: its cuts.
-        label: where its name stands.
+        label: position of its name.
     """
 
     name: str
@@ -41,27 +41,24 @@ class Curve:
     label: tuple[float, float]
 
 
-@dataclass(frozen=True, slots=True)
-class CurveChart:
-    """All that a template needs to draw."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CurveChart(Plot):
+    """One curve per method.
 
-    width: float
-    height: float
-    left: float
-    right: float
-    top: float
-    bottom: float
-    x_ticks: tuple[Tick, ...]
-    y_ticks: tuple[Tick, ...]
+    Attributes:
+        curves: in the order of the methods.
+        logarithmic: whether the vertical axis is.
+    """
+
     curves: tuple[Curve, ...]
     logarithmic: bool
 
 
 def curve_chart(methods: Sequence[tuple[str, Sequence[Cut]]]) -> CurveChart | None:
-    """Lay out the cuts of each method; None without two of them that differ in size.
+    """Lay out the cuts of each method; None unless two cuts differ in size.
 
     Args:
-        methods: names and cuts; a cut that has no finite perplexity is left out.
+        methods: names and cuts; cuts without a finite perplexity are dropped.
     """
     known = [(name, _finite(cuts)) for name, cuts in methods]
     cuts = [cut for _, finite in known for cut in finite]
@@ -123,7 +120,7 @@ def _words(name: str, cut: Cut) -> str:
 
 
 def _labelled(curves: list[Curve]) -> tuple[Curve, ...]:
-    """The curves with their names a line apart, in the order of their last marks."""
+    """The curves with their names at least a line apart, in the order of their last marks."""
     order = sorted(range(len(curves)), key=lambda place: curves[place].label[1])
     heights: dict[int, float] = {}
     lowest = float(TOP)

@@ -1,4 +1,4 @@
-"""The geometry of a map of what was removed: one row a cut or method, one column a player."""
+"""The geometry of a removal map: one row per cut or method, one column per player."""
 
 import math
 from collections.abc import Sequence
@@ -29,7 +29,7 @@ class DepthRow:
 
 @dataclass(frozen=True, slots=True)
 class DepthMap:
-    """All that a template needs to draw."""
+    """The geometry for the template."""
 
     width: float
     height: float
@@ -45,7 +45,7 @@ class DepthMap:
 def depth_map(
     removals: Sequence[tuple[str, int | None, Sequence[Sequence[int]]]], n_players: int
 ) -> DepthMap | None:
-    """Lay out what each cut or method removes; None if there is nothing to show.
+    """Lay out the removals of each cut or method; None if there are none.
 
     Args:
         removals: name, number of the method and the sets of players, one a seed.

@@ -4,7 +4,7 @@ import math
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
-from shapcut_plugins.report.charts.scale import Scale, Tick
+from shapcut_plugins.report.charts.scale import Plot, Scale
 
 _MARGIN, _MAP_WIDTH, _SMALLEST, _LARGEST, _LABEL_WIDTH = 26, 300, 8.0, 24.0, 15
 _FAINTEST = 0.02
@@ -25,14 +25,14 @@ class Cell:
 
 @dataclass(frozen=True, slots=True)
 class HeatMap:
-    """All that a template needs to draw.
+    """The geometry for the template.
 
     Attributes:
         size: width and height of the drawing.
         cell: side of a cell.
         cells: the pairs of players below the diagonal.
         labels: (place, player, whether it is removed), along both sides.
-        margin: where the cells begin.
+        margin: offset of the cells.
         strongest: absolute value of the strongest interaction.
         pairs: (player, other, interaction), the strongest first.
     """
@@ -49,7 +49,7 @@ class HeatMap:
 def strongest_pairs(
     interactions: Sequence[Sequence[float | None]], without: Collection[int] = ()
 ) -> list[tuple[int, int, float]]:
-    """(player, later player, interaction), the strongest first, leaving some players out."""
+    """(player, later player, interaction), the strongest first, except for players in ``without``."""
     pairs = [
         (one, other, value)
         for one, row in enumerate(interactions)
@@ -62,12 +62,12 @@ def strongest_pairs(
 def heat_map(
     interactions: Sequence[Sequence[float | None]], removed: Collection[int], without: Collection[int] = ()
 ) -> HeatMap | None:
-    """Lay out a symmetric matrix; None if all of it is 0.
+    """Lay out a symmetric matrix; None if it is 0.
 
     Args:
         interactions: shape (n_players, n_players).
-        removed: the players whose labels stand out.
-        without: players that can never be absent, whose cells stay empty.
+        removed: players with highlighted labels.
+        without: players that can never be absent; their cells stay empty.
     """
     pairs = strongest_pairs(interactions, without)
     if not pairs or pairs[0][2] == 0.0:
@@ -108,35 +108,27 @@ class Dot:
     of_target_size: bool
 
 
-@dataclass(frozen=True, slots=True)
-class Scatter:
-    """Predicted values to the right, measured ones upwards, on equal axes.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scatter(Plot):
+    """Predicted against measured values, on equal axes.
 
     Attributes:
         title: which coalitions these are.
-        dots: no more than `_MOST_DOTS`.
-        left_out: how many are not drawn.
+        dots: at most `_MOST_DOTS`.
+        left_out: number of dots not drawn.
     """
 
     title: str
-    width: float
-    height: float
-    left: float
-    right: float
-    top: float
-    bottom: float
-    x_ticks: tuple[Tick, ...]
-    y_ticks: tuple[Tick, ...]
     dots: tuple[Dot, ...]
     left_out: int
 
 
 Triple = tuple[float, float, int | None]
-"""A predicted value, a measured one, and how many players are absent."""
+"""A predicted value, a measured value, and the number of absent players."""
 
 
 def scatters(points: Sequence[Triple], n_removed: int) -> tuple[Scatter, ...]:
-    """One of all points and, as bad coalitions stretch the axes, one of those measured better than half."""
+    """A chart of all points and, because bad coalitions stretch the axes, one of the better half."""
     known = [point for point in points if math.isfinite(point[0]) and math.isfinite(point[1])]
     if len(known) < 2:  # noqa: PLR2004 - one point shows nothing
         return ()

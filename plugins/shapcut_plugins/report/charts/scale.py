@@ -1,4 +1,4 @@
-"""What charts share: round numbers on an axis, and the way from values to places."""
+"""Shared parts of charts: axes with round numbers, and the mapping from values to coordinates."""
 
 import math
 from collections.abc import Sequence
@@ -10,15 +10,15 @@ _LOGARITHMIC_FROM = 6.0
 _DECADES_FROM = 1e4
 
 Tick = tuple[float, str]
-"""A place on an axis and its label."""
+"""A coordinate on an axis and its label."""
 
 
 @dataclass(frozen=True, slots=True)
 class Scale:
-    """From values between ``begin`` and ``end`` to places between ``first`` and ``last``.
+    """Maps values between ``begin`` and ``end`` to coordinates between ``first`` and ``last``.
 
     Attributes:
-        numbers: where the axis has ticks.
+        numbers: the ticks' values.
     """
 
     begin: float
@@ -30,29 +30,54 @@ class Scale:
 
     @classmethod
     def linear(cls, low: float, high: float, first: float, last: float) -> "Scale":
-        """From the round number below ``low`` to that above ``high``."""
+        """A linear scale from the round number below ``low`` to that above ``high``."""
         numbers = axis_ticks(low, high)
         return cls(numbers[0], numbers[-1], first, last, tuple(numbers))
 
     @classmethod
     def powers(cls, low: float, high: float, first: float, last: float) -> "Scale":
-        """A logarithmic one, exactly from ``low`` to ``high``."""
+        """A logarithmic scale exactly from ``low`` to ``high``."""
         within = [n for n in _power_ticks(low, high) if low * (1 - 1e-9) <= n <= high * (1 + 1e-9)]
         return cls(low, high, first, last, tuple(within or (low, high)), logarithmic=True)
 
     def place(self, value: float) -> float:
-        """The middle where all values are one."""
+        """The coordinate of a value; the middle if all values are equal."""
         begin, end, here = (self._measure(number) for number in (self.begin, self.end, value))
         share = (here - begin) / (end - begin) if end != begin else 0.5
         return round(self.first + share * (self.last - self.first), 1)
 
     @property
     def ticks(self) -> tuple[Tick, ...]:
-        """The round numbers in their places."""
+        """The round numbers with their coordinates."""
         return tuple((self.place(number), f"{number:,.6g}") for number in self.numbers)
 
     def _measure(self, value: float) -> float:
         return math.log(value) if self.logarithmic else value
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plot:
+    """The frame of a chart with two axes; y points down.
+
+    Attributes:
+        width: of the whole drawing.
+        height: of the whole drawing.
+        left: x of the plot's left edge.
+        right: x of its right edge.
+        top: y of its upper edge.
+        bottom: y of its lower edge.
+        x_ticks: of the horizontal axis.
+        y_ticks: of the vertical axis.
+    """
+
+    width: float
+    height: float
+    left: float
+    right: float
+    top: float
+    bottom: float
+    x_ticks: tuple[Tick, ...]
+    y_ticks: tuple[Tick, ...]
 
 
 def axis_ticks(low: float, high: float) -> list[float]:
@@ -80,7 +105,7 @@ def perplexity_scale(values: Sequence[float], first: float, last: float) -> Scal
 
 
 def _power_ticks(low: float, high: float) -> list[float]:
-    """1, 2 and 5 times powers of ten; for wide ranges the powers alone, some left out if there are many."""
+    """1, 2 and 5 times powers of ten; for wide ranges powers only, thinned out if there are many."""
     factors = (1, 2, 5) if high / low < _DECADES_FROM else (1,)
     powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
     every = max(1, math.ceil(len(powers) / _CROWDED))

@@ -1,0 +1,60 @@
+"""The text that perplexity is measured on."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from shapcut.data.windows import Calibration, adds_bos, check_size, held_out_tokens, load_held_out
+from shapcut.measurement.perplexity import SlidingWindow
+from shapcut.support.errors import InputError
+
+
+@dataclass(frozen=True, slots=True)
+class TextQuestion:
+    """Which text to measure perplexity on, and how to read it.
+
+    Attributes:
+        source: ``builtin``, a file or a data set of the hub.
+        whole: use all of it, not only the quarter held out from calibration.
+        window: tokens read at a time, a BOS token included.
+        windows: number of windows; None: all.
+        stride: tokens by which overlapping windows move on; None: each window is read on its own.
+    """
+
+    source: str
+    whole: bool = False
+    window: int = 128
+    windows: int | None = 32
+    stride: int | None = None
+
+    def check(self, max_length: int | None) -> None:
+        """Refuse impossible sizes, before a model is loaded.
+
+        Raises:
+            InputError: with the value.
+        """
+        check_size(1, self.window, max_length)
+        if self.stride is not None and not 1 <= self.stride <= self.window:
+            raise InputError(f"--stride {self.stride} must be between 1 and {self.window}, the window")
+
+    def read(self, tokenizer: Any) -> tuple[Calibration, SlidingWindow | None]:
+        """Tokenize the text.
+
+        Returns:
+            Windows and None; with a stride, the text as one long row and how to slide over it.
+
+        Raises:
+            InputError: if the text is too short.
+        """
+        if self.stride is None:
+            read = load_held_out(
+                self.source, tokenizer, samples=self.windows, sequence_length=self.window, whole=self.whole
+            )
+            return read, None
+        tokens = held_out_tokens(self.source, tokenizer, whole=self.whole)
+        if self.windows is not None:
+            tokens = tokens[: self.windows * self.window]
+        read = Calibration(torch.from_numpy(tokens)[None], self.source, adds_bos(tokenizer))
+        bos = tokenizer.bos_token_id if read.adds_bos else None
+        return read, SlidingWindow(self.window, self.stride, bos)
