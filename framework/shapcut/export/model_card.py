@@ -13,10 +13,12 @@ from shapcut.data.windows import Calibration
 from shapcut.game.plan import RemovalPlan
 from shapcut.measurement.perplexity import PerplexityResult
 from shapcut.measurement.record import ModelMeasurement
+from shapcut.support.plain_yaml import load_plain_yaml
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 _DATA_SET = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 _LICENSE_FIELDS = ("license", "license_name", "license_link")
+_LONGEST_CARD = 1 << 20
 _MARKUP = re.compile(r"([\\`*_{}\[\]<>#|~!])")
 
 
@@ -116,17 +118,22 @@ def _front_matter(facts: CardFacts) -> dict[str, Any]:
 
 
 def license_of(checkpoint: Path | None) -> dict[str, str]:
-    """The license fields of the README.md in a checkpoint's directory; empty if there are none."""
+    """The license fields of the README.md in a checkpoint's directory; empty if there are none.
+
+    The page is another author's: an odd one is no reason to stop, whatever is wrong with it.
+    """
     card = checkpoint / "README.md" if checkpoint is not None and checkpoint.is_dir() else None
-    if card is None or not card.is_file():
-        return {}
-    parts = re.split(r"^---\s*$", card.read_text(encoding="utf-8", errors="replace"), maxsplit=2, flags=re.M)
-    if len(parts) < 3 or parts[0].strip():  # noqa: PLR2004 - nothing, the metadata, the text
-        return {}
     try:
-        fields = yaml.safe_load(parts[1])
-    except yaml.YAMLError:
-        return {}  # another author's page; no reason to stop
+        if card is None or not card.is_file():
+            return {}
+        with card.open(encoding="utf-8", errors="replace") as file:
+            text = file.read(_LONGEST_CARD)
+        parts = re.split(r"^---\s*$", text, maxsplit=2, flags=re.M)
+        if len(parts) < 3 or parts[0].strip():  # noqa: PLR2004 - nothing, the metadata, the text
+            return {}
+        fields = load_plain_yaml(parts[1])
+    except (OSError, ValueError):
+        return {}
     known = fields if isinstance(fields, dict) else {}
     return {key: known[key] for key in _LICENSE_FIELDS if isinstance(known.get(key), str)}
 

@@ -5,8 +5,8 @@ conformance kit (`shapcut.testing`) checks every statement made here.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Collection, Mapping
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -180,7 +180,7 @@ class Adapter(ABC):
     def generate(self, model: nn.Module, input_ids: Tensor, new_tokens: int, *, use_cache: bool) -> Tensor:
         """Greedy continuation, shape (batch, length + new_tokens), never stopped by an end token."""
         generator: Any = model
-        with torch.inference_mode():
+        with torch.inference_mode(), _plain_generation(generator):
             return generator.generate(  # type: ignore[no-any-return]
                 input_ids=input_ids,
                 attention_mask=torch.ones_like(input_ids),
@@ -240,3 +240,17 @@ class Adapter(ABC):
         if wrong:
             raise UnsupportedModelError(f"the checkpoint in {directory} does not fit its config: {wrong}")
         return model.eval()  # type: ignore[no-any-return]
+
+
+@contextmanager
+def _plain_generation(model: Any) -> Iterator[None]:
+    """Set the checkpoint's own generation settings aside: its beams or time limit would steer decoding."""
+    from transformers import GenerationConfig  # noqa: PLC0415 - seconds to import
+
+    config: Any = GenerationConfig
+    own = model.generation_config
+    model.generation_config = config(eos_token_id=getattr(own, "eos_token_id", None))
+    try:
+        yield
+    finally:
+        model.generation_config = own

@@ -272,6 +272,9 @@ def test_no_evaluation_result_without_a_number_or_on_text_that_nobody_has(source
         ("# no metadata\n---\nlicense: mit\n---\n", {}),
         ("---\n: [\n---\n", {}),
         ("---\nlicense: [mit]\n---\n", {}),
+        ("---\nlicense: mit\ndate: 2024-13-45\n---\n", {"license": "mit"}),
+        ("---\nlicense: mit\nx: " + "[" * 3000 + "\n---\n", {}),
+        ("---\na: &a {b: 1}\nc: {<<: [*a, *a]}\nlicense: mit\n---\n", {}),
         (None, {}),
     ],
 )

@@ -8,6 +8,7 @@ from shapcut.host.host import build_host
 from shapcut.recipe.methods import METHODS
 from shapcut.recipe.recipe import Recipe, make_recipe
 from shapcut.support.errors import InputError
+from shapcut.support.plain_yaml import load_plain_yaml
 
 
 @pytest.fixture
@@ -190,7 +191,7 @@ LAUGHS = "".join(f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]\n" for n in ran
         ("model: &name m\n", r"line 1, column 8: the anchor or alias 'name' is not taken here"),
         (f"a0: &a0 [ha]\n{LAUGHS}", "the anchor or alias 'a0' is not taken here"),
         ("model: " + "[" * 20000, "is not YAML"),
-        ("model: 2024-13-45\n", "is not YAML"),
+        ("model: !!set {a, b}\n", "the tag .* is not taken here"),
         ("a: \x00\n", "is not YAML"),
         ("#" * (2 << 20), "more than 1,048,576 bytes"),
     ],
@@ -236,3 +237,16 @@ def test_a_recipe_cannot_be_changed():
     recipe = make_recipe({"model": "m"})
     with pytest.raises(ValueError, match="frozen"):
         recipe.seed = 3
+
+
+@pytest.mark.parametrize(
+    ("line", "message"), [("budget: 1:30", "budget '1:30'"), ("remove: 0x10", "remove '0x10'")]
+)
+def test_what_yaml_1_1_took_for_numbers_is_text(recipe_file, line, message):
+    with pytest.raises(InputError, match=message):
+        make_recipe({}, recipe_file(f"model: m\n{line}\n"))
+
+
+def test_a_date_is_text():
+    assert load_plain_yaml("model: 2024-13-45")["model"] == "2024-13-45"
+    assert load_plain_yaml("[017, 1e-3, -4, on, 0.5]") == ["017", 1e-3, -4, "on", 0.5]
