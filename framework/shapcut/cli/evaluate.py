@@ -1,27 +1,25 @@
 """The command that measures a model, or two side by side."""
 
+from __future__ import annotations
+
 import gc
 import json
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from shapcut.cli import tables
-from shapcut.cli.figures import figure_rows, ratios, task_rows
 from shapcut.cli.options import AsJson, Calibration, Device, ModelArgument, Seed, Trust
-from shapcut.cli.output import print_json, reporter
-from shapcut.data.windows import check_source
 from shapcut.host.host import Host, checkpoint_formats, select_adapter
-from shapcut.measurement.lm_eval_tasks import Harness, TaskQuestion
-from shapcut.measurement.measure import Assessment, SpeedQuestion, TextQuestion, assess
-from shapcut.measurement.sizes import restart_peak_memory
-from shapcut.models.loading import load
-from shapcut.models.source import SourceFacts, inspect_source, weights_path
-from shapcut.recipe.recipe import make_recipe
 from shapcut.support.errors import InputError
-from shapcut.support.progress import Reporter
+
+if TYPE_CHECKING:
+    from shapcut.measurement.lm_eval_tasks import Harness, TaskQuestion
+    from shapcut.measurement.measure import Assessment, SpeedQuestion, TextQuestion
+    from shapcut.models.source import SourceFacts
+    from shapcut.support.progress import Reporter
+
 
 _ALL = "all"
 
@@ -40,6 +38,8 @@ class _Job:
 
     def facts(self, model: str) -> SourceFacts:
         """What is known of a model before its weights are read; refuses what cannot be asked of it."""
+        from shapcut.models.source import inspect_source
+
         formats = checkpoint_formats(self.host)
         facts = inspect_source(model, self.trust_remote_code, formats=formats)
         self.text.check(facts.max_length)
@@ -47,6 +47,11 @@ class _Job:
 
     def assess(self, model: str, facts: SourceFacts, said: Reporter) -> Assessment:
         """Load a model, measure it and let go of it."""
+        from shapcut.measurement.measure import Assessment, assess
+        from shapcut.measurement.sizes import restart_peak_memory
+        from shapcut.models.loading import load
+        from shapcut.models.source import weights_path
+
         restarted = restart_peak_memory()
         formats = checkpoint_formats(self.host)
         loaded = load(model, device=self.device, trust_remote_code=self.trust_remote_code, formats=formats)
@@ -123,6 +128,12 @@ def evaluate_model(
     as_json: AsJson = False,
 ) -> None:
     """Perplexity, size, memory and latency of one model, or of two side by side."""
+    from shapcut.cli.output import reporter
+    from shapcut.data.windows import check_source
+    from shapcut.measurement.lm_eval_tasks import Harness
+    from shapcut.measurement.measure import SpeedQuestion, TextQuestion
+    from shapcut.recipe.recipe import make_recipe
+
     everything = held_out_samples == _ALL
     recipe = make_recipe(
         {
@@ -166,6 +177,8 @@ def evaluate_model(
 
 
 def _tasks(names: str | None, path: Path | None, limit: int | None, shots: int | None) -> TaskQuestion | None:
+    from shapcut.measurement.lm_eval_tasks import TaskQuestion
+
     if names is None:
         if given := [
             name
@@ -193,6 +206,10 @@ def _lengths(text: str) -> tuple[int, ...]:
 
 
 def _show(models: list[str], found: list[Assessment], as_json: bool) -> None:
+    from shapcut.cli import tables
+    from shapcut.cli.figures import figure_rows, ratios, task_rows
+    from shapcut.cli.output import print_json
+
     notes = [
         note if len(models) == 1 else f"{model}: {note}"
         for model, each in zip(models, found, strict=True)
