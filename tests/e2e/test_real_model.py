@@ -23,16 +23,8 @@ MODEL = "demo:smollm2-135m"
 
 def test_six_of_thirty_blocks(tmp_path: Path) -> None:
     out = tmp_path / "out"
-    sizes = [
-        "--samples",
-        "2",
-        "--sequence-length",
-        "64",
-        "--finalist-samples",
-        "4",
-        "--held-out-samples",
-        "8",
-    ]
+    sizes = ["--samples", "2", "--sequence-length", "32"]
+    sizes += ["--finalist-samples", "4", "--held-out-samples", "8"]
     assert run(["prune", MODEL, "--remove", "6", "--budget", "48", *sizes, "--out", str(out)]) == 0
     with quiet_libraries():
         pruned, tokenizer = AutoModelForCausalLM.from_pretrained(out), AutoTokenizer.from_pretrained(out)
