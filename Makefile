@@ -40,7 +40,7 @@ demo: $(STAMP) ## prune a small real model, start to end, into demo-out
 	$(BIN)/shapcut demo
 
 test: lint ## every check and every test
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist loadfile --no-loadscope-reorder
 
 lint: $(STAMP) ## format, style, types, import direction
 	$(BIN)/ruff check .

@@ -39,7 +39,7 @@ from shapcut.data.text import builtin_text
 from shapcut.game.coalitions import CoalitionMatrix, keys
 from shapcut.host.hookspecs import hookimpl
 from shapcut.host.host import build_host
-from shapcut.measurement import record as measure
+from shapcut.measurement import measure
 from shapcut.pipeline.prune import prune
 from shapcut.recipe.recipe import make_recipe
 from shapcut.support.errors import ShapcutError

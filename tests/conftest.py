@@ -34,6 +34,11 @@ VOCABULARY = 300
 torch.set_num_threads(1)
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put the files of long tests first."""
+    items.sort(key=lambda item: item.get_closest_marker("long") is None)
+
+
 def byte_tokens() -> list[str]:
     """Two special tokens and one token a byte, so that any text can be encoded."""
     return [BOS, EOS, *sorted(pre_tokenizers.ByteLevel.alphabet())]

@@ -1,4 +1,4 @@
-"""A pruning with three steps that kills itself when one is finished: MODEL OUT STEP."""
+"""A pruning with three steps, killed and started again when one is finished: MODEL OUT STEP ..."""
 
 import os
 import signal
@@ -62,5 +62,17 @@ def run(model: str | Path, out: str | Path, kill_after: str = "") -> None:
     prune(make_recipe(options), Path(out), build_host(extra=[Killer(kill_after)]))
 
 
+def main(model: str, out: str, *steps: str) -> None:
+    """Start it for each step, in a fork, which has the libraries already."""
+    for step in steps:
+        child = os.fork()
+        if child == 0:
+            run(model, out, kill_after=step)
+            os._exit(0)
+        status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+        if status != -signal.SIGKILL:
+            sys.exit(f"the start that {step} was to end had status {status}")
+
+
 if __name__ == "__main__":
-    run(*sys.argv[1:])
+    main(*sys.argv[1:])

@@ -1,10 +1,13 @@
-"""Prune and quantize a tiny model, then prune the quantized checkpoint: MODEL DIRECTORY STEP.
+"""Prune and quantize a tiny model, then prune the quantized checkpoint: MODEL DIRECTORY STEP ...
 
 In a process of its own, because some quantization packages change the one that they are imported into.
 """
 
 import json
 import sys
+import traceback
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +16,7 @@ import torch
 from torch.nn import functional
 
 from shapcut.host.host import build_host, select_adapter
+from shapcut.measurement import measure
 from shapcut.measurement.sizes import checkpoint_bytes
 from shapcut.models.fingerprint import model_fingerprint
 from shapcut.models.loading import load
@@ -66,15 +70,15 @@ def cut_differences(adapter: Any, model: Any, directory: Path) -> tuple[dict[str
     return found, difference(whole, expected)
 
 
-def main(source: Path, directory: Path, step: str) -> None:
+def examine(source: Path, directory: Path, step: str, plain: Path, wanted: torch.Tensor) -> dict[str, Any]:
+    """What a step and another cut of its result come to, beside the cut that is not quantized."""
     host = build_host()
-    plain, quantized = directory / "plain", directory / "quantized"
-    prune(make_recipe(options(source, ())), plain, host)
+    quantized = directory / "quantized"
     prune(make_recipe(options(source, (step,))), quantized, host)
-    before, after = load(ModelSource.find(str(plain))).model, load(ModelSource.find(str(quantized))).model
+    after = load(ModelSource.find(str(quantized))).model
     adapter = select_adapter(host, after)
     fingerprints = {model_fingerprint(after)}
-    wanted, found = adapter.logits(before, IDS), adapter.logits(after, IDS).float()
+    found = adapter.logits(after, IDS).float()
     differences, effect = cut_differences(
         adapter, load(ModelSource.find(str(quantized))).model, directory / "cut"
     )
@@ -82,7 +86,7 @@ def main(source: Path, directory: Path, step: str) -> None:
     fingerprints.add(model_fingerprint(load(ModelSource.find(str(quantized))).model))
     with quiet_libraries():
         fingerprints.add(model_fingerprint(adapter.load(directory / "cut")))
-    content = {
+    return {
         "relative_error": float((found - wanted).square().mean().sqrt() / wanted.std()),
         "bytes": checkpoint_bytes(quantized),
         "bytes_before": checkpoint_bytes(plain),
@@ -92,8 +96,24 @@ def main(source: Path, directory: Path, step: str) -> None:
         "fingerprints": len(fingerprints),
         "sym": config[0]["quantization_config"].get("sym"),
     }
-    (directory / "found.json").write_text(json.dumps(content))
+
+
+def main(source: Path, directory: Path, steps: Sequence[str]) -> None:
+    measure.latency = partial(measure.latency, prompt_tokens=4, new_tokens=2, repeats=1)
+    host, plain = build_host(), directory / "plain"
+    prune(make_recipe(options(source, ())), plain, host)
+    before = load(ModelSource.find(str(plain))).model
+    wanted = select_adapter(host, before).logits(before, IDS)
+    found: dict[str, dict[str, Any]] = {}
+    for number, step in enumerate(steps):
+        place = directory / str(number)
+        place.mkdir()
+        try:
+            found[step] = examine(source, place, step, plain, wanted)
+        except Exception:  # noqa: BLE001 - the other steps are to be examined too
+            traceback.print_exc()
+    (directory / "found.json").write_text(json.dumps(found))
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3])
+    main(Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3:])

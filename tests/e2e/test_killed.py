@@ -12,6 +12,8 @@ from shapcut.cli.exits import BAD_INPUT, DONE, INTERRUPTED
 from shapcut.cli.main import run
 from shapcut.steps.runner import StepResults
 
+pytestmark = pytest.mark.long
+
 SCRIPT = Path(__file__).parents[2] / "benchmarks" / "kill.py"
 
 

@@ -1,7 +1,6 @@
 """The whole pipeline on a small random model: what it leaves, and that it survives being killed."""
 
 import json
-import signal
 import sqlite3
 import subprocess
 import sys
@@ -24,6 +23,8 @@ from shapcut.recipe.recipe import make_recipe
 from shapcut.support.errors import ShapcutError
 from shapcut.support.quiet import quiet_libraries
 from shapcut_adapters.transformers.adapter import HFDecoderAdapter
+
+pytestmark = pytest.mark.long
 
 OPTIONS = ["--samples", "3", "--sequence-length", "24", "--finalist-samples", "4", "--held-out-samples", "4"]
 
@@ -180,25 +181,44 @@ from shapcut.pipeline.prune import prune
 from shapcut.recipe.recipe import make_recipe
 
 class Killer:
+    def __init__(self, evaluations):
+        self.evaluations = evaluations
+
     @hookimpl
     def shapcut_coalitions_evaluated(self, total):
-        if total >= int(sys.argv[3]):
+        if total >= self.evaluations:
             os.kill(os.getpid(), signal.SIGKILL)
 
 recipe = make_recipe(dict(model=sys.argv[1], remove=3, budget=60, samples=3, sequence_length=24,
                           finalist_samples=4, held_out_samples=4))
-prune(recipe, Path(sys.argv[2]), build_host(extra=[Killer()]))
+for evaluations in sys.argv[3:]:
+    child = os.fork()
+    if child == 0:
+        prune(recipe, Path(sys.argv[2], evaluations, "out"), build_host(extra=[Killer(int(evaluations))]))
+        os._exit(0)
+    status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    assert status == -signal.SIGKILL, status
 """
+KILLED_AFTER = (5, 25, 45)
 
 
-@pytest.mark.parametrize("evaluations", [5, 25, 45])
+@pytest.fixture(scope="module")
+def killed(ten_layers: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A directory of runs that were killed after so many evaluations."""
+    root = tmp_path_factory.mktemp("killed")
+    for evaluations in KILLED_AFTER:
+        (root / str(evaluations)).mkdir()
+    arguments = [sys.executable, "-c", KILLED, str(ten_layers), str(root), *map(str, KILLED_AFTER)]
+    done = subprocess.run(arguments, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return root
+
+
+@pytest.mark.parametrize("evaluations", KILLED_AFTER)
 def test_a_killed_run_goes_on_without_repeating(
-    evaluations: int, ten_layers: Path, pruned: Path, tmp_path: Path
+    evaluations: int, killed: Path, ten_layers: Path, pruned: Path
 ) -> None:
-    out = tmp_path / "out"
-    arguments = [sys.executable, "-c", KILLED, str(ten_layers), str(out), str(evaluations)]
-    killed = subprocess.run(arguments, capture_output=True, text=True, check=False)
-    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    out = killed / str(evaluations) / "out"
     assert not out.exists()
     directory = out.with_name("out.run")
     with sqlite3.connect(directory / "evaluations.sqlite") as store:

@@ -26,7 +26,7 @@ from shapcut.valuation.model_game import ModelGame
 from shapcut_plugins.executors.ray import RayExecutor
 from shapcut_plugins.executors.ray_cluster import import_ray
 
-pytestmark = pytest.mark.ray
+pytestmark = [pytest.mark.ray, pytest.mark.long]
 
 ROWS = all_coalitions(6)
 
@@ -68,43 +68,37 @@ def evaluations(directory: Path) -> list[Any]:
         return store.execute("SELECT game, coalition, value FROM evaluations ORDER BY 1, 2").fetchall()
 
 
-def test_a_killed_run_leaves_no_cluster_and_is_resumed(tiny_llama_directory: Path, tmp_path: Path) -> None:
-    options = [
-        "--samples",
-        "3",
-        "--sequence-length",
-        "24",
-        "--finalist-samples",
-        "4",
-        "--budget",
-        "30",
-        "--json",
-    ]
-    command = ["score", str(tiny_llama_directory), *options]
-    elsewhere = ["--run", str(tmp_path / "run"), "--executor", "ray:workers=2,threads=1"]
-    left = tmp_path / "children.json"
-    killed = subprocess.run(
-        [sys.executable, "-c", KILLED, str(left), *command, *elsewhere],
+@pytest.fixture(scope="module")
+def command(tiny_llama_directory: Path) -> list[str]:
+    sizes = ["--samples", "3", "--sequence-length", "24", "--finalist-samples", "4", "--budget", "30"]
+    return ["score", str(tiny_llama_directory), *sizes, "--json"]
+
+
+@pytest.fixture(scope="module")
+def killed(command: Sequence[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The directory of a run that was killed, its children in a file beside it."""
+    place = tmp_path_factory.mktemp("killed")
+    elsewhere = ["--run", str(place / "run"), "--executor", "ray:workers=2,threads=1"]
+    done = subprocess.run(
+        [sys.executable, "-c", KILLED, str(place / "children.json"), *command, *elsewhere],
         capture_output=True,
         text=True,
         check=False,
         env=os.environ | {"OMP_NUM_THREADS": "1"},
     )
-    assert killed.returncode == -signal.SIGKILL, killed.stderr
-    assert killed.stdout == ""
-    children = json.loads(left.read_text())
-    assert len(children) > 3
-    alive = [process for pid, created in children if (process := still_there(pid, created))]
-    _, alive = psutil.wait_procs(alive, timeout=120)
-    assert [process for process in alive if process.status() != psutil.STATUS_ZOMBIE] == []
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    assert done.stdout == ""
+    return place / "run"
 
-    found = evaluations(tmp_path / "run")
+
+def test_a_killed_run_is_resumed(killed: Path, command: Sequence[str], tmp_path: Path) -> None:
+    found = evaluations(killed)
     assert len(found) >= 12
-    assert run([*command, "--run", str(tmp_path / "run"), "--executor", "local"]) == 0
+    assert run([*command, "--run", str(killed), "--executor", "local"]) == 0
     assert run([*command, "--run", str(tmp_path / "undisturbed")]) == 0
-    assert evaluations(tmp_path / "run") == evaluations(tmp_path / "undisturbed")
-    phase = json.loads((tmp_path / "run" / "manifest.json").read_text())["phases"]["estimate"]
-    assert sum(phase["evaluations_measured"].values()) == len(evaluations(tmp_path / "run")) - len(found)
+    assert evaluations(killed) == evaluations(tmp_path / "undisturbed")
+    phase = json.loads((killed / "manifest.json").read_text())["phases"]["estimate"]
+    assert sum(phase["evaluations_measured"].values()) == len(evaluations(killed)) - len(found)
 
 
 @pytest.fixture(scope="module")
@@ -187,3 +181,12 @@ def test_more_workers_than_the_cluster_has_processors(cluster: None, games: Sequ
         pytest.raises(InputError, match="4 workers need 8 CPUs in all, the cluster has 3"),
     ):
         game.values(ROWS[:1])
+
+
+def test_a_killed_run_leaves_no_cluster(killed: Path) -> None:
+    """The last test here: the cluster ends while the others run."""
+    children = json.loads(killed.with_name("children.json").read_text())
+    assert len(children) > 3
+    alive = [process for pid, created in children if (process := still_there(pid, created))]
+    _, alive = psutil.wait_procs(alive, timeout=120)
+    assert [process for process in alive if process.status() != psutil.STATUS_ZOMBIE] == []

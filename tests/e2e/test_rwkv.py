@@ -1,7 +1,6 @@
 """RWKV models through the command line: from a file to a smaller file that is read again."""
 
 import json
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +10,6 @@ import torch
 from shapcut.api import load_game
 from shapcut.cli.main import run
 from shapcut.game.plan import RemovalPlan
-from shapcut.measurement.latency import latency
 from shapcut.support.quiet import quiet_libraries
 from shapcut_adapters.rwkv.examples import tiny_rwkv
 from shapcut_adapters.rwkv.weights import read_weights, write_weights
@@ -65,13 +63,6 @@ def hf_directory(tmp_path_factory: pytest.TempPathFactory, tokenizer: Any) -> Pa
         model.to(torch.bfloat16).save_pretrained(directory)
         tokenizer.save_pretrained(directory)
     return directory
-
-
-@pytest.fixture(autouse=True)
-def short_latency(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Measure latency all the same, on few tokens: the recurrence of these packages is slow."""
-    few = partial(latency, prompt_tokens=4, new_tokens=2, repeats=1)
-    monkeypatch.setattr("shapcut.measurement.measure.latency", few)
 
 
 def printed(capsys: pytest.CaptureFixture[str], *arguments: str) -> Any:

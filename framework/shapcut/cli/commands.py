@@ -1,12 +1,13 @@
 """What each command does."""
 
+from __future__ import annotations
+
 import inspect
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from shapcut.cli import tables
 from shapcut.cli.compare import compare_methods
 from shapcut.cli.evaluate import evaluate_model
 from shapcut.cli.options import (
@@ -25,19 +26,15 @@ from shapcut.cli.options import (
     Trust,
     takes_recipe,
 )
-from shapcut.cli.output import print_json, reporter
-from shapcut.game.plan import RemovalPlan
 from shapcut.host.host import Host
-from shapcut.host.open_model import find_model, open_model
-from shapcut.pipeline.dry_run import THROUGHPUT, Forecast, forecast
-from shapcut.pipeline.prune import apply_plan, prune, score
-from shapcut.pipeline.result import PruneResult
-from shapcut.pipeline.series import SeriesResult, prune_series
-from shapcut.recipe.recipe import make_recipe
+from shapcut.pipeline.throughput import THROUGHPUT
 from shapcut.support.errors import InputError, ShapcutError
-from shapcut.support.files import require_new_directory
-from shapcut.support.quiet import quiet_libraries
-from shapcut.testing import check_adapter
+
+if TYPE_CHECKING:
+    from shapcut.pipeline.dry_run import Forecast
+    from shapcut.pipeline.result import PruneResult
+    from shapcut.pipeline.series import SeriesResult
+
 
 DEMO_MODEL = "demo:smollm2-135m"
 
@@ -57,6 +54,11 @@ def inspect_model(
     as_json: AsJson = False,
 ) -> None:
     """Players, parameters, adapter; what cannot be removed and why."""
+    from shapcut.cli import tables
+    from shapcut.cli.output import print_json
+    from shapcut.host.open_model import find_model, open_model
+    from shapcut.recipe.recipe import make_recipe
+
     recipe = make_recipe({"model": model, "granularity": granularity})
     source = find_model(host, model, device=device or "auto", trust_remote_code=bool(trust_remote_code))
     opened = open_model(host, source)
@@ -102,6 +104,12 @@ def score_model(
     throughput: Throughput = THROUGHPUT,
 ) -> None:
     """Estimate every player's contribution; the model is not changed."""
+    from shapcut.cli import tables
+    from shapcut.cli.output import print_json, reporter
+    from shapcut.pipeline.dry_run import forecast
+    from shapcut.pipeline.prune import score
+    from shapcut.recipe.recipe import make_recipe
+
     made = make_recipe({"model": model, **options}, recipe)
     if dry_run:
         _show_forecast(forecast(made, host, target=False, throughput=throughput), as_json)
@@ -134,6 +142,13 @@ def prune_model(
     throughput: Throughput = THROUGHPUT,
 ) -> None:
     """Score, select, remove, post-process, verify and write a checkpoint."""
+    from shapcut.cli.output import reporter
+    from shapcut.pipeline.dry_run import forecast
+    from shapcut.pipeline.prune import prune
+    from shapcut.pipeline.series import prune_series
+    from shapcut.recipe.recipe import make_recipe
+    from shapcut.support.files import require_new_directory
+
     made = make_recipe({"model": model, **options}, recipe)
     if dry_run:
         if out is not None and len(made.target_labels()) < 2:  # noqa: PLR2004 - several go into directories in it
@@ -165,6 +180,13 @@ def apply_model(
     dry_run: DryRun = False,
 ) -> None:
     """Carry out a removal plan made earlier."""
+    from shapcut.cli import tables
+    from shapcut.cli.output import reporter
+    from shapcut.game.plan import RemovalPlan
+    from shapcut.pipeline.prune import apply_plan
+    from shapcut.recipe.recipe import make_recipe
+    from shapcut.support.files import require_new_directory
+
     removal = RemovalPlan.read(plan)
     recipe = make_recipe(
         {
@@ -188,6 +210,9 @@ def apply_model(
 
 def list_adapters(host: Host, as_json: AsJson = False) -> None:
     """The installed adapters, and the distribution of each."""
+    from shapcut.cli import tables
+    from shapcut.cli.output import print_json
+
     rows = [[entry.name, entry.distribution] for entry in host.adapters]
     if as_json:
         print_json([{"adapter": name, "distribution": distribution} for name, distribution in rows])
@@ -197,6 +222,9 @@ def list_adapters(host: Host, as_json: AsJson = False) -> None:
 
 def list_plugins(host: Host, as_json: AsJson = False) -> None:
     """The installed plugins: version, hooks, and what each offers."""
+    from shapcut.cli import tables
+    from shapcut.cli.output import print_json
+
     if as_json:
         plugins = [{name: getattr(plugin, name) for name in plugin.__slots__} for plugin in host.plugins]
         broken = [{name: getattr(plugin, name) for name in plugin.__slots__} for plugin in host.broken]
@@ -225,6 +253,11 @@ def check_one_adapter(
     as_json: AsJson = False,
 ) -> None:
     """Run the conformance kit over an adapter's examples."""
+    from shapcut.cli import tables
+    from shapcut.cli.output import print_json
+    from shapcut.support.quiet import quiet_libraries
+    from shapcut.testing import check_adapter
+
     with quiet_libraries():
         results = check_adapter(host.adapters.create(name), seed=seed, only=example or ())
     failed = [result for result in results if not result.passed]
@@ -254,6 +287,10 @@ def demo(
     as_json: AsJson = False,
 ) -> None:
     """A real model, start to end: SmolLM2-135M from PyPI, some of its 30 blocks removed."""
+    from shapcut.cli.output import reporter
+    from shapcut.pipeline.prune import prune
+    from shapcut.recipe.recipe import make_recipe
+
     recipe = make_recipe(
         {"model": DEMO_MODEL, "remove": remove, "budget": budget, "samples": 8, "finalist_samples": 24}
     )
@@ -262,6 +299,9 @@ def demo(
 
 
 def _show_result(result: PruneResult, out: Path, as_json: bool) -> None:
+    from shapcut.cli import tables
+    from shapcut.cli.output import print_json
+
     if as_json:
         print_json(result.to_json())
         return
@@ -280,6 +320,9 @@ def _show_result(result: PruneResult, out: Path, as_json: bool) -> None:
 
 
 def _show_series(series: SeriesResult, out: Path, as_json: bool) -> None:
+    from shapcut.cli import tables
+    from shapcut.cli.output import print_json
+
     if as_json:
         print_json(series.to_json())
         return
@@ -290,6 +333,9 @@ def _show_series(series: SeriesResult, out: Path, as_json: bool) -> None:
 
 
 def _show_forecast(found: Forecast, as_json: bool) -> None:
+    from shapcut.cli import tables
+    from shapcut.cli.output import print_json
+
     if as_json:
         print_json(found.to_json())
         return

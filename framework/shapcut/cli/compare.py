@@ -1,21 +1,23 @@
 """The command that lets several methods compete."""
 
+from __future__ import annotations
+
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
-from shapcut.cli import tables
 from shapcut.cli.options import RECIPE_OPTIONS, AsJson, ModelArgument, RunDirectory, takes_options
-from shapcut.cli.output import print_json, reporter
-from shapcut.comparison.compare import Comparison, HeldOutText, compare
-from shapcut.comparison.contestants import parse_methods
-from shapcut.comparison.row import ResultRow
 from shapcut.host.host import Host
 from shapcut.recipe.methods import METHODS
-from shapcut.recipe.recipe import Recipe, make_recipe
 from shapcut.support.errors import InputError
+
+if TYPE_CHECKING:
+    from shapcut.comparison.compare import Comparison
+    from shapcut.comparison.row import ResultRow
+    from shapcut.recipe.recipe import Recipe
+
 
 _NOT_SHARED = {
     "remove",
@@ -61,6 +63,11 @@ def compare_methods(
     as_json: AsJson = False,
 ) -> None:
     """Several methods at one budget: what they remove, how good it is on held-out text, what it cost."""
+    from shapcut.cli.output import reporter
+    from shapcut.comparison.compare import HeldOutText, compare
+    from shapcut.comparison.contestants import parse_methods
+    from shapcut.recipe.recipe import make_recipe
+
     recipe = make_recipe({"model": model, **options})
     contestants = parse_methods(methods)
     targets = _targets(recipe, remove, ratios)
@@ -89,6 +96,8 @@ def compare_methods(
 
 def _targets(recipe: Recipe, remove: str | None, ratios: str | None) -> list[Recipe]:
     """A recipe for each amount to remove."""
+    from shapcut.recipe.recipe import make_recipe
+
     if (remove is None) == (ratios is None):
         raise InputError("give either --remove 3,6 or --ratios 0.1,0.2")
     values: Sequence[float] = (
@@ -107,6 +116,9 @@ def _numbers(option: str, text: str, kind: Callable[[str], NumberT]) -> list[Num
 
 
 def _show(comparison: Comparison, directory: Path, as_json: bool) -> None:
+    from shapcut.cli import tables
+    from shapcut.cli.output import print_json
+
     if as_json:
         print_json(comparison.to_json())
         return

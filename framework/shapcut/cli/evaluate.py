@@ -1,30 +1,27 @@
 """The command that measures a model, or two side by side."""
 
+from __future__ import annotations
+
 import gc
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from shapcut.cli import tables
-from shapcut.cli.figures import figure_rows, ratios, task_rows
 from shapcut.cli.options import AsJson, Calibration, Device, ModelArgument, Seed, Trust
-from shapcut.cli.output import print_json, reporter
-from shapcut.data.windows import check_source
 from shapcut.host.host import Host
-from shapcut.host.open_model import find_model, open_model
-from shapcut.measurement.held_out_text import TextQuestion
-from shapcut.measurement.lm_eval_tasks import Harness, TaskQuestion
-from shapcut.measurement.measure import SpeedQuestion, measure
-from shapcut.measurement.record import ModelMeasurement
-from shapcut.measurement.sizes import restart_peak_memory
-from shapcut.models.source import ModelSource, SourceFacts, inspect_source
-from shapcut.recipe.recipe import make_recipe
 from shapcut.support.errors import InputError
-from shapcut.support.progress import Reporter
-from shapcut.support.quiet import quiet_libraries
+
+if TYPE_CHECKING:
+    from shapcut.measurement.held_out_text import TextQuestion
+    from shapcut.measurement.lm_eval_tasks import Harness
+    from shapcut.measurement.measure import SpeedQuestion
+    from shapcut.measurement.record import ModelMeasurement
+    from shapcut.models.source import ModelSource, SourceFacts
+    from shapcut.support.progress import Reporter
+
 
 _ALL = "all"
 
@@ -43,6 +40,9 @@ class _Job:
 
     def find(self, model: str) -> tuple[ModelSource, SourceFacts]:
         """A model and what is known of it before its weights are read; refuses what cannot be asked of it."""
+        from shapcut.host.open_model import find_model
+        from shapcut.models.source import inspect_source
+
         source = find_model(self.host, model, device=self.device, trust_remote_code=self.trust_remote_code)
         facts = inspect_source(source)
         self.text.check(facts.max_length)
@@ -50,6 +50,11 @@ class _Job:
 
     def measured(self, source: ModelSource, facts: SourceFacts, said: Reporter) -> ModelMeasurement:
         """Load a model, measure it and let go of it."""
+        from shapcut.host.open_model import open_model
+        from shapcut.measurement.measure import measure
+        from shapcut.measurement.sizes import restart_peak_memory
+        from shapcut.support.quiet import quiet_libraries
+
         restarted = restart_peak_memory()
         opened = open_model(self.host, source)
         with quiet_libraries():
@@ -125,39 +130,36 @@ def evaluate_model(
     as_json: AsJson = False,
 ) -> None:
     """Perplexity, size, memory and latency of one model, or of two side by side."""
-    everything = held_out_samples == _ALL
+    from shapcut.measurement.measure import SpeedQuestion
+    from shapcut.recipe.recipe import make_recipe
+
     recipe = make_recipe(
         {
             "model": model,
             "calibration": calibration,
             "sequence_length": window,
-            "held_out_samples": None if everything else held_out_samples,
+            "held_out_samples": None if held_out_samples == _ALL else held_out_samples,
             "seed": seed,
         }
     )
     if text is not None and calibration is not None:
         raise InputError("--text and --calibration both name the text to measure on; give one")
-    question = TextQuestion(
-        source=text or recipe.calibration,
-        whole=text is not None,
-        window=recipe.sequence_length,
-        windows=None if everything else recipe.held_out_samples,
-        stride=None if stride is None else _number("--stride", stride),
-    )
-    check_source(question.source)
-    lengths = () if cache_lengths == "none" else _lengths(cache_lengths)
-    asked = _tasks(task_names, task_path, limit, num_fewshot)
-    harness = None if asked is None else Harness.prepared(asked)
+    windows = None if held_out_samples == _ALL else recipe.held_out_samples
     job = _Job(
         host,
-        question,
-        SpeedQuestion(prompt_tokens, new_tokens, repeats, batch_size, lengths),
-        harness,
+        _text(text, recipe.calibration, recipe.sequence_length, windows, stride),
+        SpeedQuestion(prompt_tokens, new_tokens, repeats, batch_size, _lengths(cache_lengths)),
+        _harness(task_names, task_path, limit, num_fewshot),
         device or "auto",
         bool(trust_remote_code),
         recipe.seed,
     )
-    models = [model] if against is None else [against, model]
+    _evaluate(job, [model] if against is None else [against, model], as_json)
+
+
+def _evaluate(job: _Job, models: list[str], as_json: bool) -> None:
+    from shapcut.cli.output import reporter
+
     sources = [job.find(each) for each in models]
     said = reporter()
     found = []
@@ -167,7 +169,27 @@ def evaluate_model(
     _show(models, found, as_json)
 
 
-def _tasks(names: str | None, path: Path | None, limit: int | None, shots: int | None) -> TaskQuestion | None:
+def _text(
+    text: str | None, calibration: str, window: int, windows: int | None, stride: str | None
+) -> TextQuestion:
+    """All of ``text``, or the held-out part of the calibration text; refused before a model is loaded."""
+    from shapcut.data.windows import check_source
+    from shapcut.measurement.held_out_text import TextQuestion
+
+    question = TextQuestion(
+        source=text or calibration,
+        whole=text is not None,
+        window=window,
+        windows=windows,
+        stride=None if stride is None else _number("--stride", stride),
+    )
+    check_source(question.source)
+    return question
+
+
+def _harness(names: str | None, path: Path | None, limit: int | None, shots: int | None) -> Harness | None:
+    from shapcut.measurement.lm_eval_tasks import Harness, TaskQuestion
+
     if names is None:
         if given := [
             name
@@ -177,7 +199,7 @@ def _tasks(names: str | None, path: Path | None, limit: int | None, shots: int |
             raise InputError(f"{given[0]} is for tasks: name them with --tasks")
         return None
     wanted = tuple(dict.fromkeys(name.strip() for name in names.split(",") if name.strip()))
-    return TaskQuestion(wanted, path, limit, shots)
+    return Harness.prepared(TaskQuestion(wanted, path, limit, shots))
 
 
 def _number(option: str, text: str) -> int:
@@ -188,6 +210,8 @@ def _number(option: str, text: str) -> int:
 
 
 def _lengths(text: str) -> tuple[int, ...]:
+    if text == "none":
+        return ()
     lengths = tuple(_number("--cache-lengths", part) for part in text.split(","))
     if min(lengths) < 1:
         raise InputError(f"--cache-lengths {text}: a length is at least 1")
@@ -195,6 +219,10 @@ def _lengths(text: str) -> tuple[int, ...]:
 
 
 def _show(models: list[str], measurements: list[ModelMeasurement], as_json: bool) -> None:
+    from shapcut.cli import tables
+    from shapcut.cli.figures import figure_rows, ratios, task_rows
+    from shapcut.cli.output import print_json
+
     notes = [
         note if len(models) == 1 else f"{model}: {note}"
         for model, each in zip(models, measurements, strict=True)

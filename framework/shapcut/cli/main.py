@@ -10,6 +10,7 @@ from typing import NoReturn
 
 import typer
 
+from shapcut import __version__
 from shapcut.cli.exits import (
     BAD_INPUT,
     DONE,
@@ -39,10 +40,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
     given = list(sys.argv[1:] if arguments is None else arguments) or ["--help"]
     try:
         with _termination_raises():
-            from shapcut.cli.app import build_app  # noqa: PLC0415 - seconds to import, errors become lines
-
-            app = build_app(skip_broken="--skip-broken-plugins" in given)
-            return int(app(given, prog_name="shapcut", standalone_mode=False) or DONE)
+            return _execute(given)
     except typer.Exit as ending:
         return ending.exit_code
     except BrokenPipeError:
@@ -58,6 +56,16 @@ def run(arguments: Sequence[str] | None = None) -> int:
             raise
         what = f"{type(error).__name__}: {error}".strip(": ")
         return _complain(f"{UNFORESEEN}: {what}; {TRACEBACK}=1 shows where it came from", FAILED)
+
+
+def _execute(given: list[str]) -> int:
+    if given == ["--version"]:
+        typer.echo(f"shapcut {__version__}")  # answered without loading a plugin
+        return DONE
+    from shapcut.cli.app import build_app
+
+    app = build_app(skip_broken="--skip-broken-plugins" in given)
+    return int(app(given, prog_name="shapcut", standalone_mode=False) or DONE)
 
 
 @contextmanager

@@ -130,7 +130,9 @@ def takes_options(available: Mapping[str, Any]) -> Callable[[Callable[..., None]
     """Give a command these recipe options; it receives those given in its parameter ``options``."""
 
     def decorate(command: Callable[..., None]) -> Callable[..., None]:
-        own = [p for p in inspect.signature(command).parameters.values() if p.name != "options"]
+        own = [
+            p for p in inspect.signature(command, eval_str=True).parameters.values() if p.name != "options"
+        ]
         extra = [
             inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=kind)
             for name, kind in available.items()

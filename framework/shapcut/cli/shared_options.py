@@ -17,7 +17,6 @@ from shapcut.data.text import BUILTIN, HUB_PREFIX
 from shapcut.host.host import Host
 from shapcut.host.registry import Registry
 from shapcut.models.demo import DEMO_MODELS, DEMO_PREFIX
-from shapcut.models.source import DTYPES
 from shapcut.recipe.methods import METHODS
 from shapcut.support.errors import InputError
 from shapcut.support.suggest import did_you_mean
@@ -150,7 +149,7 @@ def _completions(host: Host) -> dict[str, Complete]:
         "preset": _beginning(METHODS),
         "methods": _last_of(METHODS),
         "granularity": _beginning(["block", "sublayer"]),
-        "dtype": _beginning(["auto", *DTYPES]),
+        "dtype": _beginning(["auto", "float32", "bfloat16", "float16"]),
         "compile": _beginning(["auto", "on", "off"]),
         "offload": _beginning(["off", "auto", "disk"]),
         "calibration": _paths_or([BUILTIN, HUB_PREFIX]),

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple, TypeVar
 
 import pluggy
 
+from shapcut.host.entry import REFERENCE, cause
 from shapcut.host.registry import Registry
 from shapcut.support.errors import ShapcutError
 from shapcut.support.suggest import did_you_mean
@@ -53,7 +54,7 @@ class _Offer(NamedTuple):
 
     registry: Registry[Any]
     name: str
-    factory: Callable[..., Any]
+    target: Callable[..., Any] | str
 
     @property
     def is_taken(self) -> bool:
@@ -79,7 +80,7 @@ def admit(
     try:
         hooks = _register(candidate, plugin, manager)
         offers = _offers(candidate, plugin, manager, registries)
-        _enter(offers, candidate.distribution)
+        _enter(offers, candidate)
     except ShapcutError:
         if manager.is_registered(plugin):
             manager.unregister(plugin)
@@ -94,9 +95,8 @@ def _attempt(action: Callable[[], T], failure: str) -> T:
         return action()
     except ShapcutError as error:
         raise ShapcutError(f"{failure}: {error}") from error
-    except Exception as error:
-        cause = " ".join(f"{type(error).__name__}: {error}".split())
-        raise ShapcutError(f"{failure}: {cause}") from error
+    except (Exception, SystemExit) as error:
+        raise ShapcutError(f"{failure}: {cause(error)}") from error
 
 
 def _register(candidate: Candidate, plugin: object, manager: pluggy.PluginManager) -> tuple[str, ...]:
@@ -137,8 +137,8 @@ def _offers(
     offers: list[_Offer] = []
     for kind, registry in registries.items():
 
-        def register(name: str, factory: Callable[..., Any], registry: Registry[Any] = registry) -> None:
-            offers.append(_checked(_Offer(registry, name, factory), offers))
+        def register(name: str, target: Callable[..., Any] | str, registry: Registry[Any] = registry) -> None:
+            offers.append(_checked(_Offer(registry, name, target), offers))
 
         hook = manager.subset_hook_caller(f"shapcut_register_{kind}", others)
         _attempt(partial(hook, register=register), str(candidate))
@@ -149,14 +149,17 @@ def _checked(offer: _Offer, earlier: list[_Offer]) -> _Offer:
     kind, name = offer.registry.kind, offer.name
     if not isinstance(name, str) or not _NAME.fullmatch(name):
         raise ShapcutError(f"{kind} {name!r}: a name is made of letters, digits, '.', '_' and '-'")
-    if not callable(offer.factory):
-        raise ShapcutError(f"{kind} {name!r} is offered as {offer.factory!r}, which cannot be called")
+    if isinstance(offer.target, str):
+        if not REFERENCE.fullmatch(offer.target):
+            raise ShapcutError(f"{kind} {name!r} is offered as {offer.target!r}, not as 'module:name'")
+    elif not callable(offer.target):
+        raise ShapcutError(f"{kind} {name!r} is offered as {offer.target!r}, which cannot be called")
     if any(other.registry is offer.registry and other.name == name for other in earlier):
         raise ShapcutError(f"{kind} {name!r} is offered twice")
     return offer
 
 
-def _enter(offers: list[_Offer], distribution: str) -> None:
+def _enter(offers: list[_Offer], candidate: Candidate) -> None:
     """Enter all offers, or none: one whose name is taken comes first, and raises before any is entered."""
     for offer in sorted(offers, key=lambda offer: not offer.is_taken):
-        offer.registry.add(offer.name, offer.factory, distribution)
+        offer.registry.add(offer.name, offer.target, candidate.distribution, candidate.name)

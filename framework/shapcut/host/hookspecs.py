@@ -25,8 +25,12 @@ hookimpl = pluggy.HookimplMarker("shapcut")
 class Register(Protocol):
     """Given to the ``shapcut_register_*`` hooks: call it once for each thing to offer."""
 
-    def __call__(self, name: str, factory: Callable[..., Any]) -> None:
-        """Offer ``factory`` under ``name``; a name that is taken is an error naming both distributions."""
+    def __call__(self, name: str, target: Callable[..., Any] | str) -> None:
+        """Offer ``target`` under ``name``; a name that is taken is an error naming both distributions.
+
+        ``target`` is ``"module:name"`` of a class or function, which is imported when it is used, or the
+        class or function itself.
+        """
 
 
 @hookspec

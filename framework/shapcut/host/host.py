@@ -6,24 +6,28 @@ Nothing is kept at module level: every `build_host` looks at the installed distr
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import metadata
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pluggy
-from torch import nn
 
-from shapcut.estimators.base import Estimator
-from shapcut.estimators.sampling import Sampler
 from shapcut.host import hookspecs
 from shapcut.host.admission import Candidate, PluginInfo, admit
+from shapcut.host.entry import Entry
 from shapcut.host.hookspecs import hookimpl
-from shapcut.host.registry import Entry, Registry
-from shapcut.models.adapter import CONTRACT_VERSION, Adapter
-from shapcut.models.checkpoint_format import CheckpointFormat
-from shapcut.selection.base import Selector
-from shapcut.steps.step import PostProcessor
+from shapcut.host.registry import Registry
 from shapcut.support.errors import ShapcutError, UnsupportedModelError
-from shapcut.valuation.executor import Executor
-from shapcut.valuation.utilities import Utility
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from shapcut.estimators.base import Estimator
+    from shapcut.estimators.sampling import Sampler
+    from shapcut.models.adapter import Adapter
+    from shapcut.models.checkpoint_format import CheckpointFormat
+    from shapcut.selection.base import Selector
+    from shapcut.steps.step import PostProcessor
+    from shapcut.valuation.executor import Executor
+    from shapcut.valuation.utilities import Utility
 
 GROUP = "shapcut"
 """The entry-point group, which is also the name of shapcut's own distribution."""
@@ -61,14 +65,14 @@ class Host:
     """
 
     manager: pluggy.PluginManager
-    adapters: Registry[Adapter]
-    formats: Registry[CheckpointFormat]
-    utilities: Registry[Utility]
-    samplers: Registry[Sampler]
-    estimators: Registry[Estimator]
-    selectors: Registry[Selector]
-    postprocessors: Registry[PostProcessor]
-    executors: Registry[Executor]
+    adapters: "Registry[Adapter]"
+    formats: "Registry[CheckpointFormat]"
+    utilities: "Registry[Utility]"
+    samplers: "Registry[Sampler]"
+    estimators: "Registry[Estimator]"
+    selectors: "Registry[Selector]"
+    postprocessors: "Registry[PostProcessor]"
+    executors: "Registry[Executor]"
     plugins: tuple[PluginInfo, ...]
     broken: tuple[BrokenPlugin, ...]
 
@@ -100,7 +104,7 @@ def build_host(*, skip_broken: bool = False, extra: Sequence[object] = ()) -> Ho
     return Host(manager=manager, plugins=tuple(plugins), broken=tuple(broken), **registries)
 
 
-def select_adapter(host: Host, model: nn.Module) -> Adapter:
+def select_adapter(host: Host, model: "nn.Module") -> "Adapter":
     """The adapter for a loaded model, as the hook ``shapcut_select_adapter`` decides.
 
     Raises:
@@ -119,7 +123,7 @@ def select_adapter(host: Host, model: nn.Module) -> Adapter:
     return chosen
 
 
-def checkpoint_formats(host: Host) -> tuple[CheckpointFormat, ...]:
+def checkpoint_formats(host: Host) -> "tuple[CheckpointFormat, ...]":
     """All formats that the plugins offer, each made without options."""
     return tuple(host.formats.create(entry.name) for entry in host.formats)
 
@@ -141,7 +145,7 @@ class MatchingAdapter:
     """A plugin that answers ``shapcut_select_adapter`` after all others."""
 
     @hookimpl(trylast=True)
-    def shapcut_select_adapter(self, model: nn.Module, adapters: Sequence[Adapter]) -> Adapter | None:
+    def shapcut_select_adapter(self, model: "nn.Module", adapters: "Sequence[Adapter]") -> "Adapter | None":
         """The adapter that matches, or None.
 
         Raises:
@@ -157,12 +161,14 @@ class MatchingAdapter:
         return matching[0] if matching else None
 
 
-def require_contract(adapter: Adapter, entry: Entry[Adapter]) -> None:
+def require_contract(adapter: "Adapter", entry: "Entry[Adapter]") -> None:
     """Refuse an adapter that was written for another version of the contract.
 
     Raises:
         ShapcutError: naming the adapter, its distribution and both versions.
     """
+    from shapcut.models.adapter import CONTRACT_VERSION  # noqa: PLC0415 - imports torch
+
     if adapter.contract_version != CONTRACT_VERSION:
         raise ShapcutError(
             f"adapter {entry.name!r} of {entry.distribution} was written for version "
@@ -171,7 +177,7 @@ def require_contract(adapter: Adapter, entry: Entry[Adapter]) -> None:
         )
 
 
-def describe(model: nn.Module) -> str:
+def describe(model: "nn.Module") -> str:
     """A model's class and, if it has a config, its ``model_type``, for messages."""
     model_type = getattr(getattr(model, "config", None), "model_type", None)
     return type(model).__name__ + (f" (model_type {model_type!r})" if model_type else "")

@@ -12,7 +12,6 @@ from pathlib import Path
 
 from filelock import FileLock
 
-from shapcut.models.gguf import load_dequantized
 from shapcut.support.errors import InputError, ShapcutError
 from shapcut.support.files import cache_directory, new_directory, write_json_atomically
 from shapcut.support.quiet import one_line, quiet_libraries
@@ -166,6 +165,8 @@ def _download(requirement: str, directory: Path) -> Path:
 
 
 def _convert(gguf: Path, directory: Path, model: DemoModel) -> None:
+    from shapcut.models.gguf import load_dequantized  # noqa: PLC0415 - imports torch
+
     converted, tokenizer = load_dequantized(gguf.absolute())
     with new_directory(directory) as temporary, quiet_libraries():
         converted.save_pretrained(temporary)

@@ -20,14 +20,12 @@ from shapcut.models.source import inspect_source, read_config
 from shapcut.pipeline.footprint import Footprint, advice, footprint
 from shapcut.pipeline.parts import make_parts
 from shapcut.pipeline.targets import check_target, make_targets
+from shapcut.pipeline.throughput import THROUGHPUT
 from shapcut.recipe.recipe import Recipe
 from shapcut.steps.runner import check_order
 from shapcut.support.errors import InputError, ShapcutError
 from shapcut.support.quiet import one_line, quiet_libraries
 from shapcut.valuation.precision import evaluation_dtype
-
-THROUGHPUT = 100.0
-"""TFLOP/s that a device is taken to sustain if nobody says: about a third of one A100's bf16 peak of 312."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,8 +4,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 
-from shapcut.baselines.greedy import greedy_evaluations
-
 Evaluations = Callable[[int, int], int]
 """How many coalitions a method measures, from the numbers of removable players and of players to remove."""
 
@@ -41,6 +39,12 @@ def _singles(candidates: int, _n_remove: int) -> int:
     return candidates + 1
 
 
+def _greedy(candidates: int, n_remove: int) -> int:
+    from shapcut.baselines.greedy import greedy_evaluations  # noqa: PLC0415 - names of methods need no numpy
+
+    return greedy_evaluations(candidates, n_remove)
+
+
 def _half_of_greedy(candidates: int, n_remove: int) -> int:
     """What half of greedy's tokens pay for, on 4 of 16 windows: coalitions, and default finals.
 
@@ -48,7 +52,7 @@ def _half_of_greedy(candidates: int, n_remove: int) -> int:
     that leaves next to nothing, as with a dozen layers, it is three times what looking at every layer alone
     takes.
     """
-    return max(3 * _singles(candidates, n_remove), 2 * greedy_evaluations(candidates, n_remove) - 80)
+    return max(3 * _singles(candidates, n_remove), 2 * _greedy(candidates, n_remove) - 80)
 
 
 _ALL = (
@@ -79,7 +83,7 @@ _ALL = (
         _nothing,
         "Shortened LLaMA (Taylor), as above",
     ),
-    Method("greedy", "none", "greedy", "log-likelihood", greedy_evaluations, "SLEB, arXiv 2402.09025"),
+    Method("greedy", "none", "greedy", "log-likelihood", _greedy, "SLEB, arXiv 2402.09025"),
     Method("evolutionary", "none", "evolutionary", "kl", None, "EvoPress, arXiv 2410.14649"),
     Method("shapley", "permutation", "ranking", "log-likelihood", None, "Castro et al. 2009: sampled orders"),
     Method("paper", "paper", "ranking", "perplexity-ratio", None, "arXiv 2602.07804"),

@@ -55,7 +55,8 @@ def token_quantity(logits: Tensor, input_ids: Tensor, full_logits: Tensor | None
     """
     rows = predicting(logits).float()
     if full_logits is None:
-        return F.cross_entropy(rows, input_ids[:, 1:].flatten(), reduction="none")
+        # Not `cross_entropy`: its sum over a large vocabulary in float32 is biased by 1e-6 and more.
+        return rows.logsumexp(-1) - rows.gather(1, input_ids[:, 1:].reshape(-1, 1)).squeeze(1)
     full = predicting(full_logits).float().log_softmax(-1)
     return F.kl_div(rows.log_softmax(-1), full, reduction="none", log_target=True).sum(-1)
 

@@ -3,7 +3,6 @@
 import importlib.util
 import subprocess
 import sys
-import types
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -25,9 +24,7 @@ def quantizer_class() -> Any:
         found = importlib.util.find_spec(_PACKAGE)
         if found is None or found.submodule_search_locations is None:
             raise InputError("the package auto_gptq is not installed: pip install --no-deps auto-gptq==0.7.1")
-        package = types.ModuleType(_PACKAGE)
-        package.__path__ = list(found.submodule_search_locations)
-        sys.modules[_PACKAGE] = package
+        sys.modules[_PACKAGE] = importlib.util.module_from_spec(found)
     return importlib.import_module(f"{_PACKAGE}.quantization.gptq").GPTQ
 
 

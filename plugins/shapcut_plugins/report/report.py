@@ -1,15 +1,12 @@
 """The report of a run: one self-contained HTML file."""
 
 import json
-from collections.abc import Callable, Iterable, Sequence
-from pathlib import Path
-from typing import Annotated, Any
+from collections.abc import Iterable, Sequence
+from typing import Any
 
-import pluggy
-import typer
 from markupsafe import Markup
 
-from shapcut.contracts import InputError, Run, write_text_atomically
+from shapcut.contracts import Run, write_text_atomically
 from shapcut_plugins.report import figures as report_measurements
 from shapcut_plugins.report import summary as report_summary
 from shapcut_plugins.report.baselines import Baselines, own_cuts, read_baselines
@@ -17,7 +14,6 @@ from shapcut_plugins.report.charts.contributions import contribution_chart
 from shapcut_plugins.report.charts.curve import curve_chart
 from shapcut_plugins.report.charts.depth_map import DepthMap, depth_map
 from shapcut_plugins.report.charts.pairs import heat_map, scatters
-from shapcut_plugins.report.comparison_page import write_comparison
 from shapcut_plugins.report.page import environment
 from shapcut_plugins.report.run_data import ContributionFacts, RunFacts, read_run
 
@@ -25,35 +21,6 @@ TEMPLATE = "report.html.jinja"
 
 Section = tuple[str, str]
 """A heading and a trusted HTML body from a plugin."""
-
-
-def report_command(hook: pluggy.HookRelay) -> Callable[..., None]:
-    """The command ``report``; ``hook`` collects sections from other plugins."""
-
-    def report(
-        directory: Annotated[Path, typer.Argument(metavar="DIR", help="the directory of a run, see --run")],
-        baselines: Annotated[
-            Path | None,
-            typer.Option(help="a directory of shapcut compare: its methods beside the run's own cuts"),
-        ] = None,
-    ) -> None:
-        """Write DIR/report.html: what was removed and why, with its effect and cost.
-
-        For the directory of a comparison, DIR/comparison.html.
-        """
-        run = Run(directory)
-        if run.comparison.is_file():
-            if baselines is not None:
-                raise InputError(f"{directory} is a comparison itself; --baselines is for a run")
-            write_comparison(run)
-            typer.echo(str(run.comparison_page))
-            return
-        read_run(run)  # refuses an invalid run before any plugin sees it
-        others = None if baselines is None else Run(baselines)
-        write_report(run, hook.shapcut_report_sections(run=run), baselines=others)
-        typer.echo(str(run.report))
-
-    return report
 
 
 def write_report(

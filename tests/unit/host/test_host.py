@@ -246,3 +246,16 @@ def test_an_adapter_for_another_contract_is_refused(install: Install) -> None:
         ShapcutError, match=r"'of-the-future' of shapcut was written for version 99 .* not for 1"
     ):
         select_adapter(host, nn.Linear(1, 1))
+
+
+@pytest.mark.parametrize("text", ["no colon", "module:", ":Name", "module:two words"])
+def test_a_reference_of_another_form_is_refused_at_admission(install: Install, text: str) -> None:
+    install("greeter", GREETER.format(name="hello").replace("Selector)", repr(text) + ")"))
+    with pytest.raises(ShapcutError, match=r"greeter.*is offered as .*, not as 'module:name'"):
+        build_host()
+
+
+def test_a_plugin_that_exits_when_it_is_imported_is_named(install: Install) -> None:
+    install("quitter", "import sys\nsys.exit(0)\n")
+    with pytest.raises(ShapcutError, match=r"'quitter' of quitter 1\.2 cannot be imported: SystemExit: 0"):
+        build_host()

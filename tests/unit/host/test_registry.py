@@ -1,8 +1,10 @@
+import re
 from dataclasses import dataclass
 from typing import Literal
 
 import pytest
 
+from shapcut.host.host import KINDS, build_host
 from shapcut.host.registry import Registry
 from shapcut.support.errors import InputError, ShapcutError
 from shapcut.support.spec import parse_options
@@ -91,3 +93,36 @@ def test_nothing_registered_is_said() -> None:
 
 def test_a_value_may_hold_an_equals_sign() -> None:
     assert parse_options("a=b=c,,d=", "x") == {"a": "b=c", "d": ""}
+
+
+def test_every_offer_of_an_installed_plugin_can_be_imported() -> None:
+    host = build_host()
+    for kind in KINDS:
+        for entry in getattr(host, kind):
+            assert callable(entry.factory), entry
+
+
+@pytest.mark.parametrize(
+    ("target", "reason"),
+    [
+        ("no_such_module:Thing", "cannot be imported: ModuleNotFoundError"),
+        ("json:Thing", "json has no Thing that can be called"),
+    ],
+)
+def test_a_reference_that_leads_nowhere_names_plugin_distribution_and_reference(
+    target: str, reason: str
+) -> None:
+    registry: Registry[object] = Registry("thing")
+    registry.add("one", target, "dist", "plug")
+    with pytest.raises(
+        ShapcutError, match=re.escape(f"plugin 'plug' of dist offers 'one' as {target}")
+    ) as caught:
+        registry.create("one")
+    assert reason in str(caught.value)
+
+
+def test_a_factory_that_returns_nothing_is_an_error() -> None:
+    registry: Registry[object] = Registry("thing")
+    registry.add("one", lambda: None, "dist", "plug")
+    with pytest.raises(ShapcutError, match="plugin 'plug' of dist: the factory of thing 'one' returns None"):
+        registry.create("one")

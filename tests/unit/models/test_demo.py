@@ -15,6 +15,8 @@ from shapcut.models.loading import load
 from shapcut.models.source import ModelSource, inspect_source
 from shapcut.support.errors import InputError, ShapcutError
 
+pytestmark = pytest.mark.long
+
 MEMBER = "tiny_wheel/tiny-llama.gguf"
 SOURCE = "demo:tiny"
 

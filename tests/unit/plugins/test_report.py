@@ -25,8 +25,9 @@ from shapcut_plugins.report.charts.curve import curve_chart
 from shapcut_plugins.report.charts.depth_map import depth_map
 from shapcut_plugins.report.charts.pairs import heat_map, scatters
 from shapcut_plugins.report.charts.scale import axis_ticks, perplexity_scale
+from shapcut_plugins.report.command import report_command
 from shapcut_plugins.report.page import content_policy
-from shapcut_plugins.report.report import render_report, report_command, write_report
+from shapcut_plugins.report.report import render_report, write_report
 from shapcut_plugins.report.run_data import Cut, PlayerFacts, read_run
 from shapcut_plugins.report.summary import interaction, why
 

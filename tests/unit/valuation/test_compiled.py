@@ -15,6 +15,8 @@ from shapcut.valuation.prefix_tree import COALITIONS_BEFORE_TRIAL, CoalitionEval
 from shapcut.valuation.step_probe import examine
 from shapcut_adapters.transformers.adapter import HFDecoderAdapter
 
+pytestmark = pytest.mark.long
+
 ROWS = torch.arange(12.0).view(3, 4)
 
 

@@ -17,6 +17,7 @@ from shapcut.valuation.readout import (
     make_readout,
     mean_and_halves,
     predicting,
+    token_quantity,
 )
 
 _SPECIFICATION = importlib.util.spec_from_file_location(
@@ -173,3 +174,14 @@ def test_one_window_has_no_halves():
     mean, *halves = mean_and_halves(torch.ones(4), 1).tolist()
     assert mean == 1.0
     assert np.isnan(halves).all()
+
+
+def test_losses_over_a_large_vocabulary_are_not_biased():
+    generator = torch.Generator().manual_seed(0)
+    logits = 3 * torch.randn(1, 65, 50_000, generator=generator)
+    ids = torch.randint(50_000, (1, 65), generator=generator)
+    exact = F.cross_entropy(logits[0, :-1].double(), ids[0, 1:], reduction="none")
+    errors = token_quantity(logits, ids).double() - exact
+    spacing = np.spacing(np.float32(exact.max()))
+    assert errors.abs().max() < 4 * spacing
+    assert abs(errors.mean()) < 0.5 * spacing

@@ -1,0 +1,54 @@
+"""Whatever answers before a model is needed loads no numerical library."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+HEAVY = ("torch", "transformers", "scipy", "numpy")
+PROGRAM = f"""
+import sys
+from shapcut.cli.main import run
+try:
+    run(sys.argv[1:])
+finally:
+    print("loaded:", *(name for name in {HEAVY} if name in sys.modules), file=sys.stderr)
+"""
+
+
+def loaded_by(*arguments: str, **environment: str) -> str:
+    result = subprocess.run(
+        [sys.executable, "-c", PROGRAM, *arguments],
+        env=os.environ | environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    last = result.stderr.splitlines()[-1]
+    assert last.startswith("loaded:"), result.stderr
+    return last.removeprefix("loaded:").strip()
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("--version",),
+        ("--help",),
+        ("prune", "--help"),
+        ("prune", "MODEL", "--rtio", "0.1"),
+        ("prun",),
+    ],
+    ids=" ".join,
+)
+def test_an_answer_that_needs_no_model_loads_no_numerical_library(arguments: tuple[str, ...]) -> None:
+    assert loaded_by(*arguments) == ""
+
+
+def test_a_completion_loads_no_numerical_library() -> None:
+    words = {"COMP_WORDS": "shapcut prune --estimator s", "COMP_CWORD": "3"}
+    assert loaded_by(_SHAPCUT_COMPLETE="complete_bash", **words) == ""
+
+
+def test_the_check_sees_what_is_loaded() -> None:
+    assert "torch" in loaded_by("inspect", "no-such-model")
