@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from tables_selection import best_sets, calibration_size, estimators, selection
+from tables_selection import best_sets, calibration_size, estimators, selection, selection_summary
 from tables_speed import speed, speed_growth, speed_places, speed_plan, speed_values
 
 ROOT = Path(__file__).parent.parent
@@ -217,7 +217,7 @@ def kill(content: dict[str, Any]) -> str:
 def read_result(name: str) -> dict[str, Any]:
     """What a table is made of."""
     if name != "zoo":
-        shared = name.startswith(("speed", "quantization"))
+        shared = name.startswith(("speed", "selection", "quantization"))
         return _json(RESULTS / f"{name.partition('_')[0] if shared else name}.json")
     models = sorted(path.parent for path in ZOO.glob("*/measurements.json"))
     return {
@@ -238,6 +238,7 @@ TABLES: dict[str, Callable[[dict[str, Any]], str]] = {
     "speed_growth": speed_growth,
     "speed_places": speed_places,
     "selection": selection,
+    "selection_summary": selection_summary,
     "quantization": quantization,
     "quantization_order": quantization_order,
     "zoo": zoo,

@@ -37,8 +37,33 @@ def selection(content: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def selection_summary(content: dict[str, Any]) -> str:
+    """Mean held-out perplexity of the methods that ran with every seed, on the first model."""
+    model = content["models"][0]
+    rows = averages(model)
+    seeds = max(row["seeds"] for row in rows)
+    found = {(row["method"], row["n_remove"]): row for row in rows if row["seeds"] == seeds}
+    counts = sorted({n_remove for _, n_remove in found})
+    middle = counts[len(counts) // 2]
+    lines = [
+        f"| method | {' | '.join(f'{count} blocks removed' for count in counts)} | tokens read to remove {middle} |",
+        f"|---|{'---|' * len(counts)}---|",
+    ]
+    for row in rows:
+        if row["n_remove"] == middle and row["seeds"] == seeds:
+            cells = [_perplexity(found[row["method"], count]["perplexity"]) for count in counts]
+            lines.append(f"| {row['method']} | {' | '.join(cells)} | {row['tokens']:,.0f} |")
+    facts = model["model"]
+    about = (
+        f"Held-out perplexity of {facts['source']} ({facts['players']} blocks, "
+        f"{_perplexity(model['dense_held_out_perplexity'])} before the cut), mean of {seeds} seeds, without retraining; "
+        f"`ours` is shapcut's quadratic surrogate and search. `{content['command'].split(' --')[0]}`."
+    )
+    return "\n".join([*lines, "", about])
+
+
 def _about(model: dict[str, Any]) -> str:
-    """What was chosen on and judged on."""
+    """The model, and the text of calibration and of judgement."""
     text, facts = model["text"], model["model"]
     calibration, judged = (
         " x ".join(map(str, text[f"{key}_windows"])) for key in ("calibration", "held_out")

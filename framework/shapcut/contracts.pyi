@@ -45,4 +45,5 @@ from .valuation.executor import Executor as Executor
 from .valuation.executor import PortableGame as PortableGame
 from .valuation.game_spec import GameSpec as GameSpec
 from .valuation.precision import fast_matrix_products as fast_matrix_products
+from .valuation.utilities import TokenUtility as TokenUtility
 from .valuation.utilities import Utility as Utility
