@@ -1,6 +1,7 @@
 """The example of the page on plugins, taken from the page and run through the host."""
 
 import re
+import sys
 import tomllib
 from collections.abc import Callable
 from pathlib import Path
@@ -18,22 +19,25 @@ from shapcut_adapters.transformers.adapter import HFDecoderAdapter
 PAGE = Path(__file__).parents[3] / "docs" / "writing-a-plugin.md"
 
 
-def block(language: str) -> str:
-    """The only code block of that language on the page."""
-    (found,) = re.findall(
+def blocks(language: str) -> list[str]:
+    """The code blocks of that language on the page."""
+    return re.findall(
         rf"^```{language}\n(.*?)^```$", PAGE.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE
     )
-    return str(found)
 
 
 @pytest.fixture
-def host(install: Callable[..., None]) -> Host:
-    install("shapcut_narrow", block("python"), distribution="shapcut-narrow")
+def host(install: Callable[..., None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Host:
+    plugin, step = blocks("python")
+    (tmp_path / "narrow_step.py").write_text(step, encoding="utf-8")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "narrow_step", raising=False)
+    install("shapcut_narrow", plugin, distribution="shapcut-narrow")
     return build_host()
 
 
 def test_the_entry_point_names_the_module() -> None:
-    project: dict[str, Any] = tomllib.loads(block("toml"))["project"]
+    project: dict[str, Any] = tomllib.loads(blocks("toml")[0])["project"]
     assert project["entry-points"]["shapcut"] == {"narrow": "shapcut_narrow"}
 
 
