@@ -14,6 +14,7 @@ import torch
 from shapcut.game.plan import RemovalPlan
 from shapcut.game.store import EvaluationStore
 from shapcut.measurement.latency import latency
+from shapcut.support.run_directory import open_run
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -103,7 +104,8 @@ def _runs(root: Path) -> dict[str, Path]:
     names = ("other_run", "damaged_run", "directory_run", "manifest_damaged", "contributions_damaged")
     places = {name: root / name for name in names}
     for place in places.values():
-        place.mkdir()
+        with open_run(place):
+            pass
     with closing(EvaluationStore(places["other_run"] / "evaluations.sqlite")) as store:
         store.open_game("calibration", {"model": "another"})
     damaged = places["damaged_run"] / "evaluations.sqlite"

@@ -5,7 +5,6 @@ import sys
 from functools import partial
 from typing import Any
 
-from shapcut import builtin
 from shapcut.cli import app
 from shapcut.cli.main import main
 from shapcut.host.hookspecs import hookimpl
@@ -33,13 +32,12 @@ class Announcer:
         self.reached("pruned")
 
 
-def with_announcer(announcer: Announcer, *, core: list[Any], **options: Any) -> Any:
+def with_announcer(announcer: Announcer, **options: Any) -> Any:
     return build_host(extra=[announcer], **options)
 
 
 if __name__ == "__main__":
     moment, *arguments = sys.argv[1:]
-    assert builtin
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job's children ignore it
     app.build_host = partial(with_announcer, Announcer(moment))
     main(arguments)

@@ -22,6 +22,7 @@ from shapcut.measurement.perplexity import perplexity
 from shapcut.recipe.recipe import make_recipe
 from shapcut.support.progress import Counter, Silent
 from shapcut.support.quiet import quiet_libraries
+from shapcut.support.run_directory import open_run
 from shapcut_adapters.transformers.adapter import HFDecoderAdapter
 from shapcut_plugins.report.comparison_data import ComparisonFacts
 from shapcut_plugins.report.comparison_page import render_comparison
@@ -243,7 +244,8 @@ def test_bad_input_is_one_line_and_nothing_is_written(
 def test_a_damaged_list_of_rows_is_refused(
     tiny_llama_directory: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    (tmp_path / "rows.json").write_text("[{}]")
+    with open_run(tmp_path) as kept:
+        kept.rows.write_text("[{}]")
     command = ["compare", str(tiny_llama_directory), "--run", str(tmp_path), *SIZES, "--remove", "2"]
     assert run([*command, "--methods", "random"]) == BAD_INPUT
     assert "rows.json cannot be continued" in capsys.readouterr().err

@@ -17,7 +17,7 @@ import shapcut_plugins
 from shapcut.cli.exits import BAD_INPUT
 from shapcut.cli.main import run
 from shapcut.models.untrusted import is_plain_name
-from shapcut.recipe import yaml_file as recipe_file
+from shapcut.support import plain_yaml
 from shapcut.support.errors import InputError
 from shapcut_adapters.mamba_ssm.checkpoint import PICKLED
 from shapcut_adapters.mamba_ssm.package import import_mamba_ssm
@@ -221,7 +221,7 @@ def test_no_source_opens_pickles_or_runs_text(file: Path) -> None:
         )
         if name == "yaml.load":  # the one subclass of PyYAML's safe loader
             assert ast.unparse(call.args[1]) == "_PlainLoader", f"{file}:{call.lineno}"
-            assert issubclass(recipe_file._PlainLoader, yaml.SafeLoader)
+            assert issubclass(plain_yaml._PlainLoader, yaml.SafeLoader)
         assert name not in {"eval", "exec", "os.system"}, f"{file}:{call.lineno}: {name}"
         assert arguments.get("shell") != "True", f"{file}:{call.lineno}"
         assert arguments.get("trust_remote_code") != "True", f"{file}:{call.lineno}"

@@ -7,6 +7,7 @@ import typer
 
 from shapcut import __version__
 from shapcut.cli import commands
+from shapcut.cli.help import HELP_NAMES, Command, Group
 from shapcut.cli.shared_options import (
     LOG_LEVEL,
     like_every_command,
@@ -29,9 +30,11 @@ def build_app(*, skip_broken: bool = False) -> typer.Typer:
     host = build_host(skip_broken=skip_broken)
     app = typer.Typer(
         name="shapcut",
+        cls=Group,
+        context_settings=HELP_NAMES,
         help="Layer pruning of language models as a cooperative game.",
         no_args_is_help=True,
-        rich_markup_mode="markdown",
+        rich_markup_mode=None,
         pretty_exceptions_enable=False,
     )
     app.callback(invoke_without_command=True)(_globals)
@@ -42,6 +45,8 @@ def build_app(*, skip_broken: bool = False) -> typer.Typer:
         if registered.callback is not None:
             registered.callback = like_every_command(registered.callback)
         registered.rich_help_panel = panel_of_command(registered.name or "")
+        registered.cls = Command
+        registered.context_settings = HELP_NAMES
     return app
 
 

@@ -17,7 +17,7 @@ ModelArgument = Annotated[
 RecipeModel = Annotated[
     str | None,
     typer.Argument(
-        metavar="[MODEL]", help="directory, file, hub id or demo:smollm2-135m; default the recipe's"
+        metavar="MODEL", help="directory, file, hub id or demo:smollm2-135m; default the recipe's"
     ),
 ]
 Out = Annotated[Path, typer.Option("--out", help="new directory for the pruned checkpoint")]

@@ -48,6 +48,20 @@ _OPTION_PANELS = {
 _PANEL_OF_COMMAND = {name: panel for panel, names in _COMMAND_PANELS.items() for name in names}
 _PANEL_OF_OPTION = {name: panel for panel, names in _OPTION_PANELS.items() for name in names}
 
+_METAVARS = {
+    **dict.fromkeys(("out", "run", "directory", "baselines"), "DIR"),
+    **dict.fromkeys(("recipe", "plan"), "FILE"),
+    **dict.fromkeys(("estimator", "selector", "sampler", "utility", "executor"), "NAME[:key=value,...]"),
+    **dict.fromkeys(("preset", "granularity", "device", "dtype", "compile", "offload"), "NAME"),
+    **dict.fromkeys(("prompt_tokens", "new_tokens", "repeats", "batch_size", "limit", "num_fewshot"), "N"),
+    **dict.fromkeys(("remove", "ratios", "seeds"), "N,N"),
+    "then": "STEP[:key=value,...]",
+    "calibration": "SOURCE",
+    "methods": "NAME,NAME",
+    "seed": "N",
+}
+"""Placeholders of option values whose declaration names none."""
+
 Complete = Callable[[str], Iterable[str]]
 
 LOG_LEVEL = typer.Option(
@@ -127,6 +141,7 @@ def _with_manners(part: Any, name: str, completions: Mapping[str, Complete]) -> 
     changed.__dict__.update(vars(part))
     if isinstance(part, OptionInfo):
         changed.rich_help_panel = part.rich_help_panel or _PANEL_OF_OPTION.get(name)
+        changed.metavar = part.metavar or _METAVARS.get(name)
     changed.autocompletion = part.autocompletion or completions.get(name)
     return changed
 

@@ -26,9 +26,9 @@ def resume_finished(
         InputError: if something else is at ``out``.
     """
     require_outside(directory, out)
-    require_run_directory(directory)
     if finished_earlier(recipe, out, Run(directory)) is None:
         require_new_directory(out)
+        require_run_directory(directory)
         return None
     with open_run(directory) as run:
         result = finished_earlier(recipe, out, run)

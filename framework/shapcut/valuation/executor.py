@@ -22,7 +22,7 @@ class PortableGame(Game):
         """
 
 
-class DistributedGame(WrappedGame, PiecewiseGame):
+class DistributedGame(PiecewiseGame, WrappedGame):
     """A game whose values are measured elsewhere.
 
     Args:
