@@ -24,7 +24,7 @@ def after_the_cut(content: dict[str, Any]) -> str:
     treatments = ("none", "compensate", "heal", "compensate + heal")
     found = {(row["model"], tuple(row["removed"]), row["after"]): row for row in content["rows"]}
     lines = [
-        "Held-out perplexity, and in brackets the seconds that the steps took.",
+        "Held-out perplexity, with the seconds of the steps in brackets.",
         "",
         f"| model | removed | whole model | {' | '.join(treatments)} |",
         f"|---|---|---|{'---|' * len(treatments)}",
@@ -48,10 +48,10 @@ def after_the_cut(content: dict[str, Any]) -> str:
     if content["in_the_game"]:
         lines += [
             "",
-            "The best of eight finalists by its own value, and by its value after compensation, each judged on "
-            "as many tokens; perplexities are of both sets after compensation:",
+            "The best of eight finalists by its own value and by its value after compensation, at the same number of "
+            "tokens per finalist. Perplexities are of both sets after compensation:",
             "",
-            "| model | removed | tokens a finalist | by its own value | perplexity | when mended | perplexity |",
+            "| model | removed | tokens per finalist | by its own value | perplexity | by its value after compensation | perplexity |",
             "|---|---|---|---|---|---|---|",
         ]
     for row in content["in_the_game"]:
@@ -111,7 +111,7 @@ def quantization(content: dict[str, Any]) -> str:
         f"{content['windows']} windows of {content['length']} tokens of the last quarter of {content['text']}; "
         f"{content['calibration_tokens']:,} calibration tokens of the rest.",
         "",
-        "| step | perplexity | over unquantized | rounding to the nearest | checkpoint | logits after reloading "
+        "| step | perplexity | over unquantized | round to nearest | checkpoint | difference of logits after reloading "
         "| seconds |",
         "|---|---|---|---|---|---|---|",
         f"| unquantized | {plain['perplexity']:.2f} | | | {plain['checkpoint_bytes'] / 1e6:.0f} MB | | |",
@@ -194,7 +194,8 @@ def zoo_prune(content: dict[str, Any]) -> str:
         [
             *lines,
             "",
-            f"Held-out perplexity of what `shapcut prune` wrote, as `shapcut evaluate` reads it, and the removed blocks; "
+            f"Held-out perplexity of the checkpoint from `shapcut prune`, measured by `shapcut evaluate`, with the removed "
+            f"blocks in brackets; "
             f"{content['budget']} coalitions, {content['text']}, torch {content['torch']}. `{content['command']}`.",
         ]
     )
@@ -207,9 +208,9 @@ def kill(content: dict[str, Any]) -> str:
     faults = ", ".join(f"{name.replace('_', ' ')} {count}" for name, count in content["faults"].items())
     runs = f"{content['runs']} run{'s' * (content['runs'] != 1)}"
     return (
-        f"{runs} ({kinds}) on `{content['model']}`, killed {content['kills']} times in all, "
+        f"{runs} ({kinds}) on `{content['model']}`, killed {content['kills']} times in total, "
         f"{moments}; "
-        f"{content['runs_that_ended_done']} ended done. Faults: {faults}. Seed {content['seed']}; the steps of the full "
+        f"{content['runs_that_ended_done']} finished. Faults: {faults}. Seed {content['seed']}; the steps of the full "
         f"recipe: {', '.join(content['steps'])}. `benchmarks/{content['command'].partition(' ')[0]}`, {content['hardware']}."
     )
 

@@ -196,7 +196,7 @@ def best_sets(content: dict[str, Any]) -> str:
     """How near every method comes to the best set, over all enumerated games."""
     rows, near = content["rows"], content["near"]
     lines = [
-        f"| method | cells within {near:.0%} | the best set itself | largest gap | coalitions measured, mean | most |",
+        f"| method | cells within {near:.0%} | best set found | largest gap | coalitions measured, mean | maximum |",
         "|---|---|---|---|---|---|",
     ]
     for name in dict.fromkeys(row["method"] for row in rows):

@@ -14,11 +14,11 @@ def _about(content: dict[str, Any]) -> list[str]:
 
 
 def speed(content: dict[str, Any]) -> str:
-    """Seconds a coalition, ours and the reference's way in turns."""
+    """Seconds per coalition, shapcut and the reference in turns."""
     part = content["coalitions"]
     lines = [
         *_about(content),
-        "| way | seconds a coalition | times faster | block runs a coalition | share of the product peak |",
+        "| approach | seconds per coalition | speedup | block runs per coalition | share of peak matrix throughput |",
         "|---|---|---|---|---|",
     ]
     for name, row in part["summary"].items():
@@ -39,9 +39,9 @@ def speed(content: dict[str, Any]) -> str:
     ratios = ", ".join(f"{turn['fused, siblings']['ratio']:.2f}" for turn in part["turns"])
     lines += [
         "",
-        f"The reference's way was tried as: {tried}; the table has the fastest. Start of our evaluation, compiling "
-        f"included: {warm}. Ratio of the last row, turn by turn: {ratios}. Peak of bfloat16 products measured: "
-        f"{part['peak GFLOPS']:.0f} GFLOPS. Peak memory of the process that holds the model in both formats and "
+        f"Variants of the reference: {tried}; the table shows the fastest. Start-up of shapcut's evaluation, including "
+        f"compilation: {warm}. Speedup of the last row, turn by turn: {ratios}. Measured peak of bfloat16 products: "
+        f"{part['peak GFLOPS']:.0f} GFLOPS. Peak memory of the process, which holds the model in both formats and "
         f"all evaluators: {part['peak memory MiB']:.0f} MiB.",
     ]
     return "\n".join(lines)
@@ -66,13 +66,13 @@ def speed_values(content: dict[str, Any]) -> str:
 
 
 def speed_plan(content: dict[str, Any]) -> str:
-    """The whole way to a plan."""
+    """Time from the model to a plan."""
     part, quality = content["plan"], content.get("paper")
     rows = [
         ("dense", "", "", f"{part['dense perplexity']:.2f}"),
         (
             "the reference's pipeline: 8,000 masks, 80,000 surrogate masks",
-            f"{part['reference seconds in all, multiplied']:,.0f} (multiplied)",
+            f"{part['reference seconds in all, multiplied']:,.0f} (extrapolated)",
             "",
             "",
         ),
@@ -91,23 +91,22 @@ def speed_plan(content: dict[str, Any]) -> str:
         f"calibration on its first three quarters, held out the last; {content['hardware']}, "
         f"torch {content['torch']}. `python benchmarks/speed.py --text wikitext2/valid.txt plan paper`.",
         "",
-        "| way | seconds | removed | held-out perplexity |",
+        "| approach | seconds | removed | held-out perplexity |",
         "|---|---|---|---|",
     ]
     lines += [f"| {' | '.join(row)} |" for row in rows]
     lines += [
         "",
-        f"Ratio of times: {part['times faster']:.0f}. shapcut was given {part['ours coalitions at most']} coalitions "
+        f"Speedup: {part['times faster']:.0f}. shapcut had a budget of {part['ours coalitions at most']} coalitions "
         f"on {part['ours windows a coalition']} windows of {LENGTH} tokens, and its default finals. The reference's cost is "
-        f"{part['reference seconds a mask']:.2f} s a mask and "
-        f"{part['reference surrogate seconds a mask'] * 1e3:.1f} ms of surrogate calls a surrogate mask, measured "
-        "and multiplied by its published sizes.",
+        f"extrapolated to its published sizes from measured {part['reference seconds a mask']:.2f} s per mask and "
+        f"{part['reference surrogate seconds a mask'] * 1e3:.1f} ms of surrogate calls per surrogate mask.",
     ]
     return "\n".join(lines)
 
 
 def speed_growth(content: dict[str, Any]) -> str:
-    """Seconds against what they should grow with."""
+    """Seconds against the number of coalitions, tokens and layers."""
     lines = ["| | seconds | seconds over the first row's | size over the first row's |", "|---|---|---|---|"]
     for what, points in content["growth"].items():
         size, took = points[0]
@@ -131,6 +130,6 @@ def speed_places(content: dict[str, Any]) -> str:
             f"With {offload['limit'] / 1e6:.0f} MB of memory allowed to the whole process (control group) and "
             f"{offload['weights'] / 1e6:.0f} MB of weights, `--offload disk` ended with status {disk['exit status']} after "
             f"{disk['seconds']:.0f} s; without offload the same run ended with status {memory['exit status']} "
-            "(-9: killed for its memory).",
+            "(-9: killed for lack of memory).",
         ]
     )
