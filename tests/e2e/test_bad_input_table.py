@@ -226,7 +226,7 @@ CASES: dict[str, tuple[str, ...]] = {
     "a recipe that is not YAML": (f"{PRUNE} --recipe {{recipe_broken}}", "broken.yaml", "not YAML"),
     "a recipe with a typo": (f"{PRUNE} --recipe {{recipe_typo}}", "'remve'", "did you mean 'remove'?"),
     "a recipe with a wrong type": (f"{PRUNE} --recipe {{recipe_type}}", "type.yaml", "remove"),
-    "a recipe with an impossible date": (f"{PRUNE} --recipe {{recipe_date}}", "date.yaml", "remove", "2024-13-45"),
+    "a recipe with an impossible date": (f"{PRUNE} --recipe {{recipe_date}}", "date.yaml", "2024-13-45"),
     "a recipe that would run code": (f"{PRUNE} --recipe {{recipe_code}}", "code.yaml", "os.getpid"),
     "a recipe that is nested too deeply": (f"{PRUNE} --recipe {{recipe_deep}}", "deep.yaml"),
     "a recipe that contains itself": (f"{PRUNE} --recipe {{recipe_cycle}}", "cycle.yaml", "anchor"),
