@@ -1,11 +1,15 @@
 """Help as plain text under headings; rich's would take longer to import than shapcut."""
 
+import re
 from typing import Any
 
 from typer.core import TyperCommand, TyperGroup
 
 HELP_NAMES = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
 """Settings of every command."""
+
+_TYPE = re.compile(r" <[^<>]*>$")
+"""The type that typer adds to a placeholder, as in ``MODEL <str>``."""
 
 
 class Command(TyperCommand):
@@ -43,7 +47,8 @@ def _write(formatter: Any, parameters: list[Any], ctx: Any) -> None:
         panel = getattr(parameter, "rich_help_panel", None) or ("Arguments" if argument else "Options")
         record = parameter.get_help_record(ctx)
         if record is not None:
-            panels.setdefault(str(panel), []).append(record)
+            name, text = record
+            panels.setdefault(str(panel), []).append((_TYPE.sub("", name), text))
     others = panels.pop("Options", None)
     for panel, rows in [*panels.items(), *([("Options", others)] if others else [])]:
         with formatter.section(panel):
