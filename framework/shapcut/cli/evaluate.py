@@ -25,6 +25,58 @@ if TYPE_CHECKING:
 
 _ALL = "all"
 
+_Against = Annotated[
+    str | None, typer.Option(metavar="OTHER", help="a second model to compare with, such as the original")
+]
+
+_Text = Annotated[
+    str | None,
+    typer.Option(
+        metavar="SOURCE",
+        help="all of this text instead: a .txt or .jsonl file, builtin or hf:NAME:CONFIG:SPLIT",
+    ),
+]
+
+_Window = Annotated[
+    str | None,
+    typer.Option("--window", "--sequence-length", metavar="N", help="tokens read at a time [default: 128]"),
+]
+
+_Stride = Annotated[
+    str | None,
+    typer.Option(metavar="N", help="windows overlap: only the last N tokens of each are scored"),
+]
+
+_HeldOutSamples = Annotated[
+    str | None, typer.Option(metavar="N", help="windows of text, or all [default: 32]")
+]
+
+_PromptTokens = Annotated[int, typer.Option(min=1, help="length of the prompts that are timed")]
+
+_NewTokens = Annotated[int, typer.Option(min=1, help="tokens made after each prompt")]
+
+_Repeats = Annotated[int, typer.Option(min=0, help="measurements of latency, 0 for none")]
+
+_BatchSize = Annotated[int, typer.Option(min=1, help="sequences generated at a time")]
+
+_CacheLengths = Annotated[
+    str, typer.Option(metavar="N,N", help="tokens after which the cache is measured, or none")
+]
+
+_TaskNames = Annotated[
+    str | None, typer.Option("--tasks", metavar="A,B", help="tasks of lm-evaluation-harness")
+]
+
+_TaskPath = Annotated[
+    Path | None, typer.Option("--task-path", metavar="DIR", help="where more tasks are defined, as YAML")
+]
+
+_Limit = Annotated[int | None, typer.Option(min=1, help="examples of each task at most")]
+
+_NumFewshot = Annotated[
+    int | None, typer.Option(min=0, help="solved examples before each question [default: the task's]")
+]
+
 
 @dataclass(frozen=True, slots=True)
 class _Job:
@@ -83,47 +135,21 @@ def evaluate_model(
     host: Host,
     *,
     model: ModelArgument,
-    against: Annotated[
-        str | None, typer.Option(metavar="OTHER", help="a second model to compare with, such as the original")
-    ] = None,
-    text: Annotated[
-        str | None,
-        typer.Option(
-            metavar="SOURCE",
-            help="all of this text instead: a .txt or .jsonl file, builtin or hf:NAME:CONFIG:SPLIT",
-        ),
-    ] = None,
+    against: _Against = None,
+    text: _Text = None,
     calibration: Calibration = None,
-    window: Annotated[
-        str | None,
-        typer.Option(
-            "--window", "--sequence-length", metavar="N", help="tokens read at a time [default: 128]"
-        ),
-    ] = None,
-    stride: Annotated[
-        str | None,
-        typer.Option(metavar="N", help="windows overlap: only the last N tokens of each are scored"),
-    ] = None,
-    held_out_samples: Annotated[
-        str | None, typer.Option(metavar="N", help="windows of text, or all [default: 32]")
-    ] = None,
-    prompt_tokens: Annotated[int, typer.Option(min=1, help="length of the prompts that are timed")] = 128,
-    new_tokens: Annotated[int, typer.Option(min=1, help="tokens made after each prompt")] = 16,
-    repeats: Annotated[int, typer.Option(min=0, help="measurements of latency, 0 for none")] = 5,
-    batch_size: Annotated[int, typer.Option(min=1, help="sequences generated at a time")] = 1,
-    cache_lengths: Annotated[
-        str, typer.Option(metavar="N,N", help="tokens after which the cache is measured, or none")
-    ] = "128,512",
-    task_names: Annotated[
-        str | None, typer.Option("--tasks", metavar="A,B", help="tasks of lm-evaluation-harness")
-    ] = None,
-    task_path: Annotated[
-        Path | None, typer.Option("--task-path", metavar="DIR", help="where more tasks are defined, as YAML")
-    ] = None,
-    limit: Annotated[int | None, typer.Option(min=1, help="examples of each task at most")] = None,
-    num_fewshot: Annotated[
-        int | None, typer.Option(min=0, help="solved examples before each question [default: the task's]")
-    ] = None,
+    window: _Window = None,
+    stride: _Stride = None,
+    held_out_samples: _HeldOutSamples = None,
+    prompt_tokens: _PromptTokens = 128,
+    new_tokens: _NewTokens = 16,
+    repeats: _Repeats = 5,
+    batch_size: _BatchSize = 1,
+    cache_lengths: _CacheLengths = "128,512",
+    task_names: _TaskNames = None,
+    task_path: _TaskPath = None,
+    limit: _Limit = None,
+    num_fewshot: _NumFewshot = None,
     device: Device = None,
     seed: Seed = None,
     trust_remote_code: Trust = None,

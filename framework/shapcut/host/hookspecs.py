@@ -45,7 +45,7 @@ def shapcut_register_formats(register: Register) -> None:
 
 @hookspec
 def shapcut_register_utilities(register: Register) -> None:
-    """Called once at start-up: offer utilities (`shapcut.contracts.Utility` subclasses)."""
+    """Called once at start-up: offer utilities (`shapcut.contracts.TokenUtility` subclasses)."""
 
 
 @hookspec

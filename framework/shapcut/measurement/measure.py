@@ -8,8 +8,8 @@ from typing import Any
 from torch import nn
 
 from shapcut.data.windows import Calibration
-from shapcut.measurement.cache_size import cache_sizes
-from shapcut.measurement.latency import latency
+from shapcut.measurement.cache_size import CacheSizes, cache_sizes
+from shapcut.measurement.latency import LatencyResult, latency
 from shapcut.measurement.lm_eval_tasks import Harness
 from shapcut.measurement.notes import Notes
 from shapcut.measurement.perplexity import PerplexityResult, SlidingWindow, perplexity, sliding_perplexity
@@ -93,15 +93,8 @@ def measure(
     notes = Notes()
     with quiet_libraries():
         quality = _quality(adapter, model, held_out, sliding, reporter)
-        timed, caches = None, None
-        if speed.repeats:
-            timing = partial(latency, adapter, model, **speed.of_latency(), seed=seed, reporter=reporter)
-            timed = notes.attempt("no latency", timing)
-        if speed.cache_lengths:
-            with reporter.working("measuring the cache"):
-                batch, lengths = speed.batch_size, speed.cache_lengths
-                sizing = partial(cache_sizes, adapter, model, lengths, batch_size=batch, seed=seed)
-                caches = notes.attempt("no cache size", sizing)
+        timed = _latency(adapter, model, speed, notes, seed=seed, reporter=reporter)
+        caches = _cache_sizes(adapter, model, speed, notes, seed=seed, reporter=reporter)
     scores = None if tasks is None else tasks.scores(adapter, model, tokenizer, reporter, notes)
     peak = peak_memory_bytes(adapter.input_device(model))
     if peak is None:
@@ -122,6 +115,25 @@ def measure(
         tasks=scores,
         notes=tuple(notes.lines),
     )
+
+
+def _latency(
+    adapter: Adapter, model: nn.Module, speed: SpeedQuestion, notes: Notes, *, seed: int, reporter: Reporter
+) -> LatencyResult | None:
+    if not speed.repeats:
+        return None
+    timing = partial(latency, adapter, model, **speed.of_latency(), seed=seed, reporter=reporter)
+    return notes.attempt("no latency", timing)
+
+
+def _cache_sizes(
+    adapter: Adapter, model: nn.Module, speed: SpeedQuestion, notes: Notes, *, seed: int, reporter: Reporter
+) -> CacheSizes | None:
+    if not speed.cache_lengths:
+        return None
+    sizing = partial(cache_sizes, adapter, model, speed.cache_lengths, batch_size=speed.batch_size, seed=seed)
+    with reporter.working("measuring the cache"):
+        return notes.attempt("no cache size", sizing)
 
 
 def _quality(
