@@ -15,7 +15,7 @@ class Termination(KeyboardInterrupt):
 
 
 class Stopped(Exception):  # noqa: N818 - no error
-    """A command was interrupted: not an interruption itself, of which typer makes an exit without a word.
+    """A command was interrupted. It is not a KeyboardInterrupt, which typer turns into a silent exit.
 
     Attributes:
         stop: the interruption.

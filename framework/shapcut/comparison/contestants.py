@@ -38,7 +38,7 @@ def parse_methods(text: str) -> tuple[Contestant, ...]:
     by what comes after them: ``surrogate:share=0.5,focus=2+search@300,greedy`` are two methods.
 
     Raises:
-        InputError: on an unknown name, a budget that is none, or the same method twice.
+        InputError: on an unknown name, an invalid budget, or a repeated method.
     """
     parts: list[str] = []
     for piece in text.split(","):

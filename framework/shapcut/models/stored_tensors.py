@@ -76,7 +76,7 @@ def require_plain_numbers(tensors: Mapping[str, str], directory: Path) -> None:
 
 
 def require_depth(tensors: Mapping[str, str], depth: object, directory: Path) -> None:
-    """Refuse a config that promises more layers than its files have tensors, before so many are built.
+    """Refuse a config with more layers than its files have tensors, before the model is built.
 
     Raises:
         InputError: with both numbers.
