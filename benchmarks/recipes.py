@@ -11,10 +11,10 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from shapcut.cli.recipe_schema import recipe_schema
 from shapcut.host.host import build_host
 from shapcut.pipeline.dry_run import Forecast, forecast
 from shapcut.recipe.recipe import make_recipe
+from shapcut.recipe.schema import recipe_schema
 from shapcut.recipe.wording import accepted_values
 
 ROOT = Path(__file__).parent.parent

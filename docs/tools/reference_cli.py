@@ -1,16 +1,13 @@
 """The reference of the command line, made from the commands themselves."""
 
 import inspect
-import re
 from collections.abc import Iterable, Sequence
-from pathlib import Path
 from typing import Any
 
-import typer.main
-
 from shapcut.cli.app import build_app
-from shapcut.cli.options import RECIPE_OPTIONS
+from shapcut.cli.options import RecipeOption
 from shapcut.host.host import KINDS, Host, build_host
+from shapcut.recipe.fields import FIELDS
 
 INTRODUCTION = """\
 # Command line
@@ -34,6 +31,9 @@ Results go to stdout, as tables or with `--json` as JSON; progress and errors go
 `shapcut --version` prints the version. `shapcut --skip-broken-plugins COMMAND ...` goes on without plugins
 that cannot be used. Every command also takes `--log-level LEVEL`: how much is said on stderr (debug, info,
 warning, error; default info).
+
+`eval "$(_SHAPCUT_COMPLETE=bash_source shapcut)"` in `~/.bashrc` completes commands, options, names of
+estimators and steps, and files; `zsh_source` and `fish_source` do the same in those shells.
 """
 
 RECIPE = """\
@@ -52,17 +52,15 @@ What `NAME[:key=value,...]` can be in this installation; plugins add to it. The 
 `--estimator permutation:share=0.5`.
 """
 
-EVERYWHERE = {"log_level"}
+EVERYWHERE = {"log_level", "help"}
 """Options of all commands, which the introduction describes."""
 
-_DEFAULT = re.compile(r" ?\[default: (?P<value>.*)\]$")
-_METAVARS: dict[Any, str] = {Path: "PATH", int: "N"}
 _SHOWN_KINDS = ("utilities", "samplers", "estimators", "selectors", "postprocessors", "executors")
 
 
 def cli_page() -> str:
     """The whole page."""
-    group: Any = typer.main.get_command(build_app())
+    group: Any = build_app()
     commands = [_command(name, command) for name, command in group.commands.items()]
     recipe = [_row(parameter) for parameter in _recipe_parameters(group.commands["prune"])]
     shared = "\n".join([RECIPE, *_table(("option", "meaning", "default"), recipe)])
@@ -75,7 +73,7 @@ def _command(name: str, command: Any) -> str:
     own = [p for p in own if p.name not in EVERYWHERE]
     arguments = [p for p in command.params if p.param_type_name == "argument"]
     words = ["shapcut", name, *(p.metavar or p.name.upper() for p in arguments)]
-    words += [f"{p.opts[0]} {_metavar(p)}" for p in own if p.required]
+    words += [f"{p.opts[0]} {p.metavar}" for p in own if p.required]
     lines = [
         f"## shapcut {name}",
         "",
@@ -85,7 +83,7 @@ def _command(name: str, command: Any) -> str:
         f"{' '.join(words)} [options]",
         "```",
     ]
-    if described := [p for p in arguments if p.help and p.metavar != "MODEL"]:
+    if described := [p for p in arguments if p.help and "MODEL" not in p.metavar]:
         lines += ["", *(f"`{p.metavar or p.name.upper()}`: {p.help}." for p in described)]
     if own:
         lines += ["", *_table(("option", "meaning", "default"), [_row(p) for p in own])]
@@ -96,19 +94,22 @@ def _command(name: str, command: Any) -> str:
 
 def _shared_options(taken: set[str]) -> str:
     """Which of the recipe options a command takes."""
-    left_out = [f"`{_option(name)}`" for name in RECIPE_OPTIONS if name not in taken]
+    left_out = [f"`{_option(name)}`" for name in FIELDS if name not in taken]
     if not left_out:
         return "Also all [recipe options](#recipe-options)."
     if len(left_out) < len(taken):
         return f"Also the [recipe options](#recipe-options) but {', '.join(left_out)}."
-    listed = ", ".join(f"`{_option(name)}`" for name in RECIPE_OPTIONS if name in taken)
+    listed = ", ".join(f"`{_option(name)}`" for name in FIELDS if name in taken)
     return f"Of the [recipe options](#recipe-options): {listed}."
 
 
 def _is_shared(parameter: Any) -> bool:
-    option = RECIPE_OPTIONS.get(parameter.name)
-    same = option is not None and option.__metadata__[0].help == parameter.help
-    return same and parameter.default in {None, False}
+    return (
+        isinstance(parameter, RecipeOption)
+        and parameter.name == parameter.field.name
+        and parameter.help == parameter.field.meaning
+        and parameter.default is None
+    )
 
 
 def _recipe_parameters(command: Any) -> Iterable[Any]:
@@ -116,22 +117,9 @@ def _recipe_parameters(command: Any) -> Iterable[Any]:
 
 
 def _row(parameter: Any) -> tuple[str, str, str]:
-    told = _DEFAULT.search(parameter.help or "")
-    default = told["value"] if told else _written(parameter.default)
-    flag = parameter.is_flag
-    option = parameter.opts[0] if flag else f"{parameter.opts[0]} {_metavar(parameter)}"
-    meaning = _DEFAULT.sub("", parameter.help or "") + (" (must be given)" if parameter.required else "")
-    return f"`{option}`", _plain(meaning), "" if flag or not default else _plain(default)
-
-
-def _metavar(parameter: Any) -> str:
-    return str(parameter.metavar or _METAVARS.get(parameter.type_descriptor.annotation, "TEXT"))
-
-
-def _written(default: Any) -> str:
-    if default is None or callable(default) or default == [] or "UNSET" in str(default).upper():
-        return ""
-    return str(default)
+    option = parameter.opts[0] if parameter.is_flag else f"{parameter.opts[0]} {parameter.metavar}"
+    meaning = parameter.help + (" (required)" if parameter.required else "")
+    return f"`{option}`", _plain(meaning), _plain(getattr(parameter, "default_text", ""))
 
 
 def _option(name: str) -> str:

@@ -94,7 +94,15 @@ def _class_header(thing: type, tree: ast.ClassDef) -> str:
     fields = [n for n in tree.body if isinstance(n, ast.AnnAssign) and not _is_hidden(n)]
     bases = ", ".join(ast.unparse(base) for base in tree.bases)
     head = f"class {thing.__name__}({bases})" if bases else f"class {thing.__name__}"
-    return "\n".join([f"{head}:" if fields else head, *(f"    {ast.unparse(field)}" for field in fields)])
+    return "\n".join([f"{head}:" if fields else head, *(f"    {_field(field, thing)}" for field in fields)])
+
+
+def _field(node: ast.AnnAssign, owner: type) -> str:
+    """A field as its class writes it; a default that is looked up elsewhere as its value."""
+    known = getattr(owner, "model_fields", {}).get(ast.unparse(node.target))
+    if isinstance(node.value, ast.Attribute) and known is not None:
+        return f"{ast.unparse(node.target)}: {ast.unparse(node.annotation)} = {known.default!r}"
+    return ast.unparse(node)
 
 
 def _is_hidden(field: ast.AnnAssign) -> bool:

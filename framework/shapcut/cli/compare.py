@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
-import typer
+import click
 
-from shapcut.cli.options import RECIPE_OPTIONS, AsJson, ModelArgument, RunDirectory, takes_options
+from shapcut.cli import completion, options
+from shapcut.cli.help import Command
+from shapcut.cli.options import option, recipe_options
 from shapcut.host.host import Host
+from shapcut.recipe.fields import FIELDS
 from shapcut.recipe.methods import METHODS
 from shapcut.support.errors import InputError
 
@@ -35,40 +38,64 @@ _NOT_SHARED = {
     "seed",
     "executor",
 }
-_OPTIONS = {name: kind for name, kind in RECIPE_OPTIONS.items() if name not in _NOT_SHARED}
 
 NumberT = TypeVar("NumberT", int, float)
 
 
-@takes_options(_OPTIONS)
-def compare_methods(
+@click.command("compare", cls=Command, panel="Judge")
+@options.model_argument
+@option(
+    "--methods",
+    metavar="NAME,NAME",
+    default=",".join(METHODS),
+    help="names, or ESTIMATOR+SELECTOR; NAME@BUDGET gives a method its own budget",
+    panel="Method",
+    shell_complete=completion.one_of(completion.methods, listed=True),
+)
+@option("--ratios", metavar="R,R", help="shares of the players to remove, such as 0.1,0.2", panel="Target")
+@option("--remove", metavar="N,N", help="numbers of players to remove, such as 3,6,10", panel="Target")
+@option("--seeds", metavar="N,N", default="0", help="seeds, one comparison each", panel="Method")
+@option(
+    "--held-out",
+    metavar="FILE",
+    help="text to judge on",
+    default_text="the last quarter of the calibration text",
+    panel="Text",
+)
+@option(
+    "--held-out-length",
+    metavar="N",
+    help="tokens per window of --held-out",
+    default_text="that of --sequence-length",
+    panel="Text",
+)
+@options.run
+@options.as_json
+@recipe_options([name for name in FIELDS if name not in _NOT_SHARED])
+@click.pass_obj
+def compare(
     host: Host,
+    /,
     *,
-    model: ModelArgument,
-    options: dict[str, Any],
-    methods: Annotated[
-        str, typer.Option(help="NAME or ESTIMATOR+SELECTOR, each with @BUDGET if wanted, with commas between")
-    ] = ",".join(METHODS),
-    ratios: Annotated[str | None, typer.Option(help="shares of the players to remove: 0.1,0.2")] = None,
-    remove: Annotated[str | None, typer.Option(help="numbers of players to remove: 3,6,10")] = None,
-    seeds: Annotated[str, typer.Option(help="of calibration windows and of all randomness")] = "0",
-    held_out: Annotated[
-        str | None,
-        typer.Option(metavar="FILE", help="text to judge on [default: last quarter of the calibration text]"),
-    ] = None,
-    held_out_length: Annotated[
-        str | None, typer.Option(metavar="N", help="tokens a window of --held-out [default: 128]")
-    ] = None,
-    run: RunDirectory = None,
-    as_json: AsJson = False,
+    model: str,
+    methods: str,
+    ratios: str | None,
+    remove: str | None,
+    seeds: str,
+    held_out: str | None,
+    held_out_length: str | None,
+    run: Path | None,
+    as_json: bool,
+    **given: Any,
 ) -> None:
-    """Several methods at one budget: what they remove, how good it is on held-out text, what it cost."""
+    """Compare methods: what they remove, held-out perplexity, cost."""
     from shapcut.cli.output import reporter
-    from shapcut.comparison.compare import HeldOutText, compare
+    from shapcut.comparison.compare import HeldOutText
+    from shapcut.comparison.compare import compare as compare_methods
     from shapcut.comparison.contestants import parse_methods
     from shapcut.recipe.recipe import make_recipe
 
-    recipe = make_recipe({"model": model, **options})
+    recipe = make_recipe({"model": model, **given})
     contestants = parse_methods(methods)
     targets = _targets(recipe, remove, ratios)
     chosen_seeds = _numbers("--seeds", seeds, int)
@@ -81,7 +108,7 @@ def compare_methods(
         length = _numbers("--held-out-length", held_out_length or str(recipe.sequence_length), int)[0]
         text = HeldOutText(held_out, recipe.held_out_samples, length)
     directory = run or Path(f"{Path(model.replace(':', '-')).name}.compare")
-    comparison = compare(
+    comparison = compare_methods(
         recipe,
         contestants,
         targets,

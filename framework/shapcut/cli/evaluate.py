@@ -6,11 +6,13 @@ import gc
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
-import typer
+import click
 
-from shapcut.cli.options import AsJson, Calibration, Device, ModelArgument, Seed, Trust
+from shapcut.cli import completion, options
+from shapcut.cli.help import Command
+from shapcut.cli.options import A_PATH, option, recipe_option, recipe_options
 from shapcut.host.host import Host
 from shapcut.support.errors import InputError
 
@@ -24,58 +26,6 @@ if TYPE_CHECKING:
 
 
 _ALL = "all"
-
-_Against = Annotated[
-    str | None, typer.Option(metavar="OTHER", help="a second model to compare with, such as the original")
-]
-
-_Text = Annotated[
-    str | None,
-    typer.Option(
-        metavar="SOURCE",
-        help="all of this text instead: a .txt or .jsonl file, builtin or hf:NAME:CONFIG:SPLIT",
-    ),
-]
-
-_Window = Annotated[
-    str | None,
-    typer.Option("--window", "--sequence-length", metavar="N", help="tokens read at a time [default: 128]"),
-]
-
-_Stride = Annotated[
-    str | None,
-    typer.Option(metavar="N", help="windows overlap: only the last N tokens of each are scored"),
-]
-
-_HeldOutSamples = Annotated[
-    str | None, typer.Option(metavar="N", help="windows of text, or all [default: 32]")
-]
-
-_PromptTokens = Annotated[int, typer.Option(min=1, help="length of the prompts that are timed")]
-
-_NewTokens = Annotated[int, typer.Option(min=1, help="tokens made after each prompt")]
-
-_Repeats = Annotated[int, typer.Option(min=0, help="measurements of latency, 0 for none")]
-
-_BatchSize = Annotated[int, typer.Option(min=1, help="sequences generated at a time")]
-
-_CacheLengths = Annotated[
-    str, typer.Option(metavar="N,N", help="tokens after which the cache is measured, or none")
-]
-
-_TaskNames = Annotated[
-    str | None, typer.Option("--tasks", metavar="A,B", help="tasks of lm-evaluation-harness")
-]
-
-_TaskPath = Annotated[
-    Path | None, typer.Option("--task-path", metavar="DIR", help="where more tasks are defined, as YAML")
-]
-
-_Limit = Annotated[int | None, typer.Option(min=1, help="examples of each task at most")]
-
-_NumFewshot = Annotated[
-    int | None, typer.Option(min=0, help="solved examples before each question [default: the task's]")
-]
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,31 +81,107 @@ class _Job:
         return found.model_copy(update={"notes": tuple(notes)})
 
 
-def evaluate_model(
+_AT_LEAST_ONE = click.IntRange(min=1)
+
+
+@click.command("evaluate", cls=Command, panel="Judge")
+@options.model_argument
+@option(
+    "--against",
+    metavar="OTHER",
+    help="a second model to compare with, such as the original",
+    shell_complete=completion.file_or(completion.models),
+)
+@option(
+    "--text",
+    metavar="SOURCE",
+    help="all of this text instead: a .txt or .jsonl file, builtin or hf:NAME:CONFIG:SPLIT",
+    panel="Text",
+    shell_complete=completion.file_or(completion.texts),
+)
+@recipe_option("calibration")
+@recipe_option("sequence_length", "--window", "--sequence-length", "window")
+@option("--stride", metavar="N", help="overlap windows: score only the last N tokens of each", panel="Text")
+@recipe_option("held_out_samples", help="number of windows of held-out text, or all")
+@option(
+    "--prompt-tokens",
+    metavar="N",
+    type=_AT_LEAST_ONE,
+    default=128,
+    help="length of the prompts that are timed",
+    panel="Generation",
+)
+@option(
+    "--new-tokens",
+    metavar="N",
+    type=_AT_LEAST_ONE,
+    default=16,
+    help="tokens to generate after each prompt",
+    panel="Generation",
+)
+@option(
+    "--repeats",
+    metavar="N",
+    type=click.IntRange(min=0),
+    default=5,
+    help="measurements of latency, 0 for none",
+    panel="Generation",
+)
+@option(
+    "--batch-size",
+    metavar="N",
+    type=_AT_LEAST_ONE,
+    default=1,
+    help="sequences to generate at a time",
+    panel="Generation",
+)
+@option(
+    "--cache-lengths",
+    metavar="N,N",
+    default="128,512",
+    help="tokens after which the cache is measured, or none",
+    panel="Generation",
+)
+@option("--tasks", "task_names", metavar="A,B", help="tasks of lm-evaluation-harness", panel="Tasks")
+@option("--task-path", type=A_PATH, metavar="DIR", help="directory of more tasks, as YAML", panel="Tasks")
+@option("--limit", metavar="N", type=_AT_LEAST_ONE, help="examples of each task at most", panel="Tasks")
+@option(
+    "--num-fewshot",
+    metavar="N",
+    type=click.IntRange(min=0),
+    help="solved examples before each question",
+    default_text="the task's",
+    panel="Tasks",
+)
+@recipe_options(("device", "seed", "trust_remote_code"))
+@options.as_json
+@click.pass_obj
+def evaluate(
     host: Host,
+    /,
     *,
-    model: ModelArgument,
-    against: _Against = None,
-    text: _Text = None,
-    calibration: Calibration = None,
-    window: _Window = None,
-    stride: _Stride = None,
-    held_out_samples: _HeldOutSamples = None,
-    prompt_tokens: _PromptTokens = 128,
-    new_tokens: _NewTokens = 16,
-    repeats: _Repeats = 5,
-    batch_size: _BatchSize = 1,
-    cache_lengths: _CacheLengths = "128,512",
-    task_names: _TaskNames = None,
-    task_path: _TaskPath = None,
-    limit: _Limit = None,
-    num_fewshot: _NumFewshot = None,
-    device: Device = None,
-    seed: Seed = None,
-    trust_remote_code: Trust = None,
-    as_json: AsJson = False,
+    model: str,
+    against: str | None,
+    text: str | None,
+    calibration: str | None,
+    window: str | None,
+    stride: str | None,
+    held_out_samples: str | None,
+    prompt_tokens: int,
+    new_tokens: int,
+    repeats: int,
+    batch_size: int,
+    cache_lengths: str,
+    task_names: str | None,
+    task_path: Path | None,
+    limit: int | None,
+    num_fewshot: int | None,
+    device: str | None,
+    seed: str | None,
+    trust_remote_code: bool | None,
+    as_json: bool,
 ) -> None:
-    """Perplexity, size, memory and latency of one model, or of two side by side."""
+    """Perplexity, size, memory and latency of a model, or of two."""
     from shapcut.measurement.measure import SpeedQuestion
     from shapcut.recipe.recipe import make_recipe
 

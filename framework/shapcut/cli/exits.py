@@ -15,7 +15,7 @@ class Termination(KeyboardInterrupt):
 
 
 class Stopped(Exception):  # noqa: N818 - no error
-    """A command was interrupted. It is not a KeyboardInterrupt, which typer turns into a silent exit.
+    """A command was interrupted. It is not a KeyboardInterrupt, which click turns into a silent exit.
 
     Attributes:
         stop: the interruption.

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import NoReturn
 
-import typer
+import click
 
 from shapcut import __version__
 from shapcut.cli.exits import (
@@ -41,15 +41,13 @@ def run(arguments: Sequence[str] | None = None) -> int:
     try:
         with _termination_raises():
             return _execute(given)
-    except typer.Exit as ending:
-        return ending.exit_code
     except BrokenPipeError:
         # Whoever read the output has gone; the interpreter's last flush must not complain.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return FAILED
-    except (Stopped, KeyboardInterrupt, typer.Abort) as stop:
+    except (Stopped, KeyboardInterrupt, click.Abort) as stop:
         return _complain(*_stopped(stop.stop if isinstance(stop, Stopped) else stop))
-    except (typer.TyperException, ShapcutError, OSError) as error:
+    except (click.ClickException, ShapcutError, OSError) as error:
         return _complain(*_explained(error))
     except Exception as error:
         if os.environ.get(TRACEBACK):
@@ -60,12 +58,12 @@ def run(arguments: Sequence[str] | None = None) -> int:
 
 def _execute(given: list[str]) -> int:
     if given == ["--version"]:
-        typer.echo(f"shapcut {__version__}")  # answered without loading a plugin
+        click.echo(f"shapcut {__version__}")  # answered without loading a plugin
         return DONE
     from shapcut.cli.app import build_app
 
     app = build_app(skip_broken="--skip-broken-plugins" in given)
-    return int(app(given, prog_name="shapcut", standalone_mode=False) or DONE)
+    return int(app.main(given, prog_name="shapcut", standalone_mode=False) or DONE)
 
 
 @contextmanager
@@ -98,9 +96,9 @@ def _stopped(stop: BaseException) -> tuple[str, int]:
     return f"{what}; {kept}, and the same command goes on from there", status
 
 
-def _explained(error: typer.TyperException | ShapcutError | OSError) -> tuple[str, int]:
+def _explained(error: click.ClickException | ShapcutError | OSError) -> tuple[str, int]:
     """What to say of an error, and the exit status."""
-    if isinstance(error, typer.TyperException):
+    if isinstance(error, click.ClickException):
         return error.format_message(), error.exit_code
     return str(error), BAD_INPUT if isinstance(error, InputError) else FAILED
 

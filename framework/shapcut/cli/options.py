@@ -1,155 +1,121 @@
-"""The options of the command line; those that make a recipe are declared once and given to each command.
+"""The options that several commands take; those of a recipe are made from its fields.
 
-They are taken as text: `shapcut.recipe.recipe` is the one place that says what a value may be.
+Their values stay text: `shapcut.recipe.recipe` is the one place that says what a value may be.
 """
 
-import functools
-import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any, TypeVar
 
-import typer
+import click
 
-ModelArgument = Annotated[
-    str, typer.Argument(metavar="MODEL", help="directory, file, hub id or demo:smollm2-135m")
-]
-RecipeModel = Annotated[
-    str | None,
-    typer.Argument(
-        metavar="MODEL", help="directory, file, hub id or demo:smollm2-135m; default the recipe's"
-    ),
-]
-Out = Annotated[Path, typer.Option("--out", help="new directory for the pruned checkpoint")]
-RunDirectory = Annotated[
-    Path | None, typer.Option("--run", help="where evaluations are kept; a second start resumes")
-]
-RecipeFile = Annotated[Path | None, typer.Option("--recipe", help="YAML recipe; options given here win")]
-AsJson = Annotated[bool, typer.Option("--json", help="result as JSON on stdout")]
-NewOut = Annotated[
-    Path | None,
-    typer.Option("--out", help="new directory for the pruned checkpoint [required but for --dry-run]"),
-]
-DryRun = Annotated[bool, typer.Option("--dry-run", help="say what would be done and what it costs")]
-Throughput = Annotated[
-    float, typer.Option(metavar="T", help="with --dry-run: TFLOP/s that the device sustains")
-]
-Calibration = Annotated[
-    str | None, typer.Option(help="builtin, a .txt or .jsonl file, or hf:NAME [default: builtin]")
-]
-SequenceLength = Annotated[str | None, typer.Option(metavar="N", help="tokens a window [default: 128]")]
-HeldOutSamples = Annotated[
-    str | None, typer.Option(metavar="N", help="windows of held-out text [default: 32]")
-]
-Device = Annotated[str | None, typer.Option(help="auto, cpu, cuda, cuda:1, ... [default: auto]")]
-Trust = Annotated[bool | None, typer.Option("--trust-remote-code", help="run code that comes with the model")]
-Seed = Annotated[str | None, typer.Option(metavar="N", help="source of all randomness [default: 0]")]
-Granularity = Annotated[str | None, typer.Option(help="what a player is: block or sublayer [default: block]")]
+from shapcut.cli.completion import Complete, file_or, methods, models, offered, one_of, texts
+from shapcut.cli.help import Option
+from shapcut.recipe.fields import FIELDS, MODEL, RecipeField
 
-RECIPE_OPTIONS: dict[str, Any] = {
-    "remove": Annotated[str | None, typer.Option(metavar="N", help="number of players to remove")],
-    "ratio": Annotated[
-        str | None, typer.Option(metavar="R", help="share of the players to remove, between 0 and 1")
-    ],
-    "parameters": Annotated[
-        str | None, typer.Option(metavar="N", help="parameters that may stay, such as 100M")
-    ],
-    "memory": Annotated[
-        str | None, typer.Option(metavar="SIZE", help="weights that the checkpoint may have, such as 250MiB")
-    ],
-    "speedup": Annotated[
-        str | None,
-        typer.Option(metavar="S", help="how many times faster, by the measured time of each player"),
-    ],
-    "nested": Annotated[
-        bool | None,
-        typer.Option(
-            "--nested", help="of several targets (a,b,c), the smaller cut is part of the larger one"
-        ),
-    ],
-    "preset": Annotated[str | None, typer.Option(help="a named method: paper, greedy, taylor, ...")],
-    "granularity": Granularity,
-    "estimator": Annotated[str | None, typer.Option(help="NAME[:key=value,...] [default: surrogate]")],
-    "selector": Annotated[str | None, typer.Option(help="NAME[:key=value,...] [default: search]")],
-    "sampler": Annotated[
-        str | None, typer.Option(help="NAME[:key=value,...] [default: the estimator's own]")
-    ],
-    "utility": Annotated[str | None, typer.Option(help="a coalition's worth [default: log-likelihood]")],
-    "budget": Annotated[
-        str | None, typer.Option(metavar="N", help="coalitions that may be evaluated [default: 500]")
-    ],
-    "calibration": Calibration,
-    "samples": Annotated[str | None, typer.Option(metavar="N", help="calibration windows [default: 16]")],
-    "sequence_length": SequenceLength,
-    "finalist_samples": Annotated[
-        str | None,
-        typer.Option(
-            metavar="N", help="windows that the best sets are compared on, 0 for none [default: 64]"
-        ),
-    ],
-    "mend_finalists": Annotated[
-        bool | None,
-        typer.Option("--mend-finalists", help="compare the best sets after the steps that compensate"),
-    ],
-    "held_out_samples": HeldOutSamples,
-    "then": Annotated[
-        list[str] | None, typer.Option(help="post-pruning step STEP[:key=value,...], repeatable, in order")
-    ],
-    "device": Device,
-    "executor": Annotated[
-        str | None,
-        typer.Option(help="where coalitions are measured: NAME[:key=value,...] [default: local]"),
-    ],
-    "dtype": Annotated[
-        str | None,
-        typer.Option(help="arithmetic of coalitions: auto, float32, bfloat16, float16 [default: auto]"),
-    ],
-    "memory_budget": Annotated[
-        str | None,
-        typer.Option(metavar="SIZE", help="for hidden states, such as 2GiB [default: by what is free]"),
-    ],
-    "batch_size": Annotated[
-        str | None,
-        typer.Option(metavar="N", help="sequences that go through a layer at once [default: by length]"),
-    ],
-    "compile": Annotated[
-        str | None,
-        typer.Option(help="fused kernels: on, off, or auto, where they pay for compiling [default: auto]"),
-    ],
-    "offload": Annotated[
-        str | None,
-        typer.Option(help="weights: off, auto (what does not fit elsewhere), disk [default: off]"),
-    ],
-    "seed": Seed,
-    "trust_remote_code": Trust,
+F = TypeVar("F", bound=Callable[..., Any])
+
+A_PATH = click.Path(path_type=Path)
+OUTPUT = "Files and output"
+
+option = partial(click.option, cls=Option)
+
+model_argument = click.argument("model", metavar="MODEL", help=MODEL, shell_complete=file_or(models))
+recipe_model = click.argument(
+    "model",
+    metavar="[MODEL]",
+    required=False,
+    help=f"{MODEL} [default: the recipe's]",
+    shell_complete=file_or(models),
+)
+out = option(
+    "--out", type=A_PATH, metavar="DIR", required=True, help="new directory for the checkpoint", panel=OUTPUT
+)
+run = option(
+    "--run",
+    type=A_PATH,
+    metavar="DIR",
+    help="directory that keeps what was evaluated; a second start resumes",
+    panel=OUTPUT,
+)
+recipe = option(
+    "--recipe", type=A_PATH, metavar="FILE", help="YAML recipe; options win over it", panel=OUTPUT
+)
+as_json = option("--json", "as_json", is_flag=True, help="print the result as JSON", panel=OUTPUT)
+dry_run = option("--dry-run", is_flag=True, help="print what would be done and what it costs", panel=OUTPUT)
+
+_COMPLETIONS: dict[str, Complete] = {
+    "estimator": offered("estimators"),
+    "selector": offered("selectors"),
+    "sampler": offered("samplers"),
+    "utility": offered("utilities"),
+    "executor": offered("executors"),
+    "then": offered("postprocessors"),
+    "preset": one_of(methods),
+    "calibration": file_or(texts),
 }
-"""Fields of `shapcut.recipe.recipe.Recipe`, each an option of the same name."""
 
 
-def takes_options(available: Mapping[str, Any]) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Give a command these recipe options; it receives those given in its parameter ``options``."""
+class RecipeOption(Option):
+    """The option of a recipe's field; its value is None if it is not given.
 
-    def decorate(command: Callable[..., None]) -> Callable[..., None]:
-        own = [
-            p for p in inspect.signature(command, eval_str=True).parameters.values() if p.name != "options"
-        ]
-        extra = [
-            inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=kind)
-            for name, kind in available.items()
-        ]
+    Args:
+        declarations: its names.
+        field: of the recipe.
+        attributes: that differ from the field's.
+    """
 
-        @functools.wraps(command)
-        def wrapper(**given: Any) -> None:
-            options = {name: given.pop(name) for name in available}
-            chosen = {name: value for name, value in options.items() if value not in (None, [])}
-            command(**given, options=chosen)
+    def __init__(self, declarations: Sequence[str], *, field: RecipeField, **attributes: Any) -> None:
+        of_field: dict[str, Any] = {
+            "help": field.meaning,
+            "metavar": field.metavar or None,
+            "panel": field.group,
+            "is_flag": field.is_switch,
+            "default": None,
+            "default_text": field.default_text or _written(field.default),
+            "multiple": field.repeatable,
+            "callback": _given,
+            "shell_complete": _completion(field),
+        }
+        super().__init__(declarations, **(of_field | attributes))
+        self.field = field
 
-        wrapper.__signature__ = inspect.Signature([*own, *extra])  # type: ignore[attr-defined]
-        wrapper.__annotations__ = {p.name: p.annotation for p in [*own, *extra]}
-        return wrapper
+
+def recipe_option(name: str, *declarations: str, **attributes: Any) -> Callable[[F], F]:
+    """Give a command the option of one field of the recipe.
+
+    Args:
+        name: of the field.
+        declarations: the option's names, if they are not the field's.
+        attributes: of `RecipeOption` that differ from the field's.
+    """
+    field = FIELDS[name]
+    names = declarations or (field.option, field.name)
+    return click.option(*names, cls=RecipeOption, field=field, **attributes)
+
+
+def recipe_options(names: Iterable[str] = FIELDS) -> Callable[[F], F]:
+    """Give a command the options of these fields of the recipe."""
+
+    def decorate(command: F) -> F:
+        for name in reversed(list(names)):
+            command = recipe_option(name)(command)
+        return command
 
     return decorate
 
 
-takes_recipe = takes_options(RECIPE_OPTIONS)
-"""Give a command every recipe option."""
+def _given(ctx: click.Context, parameter: click.Parameter, value: Any) -> Any:
+    """None for a repeatable option that is not given."""
+    del ctx, parameter
+    return None if value == () else value
+
+
+def _written(default: Any) -> str:
+    """A default on the command line; nothing for what is off or empty."""
+    return "" if default in (None, ()) or default is False else str(default)
+
+
+def _completion(field: RecipeField) -> Complete | None:
+    return one_of(lambda _: field.choices) if field.choices else _COMPLETIONS.get(field.name)

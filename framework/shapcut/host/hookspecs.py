@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import pluggy
 
 if TYPE_CHECKING:
-    import typer
+    import click
     from torch import nn
 
     from shapcut.game.coalitions import CoalitionMatrix, Values
@@ -82,7 +82,7 @@ def shapcut_select_adapter(model: "nn.Module", adapters: Sequence["Adapter"]) ->
 
 
 @hookspec
-def shapcut_register_commands(cli: "typer.Typer", hook: pluggy.HookRelay) -> None:
+def shapcut_register_commands(cli: "click.Group", hook: pluggy.HookRelay) -> None:
     """Called when the command line is built: add commands to ``cli``; ``hook`` calls other plugins' hooks."""
 
 

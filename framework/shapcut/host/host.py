@@ -5,6 +5,7 @@ Nothing is kept at module level: every `build_host` looks at the installed distr
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from importlib import metadata
 from typing import TYPE_CHECKING, Any
 
@@ -134,11 +135,18 @@ def _handed_over(plugin: object) -> Candidate:
 
 
 def _installed_candidates() -> list[Candidate]:
-    candidates = []
-    for point in metadata.entry_points(group=GROUP):
-        name, version = (point.dist.name, point.dist.version) if point.dist else ("unknown", "unknown")
-        candidates.append(Candidate(point.name, name, version, point.load))
+    facts = cache(_name_and_version)  # a distribution parses its metadata each time it is asked
+    candidates = [
+        Candidate(point.name, *facts(point.dist), point.load) for point in metadata.entry_points(group=GROUP)
+    ]
     return sorted(candidates, key=lambda one: (one.distribution != GROUP, one.distribution, one.name))
+
+
+def _name_and_version(distribution: metadata.Distribution | None) -> tuple[str, str]:
+    if distribution is None:
+        return "unknown", "unknown"
+    known = distribution.metadata
+    return known["Name"], known["Version"]
 
 
 class MatchingAdapter:

@@ -11,8 +11,9 @@ from torch import nn
 
 from shapcut.models.checkpoint_format import CheckpointFormat, Tokenizer
 from shapcut.models.gguf import dense_weights
+from shapcut.models.placement import Offload, check_dtype
 from shapcut.models.quantization import is_quantized, quantization_method, require_packages
-from shapcut.models.source import Location, ModelSource, Offload, check_dtype, read_config
+from shapcut.models.source import Location, ModelSource, read_config
 from shapcut.models.untrusted import (
     require_finite_weights,
     require_no_lost_weights,

@@ -5,23 +5,19 @@ import socket
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 from urllib.parse import urlsplit
 from urllib.request import getproxies
 
 from shapcut.models.checkpoint_format import CheckpointFormat, asked_formats, claiming_format
 from shapcut.models.demo import DEMO_PREFIX, demo_directory, fetched_demo
 from shapcut.models.gguf import require_sound_gguf
+from shapcut.models.placement import Offload, check_dtype
 from shapcut.models.quantization import quantization_method, require_packages
 from shapcut.models.stored_tensors import require_depth, require_plain_numbers, stored_tensors
 from shapcut.models.untrusted import require_no_adapter, require_plain_config, require_plain_shards
 from shapcut.support.errors import InputError
 from shapcut.support.quiet import one_line, quiet_libraries
-
-DTYPES = ("float32", "bfloat16", "float16")
-
-Offload = Literal["off", "auto", "disk"]
-"""Placement of weights: on the device; where accelerate finds room; every block on disk until it is used."""
 
 _HUB_TIMEOUT = 5.0
 _GGUF_MAGIC = b"GGUF"
@@ -160,16 +156,6 @@ def inspect_source(source: ModelSource) -> SourceFacts:
     return SourceFacts(
         getattr(config, "num_hidden_layers", None), getattr(config, "max_position_embeddings", None), method
     )
-
-
-def check_dtype(name: str) -> None:
-    """Refuse the name of a dtype that models are not loaded in.
-
-    Raises:
-        InputError: with the names there are.
-    """
-    if name not in ("auto", *DTYPES):
-        raise InputError(f"--dtype {name} is not supported; use one of auto, {', '.join(DTYPES)}")
 
 
 def locate(source: str, formats: Sequence[CheckpointFormat] = (), *, offline: bool = False) -> Location:

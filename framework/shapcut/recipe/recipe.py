@@ -1,7 +1,7 @@
 """A recipe: everything that decides a run's result, as data."""
 
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Self
 
 import yaml
 from pydantic import (
@@ -18,7 +18,8 @@ from pydantic import (
 )
 from pydantic_core import ErrorDetails
 
-from shapcut.models.source import Offload
+from shapcut.models.placement import Dtype, Offload
+from shapcut.recipe.fields import FIELDS, Compile, Granularity
 from shapcut.recipe.methods import METHODS
 from shapcut.recipe.wording import accepted_values
 from shapcut.recipe.yaml_file import read_recipe_file
@@ -61,6 +62,7 @@ def _schema_with_unit(example: str) -> WithJsonSchema:
 _Number = Annotated[int, BeforeValidator(_number_with_unit), _schema_with_unit("100M")]
 _Size = Annotated[ByteSize, _schema_with_unit("250MiB")]
 _Switch = Annotated[bool, Field(strict=True)]
+_Several = BeforeValidator(_several)
 
 
 class Recipe(BaseModel):
@@ -75,35 +77,35 @@ class Recipe(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     model: str
-    remove: Annotated[int | tuple[int, ...] | None, BeforeValidator(_several)] = None
-    ratio: Annotated[float | tuple[float, ...] | None, BeforeValidator(_several)] = None
-    parameters: Annotated[_Number | tuple[_Number, ...] | None, BeforeValidator(_several)] = None
-    memory: Annotated[_Size | tuple[_Size, ...] | None, BeforeValidator(_several)] = None
-    speedup: Annotated[float | tuple[float, ...] | None, BeforeValidator(_several)] = None
-    nested: _Switch = False
-    preset: str | None = None
-    granularity: Literal["block", "sublayer"] = "block"
-    estimator: Spec = "surrogate"
-    selector: Spec = "search"
-    utility: Spec = "log-likelihood"
-    sampler: Spec | None = None
-    budget: Annotated[int, Field(ge=1)] = 500
-    calibration: str = "builtin"
-    samples: Annotated[int, Field(ge=1)] = 16
-    sequence_length: Annotated[int, Field(ge=2)] = 128
-    finalist_samples: Annotated[int, Field(ge=0)] = 64
-    mend_finalists: _Switch = False
-    held_out_samples: Annotated[int, Field(ge=1)] = 32
-    then: tuple[Spec, ...] = ()
-    device: str = "auto"
-    executor: Spec = "local"
-    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
-    memory_budget: Annotated[_Size, Field(ge=1)] | None = None
-    batch_size: Annotated[int, Field(ge=1)] | None = None
-    compile: Literal["auto", "on", "off"] = "auto"
-    offload: Offload = "off"
-    seed: Annotated[int, Field(ge=0)] = 0
-    trust_remote_code: _Switch = False
+    remove: Annotated[int | tuple[int, ...] | None, _Several] = FIELDS["remove"].default
+    ratio: Annotated[float | tuple[float, ...] | None, _Several] = FIELDS["ratio"].default
+    parameters: Annotated[_Number | tuple[_Number, ...] | None, _Several] = FIELDS["parameters"].default
+    memory: Annotated[_Size | tuple[_Size, ...] | None, _Several] = FIELDS["memory"].default
+    speedup: Annotated[float | tuple[float, ...] | None, _Several] = FIELDS["speedup"].default
+    nested: _Switch = FIELDS["nested"].default
+    preset: str | None = FIELDS["preset"].default
+    granularity: Granularity = FIELDS["granularity"].default
+    estimator: Spec = FIELDS["estimator"].default
+    selector: Spec = FIELDS["selector"].default
+    utility: Spec = FIELDS["utility"].default
+    sampler: Spec | None = FIELDS["sampler"].default
+    budget: Annotated[int, Field(ge=1)] = FIELDS["budget"].default
+    calibration: str = FIELDS["calibration"].default
+    samples: Annotated[int, Field(ge=1)] = FIELDS["samples"].default
+    sequence_length: Annotated[int, Field(ge=2)] = FIELDS["sequence_length"].default
+    finalist_samples: Annotated[int, Field(ge=0)] = FIELDS["finalist_samples"].default
+    mend_finalists: _Switch = FIELDS["mend_finalists"].default
+    held_out_samples: Annotated[int, Field(ge=1)] = FIELDS["held_out_samples"].default
+    then: tuple[Spec, ...] = FIELDS["then"].default
+    device: str = FIELDS["device"].default
+    executor: Spec = FIELDS["executor"].default
+    dtype: Dtype = FIELDS["dtype"].default
+    memory_budget: Annotated[_Size, Field(ge=1)] | None = FIELDS["memory_budget"].default
+    batch_size: Annotated[int, Field(ge=1)] | None = FIELDS["batch_size"].default
+    compile: Compile = FIELDS["compile"].default
+    offload: Offload = FIELDS["offload"].default
+    seed: Annotated[int, Field(ge=0)] = FIELDS["seed"].default
+    trust_remote_code: _Switch = FIELDS["trust_remote_code"].default
 
     @field_validator("*", mode="before")
     @classmethod

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from shapcut.models.adapter import Granularity
-from shapcut.models.source import Offload
+from shapcut.models.placement import Offload
 
 
 @dataclass(frozen=True, slots=True)

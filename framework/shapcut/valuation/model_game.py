@@ -16,8 +16,8 @@ from shapcut.game.game import Measurements, as_measurements
 from shapcut.models.adapter import Adapter, Granularity
 from shapcut.models.fingerprint import model_fingerprint
 from shapcut.models.loading import is_offloaded
+from shapcut.models.placement import check_dtype
 from shapcut.models.quantization import is_quantized
-from shapcut.models.source import check_dtype
 from shapcut.support.allocator import keep_freed_memory
 from shapcut.support.errors import InputError
 from shapcut.valuation.bypass import BypassEvaluator

@@ -1,24 +1,26 @@
 """The command ``report``."""
 
-from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
 
+import click
 import pluggy
-import typer
+
+_A_PATH = click.Path(path_type=Path)
 
 
-def report_command(hook: pluggy.HookRelay) -> Callable[..., None]:
-    """The command ``report``; ``hook`` asks the other plugins for their sections."""
+def add_report_command(cli: click.Group, hook: pluggy.HookRelay) -> None:
+    """Add ``report`` to the command line; ``hook`` asks the other plugins for their sections."""
 
-    def report(
-        directory: Annotated[Path, typer.Argument(metavar="DIR", help="the directory of a run, see --run")],
-        baselines: Annotated[
-            Path | None,
-            typer.Option(help="a directory of shapcut compare: its methods beside the run's own cuts"),
-        ] = None,
-    ) -> None:
-        """Write DIR/report.html, for people: what was removed and why, what it did, what it cost.
+    @cli.command("report", panel="Judge")
+    @click.argument("directory", metavar="DIR", type=_A_PATH)
+    @click.option(
+        "--baselines",
+        type=_A_PATH,
+        metavar="DIR",
+        help="directory of shapcut compare: show its methods beside the run's own cuts",
+    )
+    def report(directory: Path, baselines: Path | None) -> None:
+        """Write DIR/report.html: what was removed and why, and what it cost.
 
         For the directory of a comparison, DIR/comparison.html.
         """
@@ -32,11 +34,9 @@ def report_command(hook: pluggy.HookRelay) -> Callable[..., None]:
             if baselines is not None:
                 raise InputError(f"{directory} is a comparison itself; --baselines is for a run")
             write_comparison(run)
-            typer.echo(str(run.comparison_page))
+            click.echo(str(run.comparison_page))
             return
         read_run(run)  # refuses what is no run before any plugin sees it
         others = None if baselines is None else Run(baselines)
         write_report(run, hook.shapcut_report_sections(run=run), baselines=others)
-        typer.echo(str(run.report))
-
-    return report
+        click.echo(str(run.report))

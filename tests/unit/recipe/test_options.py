@@ -5,13 +5,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from typer.main import get_command
 
 from shapcut.cli.app import build_app
-from shapcut.cli.recipe_schema import meaning, recipe_schema
 from shapcut.host.host import build_host
 from shapcut.pipeline.parts import make_parts
 from shapcut.recipe.recipe import Recipe, make_recipe
+from shapcut.recipe.schema import meaning, recipe_schema
 from shapcut.recipe.yaml_file import read_recipe_file
 
 ROOT = Path(__file__).parents[3]
@@ -31,7 +30,7 @@ NOT_COMPARED = {
 
 def options_of(command: str) -> set[str]:
     """The long names of a command's options, without the dashes."""
-    group: Any = get_command(build_app())
+    group: Any = build_app()
     parameters = group.commands[command].params
     options = [parameter for parameter in parameters if parameter.param_type_name == "option"]
     return {name.removeprefix("--") for option in options for name in option.opts if name.startswith("--")}

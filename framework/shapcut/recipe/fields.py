@@ -1,0 +1,156 @@
+"""The fields of a recipe: name, meaning, default, and how the command line writes the value.
+
+The model `shapcut.recipe.recipe.Recipe`, the options of the commands, the help and the JSON schema are made
+from this table. It imports no pydantic, so that the command line starts quickly.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any, Literal, get_args
+
+from shapcut.models.placement import Dtype, Offload
+
+Granularity = Literal["block", "sublayer"]
+"""What a player is."""
+
+Compile = Literal["auto", "on", "off"]
+"""Whether layers are compiled."""
+
+MODEL = "directory, file, hub id or demo:smollm2-135m"
+"""What names a model."""
+
+_SPEC = "NAME[:key=value,...]"
+
+
+@dataclass(frozen=True, slots=True)
+class RecipeField:
+    """A field of a recipe.
+
+    Attributes:
+        name: as in a recipe file and in Python; the option has hyphens for underscores.
+        group: the heading of its option in the help.
+        meaning: one line.
+        metavar: the placeholder of its value in the help; empty for a switch.
+        default: the value without a recipe, option or preset that gives one.
+        default_text: the default in words, where the value does not say it.
+        choices: the values, if they are few.
+        repeatable: whether the option may be given several times, in order.
+    """
+
+    name: str
+    group: str
+    meaning: str
+    metavar: str = ""
+    default: Any = None
+    default_text: str = ""
+    choices: tuple[str, ...] = ()
+    repeatable: bool = False
+
+    @property
+    def option(self) -> str:
+        """The name of its option."""
+        return f"--{self.name.replace('_', '-')}"
+
+    @property
+    def is_switch(self) -> bool:
+        """Whether it is true or false."""
+        return self.default is False
+
+
+def _target(name: str, metavar: str, meaning: str) -> RecipeField:
+    return RecipeField(name, "Target", meaning, metavar)
+
+
+_ALL = (
+    _target("remove", "N", "number of players to remove"),
+    _target("ratio", "R", "share of the players to remove, between 0 and 1"),
+    _target("parameters", "N", "parameters that may stay, such as 100M"),
+    _target("memory", "SIZE", "size of the weights that may stay, such as 250MiB"),
+    _target("speedup", "S", "speedup to reach, by the measured time of each player"),
+    RecipeField(
+        "nested", "Target", "with several targets (a,b,c): each cut contains the smaller ones", default=False
+    ),
+    RecipeField("preset", "Method", "a named method: paper, greedy, taylor, ...", "NAME"),
+    RecipeField(
+        "granularity",
+        "Target",
+        "what a player is: block or sublayer",
+        "NAME",
+        default="block",
+        choices=get_args(Granularity),
+    ),
+    RecipeField("estimator", "Method", "how contributions are estimated", _SPEC, default="surrogate"),
+    RecipeField("selector", "Method", "how the players to remove are chosen", _SPEC, default="search"),
+    RecipeField("utility", "Method", "the value of a coalition", _SPEC, default="log-likelihood"),
+    RecipeField("sampler", "Method", "how coalitions are drawn", _SPEC, default_text="the estimator's own"),
+    RecipeField("budget", "Method", "number of coalitions to evaluate at most", "N", default=500),
+    RecipeField(
+        "calibration", "Text", "builtin, a .txt or .jsonl file, or hf:NAME", "SOURCE", default="builtin"
+    ),
+    RecipeField("samples", "Text", "number of calibration windows", "N", default=16),
+    RecipeField("sequence_length", "Text", "tokens per window", "N", default=128),
+    RecipeField(
+        "finalist_samples",
+        "Method",
+        "number of windows to compare the best sets on, 0 for no comparison",
+        "N",
+        default=64,
+    ),
+    RecipeField(
+        "mend_finalists",
+        "Method",
+        "compare the best sets after the steps that compensate",
+        default=False,
+    ),
+    RecipeField("held_out_samples", "Text", "number of windows of held-out text", "N", default=32),
+    RecipeField(
+        "then",
+        "Method",
+        "post-pruning step; repeat for several, in order",
+        "STEP[:key=value,...]",
+        default=(),
+        repeatable=True,
+    ),
+    RecipeField("device", "Machine", "auto, cpu, cuda, cuda:1, ...", "NAME", default="auto"),
+    RecipeField("executor", "Machine", "where coalitions are evaluated", _SPEC, default="local"),
+    RecipeField(
+        "dtype",
+        "Machine",
+        f"precision of the evaluation: {', '.join(get_args(Dtype))}",
+        "NAME",
+        default="auto",
+        choices=get_args(Dtype),
+    ),
+    RecipeField(
+        "memory_budget",
+        "Machine",
+        "memory for hidden states, such as 2GiB",
+        "SIZE",
+        default_text="by what is free",
+    ),
+    RecipeField(
+        "batch_size", "Machine", "sequences per forward pass of a layer", "N", default_text="by their length"
+    ),
+    RecipeField(
+        "compile",
+        "Machine",
+        "compile layers: on, off, or auto (where it pays)",
+        "NAME",
+        default="auto",
+        choices=get_args(Compile),
+    ),
+    RecipeField(
+        "offload",
+        "Machine",
+        "weights: off, auto (what does not fit elsewhere), disk",
+        "NAME",
+        default="off",
+        choices=get_args(Offload),
+    ),
+    RecipeField("seed", "Method", "seed of all random numbers", "N", default=0),
+    RecipeField("trust_remote_code", "Machine", "run code that comes with the model", default=False),
+)
+
+FIELDS: Mapping[str, RecipeField] = MappingProxyType({field.name: field for field in _ALL})
+"""All fields but the model, by name, in the order of the options."""
