@@ -157,6 +157,11 @@ def test_sublayers_are_checked_where_they_are_players():
     assert [result for result in results if not result.passed] == []
 
 
+def test_libraries_print_nothing_while_the_kit_runs(capfd):
+    check_adapter(broken.Sound())
+    assert capfd.readouterr() == ("", "")
+
+
 def test_single_examples_can_be_chosen():
     assert {result.example for result in check_adapter(broken.Sound(), only=["tiny"])} == {"tiny"}
     with pytest.raises(InputError, match="no example 'tinny': did you mean 'tiny'"):

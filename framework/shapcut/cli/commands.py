@@ -291,11 +291,9 @@ def check_one_adapter(
     """Run the conformance kit over an adapter's examples."""
     from shapcut.cli import tables
     from shapcut.cli.output import print_json
-    from shapcut.support.quiet import quiet_libraries
     from shapcut.testing import check_adapter
 
-    with quiet_libraries():
-        results = check_adapter(host.adapters.create(name), seed=seed, only=example)
+    results = check_adapter(host.adapters.create(name), seed=seed, only=example)
     failed = [result for result in results if not result.passed]
     if as_json:
         fields = ("example", "check", "passed", "detail")

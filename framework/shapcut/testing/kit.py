@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 
 from shapcut.models.adapter import Adapter
+from shapcut.support.quiet import quiet_libraries
 from shapcut.testing import (
     bypass_checks,
     decoding_check,
@@ -66,7 +67,8 @@ class CheckResult:
 def run_check(case: Case, name: str) -> CheckResult:
     """Run one check on one example; an exception from the adapter is a failed check."""
     try:
-        detail = CHECKS[name](case)
+        with quiet_libraries():
+            detail = CHECKS[name](case)
     except ConformanceError as problem:
         return CheckResult(case.name, name, passed=False, detail=str(problem))
     except Exception as error:  # noqa: BLE001 - an adapter under test may raise anything
@@ -85,7 +87,8 @@ def check_adapter(adapter: Adapter, seed: int = 0, only: Collection[str] = ()) -
     Raises:
         InputError: if the adapter has no example of that name.
     """
-    return [run_check(case, name) for case in cases(adapter, seed, only) for name in CHECKS]
+    with quiet_libraries():
+        return [run_check(case, name) for case in cases(adapter, seed, only) for name in CHECKS]
 
 
 def assert_adapter(adapter: Adapter, seed: int = 0, only: Collection[str] = ()) -> None:
