@@ -1,6 +1,8 @@
 """The kit's own test: an adapter that breaks one promise fails exactly the checks that name it."""
 
 import importlib.util
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -160,6 +162,12 @@ def test_sublayers_are_checked_where_they_are_players():
 def test_libraries_print_nothing_while_the_kit_runs(capfd):
     check_adapter(broken.Sound())
     assert capfd.readouterr() == ("", "")
+
+
+def test_what_adapters_import_prints_nothing_after_the_kit():
+    program = "import shapcut.testing, transformers.modeling_utils, shapcut_adapters.transformers.adapter"
+    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert (result.stdout, result.stderr) == ("", "")
 
 
 def test_single_examples_can_be_chosen():

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Generic, TypeVar, cast
 
 from shapcut.support.errors import ShapcutError
+from shapcut.support.quiet import quiet_libraries
 
 T = TypeVar("T")
 
@@ -42,7 +43,8 @@ class Entry(Generic[T]):
         module, _, attribute = self.target.partition(":")
         failure = f"{self.origin} offers {self.name!r} as {self.target}"
         try:
-            found = getattr(importlib.import_module(module), attribute, None)
+            with quiet_libraries():
+                found = getattr(importlib.import_module(module), attribute, None)
         except (Exception, SystemExit) as error:
             raise ShapcutError(f"{failure}, which cannot be imported: {cause(error)}") from error
         if not callable(found):

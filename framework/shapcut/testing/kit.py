@@ -1,5 +1,6 @@
 """Run the conformance checks and report the results."""
 
+import importlib
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -16,6 +17,9 @@ from shapcut.testing import (
 )
 from shapcut.testing.case import Case, cases
 from shapcut.testing.comparison import ConformanceError
+
+with quiet_libraries():
+    importlib.import_module("transformers.modeling_utils")  # imports torchao if it is installed, which prints
 
 Check = Callable[[Case], str]
 """Returns a phrase on what was observed; raises if a promise is broken."""
