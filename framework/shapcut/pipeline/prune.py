@@ -25,7 +25,7 @@ def default_run_directory(out: Path) -> Path:
     """
     place = out if out.name else out.absolute()
     if not place.name:
-        raise InputError(f"--out {out} cannot become a directory of its own; name another one")
+        raise InputError(f"--out {out} cannot become a directory of its own; choose another one")
     return place.with_name(place.name + ".run")
 
 

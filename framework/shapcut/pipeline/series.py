@@ -124,7 +124,7 @@ def _same_plan(result: dict[str, Any], plan: RemovalPlan, place: Path) -> dict[s
     if result["plan"]["removed"] != list(plan.removed):
         raise InputError(
             f"{place} lacks {result['plan']['removed']}, this run would remove {list(plan.removed)}: "
-            "remove it or name another --out"
+            "remove it or choose another --out"
         )
     return result
 
