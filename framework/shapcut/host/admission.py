@@ -122,7 +122,7 @@ def _what_is_wrong(plugin: object, manager: pluggy.PluginManager, error: Excepti
     callers = (manager.get_hookcallers(plugin) or ()) if manager.is_registered(plugin) else ()
     for caller in callers:
         if not caller.has_spec():
-            return f"there is no hook {caller.name!r}: {did_you_mean(caller.name, _known_hooks(manager))}"
+            return f"unknown hook {caller.name!r}: {did_you_mean(caller.name, _known_hooks(manager))}"
     return " ".join(str(error).split())
 
 

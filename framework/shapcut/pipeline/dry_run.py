@@ -143,7 +143,7 @@ def forecast(recipe: Recipe, host: Host, *, target: bool, throughput: float = TH
         InputError: if the recipe is invalid, or the model's config is not available locally.
     """
     if not 0.0 < throughput < float("inf"):
-        raise InputError(f"--throughput {throughput} is no positive number of TFLOP/s")
+        raise InputError(f"--throughput {throughput} is not a positive number of TFLOP/s")
     parts = make_parts(recipe, host)
     parts.executor.check()
     check_source(recipe.calibration)

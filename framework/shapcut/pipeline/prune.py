@@ -108,13 +108,13 @@ def _require_same_model(plan: RemovalPlan, session: Session) -> None:
     players, source = len(plan.removed) + len(plan.kept), session.opened.source_name
     if players != session.game.n_players:
         raise InputError(
-            f"the plan was made for a model of {players} players, {source} has {session.game.n_players}"
+            f"the plan is for a model with {players} players, but {source} has {session.game.n_players}"
         )
     found = session.game.model_fingerprint
     if plan.model_fingerprint and plan.model_fingerprint != found:
         raise InputError(
-            f"the plan was made for another model: fingerprint {plan.model_fingerprint[:12]}, "
-            f"{source} has {found[:12]}"
+            f"the plan is for another model: its fingerprint is {plan.model_fingerprint[:12]}, "
+            f"that of {source} is {found[:12]}"
         )
 
 
@@ -125,4 +125,4 @@ def require_one_target(recipe: Recipe) -> None:
         InputError: with the targets.
     """
     if len(recipe.target_labels()) > 1:
-        raise InputError(f"several targets ({', '.join(recipe.target_labels())}) where one is wanted")
+        raise InputError(f"expected one target, got {', '.join(recipe.target_labels())}")

@@ -123,8 +123,8 @@ def _finished(recipe: Recipe, out: Path, run: Run) -> dict[str, dict[str, Any]]:
 def _same_plan(result: dict[str, Any], plan: RemovalPlan, place: Path) -> dict[str, Any]:
     if result["plan"]["removed"] != list(plan.removed):
         raise InputError(
-            f"{place} lacks {result['plan']['removed']}, this run would remove {list(plan.removed)}: "
-            "remove it or choose another --out"
+            f"{place} has players {result['plan']['removed']} removed, but this run removes "
+            f"{list(plan.removed)}; delete it or choose another --out"
         )
     return result
 

@@ -17,7 +17,7 @@ from shapcut.testing.case import Case, cases
 from shapcut.testing.comparison import ConformanceError
 
 Check = Callable[[Case], str]
-"""Returns a phrase on what was observed; raises if a promise is broken."""
+"""Returns a phrase that describes the observation; raises if a guarantee is violated."""
 
 CHECKS: Mapping[str, Check] = MappingProxyType(
     {
@@ -53,8 +53,8 @@ class CheckResult:
     Attributes:
         example: the example's name.
         check: the check's name, a key of `CHECKS`.
-        passed: whether the promise holds.
-        detail: what was observed, or what is wrong.
+        passed: whether the guarantee holds.
+        detail: the observation, or the violation.
     """
 
     example: str

@@ -18,11 +18,11 @@ def report_command(hook: pluggy.HookRelay) -> Callable[..., None]:
             typer.Option(help="a directory of shapcut compare: its methods beside the run's own cuts"),
         ] = None,
     ) -> None:
-        """Write DIR/report.html, for people: what was removed and why, what it did, what it cost.
+        """Write DIR/report.html: the removed players, the reasons, the effect and the cost.
 
-        For the directory of a comparison, DIR/comparison.html.
+        For the directory of a comparison, write DIR/comparison.html.
         """
-        from shapcut.contracts import InputError, Run  # noqa: PLC0415 - what a command needs loads when it runs
+        from shapcut.contracts import InputError, Run  # noqa: PLC0415 - loaded only when the command runs
         from shapcut_plugins.report.comparison_page import write_comparison  # noqa: PLC0415
         from shapcut_plugins.report.report import write_report  # noqa: PLC0415
         from shapcut_plugins.report.run_data import read_run  # noqa: PLC0415
@@ -34,7 +34,7 @@ def report_command(hook: pluggy.HookRelay) -> Callable[..., None]:
             write_comparison(run)
             typer.echo(str(run.comparison_page))
             return
-        read_run(run)  # refuses what is no run before any plugin sees it
+        read_run(run)  # refuses anything but a run before a plugin sees it
         others = None if baselines is None else Run(baselines)
         write_report(run, hook.shapcut_report_sections(run=run), baselines=others)
         typer.echo(str(run.report))
