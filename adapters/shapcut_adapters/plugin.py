@@ -1,4 +1,4 @@
-"""What the first-party adapters offer."""
+"""Registration of the bundled adapters and formats."""
 
 from shapcut.contracts import Register, hookimpl
 

@@ -1,6 +1,6 @@
 """shapcut: layer pruning of language models as a cooperative game.
 
-The Python API is the names of ``__init__.pyi``. Each is imported when it is first used.
+The Python API consists of the names in ``__init__.pyi``; each is imported on first use.
 """
 
 from importlib import metadata

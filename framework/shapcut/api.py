@@ -42,18 +42,18 @@ def load_game(
     device: str = "auto",
     dtype: str = "auto",
 ) -> ModelGame:
-    """Load a model and calibration text, and make the game of them.
+    """Load a model and calibration text, and build their game.
 
     Args:
         source: a local directory, hub id, ``.gguf`` file, ``demo:NAME``, or a path that an installed
             format claims.
         calibration: ``builtin``, a ``.txt`` or ``.jsonl`` file, or ``hf:NAME``.
-        samples: calibration windows.
-        sequence_length: tokens a window.
-        seed: which windows.
+        samples: number of calibration windows.
+        sequence_length: tokens per window.
+        seed: seed of the choice of windows.
         utility: a registered name, or any function of the model (higher is better).
         granularity: what a player is.
-        device: where to run.
+        device: device of the model.
         dtype: number format of the evaluation.
 
     Raises:
@@ -85,17 +85,17 @@ def estimate(
     remove: int | None = None,
     estimator: str = "surrogate",
 ) -> Contributions:
-    """Every player's contribution to the value.
+    """Estimate every player's contribution to the value.
 
     Args:
         game: any game.
-        budget: distinct coalitions that may be evaluated.
+        budget: maximum number of distinct coalitions to measure.
         seed: source of all randomness.
-        remove: how many players are to be removed later, if known: where to look closely.
+        remove: number of players to remove later, if known; the default estimator measures near it.
         estimator: ``NAME[:key=value,...]``.
 
     Raises:
-        InputError: on an unknown estimator or a budget that it cannot work with.
+        InputError: if the estimator is unknown or the budget is too small for it.
     """
     chosen = build_host().estimators.create(estimator)
     counted = BudgetedGame(game, budget)
@@ -115,19 +115,19 @@ def select(
     seed: int = 0,
     selector: str = "search",
 ) -> RemovalPlan:
-    """Which players to remove.
+    """Choose the players to remove.
 
     Args:
-        contributions: from `estimate`.
+        contributions: the result of `estimate`.
         players: the game's players.
-        remove: how many to remove.
-        game: where candidates can be measured; without it the choice rests on the surrogate.
-        budget: further coalitions that may be evaluated, if there is a game.
+        remove: number of players to remove.
+        game: the game to measure candidates in; None: choose by the contributions and the surrogate.
+        budget: maximum number of further coalitions to measure in ``game``.
         seed: source of all randomness.
         selector: ``NAME[:key=value,...]``.
 
     Raises:
-        InputError: on an unknown selector, or if no such set can be removed.
+        InputError: if the selector is unknown, or no set of that size can be removed.
     """
     chosen = build_host().selectors.create(selector)
     problem = SelectionProblem(
@@ -155,19 +155,19 @@ def apply(plan: RemovalPlan, model: nn.Module) -> nn.Module:
 def prune(
     model: str, *, out: str | Path, run: str | Path | None = None, progress: bool = False, **options: Any
 ) -> PruneResult | SeriesResult:
-    """The whole pipeline in one call: score, select, remove, post-process, verify, write.
+    """Run the whole pipeline: score, select, remove, post-process, verify and write.
 
-    Several amounts, for example ``ratio=(0.1, 0.2)``, give several cuts in ``out/ratio-0.1`` and so on.
+    Several amounts, such as ``ratio=(0.1, 0.2)``, give several cuts in ``out/ratio-0.1`` and so on.
 
     Args:
         model: a local directory, hub id, ``.gguf`` file or ``demo:NAME``.
         out: a new directory for the checkpoint.
-        run: where evaluations are kept; default beside ``out``.
+        run: the run directory; default: beside ``out``.
         progress: whether to report on stderr.
         options: fields of `shapcut.recipe.recipe.Recipe`, for example ``ratio=0.2`` or ``then=["STEP"]``.
 
     Raises:
-        InputError: if something asked for is wrong; found before any evaluation.
+        InputError: if an argument is invalid, before any evaluation.
     """
     recipe = make_recipe({"model": model, **options})
     run_all = prune_series if len(recipe.target_labels()) > 1 else run_pipeline

@@ -1,11 +1,11 @@
-"""What the core itself offers, registered through the same hooks as everybody else's."""
+"""The core's own utilities, samplers, estimators, selectors and executors, registered as a plugin."""
 
 from shapcut.host.hookspecs import Register, hookimpl
 
 
 @hookimpl
 def shapcut_register_utilities(register: Register) -> None:
-    """Offer the paper's value and two others."""
+    """Register the paper's utility and two others."""
     register("perplexity-ratio", "shapcut.valuation.utilities:PerplexityRatio")
     register("log-likelihood", "shapcut.valuation.utilities:LogLikelihood")
     register("kl", "shapcut.valuation.utilities:KullbackLeibler")
@@ -13,14 +13,14 @@ def shapcut_register_utilities(register: Register) -> None:
 
 @hookimpl
 def shapcut_register_samplers(register: Register) -> None:
-    """Offer the samplers that need no first look at the game."""
+    """Register the samplers that need no measurements."""
     register("stratified", "shapcut.estimators.sampling:StratifiedSampler")
     register("shapley", "shapcut.estimators.sampling:ShapleySampler")
 
 
 @hookimpl
 def shapcut_register_estimators(register: Register) -> None:
-    """Offer exact enumeration, sampled marginals, the paper's estimator, the default, and the baselines."""
+    """Register exact enumeration, sampled marginals, the paper's estimator, the default and the baselines."""
     register("exact", "shapcut.estimators.exact:ExactEstimator")
     register("paper", "shapcut.estimators.paper:PaperEstimator")
     register("surrogate", "shapcut.estimators.surrogate:SurrogateEstimator")
@@ -36,7 +36,7 @@ def shapcut_register_estimators(register: Register) -> None:
 
 @hookimpl
 def shapcut_register_selectors(register: Register) -> None:
-    """Offer the paper's ranking, the default, and the baselines."""
+    """Register the paper's ranking, the default and the baselines."""
     register("ranking", "shapcut.selection.ranking:RankingSelector")
     register("search", "shapcut.selection.search:SearchSelector")
     register("greedy", "shapcut.baselines.greedy:GreedySelector")
@@ -46,5 +46,5 @@ def shapcut_register_selectors(register: Register) -> None:
 
 @hookimpl
 def shapcut_register_executors(register: Register) -> None:
-    """Offer this process."""
+    """Register the executor of this process."""
     register("local", "shapcut.valuation.executor:LocalExecutor")

@@ -1,7 +1,6 @@
 """Everything that an adapter or a plugin may import from the core.
 
-The names stand in ``contracts.pyi``. Each is imported when it is first used, so that a plugin's own module
-loads fast.
+The names are listed in ``contracts.pyi``; each is imported on first use, so a plugin's module loads fast.
 """
 
 import lazy_loader

@@ -1,4 +1,4 @@
-"""What the first-party plugins offer."""
+"""Registration of the bundled steps, executors and reports."""
 
 from typing import TYPE_CHECKING
 

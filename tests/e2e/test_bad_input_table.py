@@ -83,24 +83,27 @@ CASES: dict[str, tuple[str, ...]] = {
     "mamba_ssm without blocks": ("inspect {mamba_none}", "n_layer=0"),
     "mamba_ssm with a field too many": ("inspect {mamba_field}", "n_layers"),
     "mamba_ssm without weights": ("inspect {mamba_bare}", "mamba_bare", "pytorch_model.bin"),
-    "an output that is a file": (f"{PRUNE} --remove 2 --out {{file}}", "--out", "name another one"),
+    "an output that is a file": (f"{PRUNE} --remove 2 --out {{file}}", "--out", "choose another one"),
     "an output that has files": (
         f"{PRUNE} --remove 2 --out {{full_directory}}",
-        "full_directory", "name another one",
+        "full_directory", "choose another one",
     ),
-    "the model as the output": (f"{PRUNE} --remove 2 --out {{model}}", "tiny-llama", "name another one"),
+    "the model as the output": (f"{PRUNE} --remove 2 --out {{model}}", "tiny-llama", "choose another one"),
     "an output below a file": (f"{PRUNE} --remove 2 --out {{file}}/out", "--out", "Not a directory"),
-    "an empty name as the output": (f"{PRUNE} --remove 2 --out ''", "--out .", "name another one"),
+    "an empty name as the output": (f"{PRUNE} --remove 2 --out ''", "--out .", "choose another one"),
     "a run below a file": (f"{PRUNE} --remove 2 --run {{file}}/run", "--run", "Not a directory"),
     "a run that is a file": (f"{SCORE} --run {{file}}", "--run", "Not a directory"),
     "a run inside the output": (
         f"{PRUNE} --remove 2 --run {{out}}/run",
-        "--run", "inside --out", "name another one",
+        "--run", "inside --out", "choose another one",
     ),
-    "a run at the output": (f"{PRUNE} --remove 2 --run {{out}}", "--run", "inside --out", "name another one"),
+    "a run at the output": (
+        f"{PRUNE} --remove 2 --run {{out}}",
+        "--run", "inside --out", "choose another one",
+    ),
     "a run of another model": (
         f"{SCORE} --run {{other_run}}",
-        "other_run", "'another'", "name another run directory",
+        "other_run", "'another'", "choose another --run",
     ),
     "a run with a damaged store": (
         f"{SCORE} --run {{damaged_run}}",
@@ -108,7 +111,7 @@ CASES: dict[str, tuple[str, ...]] = {
     ),
     "a run with a store that is a directory": (
         f"{SCORE} --run {{directory_run}}",
-        "directory_run", "unable to open", "name another --run",
+        "directory_run", "unable to open", "choose another --run",
     ),
     "no target": (PRUNE, "no target", "--remove N"),
     "nothing to remove": (f"{PRUNE} --remove 0", "remove", "0"),

@@ -225,7 +225,7 @@ def test_bad_tasks_are_refused_before_a_model_is_looked_for(
     (task_path.parent / "questions.jsonl").unlink()
     assert "cannot read the tasks quiz" in refused(["--tasks", "quiz", *path], capsys)
     monkeypatch.setattr("shapcut.measurement.lm_eval_tasks._INDICES", (False,))
-    assert "there is no task 'quis'; did you mean 'quiz'?" in refused(["--tasks", "quis", *path], capsys)
+    assert "unknown task 'quis'; did you mean 'quiz'?" in refused(["--tasks", "quis", *path], capsys)
     found = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "lm_eval" else found(name))
     assert "pip install 'shapcut[eval]'" in refused(["--tasks", "quiz", *path], capsys)

@@ -47,8 +47,8 @@ _CHECK_VOCABULARY = 32
 class HFDecoderAdapter(Adapter):
     """Blocks of the decoder-only families in `shapcut_adapters.transformers.families`.
 
-    Models must be in evaluation mode. What a model's blocks return, and how their calls can be replayed, is
-    probed once per model and cached with it.
+    Models must be in evaluation mode. The adapter probes once per model what its blocks return and whether
+    their calls can be replayed, and caches the answer with the model.
     """
 
     name: ClassVar[str] = "hf-decoder"

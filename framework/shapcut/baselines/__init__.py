@@ -1,1 +1,1 @@
-"""Published and simple ways to choose layers, on the same games and budgets as everything else."""
+"""Published and simple baselines, on the same games and budgets as other methods."""

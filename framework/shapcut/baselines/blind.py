@@ -1,4 +1,4 @@
-"""Estimators that ignore the game: the bar that every method must clear."""
+"""Baseline estimators that ignore the game."""
 
 import numpy as np
 

@@ -1,1 +1,1 @@
-"""Several methods on one bench."""
+"""Comparison of methods at equal budgets."""

@@ -1,4 +1,4 @@
-"""Several methods at one budget, on one model and one text, judged on text that none of them has seen."""
+"""Compare methods at one budget on one model, by perplexity on held-out text."""
 
 import hashlib
 import json
@@ -28,12 +28,12 @@ from shapcut.support.run_directory import Run, open_run, require_run_directory
 
 @dataclass(frozen=True, slots=True)
 class HeldOutText:
-    """A text that methods are judged on: its first windows.
+    """The text on whose first windows methods are evaluated.
 
     Attributes:
-        source: as for calibration text, but another one.
-        samples: windows.
-        sequence_length: tokens a window.
+        source: a text source other than the calibration text.
+        samples: number of windows.
+        sequence_length: tokens per window.
     """
 
     source: str
@@ -41,18 +41,18 @@ class HeldOutText:
     sequence_length: int
 
     def check(self, calibration: str) -> None:
-        """Refuse, before a model is loaded, what cannot be used.
+        """Check the text before a model is loaded.
 
         Raises:
-            InputError: if it cannot be read, or is the calibration text.
+            InputError: if the text cannot be read or is the calibration text.
         """
         same = self.source == calibration or (
             Path(self.source).exists() and Path(self.source).resolve() == Path(calibration).resolve()
         )
         if same or self.source == BUILTIN == calibration:
             raise InputError(
-                f"--held-out {self.source} is the calibration text; leave it out and the last quarter of "
-                "that text is held out"
+                f"--held-out {self.source} is the calibration text; choose another text, or omit the option "
+                "to hold out the last quarter of the calibration text"
             )
         check_source(self.source)
         check_size(self.samples, self.sequence_length)
@@ -70,11 +70,11 @@ class HeldOutText:
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """What came out.
+    """The result of a comparison.
 
     Attributes:
-        facts: model, text and dense perplexity, as plain data.
-        rows: one for each method, number of players to remove and seed.
+        facts: model, text and perplexity of the whole model, as plain data.
+        rows: one row per method, number of players to remove, and seed.
     """
 
     facts: dict[str, Any]
@@ -96,24 +96,24 @@ def compare(
     held_out: HeldOutText | None = None,
     reporter: Reporter | None = None,
 ) -> Comparison:
-    """Let several methods choose on the same calibration windows, and measure what they chose.
+    """Run several methods on the same calibration windows and evaluate their choices on held-out text.
 
-    Coalitions are measured once for all methods and kept in the run directory; a killed comparison started
-    again repeats no evaluation that was stored and no row that was written.
+    All methods share the measured coalitions, which are stored in the run directory. A resumed comparison
+    repeats no stored evaluation and no finished row.
 
     Args:
-        recipe: model, text and budget; its target, estimator and selector are not used.
-        methods: who takes part.
-        targets: recipes of which each says how much to remove.
-        seeds: each chooses calibration windows and is every method's source of randomness.
-        run_directory: where evaluations and results are kept.
+        recipe: model, text and budget; its target, estimator and selector are ignored.
+        methods: the methods to compare.
+        targets: recipes, each with an amount to remove.
+        seeds: seeds of the calibration windows and of every method; all methods run once per seed.
+        run_directory: directory for evaluations and results.
         host: the plugins.
-        held_out: what the methods are judged on; None: the last quarter of the calibration text.
-        reporter: told what is done.
+        held_out: text to evaluate on; None: the last quarter of the calibration text.
+        reporter: reports progress.
 
     Raises:
-        InputError: if something asked for is wrong; found before any evaluation. A method that finds only
-            later that it cannot work here gets a row that says why.
+        InputError: if an argument is invalid, before any evaluation. A method that fails later gets a row
+            with the reason.
     """
     for contestant in methods:
         host.estimators.create(contestant.method.estimator)
@@ -148,7 +148,7 @@ def _continued(
     judge: HeldOutGame,
     run: Run,
 ) -> Comparison:
-    """The comparison with the rows of one seed, each written when it is known."""
+    """The comparison with the rows of one seed; writes each row when it is finished."""
     finished = read_rows(run.rows)
     for contestant, size in entries:
         key = _key(contest.identity(contestant, size), comparison.facts)
@@ -161,7 +161,7 @@ def _continued(
 
 
 def _key(identity: dict[str, Any], facts: dict[str, Any]) -> str:
-    """Equal for rows that must come out equal."""
+    """A digest of everything that determines a row."""
     content = json.dumps([identity, facts["text"]["held_out_fingerprint"]], sort_keys=True)
     return hashlib.sha256(content.encode()).hexdigest()
 

@@ -1,4 +1,4 @@
-"""Runs the methods of a comparison: one seed's windows, one store, one account per method."""
+"""Run the methods of a comparison on one seed's windows, with one cost account per method."""
 
 import hashlib
 import json
@@ -30,7 +30,7 @@ from shapcut.valuation.utilities import LogLikelihood, TokenUtility
 
 
 def stored(game: ModelGame, store: EvaluationStore, observe: Observer | None = None) -> StoredGame:
-    """The game in a store that several games share, named by its fingerprint."""
+    """Keep a game in a store shared by several games, under a name made from its fingerprint."""
     fingerprint = game.fingerprint()
     digest = hashlib.sha256(json.dumps(fingerprint, sort_keys=True).encode()).hexdigest()
     name = f"{game.utility.name} {digest[:16]}"
@@ -38,7 +38,7 @@ def stored(game: ModelGame, store: EvaluationStore, observe: Observer | None = N
 
 
 class HeldOutGame:
-    """Perplexity on text that no method sees, in the model's own dtype; each set is measured once."""
+    """Perplexity on held-out text in the model's own dtype; each set is measured once."""
 
     def __init__(self, session: Session, store: EvaluationStore) -> None:
         game = session.game
@@ -103,7 +103,7 @@ class Contest:
         }
 
     def row(self, contestant: Contestant, n_remove: int, key: str) -> ResultRow:
-        """Run a method; the row lacks its result on held-out text."""
+        """Run a method and return its row, without held-out perplexity."""
         method = contestant.method
         utility = method.utility or self._session.recipe.utility
         budget = self._budget(contestant, n_remove)
@@ -118,7 +118,7 @@ class Contest:
             n_remove=n_remove,
             seed=self.seed,
         )
-        self._reporter.say(f"{contestant.label}: {n_remove} removed, seed {self.seed}")
+        self._reporter.say(f"{contestant.label}: removing {n_remove}, seed {self.seed}")
         try:
             with self._reporter.counting(contestant.label, budget) as count:
                 return row.model_copy(update=self._played(contestant, budget, n_remove, count))
@@ -133,7 +133,7 @@ class Contest:
         games = [kept, *(stored(part, self._store, self._announce) for part in parts)]
         finals = [MeteredGame(part, cost=metered.cost) for part in games[1:]]
         if budget and isinstance(game.utility, TokenUtility):
-            _ = game.evaluator  # set up once for all methods and charged to none
+            _ = game.evaluator  # set up before the clock starts, once for all methods
         begin = time.monotonic()
         with kept.observed_by(lambda *_: count(math.floor(kept.measured_in_all()))):
             plan = self._chosen(contestant, metered, finals, n_remove)
@@ -171,7 +171,7 @@ class Contest:
         return contestant.evaluations(candidates, n_remove, self._session.recipe.budget)
 
     def _played_on(self, contestant: Contestant) -> ModelGame:
-        """The game that a method measures in."""
+        """The game that a method runs in."""
         method = contestant.method
         game = self._game(method.utility or self._session.recipe.utility)
         return game if method.windows is None else game.narrowed(method.windows * game.input_ids.shape[1])

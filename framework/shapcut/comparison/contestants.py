@@ -1,4 +1,4 @@
-"""The methods that a comparison sets against each other."""
+"""The methods of a comparison."""
 
 import re
 from dataclasses import dataclass
@@ -12,12 +12,12 @@ _CONTINUES = re.compile(r"\s*\w+=")
 
 @dataclass(frozen=True, slots=True)
 class Contestant:
-    """A method with the budget that it has in a comparison.
+    """A method and its budget in a comparison.
 
     Attributes:
-        label: what the user wrote.
+        label: the method as the user wrote it.
         method: the method.
-        budget: coalitions that it may measure; None: what the comparison gives.
+        budget: maximum number of coalitions; None: the comparison's budget, or as many as the method needs.
     """
 
     label: str
@@ -32,13 +32,13 @@ class Contestant:
 
 
 def parse_methods(text: str) -> tuple[Contestant, ...]:
-    """Methods separated by commas: ``NAME`` or ``ESTIMATOR+SELECTOR``, each with ``@BUDGET`` if wanted.
+    """Parse a list of methods, ``NAME`` or ``ESTIMATOR+SELECTOR``, each with an optional ``@BUDGET``.
 
-    Options of an estimator or selector may follow a colon; their commas are told from those between methods
-    by what comes after them: ``surrogate:share=0.5,focus=2+search@300,greedy`` are two methods.
+    Estimators and selectors take options after a colon. A comma before ``key=`` continues the options:
+    ``surrogate:share=0.5,focus=2+search@300,greedy`` is two methods.
 
     Raises:
-        InputError: on an unknown name, an invalid budget, or a repeated method.
+        InputError: if a name is unknown, a budget is invalid, or a method is repeated.
     """
     parts: list[str] = []
     for piece in text.split(","):
@@ -48,20 +48,18 @@ def parse_methods(text: str) -> tuple[Contestant, ...]:
             parts.append(piece)
     labels = [part.strip() for part in parts]
     if twice := sorted({label for label in labels if labels.count(label) > 1}):
-        raise InputError(f"--methods names {twice[0]!r} twice")
+        raise InputError(f"--methods contains {twice[0]!r} twice; remove one")
     return tuple(_contestant(label) for label in labels)
 
 
 def _contestant(label: str) -> Contestant:
     name, at, number = label.partition("@")
     if at and not (number.isdecimal() and int(number) > 0):
-        raise InputError(f"--methods {label!r}: after @ comes the number of coalitions, not {number!r}")
+        raise InputError(f"--methods {label!r}: {number!r} after @ is not a number of coalitions above 0")
     budget = int(number) if at else None
     estimator, plus, selector = name.partition("+")
     if plus and estimator and selector:
         return Contestant(label, Method(name, estimator, selector, None, None, "a combination"), budget)
     if name not in METHODS:
-        raise InputError(
-            f"unknown method {name!r}: {did_you_mean(name, METHODS)}; or write ESTIMATOR+SELECTOR"
-        )
+        raise InputError(f"unknown method {name!r}: {did_you_mean(name, METHODS)}; or use ESTIMATOR+SELECTOR")
     return Contestant(label, METHODS[name], budget)

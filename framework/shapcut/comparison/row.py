@@ -1,4 +1,4 @@
-"""One line of a comparison: what a method removed, what that is worth, and what finding it cost."""
+"""One row of a comparison: the removed players, their value and the cost of the search."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -13,25 +13,25 @@ class ResultRow(BaseModel):
     """The result of one method for one number of players and one seed.
 
     Attributes:
-        key: equal for rows that must come out equal; a resumed comparison takes them over.
-        method: as the user named it.
+        key: digest of everything that determines the row; a resumed comparison reuses rows by key.
+        method: the method as the user wrote it.
         estimator: ``NAME[:key=value,...]``.
         selector: ``NAME[:key=value,...]``.
-        utility: whose values it went by.
-        source: where the method was published.
-        budget: coalitions that it was allowed.
-        n_remove: how many players it removed.
-        seed: of the calibration windows and of all randomness.
-        removed: the players.
-        calibration_nats: loss per token without them on the calibration windows; None if it is not finite.
-        held_out_perplexity: on text that no method sees; None if it is not finite.
-        evaluations: distinct coalitions that it asked for, see `shapcut.game.cost.Cost`.
-        tokens: tokens that it processed.
-        block_tokens: tokens times the blocks that they went through.
-        seconds: as if it had been alone: what others had measured counts at its average duration.
-        seconds_elapsed: what it really took.
-        reason: why this set, in the method's words.
-        failure: why there is no result, or empty.
+        utility: the utility of the method's values.
+        source: publication of the method.
+        budget: maximum number of coalitions.
+        n_remove: number of players to remove.
+        seed: seed of the calibration windows and of the method.
+        removed: the removed players.
+        calibration_nats: loss per token on the calibration windows after removal; None if not finite.
+        held_out_perplexity: perplexity on held-out text after removal; None if not finite.
+        evaluations: distinct coalitions measured, see `shapcut.game.cost.Cost`.
+        tokens: tokens processed.
+        block_tokens: tokens times the blocks that they pass through.
+        seconds: time as if the method ran alone; a cached evaluation counts its mean duration.
+        seconds_elapsed: actual time.
+        reason: why the method chose this set.
+        failure: why there is no result; empty if there is one.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -61,7 +61,7 @@ _ROWS = TypeAdapter(tuple[ResultRow, ...])
 
 
 def read_rows(path: Path) -> dict[str, ResultRow]:
-    """Finished rows by their keys, without the failures; empty if there are none.
+    """Read the finished rows by key, without failures; empty if the file is missing.
 
     Raises:
         InputError: if the file cannot be read.
@@ -71,7 +71,7 @@ def read_rows(path: Path) -> dict[str, ResultRow]:
     try:
         rows = _ROWS.validate_json(path.read_bytes())
     except (OSError, ValidationError) as error:
-        raise InputError(f"{path} cannot be continued: it is damaged; name another --run") from error
+        raise InputError(f"{path} cannot be continued: it is damaged; choose another --run") from error
     return {row.key: row for row in rows if not row.failure}
 
 

@@ -95,7 +95,7 @@ class MonteCarloEstimator(Estimator):
 
     @abstractmethod
     def sample(self, walker: "Walker", rng: np.random.Generator) -> "Summary":
-        """Measure coalitions within the budget; return how their values become contributions."""
+        """Measure coalitions within the budget and summarise their marginal contributions."""
 
 
 class Summary(ABC):
@@ -112,7 +112,7 @@ class Summary(ABC):
 
 
 class Walker:
-    """Measures orders of arrival, after the coalition of all players and that of the fixed players only."""
+    """Measures permutations, after the coalitions of all players and of the fixed players only."""
 
     def __init__(self, game: BudgetedGame) -> None:
         self.game = game
@@ -161,7 +161,7 @@ class Walker:
 
 
 def spend_rest(game: BudgetedGame, rng: np.random.Generator) -> None:
-    """Spend a remainder that is too small for another sample on coalitions for the selector."""
+    """Spend a remainder that is too small for another sample on coalitions for a selector."""
     if game.remaining:
         drawn = ShapleySampler(generations=0).sample(game.players, game.spent + game.remaining, rng)
         game.values(not_among(drawn, set(keys(game.evaluated()[0])))[: game.remaining])

@@ -1,4 +1,4 @@
-"""The paper's surrogate network: the one piece of game mathematics that needs torch."""
+"""The paper's surrogate network."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -16,11 +16,11 @@ _ROWS_AT_ONCE = 8_192
 
 
 class NetworkSurrogate(Surrogate):
-    """Linear(n, 2n), CELU, Linear(2n, 1), sigmoid; trained as arXiv 2602.07804 does.
+    """Linear(n, 2n), CELU, Linear(2n, 1), sigmoid; trained as in arXiv 2602.07804.
 
     SGD with learning rate 0.008, momentum 0.9, batches of 300, 300 epochs, a step decay of 0.1 every 100,
-    mean squared error. Unlike the reference's, the sigmoid spans the range of the data with some headroom,
-    so that values above 1 (or below 0, for other utilities) can be represented.
+    mean squared error. Unlike in the reference, the sigmoid spans the range of the data with some headroom,
+    to represent values above 1 (or below 0, for other utilities).
 
     Args:
         generator: source of the initial weights and of the order of batches.
@@ -100,7 +100,7 @@ class NetworkSurrogate(Surrogate):
         yield from torch.split(order, self.batch_size)
 
     def _fresh_network(self, n_players: int) -> nn.Sequential:
-        blank: Any = nn.utils.skip_init  # otherwise the global generator would be drawn from
+        blank: Any = nn.utils.skip_init  # leaves the global generator alone
         first, second = blank(nn.Linear, n_players, 2 * n_players), blank(nn.Linear, 2 * n_players, 1)
         network = nn.Sequential(first, nn.CELU(), second, nn.Sigmoid())
         for layer in network.modules():

@@ -1,4 +1,4 @@
-"""Shapley values from random orders of arrival, each taken forwards and backwards."""
+"""Shapley values from random permutations and their reverses."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -19,19 +19,19 @@ from shapcut.game.coalitions import Values
 
 
 class PermutationEstimator(MonteCarloEstimator):
-    """Mean marginal contribution over orders of arrival (Castro et al., 2009), in antithetic pairs.
+    """Mean marginal contribution over random permutations (Castro et al., 2009), in antithetic pairs.
 
-    An order and its reverse put each player at opposite ends, so their errors partly cancel (Mitchell et
+    A permutation and its reverse put each player at opposite ends, so their errors partly cancel (Mitchell et
     al., *Sampling permutations for Shapley value estimation*, 2022). Contributions add up to the value of
-    everybody minus that of nobody, and standard errors are those of the mean over pairs. Evaluations that no
-    whole pair fits into go to a single order, and the last few to coalitions that only a selector uses.
+    all players minus the value of none. Standard errors are of the mean over pairs. A remainder of the budget
+    that is too small for a pair pays for a single permutation, then for coalitions that only a selector uses.
     """
 
     name = "permutation"
-    weighting = "the Shapley weights, sampled orders of arrival and their reverses"
+    weighting = "the Shapley weights, sampled permutations and their reverses"
 
     def sample(self, walker: Walker, rng: np.random.Generator) -> "PairSummary":
-        """As many pairs as can be paid, and one single order if that can."""
+        """Walk as many pairs as the budget allows, then one permutation if it fits."""
         budget = walker.game.budget
         pairs = walker.affordable(_pairs(walker.n, rng), budget, budget)
         samples = [walker.walk(np.vstack(pairs))] if pairs else []
@@ -42,11 +42,11 @@ class PermutationEstimator(MonteCarloEstimator):
 
 @dataclass(frozen=True, slots=True)
 class PairSummary(Summary):
-    """The mean over pairs of orders, of which a last single one counts half.
+    """The mean over pairs of permutations; a single last one counts half.
 
     Attributes:
-        marginals: of ``2 * pairs`` orders and perhaps one more.
-        pairs: how many pairs there are.
+        marginals: samples from ``2 * pairs`` permutations, or one more.
+        pairs: number of pairs.
         n: number of removable players.
     """
 

@@ -1,4 +1,4 @@
-"""Surrogates: cheap models of a game's value, fitted to measured coalitions."""
+"""The quadratic surrogate, a Gaussian process over coalitions."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -19,11 +19,11 @@ class Scales:
     """Prior variances of `QuadraticSurrogate`, in units of the squared spread of the data.
 
     Attributes:
-        player: of a player's own effect around the common one.
-        pair: of a pair's interaction around the common one.
-        common_player: of the effect that all players share.
-        common_pair: of the interaction that all pairs share.
-        noise: of what degree two cannot express, for coalitions as good as the best.
+        player: a player's effect, around the common effect.
+        pair: a pair's interaction, around the common interaction.
+        common_player: the effect common to all players.
+        common_pair: the interaction common to all pairs.
+        noise: the residual of the polynomial at the best coalition.
     """
 
     player: float
@@ -36,14 +36,14 @@ class Scales:
 _START = np.log([0.1, 0.01, 0.1, 0.01, 0.01])
 _BOUNDS = [(-14.0, 5.0)] * 5
 _WITHOUT_PAIRS = [*_BOUNDS[:4], _BOUNDS[4][:1] * 2]
-"""Of data in which no two players are absent together: one effect each, which noise could explain as well."""
+"""Bounds if no coalition lacks two players: noise is fixed, as it could explain every effect."""
 
 _INTERCEPT_VARIANCE = 10.0
 
 
 @dataclass(frozen=True, slots=True)
 class Polynomial:
-    """A polynomial of degree two in who is absent: ``linear @ x + 1/2 x @ pairs @ x``, up to a constant.
+    """A polynomial of absence indicators: ``linear @ x + 1/2 x @ pairs @ x``, up to a constant.
 
     Attributes:
         linear: shape (n,).
@@ -61,12 +61,12 @@ class Polynomial:
 
 
 class QuadraticSurrogate(Surrogate):
-    """Value as a polynomial of degree two in who is absent, with uncertainty.
+    """A Gaussian process whose functions are polynomials of degree two.
 
     ``f(S) = c + sum_i a_i x_i + sum_{i<j} b_ij x_i x_j`` with ``x = 1`` for an absent player, under a
     Gaussian prior on all coefficients whose scales maximise the evidence (Rasmussen and Williams, *Gaussian
-    Processes for Machine Learning*, section 5.4). Few measurements are enough: pairs never seen together
-    fall back to what pairs do on average.
+    Processes for Machine Learning*, section 5.4). Few measurements are enough: pairs that are never absent
+    together fall back to the mean interaction.
 
     A bad coalition tells little about good ones, so its deviation from degree two may be larger: the noise
     variance grows as ``exp(2 * damage / focus)``, damage being how far the value lies below the best.
@@ -88,7 +88,7 @@ class QuadraticSurrogate(Surrogate):
     def fit(
         self, coalitions: CoalitionMatrix, values: Values, scales: Scales | None = None
     ) -> "QuadraticSurrogate":
-        """Fit to finite values; ``scales`` of an earlier fit save the search for them."""
+        """Fit to finite values; pass ``scales`` of an earlier fit to skip their optimisation."""
         self._absent = (~coalitions).astype(np.float64)
         self._best = float(values.max())
         damage = self._best - values
@@ -126,8 +126,8 @@ class QuadraticSurrogate(Surrogate):
     def draw(self, rng: np.random.Generator) -> Polynomial:
         """A polynomial drawn from the posterior, for Thompson sampling.
 
-        A draw from the prior is corrected by what it gets wrong about the data (Matheron's rule; Wilson et
-        al., *Pathwise Conditioning of Gaussian Processes*, JMLR 2021).
+        Corrects a draw from the prior by its residuals at the data (Matheron's rule; Wilson et al.,
+        *Pathwise Conditioning of Gaussian Processes*, JMLR 2021).
         """
         scales, n = self._fitted_scales, self._absent.shape[1]
         linear = rng.normal(size=n) * scales.player**0.5 + rng.normal() * scales.common_player**0.5
@@ -141,7 +141,7 @@ class QuadraticSurrogate(Surrogate):
         return Polynomial(self._unit * (linear + correction[0]), self._unit * (pairs + correction[1]))
 
     def _coefficients(self, other: FloatArray | None = None) -> tuple[FloatArray, FloatArray]:
-        """Those of the combination of kernels at the data with the fit's weights, or with others."""
+        """Coefficients for the fit's kernel weights, or for ``other`` weights."""
         scales, absent = self._fitted_scales, self._absent
         weights = self._weights if other is None else other
         size = absent.sum(axis=1)
@@ -154,7 +154,7 @@ class QuadraticSurrogate(Surrogate):
     def shapley(self) -> tuple[FloatArray, FloatArray]:
         """Shapley values of ``f`` in closed form and their posterior standard deviations, each (n,).
 
-        ``phi_i = -a_i - 1/2 sum_j b_ij``: an absent partner is met half of the time.
+        ``phi_i = -a_i - 1/2 sum_j b_ij``: each partner is absent half of the time.
         """
         return self.contributions(0.5)
 
@@ -168,8 +168,7 @@ class QuadraticSurrogate(Surrogate):
 
         Args:
             absence: the probability.
-            removable: indices of the players that can be absent at all, the others' contributions being NaN;
-                None means all.
+            removable: indices of the removable players, the others get NaN; None means all.
 
         Returns:
             The contributions (n,) and their posterior standard deviations (n,).
@@ -182,7 +181,7 @@ class QuadraticSurrogate(Surrogate):
         return means, deviations
 
     def _contribution_deviations(self, absence: float, chosen: FloatArray) -> FloatArray:
-        """For the players whose absence indicators, shape (rows, chosen), are given; shape (chosen,)."""
+        """Posterior deviations, shape (k,), of k players with absence indicators (rows, k)."""
         scales, partners = self._fitted_scales, chosen.shape[1] - 1
         size = self._absent.sum(axis=1)
         others = chosen.sum(axis=1) - chosen.T

@@ -1,4 +1,4 @@
-"""How much contributions depend on which coalitions were drawn and on the choice of calibration text."""
+"""Robustness of contributions to the drawn coalitions and to the calibration text."""
 
 from dataclasses import replace
 from typing import Any
@@ -11,7 +11,7 @@ from shapcut.game.game import Measurements
 
 RESAMPLES, FEW_RESAMPLES = 32, 8
 MANY_COALITIONS = 2_000
-"""Above so many coalitions a refit takes seconds, and fewer resamples are drawn."""
+"""Above this number of coalitions a refit takes seconds, so fewer resamples are drawn."""
 
 _FEWEST_PLAYERS = 3
 
@@ -19,12 +19,12 @@ _FEWEST_PLAYERS = 3
 def examined(
     contributions: Contributions, measurements: Measurements, rng: np.random.Generator
 ) -> Contributions:
-    """The contributions with their robustness; nothing is measured for it.
+    """Add robustness to contributions, without further measurements.
 
     Args:
-        contributions: what an estimator found.
-        measurements: of the contributions' coalitions, shape (n_coalitions, 3).
-        rng: of the resamples.
+        contributions: an estimator's result.
+        measurements: measurements of its coalitions, shape (n_coalitions, 3).
+        rng: source of the resamples.
     """
     if contributions.refit is None:
         return contributions
@@ -45,12 +45,12 @@ def examined(
 
 
 def kendall(left: NDArray[np.float64], right: NDArray[np.float64]) -> float | None:
-    """Kendall's tau-b between two rankings of the players that both know; None if it is undefined."""
+    """Kendall's tau-b over the players that are finite in both; None if undefined."""
     return _agreement("kendalltau", left, right)
 
 
 def spearman(left: NDArray[np.float64], right: NDArray[np.float64]) -> float | None:
-    """Spearman's rank correlation, likewise."""
+    """Spearman's rank correlation over the players that are finite in both; None if undefined."""
     return _agreement("spearmanr", left, right)
 
 
@@ -68,7 +68,7 @@ def _agreement(name: str, left: NDArray[np.float64], right: NDArray[np.float64])
 def _between_halves(
     contributions: Contributions, measurements: Measurements
 ) -> tuple[float | None, float | None, int]:
-    """Kendall, Spearman and the number of coalitions whose values on both halves are finite."""
+    """Kendall, Spearman, and the number of coalitions with finite values on both halves."""
     halves = measurements[:, 1:]
     usable = int(np.isfinite(halves).all(axis=1).sum())
     if contributions.refit is None or not usable:

@@ -20,14 +20,14 @@ class Sampler(ABC):
     """Draws coalitions of removable players; players that are not removable are always present."""
 
     weighting: str
-    """Which coalitions an average over samples weighs, and how: a sentence for people."""
+    """How an average over samples weighs coalitions, in words for the user."""
 
     @abstractmethod
     def draw(self, players: Sequence[Player], count: int, rng: np.random.Generator) -> CoalitionMatrix:
         """``count`` coalitions, repeats possible, shape (count, n_players)."""
 
     def sample(self, players: Sequence[Player], budget: int, rng: np.random.Generator) -> CoalitionMatrix:
-        """Up to ``budget`` distinct coalitions; fewer if there are no more to be found."""
+        """Up to ``budget`` distinct coalitions; fewer if no more are found."""
         found: CoalitionMatrix = np.empty((0, len(players)), dtype=np.bool_)
         for _ in range(_ATTEMPTS):
             if len(found) >= budget:
@@ -44,13 +44,13 @@ def removable(players: Sequence[Player]) -> NDArray[np.int64]:
 def siblings(
     candidates: NDArray[np.int64], absent: int, generations: int, rng: np.random.Generator
 ) -> list[NDArray[np.int64]]:
-    """Sets of absent players, each uniform among all of that size, that begin alike.
+    """Draw sets of absent players that share prefixes, each uniform among the sets of its size.
 
-    The first set is drawn uniformly. Each generation doubles the sets: every one gets a twin that agrees
-    with it on the first half of the players (three quarters in the next generation, and so on) and draws the
-    rest anew, uniformly among the choices that have the same size. Given where a uniform set begins, its
-    rest is uniform, so each sibling is uniform by itself: averages over siblings are unbiased, only less
-    independent than as many separate draws.
+    The first set is drawn uniformly. Each generation doubles the number of sets: every set gets a twin that
+    agrees with it on the first half of the players (three quarters in the next generation, and so on) and
+    redraws the rest uniformly at the same size. Given the beginning of a uniform set, its rest is uniform,
+    so each sibling is uniform by itself. Averages over siblings are unbiased, but siblings are not
+    independent.
 
     Args:
         candidates: players that may be absent, in the order in which they run.
@@ -83,7 +83,7 @@ class StratifiedSampler(Sampler):
 
     @property
     def weighting(self) -> str:  # type: ignore[override]
-        """Fixed strata are not the Shapley weights, and the sentence says so."""
+        """The strata, and that they are not the Shapley weights."""
         sizes = "sizes scaled from the paper's" if self.sizes is None else f"sizes {list(self.sizes)}"
         return f"uniform over a few strata ({sizes}), uniform within; not the Shapley weights"
 
@@ -99,7 +99,7 @@ class StratifiedSampler(Sampler):
         if not absences:
             raise InputError(
                 f"no coalition of {n} players, {len(candidates)} of them removable, has one of the sizes "
-                f"{self.present_sizes(n)}; name other sizes or another sampler"
+                f"{self.present_sizes(n)}; choose other sizes or another sampler"
             )
         families = (
             siblings(candidates, absences[family % len(absences)], self.generations, rng)
@@ -137,10 +137,10 @@ class ShapleySampler(Sampler):
 
 
 class GuidedSampler(Sampler):
-    """Coalitions that a cheap first look says are promising: near the target size, harmless players absent.
+    """Coalitions near the target size that mostly lack harmless players.
 
     Absent players are drawn without replacement with probability proportional to ``exp(-damage /
-    temperature)`` (Gumbel top-k), so that sets a pruner would consider are common, and fatal ones rare.
+    temperature)`` (Gumbel top-k), so fatal sets are rare.
 
     Args:
         damage: loss of value when each player alone is absent, shape (n_players,).
@@ -155,7 +155,7 @@ class GuidedSampler(Sampler):
 
     @property
     def weighting(self) -> str:  # type: ignore[override]
-        """What the draws favour."""
+        """The coalitions that the draws favour."""
         return (
             f"coalitions lacking 2 to {self.largest} players, harmless ones preferred: "
             "a description of the neighbourhood of the target, not the Shapley weights"

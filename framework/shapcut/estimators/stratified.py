@@ -1,4 +1,4 @@
-"""Shapley values from marginal contributions sampled separately for every size of what a player joins."""
+"""Shapley values from marginal contributions, stratified by player and coalition size."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ from shapcut.estimators.marginals import (
 from shapcut.game.coalitions import Values, without
 
 FIRST_STAGE = 0.5
-"""Part of the budget spread evenly over strata (more, if they would not all be met); tells how they vary."""
+"""Share of the budget spread over strata to estimate their variances; enough to meet each if possible."""
 
 
 class StratifiedEstimator(MonteCarloEstimator):
@@ -26,8 +26,8 @@ class StratifiedEstimator(MonteCarloEstimator):
     A stratum is a player and the size of the coalition that it joins; the Shapley value is the mean over
     sizes of the strata's means. The first stage walks the rotations of random orders, which together meet
     every stratum once for one evaluation a sample. The second gives the rest of the budget to the strata that
-    vary most (Neyman allocation), two evaluations a sample. Sizes that a budget of fewer than about n^2
-    coalitions has not met are left out of the mean, which then is not unbiased.
+    vary most (Neyman allocation), two evaluations a sample. With a budget below about n^2 coalitions some
+    strata are never met; the mean leaves them out and is then biased.
     """
 
     name = "stratified"
@@ -77,7 +77,7 @@ class StrataSummary(Summary):
     def strata(self, found: Values) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
         """Means, variances and counts of the finite samples, each (players, sizes).
 
-        The variance of a stratum that was met once is taken to be the mean of the player's others.
+        A stratum with one sample gets the mean variance of the player's other strata.
         """
         known = ~np.isnan(found)
         stratum = (self.marginals.player * self.n + self.marginals.size)[known]
@@ -112,7 +112,7 @@ def _deviations(summary: StrataSummary, walker: Walker) -> NDArray[np.float64]:
 
 
 def _draw(walker: Walker, deviations: NDArray[np.float64], count: int, rng: np.random.Generator) -> Marginals:
-    """Single samples, as many in each stratum as its deviation asks for."""
+    """Single samples, allocated to strata in proportion to their deviations."""
     n, total = walker.n, deviations.sum()
     chances = deviations / total if total > 0 else np.full(n * n, 1 / (n * n))
     stratum = np.repeat(np.arange(n * n), rng.multinomial(count, chances))

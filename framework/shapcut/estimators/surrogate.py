@@ -49,7 +49,7 @@ class SurrogateEstimator(Estimator):
         self.sampler = sampler
 
     def estimate(self, problem: EstimationProblem) -> Contributions:
-        """See `Estimator.estimate`; the budget must cover one coalition a removable player, and one more.
+        """See `Estimator.estimate`; the budget must cover one coalition per removable player, plus one.
 
         Raises:
             ShapcutError: if no coalition has a finite value.

@@ -1,1 +1,1 @@
-"""The checkpoint: written, verified, described."""
+"""Write, verify and describe the checkpoint."""

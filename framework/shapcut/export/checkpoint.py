@@ -28,7 +28,7 @@ class CheckpointReport:
     """A written checkpoint and its agreement with the bypassed original.
 
     Attributes:
-        directory: of the checkpoint.
+        directory: the checkpoint's directory.
         weight_bytes: size of the weight files.
         total_bytes: size of all files.
         max_difference: largest absolute difference from the expected logits.
@@ -66,7 +66,7 @@ def write_checkpoint(
         model: the pruned model.
         tokenizer: its tokenizer, or None.
         out: a new or empty directory.
-        plan: what was removed; written as plan.json.
+        plan: the removal plan, written as plan.json.
         recipe_text: written as recipe.yaml.
         card: written as README.md.
         verify_ids: token ids, shape (batch, length).

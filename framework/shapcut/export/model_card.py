@@ -27,10 +27,10 @@ class CardFacts:
     """The facts that a model card states.
 
     Attributes:
-        name: of the pruned model.
+        name: name of the pruned model.
         base_model: hub id of the original, named in the front matter; a local name appears in the text only.
-        plan: what was removed.
-        calibration: the text that the selection was made on.
+        plan: the removal plan.
+        calibration: the calibration text.
         held_out: the text of both perplexities.
         before: figures of the original.
         after: figures of the pruned model.
@@ -120,7 +120,7 @@ def _front_matter(facts: CardFacts) -> dict[str, Any]:
 def license_of(checkpoint: Path | None) -> dict[str, str]:
     """The license fields of the README.md in a checkpoint's directory; empty if there are none.
 
-    The page is another author's: an odd one is no reason to stop, whatever is wrong with it.
+    Another author wrote the file, so a malformed one is ignored.
     """
     card = checkpoint / "README.md" if checkpoint is not None and checkpoint.is_dir() else None
     try:

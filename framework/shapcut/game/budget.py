@@ -1,4 +1,4 @@
-"""Games that count, and limit, the coalitions asked for."""
+"""Games that count and limit the coalitions measured."""
 
 from math import floor
 from typing import Protocol, runtime_checkable
@@ -51,7 +51,7 @@ class MeteredGame(WrappedGame):
         return access.charged_to(self.cost) if isinstance(access, Charged) else access
 
     def narrowed(self, tokens: int) -> Game:
-        """The narrower game on the same account; its coalitions count as their share of the tokens."""
+        """The narrower game on the same account; each coalition counts as its share of the tokens."""
         narrower = self.game.narrowed(tokens)
         if narrower is self.game:
             return self
@@ -79,7 +79,7 @@ class MeteredGame(WrappedGame):
         return np.array([self._seen[name] for name in names], dtype=np.float64).reshape(-1, 3)
 
     def spend(self, evaluations: float) -> None:
-        """Called before new evaluations; a narrower game charges fractions to the whole one."""
+        """Charge new evaluations before they are made; a narrower game charges fractions to the whole one."""
         if self._whole is not None:
             self._whole.spend(evaluations * self.tokens / self._whole.tokens)
 
@@ -112,6 +112,6 @@ class BudgetedGame(MeteredGame):
         left = self.budget - self._used
         if evaluations > left + _ROUNDING:
             raise BudgetExceededError(
-                f"{evaluations:g} new coalitions asked for, {left:g} of a budget of {self.budget} are left"
+                f"cannot measure {evaluations:g} new coalitions: {left:g} left of a budget of {self.budget}"
             )
         self._used += evaluations

@@ -156,7 +156,7 @@ class Contributions:
         return np.nan_to_num(self.values, nan=np.inf)
 
     def ranking(self) -> list[int]:
-        """Players by contribution, lowest first; equals by index, unknown ones last."""
+        """Players by contribution, lowest first; ties by index, unknown ones last."""
         order: list[int] = np.argsort(self.removal_costs, kind="stable").tolist()
         return order
 

@@ -1,20 +1,20 @@
-"""What a method has cost, counted in the same way for every method."""
+"""The cost of a method, counted in the same way for every method."""
 
 from dataclasses import asdict, dataclass
 
 FORWARD_AND_BACKWARD = 3
-"""A backward pass does about twice the work of the forward pass that it belongs to."""
+"""Cost of a forward and a backward pass, in forward passes."""
 
 
 @dataclass(slots=True)
 class Cost:
-    """Work that a method has asked for, as if it had been alone: nothing is free because others asked before.
+    """Work charged as if the method ran alone; values that another method measured before still count.
 
     Attributes:
-        evaluations: distinct coalitions measured; one that was measured on several texts counts for each.
-        tokens: tokens processed: a coalition that is valued on T tokens counts T, so does a forward pass of
-            the whole model over them; forward and backward together count 3 T.
-        block_tokens: tokens times the blocks that they went through, without any sharing of prefixes.
+        evaluations: distinct coalitions measured; a coalition counts once for each text.
+        tokens: tokens processed. A coalition valued on T tokens counts T, as does a forward pass of the
+            whole model over T tokens; a forward and a backward pass count 3 T.
+        block_tokens: tokens times the blocks that they pass through, as if no prefixes were shared.
     """
 
     evaluations: int = 0
@@ -22,19 +22,19 @@ class Cost:
     block_tokens: int = 0
 
     def add_evaluations(self, count: int, present: int, tokens: int) -> None:
-        """Coalitions were measured.
+        """Charge measured coalitions.
 
         Args:
-            count: how many.
+            count: number of coalitions.
             present: players that ran, summed over the coalitions.
-            tokens: tokens that each was valued on.
+            tokens: tokens that each coalition was valued on.
         """
         self.evaluations += count
         self.tokens += count * tokens
         self.block_tokens += present * tokens
 
     def add_pass(self, tokens: int, blocks: int, *, times: int = 1) -> None:
-        """The whole model read ``tokens`` tokens in its ``blocks`` blocks, outside any coalition."""
+        """Charge ``times`` passes of ``tokens`` tokens through all ``blocks`` blocks of the model."""
         self.tokens += times * tokens
         self.block_tokens += times * tokens * blocks
 

@@ -1,4 +1,4 @@
-"""Finding sets of players that may be removed together where most sets may not."""
+"""Search for sets of players that may be removed together, where few sets may."""
 
 from collections.abc import Callable, Collection, Iterator, Sequence
 from itertools import combinations
@@ -17,16 +17,16 @@ _QUESTIONS = 20_000
 def permitted_sets(
     candidates: Collection[int], n_remove: int, permits: Permits, count: int, rng: np.random.Generator
 ) -> list[tuple[int, ...]]:
-    """Different permitted sets of one size, in random order.
+    """Find distinct permitted sets of one size, in random order.
 
-    Random sets are tried first, then all sets if they are few (so that one is found if there is one), then
-    sets that are grown by a player, two players or a run of neighbours from smaller permitted ones.
+    Tries random sets first. Then, if there are few sets, it tries them all, which finds one if one exists;
+    otherwise it grows smaller permitted sets by one player, two players or a run of neighbours.
 
     Args:
         candidates: players that may be absent.
-        n_remove: the size.
+        n_remove: number of players in each set.
         permits: whether a set may be removed.
-        count: how many sets are wanted; fewer are returned if no more are found.
+        count: maximum number of sets.
         rng: source of all randomness.
     """
     order = np.array(sorted(candidates), dtype=np.int64)
@@ -58,14 +58,14 @@ def require_permitted(
     """Check that a set of this size may be removed.
 
     Raises:
-        InputError: if none was found; names sizes near it for which one was.
+        InputError: if none is found; the message lists nearby sizes for which one is.
     """
     if permitted_sets(candidates, n_remove, permits, 1, rng):
         return
     near = [size for size in range(max(1, n_remove - 4), n_remove + 5) if size != n_remove]
     possible = [size for size in near if permitted_sets(candidates, size, permits, 1, rng)]
-    advice = f"sets of {possible} players can" if possible else "nor of any number near it"
-    raise InputError(f"no set of {n_remove} players was found that this model can lose; {advice}")
+    advice = f"try one of the sizes {possible}" if possible else "no nearby size has one either"
+    raise InputError(f"found no set of {n_remove} players that can be removed from this model; {advice}")
 
 
 def _all_sets(players: Sequence[int], n_remove: int, rng: np.random.Generator) -> Iterator[tuple[int, ...]]:
@@ -77,7 +77,7 @@ def _all_sets(players: Sequence[int], n_remove: int, rng: np.random.Generator) -
 def _grown(
     players: Sequence[int], n_remove: int, permits: Permits, rng: np.random.Generator
 ) -> Iterator[tuple[int, ...]]:
-    """Sets of the wanted size, depth first from the empty set by permitted steps."""
+    """Sets of size ``n_remove``, grown depth first from the empty set through permitted sets."""
     waiting: list[tuple[int, ...]] = [()]
     asked = {()}
     while waiting and len(asked) < _QUESTIONS:
@@ -95,7 +95,7 @@ def _grown(
 
 
 def steps(present: Sequence[int], most: int) -> list[tuple[int, ...]]:
-    """Single players, pairs, and runs of players that are neighbours among those present."""
+    """Single players, pairs, and runs of up to ``most`` neighbours among the players present."""
     runs = [
         tuple(present[start : start + length])
         for length in range(1, most + 1)

@@ -1,4 +1,4 @@
-"""What a cooperative game is, apart from any model."""
+"""The interface of a cooperative game."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
@@ -14,7 +14,7 @@ Measurements = NDArray[np.float64]
 Unknown halves are NaN. The halves show how much the choice of text matters."""
 
 Parts = Iterator[tuple[NDArray[np.intp], NDArray[np.float64]]]
-"""Row numbers of a coalition matrix with the values or measurements of these rows; each row comes up once."""
+"""Row numbers of a coalition matrix with the values or measurements of these rows; each row appears once."""
 
 
 def as_measurements(found: NDArray[np.float64]) -> Measurements:
@@ -37,7 +37,7 @@ class Game(ABC):
 
     @abstractmethod
     def measurements(self, coalitions: CoalitionMatrix) -> Measurements:
-        """The value of each row, on all text and on two halves of it; `as_measurements` completes values."""
+        """The value of each row on all text and on two halves of it; see `as_measurements`."""
 
     def values(self, coalitions: CoalitionMatrix) -> Values:
         """The value of each row of a (n_coalitions, n_players) matrix; higher is better."""
@@ -65,7 +65,7 @@ class Game(ABC):
     def narrowed(self, tokens: int) -> "Game":  # noqa: ARG002 - for games that have tokens
         """This game on its first windows: at most ``tokens`` tokens, but at least one window.
 
-        Returns the game itself if it has no more tokens than that.
+        Returns the game itself if it is no larger.
         """
         return self
 
@@ -86,7 +86,7 @@ class WrappedGame(Game):
         return self.game.measurements(coalitions)
 
     def permits(self, absent: Sequence[int]) -> bool:
-        """The wrapped game's answer."""
+        """Whether the wrapped game permits this set."""
         return self.game.permits(absent)
 
     @property

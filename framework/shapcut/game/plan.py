@@ -1,4 +1,4 @@
-"""What is to be removed, as plain data that a person can read and a later command can carry out."""
+"""The removal plan: plain data that people can read and a later command can apply."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,20 +13,20 @@ Index = Annotated[int, Field(ge=0)]
 
 
 class RemovalPlan(BaseModel):
-    """Which players go and which stay; indices count the original model's players from 0.
+    """The players to remove and to keep; indices count the original model's players from 0.
 
     Attributes:
-        model_fingerprint: of the model that the plan was made for; empty if it is not tied to one.
+        model_fingerprint: fingerprint of the model to prune; empty if the plan is not tied to a model.
         granularity: what a player is.
         removed: players to remove, ascending.
-        kept: players that stay, ascending.
-        predicted_value: the surrogate's value of what stays, in the utility's unit.
-        measured_value: the game's value of what stays, or None if it was not measured.
+        kept: players to keep, ascending.
+        predicted_value: the surrogate's value of the kept players, in the utility's unit, or None.
+        measured_value: the measured value of the kept players, or None.
         full_value: the value of the whole model, or None.
-        final_value: the value on the larger sample that finalists were compared on, or None.
-        utility: name of the utility that the values are in.
-        method: estimator and selector that led here.
-        reason: one sentence on why this set.
+        final_value: the value on the larger sample on which finalists were compared, or None.
+        utility: name of the values' utility.
+        method: estimator and selector that chose the set.
+        reason: one sentence on why this set was chosen.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -55,16 +55,16 @@ class RemovalPlan(BaseModel):
 
     @classmethod
     def removing(cls, removed: Sequence[int], n_players: int, **fields: object) -> "RemovalPlan":
-        """A plan that removes these players of ``n_players``; other attributes by keyword.
+        """Create a plan that removes these of ``n_players`` players; other attributes by keyword.
 
         Raises:
-            InputError: if a player is removed that does not exist.
+            InputError: if a player does not exist.
         """
-        gone = sorted(removed)
-        if gone and gone[-1] >= n_players:
-            raise InputError(f"player {gone[-1]} cannot be removed: there are only {n_players}")
-        kept = [player for player in range(n_players) if player not in gone]
-        return cls.model_validate({"removed": tuple(gone), "kept": tuple(kept), **fields})
+        absent = sorted(removed)
+        if absent and absent[-1] >= n_players:
+            raise InputError(f"cannot remove player {absent[-1]}: the players are 0 to {n_players - 1}")
+        kept = [player for player in range(n_players) if player not in absent]
+        return cls.model_validate({"removed": tuple(absent), "kept": tuple(kept), **fields})
 
     def write(self, path: Path) -> None:
         """Write the plan as JSON, atomically."""

@@ -1,4 +1,4 @@
-"""Every evaluation kept: the resume point of a run."""
+"""An SQLite store of evaluations, from which a run resumes."""
 
 import json
 import sqlite3
@@ -21,10 +21,10 @@ CREATE TABLE IF NOT EXISTS games (name TEXT PRIMARY KEY, fingerprint TEXT NOT NU
 CREATE TABLE IF NOT EXISTS evaluations (
     game TEXT NOT NULL REFERENCES games (name),
     coalition BLOB NOT NULL,
-    value REAL,  -- NULL: not a number
-    first_half REAL,  -- on halves of the text; NULL: not a number, or not known
+    value REAL,  -- NULL: NaN
+    first_half REAL,  -- on each half of the text; NULL: NaN or unknown
     second_half REAL,
-    checksum INTEGER,  -- of all before it; NULL: written by an earlier version
+    checksum INTEGER,  -- of the columns above; NULL: written by an earlier version
     PRIMARY KEY (game, coalition)
 ) STRICT, WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS durations (
@@ -46,19 +46,20 @@ Numbers = tuple[float | None, ...]
 
 
 def _checksum(game: str, coalition: bytes, numbers: Numbers) -> int:
-    """What tells a row from one in which a bit has changed."""
+    """CRC-32 of a row, to detect flipped bits."""
     known = ["" if number is None else float(number).hex() for number in numbers]
     return zlib.crc32(b"\0".join([game.encode(), coalition, *(text.encode() for text in known)]))
 
 
 class EvaluationStore:
-    """Coalitions and their values in an SQLite file, each chunk committed as a whole.
+    """Coalitions and their values in an SQLite file; each chunk is one transaction.
 
-    One file may hold several games (scouts on few tokens, finalists on many), each with the fingerprint of
-    the model, data and utility that its values belong to.
+    One file may hold several games (on few tokens for the search, on many for the finalists), each with the
+    fingerprint of its model, data and utility.
 
     Raises:
-        InputError: here and later, if the file cannot be opened, read or written, or is no evaluation store.
+        InputError: here and in every method, if the file cannot be opened, read or written, or is not an
+            evaluation store.
     """
 
     def __init__(self, path: Path) -> None:
@@ -78,14 +79,14 @@ class EvaluationStore:
             raise
 
     def _add_columns(self) -> None:
-        """Give a file of an earlier version the columns that it lacks."""
+        """Add the columns that a file of an earlier version lacks."""
         columns = self._connection.execute("SELECT name FROM pragma_table_info('evaluations')").fetchall()
         for name, kind in _ADDED_COLUMNS.items():
             if (name,) not in columns:
                 self._connection.execute(f"ALTER TABLE evaluations ADD COLUMN {name} {kind}")
 
     def _check_structure(self) -> None:
-        """Let SQLite look for damage: a lookup might go past it and take stored values for missing ones."""
+        """Run SQLite's integrity check: in a damaged file, a lookup can miss stored values."""
         found = self._connection.execute("PRAGMA quick_check(1)").fetchone()[0]
         if found != "ok":
             raise sqlite3.DatabaseError(found)
@@ -96,12 +97,12 @@ class EvaluationStore:
             yield
         except sqlite3.OperationalError as error:  # such as a full disk
             raise InputError(
-                f"cannot use the evaluation store {self.path}: {error}; put that right or name another --run"
+                f"cannot use the evaluation store {self.path}: {error}; fix the cause or choose another --run"
             ) from error
         except (sqlite3.Error, ValueError, TypeError, OverflowError) as error:
             raise InputError(
                 f"cannot use the evaluation store {self.path}: it is damaged ({error}); restore it, "
-                "or move it away and everything is measured again"
+                "or move it away to measure everything again"
             ) from error
 
     def close(self) -> None:
@@ -112,7 +113,8 @@ class EvaluationStore:
         """Start or continue a game.
 
         Raises:
-            StoreMismatchError: if the store holds that game for something else; both fingerprints are named.
+            StoreMismatchError: if the store holds this game with another fingerprint; the message shows the
+                differences.
         """
         text = json.dumps(dict(fingerprint), sort_keys=True)
         with self._named_errors():
@@ -126,11 +128,11 @@ class EvaluationStore:
             differing = sorted(k for k in {*stored, *wanted} if stored.get(k) != wanted.get(k))
             was, now = ({key: side.get(key) for key in differing} for side in (stored, wanted))
             raise StoreMismatchError(
-                f"{self.path} belongs to another run: stored {was}, wanted {now}; name another run directory"
+                f"{self.path} belongs to another run: stored {was}, expected {now}; choose another --run"
             )
 
     def lookup(self, name: str, coalitions: CoalitionMatrix) -> dict[bytes, list[float]]:
-        """The stored measurements among the given rows, by packed coalition."""
+        """Stored measurements of the given rows, by packed coalition; skips and counts damaged ones."""
         query = (
             "SELECT value, first_half, second_half, checksum FROM evaluations "
             "WHERE game = ? AND coalition = ?"
@@ -151,13 +153,13 @@ class EvaluationStore:
     def add(
         self, name: str, coalitions: CoalitionMatrix, found: Values | Measurements, seconds: float = 0.0
     ) -> None:
-        """Store a chunk, all of it or nothing; NaN and infinity are stored as such.
+        """Store a chunk in one transaction; non-finite values are kept.
 
         Args:
-            name: the game's.
+            name: the game's name.
             coalitions: the chunk.
             found: its values or measurements.
-            seconds: what measuring it took.
+            seconds: the time that measuring it took.
         """
         rows = []
         for key, numbers in zip(keys(coalitions), as_measurements(found).tolist(), strict=True):
@@ -173,21 +175,21 @@ class EvaluationStore:
             )
 
     def seconds_per_evaluation(self, name: str) -> float:
-        """What measuring one coalition of a game has taken on average; 0 if nothing was measured."""
+        """Mean time to measure one coalition of a game; 0 if none was measured."""
         query = "SELECT seconds / evaluations FROM durations WHERE game = ? AND evaluations > 0"
         with self._named_errors():
             row = self._connection.execute(query, (name,)).fetchone()
         return 0.0 if row is None else float(row[0])
 
     def measured(self, name: str) -> int:
-        """How many evaluations of a game have been made, by all starts together; `count` if none twice."""
+        """Number of evaluations of a game over all starts; equals `count` if none was repeated."""
         query = "SELECT evaluations FROM durations WHERE game = ?"
         with self._named_errors():
             row = self._connection.execute(query, (name,)).fetchone()
         return 0 if row is None else int(row[0])
 
     def count(self, name: str) -> int:
-        """How many evaluations of a game are stored."""
+        """Number of stored evaluations of a game."""
         with self._named_errors():
             found = self._connection.execute("SELECT COUNT(*) FROM evaluations WHERE game = ?", (name,))
             return int(found.fetchone()[0])

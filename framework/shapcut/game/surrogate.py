@@ -1,4 +1,4 @@
-"""The interface of a surrogate of the value."""
+"""The interface of a surrogate."""
 
 from abc import ABC, abstractmethod
 from typing import Protocol
@@ -7,10 +7,10 @@ from shapcut.game.coalitions import CoalitionMatrix, Values
 
 
 class Predictor(Protocol):
-    """Something that says what coalitions are worth."""
+    """Predicts the value of coalitions."""
 
     def predict(self, coalitions: CoalitionMatrix) -> Values:
-        """The value of each row."""
+        """The predicted value of each row."""
 
 
 class Surrogate(ABC):
@@ -18,8 +18,8 @@ class Surrogate(ABC):
 
     @abstractmethod
     def fit(self, coalitions: CoalitionMatrix, values: Values) -> "Surrogate":
-        """Fit to finite values; returns itself."""
+        """Fit to finite values and return self."""
 
     @abstractmethod
     def predict(self, coalitions: CoalitionMatrix) -> Values:
-        """The surrogate's value of each row."""
+        """The predicted value of each row."""

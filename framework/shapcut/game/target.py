@@ -1,4 +1,4 @@
-"""How much is to be removed: a number of players, or a sum of what they cost."""
+"""The target of pruning: a number of players to remove, or a sum of their costs."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -17,14 +17,14 @@ _ROUNDING = 1e-9
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """Sets of players reach it whose costs add up to what is needed.
+    """A target, reached by each set of players whose costs add up to at least ``needed``.
 
     Attributes:
-        costs: what is gained by removing each player; 0 for those that are not removable.
-        needed: the sum to be reached, in the same unit.
-        label: short and fit for a file name, such as ``ratio-0.2``.
+        costs: the gain from removing each player; 0 if it is not removable.
+        needed: the sum to reach, in the unit of the costs.
+        label: a short name for files, such as ``ratio-0.2``.
         text: the target in words.
-        number: how many players to remove, if only that counts.
+        number: the number of players to remove, for a target that is a number.
     """
 
     costs: tuple[float, ...]
@@ -35,13 +35,13 @@ class Target:
 
     @classmethod
     def count(cls, players: Sequence[Player], number: int, label: str = "") -> "Target":
-        """So many players, whichever."""
+        """A target of ``number`` players, each with a cost of 1."""
         costs = tuple(1.0 if player.removable else 0.0 for player in players)
         return cls(costs, float(number), label or f"remove-{number}", f"{number} players", number)
 
     @property
     def candidates(self) -> list[int]:
-        """Players whose removal gains anything."""
+        """Players with a positive cost, ascending."""
         return [player for player, cost in enumerate(self.costs) if cost > 0.0]
 
     @property
@@ -50,7 +50,7 @@ class Target:
         return len({self.costs[player] for player in self.candidates}) <= 1
 
     def gain(self, absent: Sequence[int]) -> float:
-        """What removing these players gains."""
+        """The sum of the costs of these players."""
         return float(sum(self.costs[player] for player in absent))
 
     def reached(self, absent: Sequence[int]) -> bool:
@@ -58,13 +58,13 @@ class Target:
         return self.gain(absent) >= self.needed * (1.0 - _ROUNDING)
 
     def complete(self, ranking: Sequence[int]) -> tuple[int, ...]:
-        """The first players of a ranking that reach the target, without those that then are not needed.
+        """The first players of a ranking that reach the target, without superfluous ones.
 
         Args:
-            ranking: players, the first to be removed first.
+            ranking: players in the order of removal.
 
         Returns:
-            The players to remove, ascending; all candidates of the ranking if they are not enough.
+            The players to remove, ascending; all candidates of the ranking if they do not reach the target.
         """
         chosen: list[int] = []
         for player in ranking:
@@ -75,7 +75,7 @@ class Target:
         return self.trimmed(chosen)
 
     def trimmed(self, ranked: Sequence[int]) -> tuple[int, ...]:
-        """The set without players that it does not need, the last of the ranking being tried first."""
+        """The set without superfluous players, ascending; drops the last of the ranking first."""
         kept = list(ranked)
         for player in reversed(ranked):
             others = [other for other in kept if other != player]
@@ -84,10 +84,10 @@ class Target:
         return tuple(sorted(kept))
 
     def sizes(self) -> range:
-        """How many players a set can have that reaches the target and of which none is superfluous.
+        """The possible sizes of a set that reaches the target without superfluous players.
 
         Raises:
-            InputError: if no set reaches it while at least one player stays.
+            InputError: if no set reaches the target and leaves at least one player.
         """
         costs = np.sort([self.costs[player] for player in self.candidates])
         most = min(len(costs), len(self.costs) - 1)
@@ -98,47 +98,47 @@ class Target:
         return range(fewest, min(_first_reaching(np.cumsum(costs), self.needed), most) + 1)
 
     def shortfall(self, best: float) -> str:
-        """Why a target cannot be reached, in words."""
+        """The part of an error message that says how far the best set falls short."""
         share = best / self.needed if self.needed > 0 else 0.0
-        return f"all that can be removed gains {best:.6g} of the {self.needed:.6g} needed ({share:.1%})"
+        return f"the largest possible removal gains {best:.6g} of the {self.needed:.6g} needed ({share:.1%})"
 
     def typical_size(self) -> int:
-        """How many players of average cost it takes."""
+        """The number of players of mean cost that reach the target."""
         sizes = self.sizes()
         mean = float(np.mean([self.costs[player] for player in self.candidates]))
         return min(max(ceil(self.needed / mean * (1.0 - _ROUNDING)), sizes[0]), sizes[-1])
 
     def sizes_around(self, order: Sequence[int]) -> list[int]:
-        """Sizes worth searching, the likeliest first: that of a ranking's completion and its neighbours."""
+        """Sizes to search, likeliest first: the size of the ranking's completion, then its neighbours."""
         sizes = self.sizes()
         likely = min(max(len(self.complete(order)), sizes[0]), sizes[-1])
         return [size for size in (likely, likely - 1, likely + 1) if size in sizes]
 
     def within(self, allowed: Sequence[int]) -> "Target":
-        """The same where only some players may go."""
+        """The same target with only these players as candidates."""
         kept = set(allowed)
         return replace(self, costs=tuple(c if i in kept else 0.0 for i, c in enumerate(self.costs)))
 
     def require_permitted(self, permits: Permits, rng: np.random.Generator) -> None:
-        """Check that a set that reaches the target may be removed.
+        """Check that some permitted set reaches the target.
 
         Raises:
-            InputError: if none was found.
+            InputError: if none is found.
         """
         for size in self.sizes():
             if permitted_sets(self.candidates, size, lambda s: self.reached(s) and permits(s), 1, rng):
                 return
         raise InputError(
-            f"{self.text}: no set of players was found that reaches it and may be removed together"
+            f"{self.text}: found no set of players that reaches it and can be removed from this model"
         )
 
 
 class RestrictedGame(WrappedGame):
-    """A game of which fewer sets may be removed: those that reach a target, or lie within a larger cut.
+    """A game that permits only the sets of a target's candidates that reach the target.
 
     Args:
-        game: the game, which measures.
-        target: what a set must reach; players that it gains nothing from must stay.
+        game: the game to measure in.
+        target: the target; players that are not its candidates must stay.
     """
 
     def __init__(self, game: Game, target: Target) -> None:
@@ -148,17 +148,17 @@ class RestrictedGame(WrappedGame):
 
     @property
     def players(self) -> tuple[Player, ...]:
-        """The game's players; those that must stay are not removable."""
+        """The game's players; only the target's candidates are removable."""
         return self._players
 
     def permits(self, absent: Sequence[int]) -> bool:
-        """Whether the set reaches the target, lies within it and may be removed."""
+        """Whether the set has only candidates, reaches the target and may be removed."""
         inside = all(self.target.costs[player] > 0.0 for player in absent)
         return inside and self.target.reached(absent) and self.game.permits(absent)
 
 
 def restricted(players: Sequence[Player], target: Target) -> tuple[Player, ...]:
-    """The players, of which only a target's candidates are removable."""
+    """The players, with only a target's candidates removable."""
     return tuple(
         player if not player.removable or target.costs[player.index] > 0.0 else _staying(player)
         for player in players
@@ -166,7 +166,7 @@ def restricted(players: Sequence[Player], target: Target) -> tuple[Player, ...]:
 
 
 def _staying(player: Player) -> Player:
-    return replace(player, removable=False, reason="its removal gains nothing towards the target")
+    return replace(player, removable=False, reason="removing it does not help to reach the target")
 
 
 def _first_reaching(sums: NDArray[np.float64], needed: float) -> int:

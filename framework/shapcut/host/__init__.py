@@ -1,1 +1,1 @@
-"""Plugins admitted, hooks called, adapters chosen."""
+"""The plugin host: admit plugins, call hooks, select adapters."""

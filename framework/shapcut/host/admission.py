@@ -1,4 +1,4 @@
-"""Admission of one plugin: loaded, checked and entered completely, or not at all."""
+"""Admission of one plugin, all or nothing."""
 
 import re
 from collections.abc import Callable, Mapping
@@ -32,14 +32,14 @@ class Candidate(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class PluginInfo:
-    """What is known of a plugin that is in use.
+    """An admitted plugin.
 
     Attributes:
-        name: of its entry point, or of its module if it belongs to the core.
-        version: of its distribution.
-        distribution: the distribution that it came with.
+        name: name of its entry point, or of its module if it belongs to the core.
+        version: version of its distribution.
+        distribution: name of its distribution.
         hooks: names of the hooks that it implements, sorted.
-        registered: what it offers, each as "kind name", in the order of offering.
+        registered: its registrations, each as "kind name", in order.
     """
 
     name: str
@@ -64,12 +64,12 @@ class _Offer(NamedTuple):
 def admit(
     candidate: Candidate, manager: pluggy.PluginManager, registries: Mapping[str, Registry[Any]]
 ) -> PluginInfo:
-    """Load a plugin, register its hooks and enter what it offers; on an error nothing of it stays.
+    """Load a plugin and enter its hooks and registrations; on an error, undo all of them.
 
     Args:
         candidate: the plugin.
-        manager: knows the hooks.
-        registries: by the end of the name of the ``shapcut_register_*`` hook that fills them.
+        manager: the plugin manager with the hook specifications.
+        registries: registries by the suffix of the ``shapcut_register_*`` hook that fills them.
 
     Raises:
         ShapcutError: naming the plugin, its distribution and the cause.
@@ -90,7 +90,7 @@ def admit(
 
 
 def _attempt(action: Callable[[], T], failure: str) -> T:
-    """The result of code of a plugin, whose errors of any type become one line."""
+    """Run a plugin's code and turn an error of any type into one line."""
     try:
         return action()
     except ShapcutError as error:
@@ -118,11 +118,11 @@ def _known_hooks(manager: pluggy.PluginManager) -> list[str]:
 
 
 def _what_is_wrong(plugin: object, manager: pluggy.PluginManager, error: Exception) -> str:
-    """A hook that does not exist, with a suggestion; otherwise pluggy's own words on one line."""
+    """The unknown hook with a suggestion, or else pluggy's message on one line."""
     callers = (manager.get_hookcallers(plugin) or ()) if manager.is_registered(plugin) else ()
     for caller in callers:
         if not caller.has_spec():
-            return f"there is no hook {caller.name!r}: {did_you_mean(caller.name, _known_hooks(manager))}"
+            return f"unknown hook {caller.name!r}: {did_you_mean(caller.name, _known_hooks(manager))}"
     return " ".join(str(error).split())
 
 
@@ -132,7 +132,7 @@ def _offers(
     manager: pluggy.PluginManager,
     registries: Mapping[str, Registry[Any]],
 ) -> list[_Offer]:
-    """Call the plugin's own ``shapcut_register_*`` hooks and collect what they offer."""
+    """Call the plugin's ``shapcut_register_*`` hooks and collect its registrations."""
     others = [other for other in manager.get_plugins() if other is not plugin]
     offers: list[_Offer] = []
     for kind, registry in registries.items():
@@ -160,6 +160,6 @@ def _checked(offer: _Offer, earlier: list[_Offer]) -> _Offer:
 
 
 def _enter(offers: list[_Offer], candidate: Candidate) -> None:
-    """Enter all offers, or none: one whose name is taken comes first, and raises before any is entered."""
+    """Enter all offers, or none if a name is taken."""
     for offer in sorted(offers, key=lambda offer: not offer.is_taken):
         offer.registry.add(offer.name, offer.target, candidate.distribution, candidate.name)

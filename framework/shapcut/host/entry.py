@@ -1,4 +1,4 @@
-"""One thing that a plugin offers: its name, its factory, and where it came from."""
+"""One registration of a plugin: its name, factory and origin."""
 
 import importlib
 import re
@@ -20,10 +20,10 @@ class Entry(Generic[T]):
     """One registration.
 
     Attributes:
-        name: what it is called.
+        name: the registered name.
         target: the factory, or its ``module:name``, which is imported on first use.
-        distribution: of the plugin that offers it.
-        plugin: the name of that plugin.
+        distribution: the plugin's distribution.
+        plugin: the plugin's name.
     """
 
     name: str
@@ -33,10 +33,10 @@ class Entry(Generic[T]):
 
     @property
     def factory(self) -> Callable[..., T]:
-        """The factory, imported if the registration only names it.
+        """The factory, imported if necessary.
 
         Raises:
-            ShapcutError: if it cannot be imported; it names the plugin, its distribution and the reference.
+            ShapcutError: if it cannot be imported; the message names the plugin, distribution and target.
         """
         if not isinstance(self.target, str):
             return self.target

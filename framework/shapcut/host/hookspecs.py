@@ -1,7 +1,6 @@
 """The hooks that shapcut calls; implement any of them in a plugin module with ``@hookimpl``.
 
-A plugin is registered through the entry-point group ``shapcut``. First-party adapters and plugins use
-exactly the same door.
+Plugins are found through the entry-point group ``shapcut``, bundled ones too.
 """
 
 from collections.abc import Callable, Sequence
@@ -23,13 +22,12 @@ hookimpl = pluggy.HookimplMarker("shapcut")
 
 
 class Register(Protocol):
-    """Given to the ``shapcut_register_*`` hooks: call it once for each thing to offer."""
+    """The function passed to the ``shapcut_register_*`` hooks; call it once per registration."""
 
     def __call__(self, name: str, target: Callable[..., Any] | str) -> None:
-        """Offer ``target`` under ``name``; a name that is taken is an error naming both distributions.
+        """Register ``target`` under ``name``; a taken name is an error that shows both distributions.
 
-        ``target`` is ``"module:name"`` of a class or function, which is imported when it is used, or the
-        class or function itself.
+        ``target`` is a class or function, or its ``"module:name"``, which is imported on first use.
         """
 
 
@@ -75,9 +73,9 @@ def shapcut_register_executors(register: Register) -> None:
 
 @hookspec(firstresult=True)
 def shapcut_select_adapter(model: "nn.Module", adapters: Sequence["Adapter"]) -> "Adapter | None":
-    """Called for a loaded model: return the adapter to use, or None to leave the choice to others.
+    """Called for a loaded model: return the adapter to use, or None to leave the choice to other plugins.
 
-    The core's own choice comes last: the one adapter that matches; several are an error that lists them.
+    The core is called last and returns the only adapter that matches; several matches are an error.
     """
 
 
@@ -88,20 +86,20 @@ def shapcut_register_commands(cli: "click.Group", hook: pluggy.HookRelay) -> Non
 
 @hookspec
 def shapcut_run_started(run: "Run") -> None:
-    """Called when a run directory is open and before the first evaluation."""
+    """Called after the run directory is opened, before the first evaluation."""
 
 
 @hookspec
 def shapcut_coalitions_evaluated(coalitions: "CoalitionMatrix", values: "Values", total: int) -> None:
-    """Called after each chunk that was measured and stored.
+    """Called after each measured chunk is stored.
 
-    ``total`` counts what is stored of the game, a coalition on a part of its text as that fraction of one.
+    ``total`` is the number of stored coalitions of the game; those of narrowed games count as fractions.
     """
 
 
 @hookspec
 def shapcut_plan_ready(plan: "RemovalPlan") -> str | None:
-    """Called before anything is removed; a returned string vetoes the plan, with that reason."""
+    """Called before anything is removed; return a reason to veto the plan."""
 
 
 @hookspec
@@ -116,7 +114,7 @@ def shapcut_step_finished(name: str, model: "nn.Module") -> None:
 
 @hookspec
 def shapcut_run_finished(run: "Run", hook: pluggy.HookRelay) -> None:
-    """Called when everything that a run leaves is written, its manifest included.
+    """Called after all files of a run are written, including the manifest.
 
     ``hook`` calls the hooks of all plugins, such as ``hook.shapcut_report_sections(run=run)``.
     """
@@ -124,7 +122,7 @@ def shapcut_run_finished(run: "Run", hook: pluggy.HookRelay) -> None:
 
 @hookspec
 def shapcut_comparison_finished(run: "Run") -> None:
-    """Called when ``shapcut compare`` has written its ``comparison.json``."""
+    """Called after ``shapcut compare`` has written ``comparison.json``."""
 
 
 @hookspec

@@ -1,6 +1,6 @@
-"""The plugin host: the plugins that are in use, and what they offer.
+"""The plugin host: admitted plugins and their registrations.
 
-Nothing is kept at module level: every `build_host` looks at the installed distributions afresh.
+There is no module-level state; every `build_host` searches the installed distributions anew.
 """
 
 from collections.abc import Sequence
@@ -43,12 +43,12 @@ KINDS = {
     "postprocessors": "post-pruning step",
     "executors": "executor",
 }
-"""What plugins offer: the attribute of `Host` (and end of the hook's name), and one of it in words."""
+"""Kinds of registration: the attribute of `Host` (and suffix of the hook's name), and its singular."""
 
 
 @dataclass(frozen=True, slots=True)
 class BrokenPlugin:
-    """A plugin that was left out, and why, in one line."""
+    """A skipped plugin, with the reason on one line."""
 
     name: str
     distribution: str
@@ -57,12 +57,12 @@ class BrokenPlugin:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Host:
-    """The plugins and what they offer.
+    """The admitted plugins and their registrations.
 
     Attributes:
         manager: calls the hooks of `shapcut.host.hookspecs`.
-        plugins: the plugins in use, in the order in which they were admitted.
-        broken: the plugins that were left out.
+        plugins: the admitted plugins, in order of admission.
+        broken: the skipped plugins.
     """
 
     manager: pluggy.PluginManager
@@ -79,15 +79,15 @@ class Host:
 
 
 def build_host(*, skip_broken: bool = False, extra: Sequence[object] = ()) -> Host:
-    """Admit plugins: those handed over, then the installed ones, first-party before others, then by name.
+    """Admit ``extra`` plugins, then installed ones: bundled plugins first, the others by name.
 
     Args:
-        skip_broken: leave out an installed plugin that cannot be used, and list it in `Host.broken`.
-        extra: plugins that are not installed, as objects; one that cannot be used is always an error.
+        skip_broken: skip an unusable installed plugin and list it in `Host.broken`.
+        extra: plugins that are not installed, as objects; an unusable one is always an error.
 
     Raises:
-        ShapcutError: if a plugin cannot be imported, implements a hook that does not exist, or offers a
-            name that is taken; it names the plugin and its distribution.
+        ShapcutError: if a plugin cannot be imported, implements an unknown hook, or registers a taken name;
+            the message names the plugin and its distribution.
     """
     manager = pluggy.PluginManager(GROUP)
     manager.add_hookspecs(hookspecs)
@@ -100,13 +100,13 @@ def build_host(*, skip_broken: bool = False, extra: Sequence[object] = ()) -> Ho
             plugins.append(admit(candidate, manager, registries))
         except ShapcutError as error:
             if not skip_broken:
-                raise ShapcutError(f"{error}; --skip-broken-plugins goes on without it") from error
+                raise ShapcutError(f"{error}; use --skip-broken-plugins to continue without it") from error
             broken.append(BrokenPlugin(candidate.name, candidate.distribution, str(error)))
     return Host(manager=manager, plugins=tuple(plugins), broken=tuple(broken), **registries)
 
 
 def select_adapter(host: Host, model: "nn.Module") -> "Adapter":
-    """The adapter for a loaded model, as the hook ``shapcut_select_adapter`` decides.
+    """Select the adapter for a loaded model by the hook ``shapcut_select_adapter``.
 
     Raises:
         UnsupportedModelError: if no adapter matches the model, or several do.
@@ -125,7 +125,7 @@ def select_adapter(host: Host, model: "nn.Module") -> "Adapter":
 
 
 def checkpoint_formats(host: Host) -> "tuple[CheckpointFormat, ...]":
-    """All formats that the plugins offer, each made without options."""
+    """Create all registered checkpoint formats."""
     return tuple(host.formats.create(entry.name) for entry in host.formats)
 
 
@@ -150,7 +150,7 @@ def _name_and_version(distribution: metadata.Distribution | None) -> tuple[str, 
 
 
 class MatchingAdapter:
-    """A plugin that answers ``shapcut_select_adapter`` after all others."""
+    """The core's plugin, called last by ``shapcut_select_adapter``."""
 
     @hookimpl(trylast=True)
     def shapcut_select_adapter(self, model: "nn.Module", adapters: "Sequence[Adapter]") -> "Adapter | None":

@@ -1,4 +1,4 @@
-"""Make what a registration offers, from options that are text."""
+"""Create registered objects from options given as text."""
 
 import inspect
 from collections.abc import Callable, Mapping
@@ -17,11 +17,11 @@ _converting = validate_call(config=ConfigDict(arbitrary_types_allowed=True))
 
 
 def make(kind: str, entry: Entry[T], text: str, objects: Mapping[str, Any]) -> T:
-    """Call a factory with the options of a text, converted to the types that its parameters declare.
+    """Call a factory with options parsed from text and converted to its parameters' types.
 
     Args:
-        kind: of the thing, for messages.
-        entry: its registration.
+        kind: kind of the registration, for messages.
+        entry: the registration.
         text: ``key=value,...``.
         objects: options that are not text.
 
@@ -49,7 +49,7 @@ def _options(
     text: str,
     objects: Mapping[str, Any],
 ) -> dict[str, Any]:
-    """The options of a text and those that are objects; a list is split into its items."""
+    """The options in the text and in ``objects``; a list is split into its items."""
     spec = f"{name}:{text}" if text else name
     options: dict[str, Any] = {**parse_options(text, spec, required_first(parameters)), **objects}
     for key, value in options.items():

@@ -1,4 +1,4 @@
-"""A model opened: found, loaded, its adapter chosen."""
+"""Find a model, load it and select its adapter."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -14,13 +14,13 @@ from shapcut.models.source import ModelSource, locate
 
 @dataclass(frozen=True, eq=False, slots=True)
 class OpenModel:
-    """A loaded model and what belongs to it.
+    """A loaded model with its tokenizer and adapter.
 
     Attributes:
-        model: canonicalised by its adapter, in evaluation mode, without gradients.
-        tokenizer: the model's own.
+        model: the model, canonicalised by its adapter, in evaluation mode, without gradients.
+        tokenizer: the model's tokenizer.
         adapter: the model's adapter.
-        source: where it was found and how it was loaded.
+        source: the source that it was loaded from.
     """
 
     model: nn.Module
@@ -30,7 +30,7 @@ class OpenModel:
 
     @property
     def source_name(self) -> str:
-        """What the user named."""
+        """The model's name as the user wrote it."""
         return self.source.location.source
 
 
@@ -43,15 +43,15 @@ def find_model(
     offload: Offload = "off",
     offline: bool = False,
 ) -> ModelSource:
-    """Find a model by what the user named; no weight is read.
+    """Find a model by name, without reading weights.
 
     Args:
-        host: whose formats are asked before transformers.
+        host: the plugins, whose formats are tried before transformers.
         name: a local directory, hub id, ``.gguf`` file, ``demo:NAME``, or a path that a format claims.
         device: see `ModelSource`.
         trust_remote_code: see `ModelSource`.
         offload: see `ModelSource`.
-        offline: whether nothing may be fetched.
+        offline: whether downloads are forbidden.
 
     Raises:
         InputError: if there is no such model, or several formats claim it.
@@ -61,11 +61,11 @@ def find_model(
 
 
 def open_model(host: Host, source: ModelSource) -> OpenModel:
-    """Load a model that was found, and choose its adapter.
+    """Load a model and select its adapter.
 
     Raises:
-        InputError: if it cannot be loaded.
-        UnsupportedModelError: if no adapter matches it, or several do.
+        InputError: if the model cannot be loaded.
+        UnsupportedModelError: if no adapter matches, or several do.
     """
     model, tokenizer = load(source)
     adapter = select_adapter(host, model)

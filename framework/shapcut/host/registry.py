@@ -1,4 +1,4 @@
-"""Named things that plugins offer, and how ``NAME:key=value,...`` on a command line becomes one of them."""
+"""Registries of named factories, called with options from ``NAME:key=value,...``."""
 
 from collections.abc import Callable, Iterator
 from typing import Any, Generic, TypeVar
@@ -24,7 +24,7 @@ class Registry(Generic[T]):
         """Register a factory, or the ``module:name`` of one.
 
         Raises:
-            ShapcutError: if the name is taken; both distributions are named.
+            ShapcutError: if the name is taken; the message names both distributions.
         """
         if name in self._entries:
             other = self._entries[name].distribution
@@ -32,21 +32,21 @@ class Registry(Generic[T]):
         self._entries[name] = Entry(name, target, distribution, plugin or distribution)
 
     def entry(self, name: str) -> Entry[T]:
-        """The entry of that name.
+        """The entry with this name.
 
         Raises:
-            InputError: if there is none, with a suggestion.
+            InputError: if the name is unknown, with a suggestion.
         """
         if name not in self._entries:
             raise InputError(f"unknown {self.kind} {name!r}: {did_you_mean(name, self._entries)}")
         return self._entries[name]
 
     def create(self, spec: str, **objects: Any) -> T:
-        """Make the thing that ``NAME`` or ``NAME:key=value,key=value`` describes.
+        """Create an object from ``NAME`` or ``NAME:key=value,key=value``.
 
-        A first part that is no ``key=value`` is the value of the first option, if that has no default:
-        ``shapiq:KernelSHAP``. The items of a list have ``+`` between them. Values are converted to the types
-        that the factory's parameters declare; ``objects`` are options that are not text.
+        A first part without ``=`` is the value of the first option, if that has no default:
+        ``shapiq:KernelSHAP``. List items are joined by ``+``. Values are converted to the types of the
+        factory's parameters; ``objects`` are options that are not text.
 
         Raises:
             InputError: if the name or a key is unknown, or a value does not fit.

@@ -11,15 +11,15 @@ from shapcut.valuation.precision import default_memory_budget
 
 
 def build_game(spec: GameSpec, relative: ModelGame | None = None, *, share: int = 1) -> ModelGame:
-    """Load the model and make the game.
+    """Load the model and build the game.
 
     Args:
-        spec: of the game.
-        relative: a game of the same model and utility, if there is one: its model is used.
-        share: how many builders share the memory of one machine.
+        spec: the game's spec.
+        relative: a game of the same model and utility, whose model is reused.
+        share: number of builders that share the memory of one machine.
 
     Raises:
-        InputError: if the model cannot be loaded, or the game differs from the one that was asked for.
+        InputError: if the model cannot be loaded, or the game has another fingerprint than the spec.
     """
     ids = torch.from_numpy(spec.input_ids.copy())
     if relative is None:

@@ -1,1 +1,1 @@
-"""Figures of one whole model."""
+"""Measurements of a finished model."""

@@ -88,7 +88,7 @@ class Harness:
             model: canonicalised, in evaluation mode.
             tokenizer: the model's.
             reporter: told how many requests are answered.
-            notes: receives a line for each task without a score or with other settings than asked for.
+            notes: receives a line for each task without a score or with settings other than requested.
         """
 
         def wrapped() -> Any:
@@ -153,7 +153,7 @@ def _index(question: TaskQuestion) -> Any:
         if set(question.names) <= set(known):
             return manager
     unknown = next(name for name in question.names if name not in known)
-    raise InputError(f"--tasks: there is no task {unknown!r}; {did_you_mean(unknown, known)}")
+    raise InputError(f"--tasks: unknown task {unknown!r}; {did_you_mean(unknown, known)}")
 
 
 def _score(name: str, values: dict[str, Any], found: Any) -> TaskScore:

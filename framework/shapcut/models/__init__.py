@@ -1,1 +1,1 @@
-"""The adapter's contract, the layer stack, formats, finding and loading a model safely."""
+"""The adapter contract, layer stacks, checkpoint formats, and safe loading of models."""

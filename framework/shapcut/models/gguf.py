@@ -90,7 +90,7 @@ class _GGUFHeader:
 
     def _numbers(self, kind: int, count: int) -> bytes:
         if kind not in _GGUF_WIDTHS:
-            raise ValueError(f"{kind} before {self._at} is no type of a value")
+            raise ValueError(f"{kind} before {self._at} is not a value type")
         return self._passed(count * _GGUF_WIDTHS[kind])
 
     def _value(self, kind: int) -> bytes:

@@ -1,4 +1,4 @@
-"""The layer stack: the fast path of evaluation, one step a player."""
+"""The layer stack: the fast path of evaluation, one step per player."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable

@@ -133,7 +133,7 @@ class ModelSource:
         trust_remote_code: bool = False,
         offload: Offload = "off",
     ) -> "ModelSource":
-        """Find what the user named; see `locate`."""
+        """Find a model by name; see `locate`."""
         return cls(locate(name, formats), device, dtype, trust_remote_code, offload)
 
 
@@ -159,16 +159,15 @@ def inspect_source(source: ModelSource) -> SourceFacts:
 
 
 def locate(source: str, formats: Sequence[CheckpointFormat] = (), *, offline: bool = False) -> Location:
-    """Find what the user named.
+    """Find a model by name.
 
     Args:
-        source: what that is.
-        formats: asked before transformers.
-        offline: whether nothing may be fetched: neither a demo model nor anything from the hub.
+        source: a directory, GGUF file, demo model, hub id, or a path that one of the formats claims.
+        formats: formats to try before transformers.
+        offline: whether downloads are forbidden, of demo models too.
 
     Raises:
-        InputError: if it is neither a directory, a GGUF file, a demo model, what one of the formats claims,
-            nor possibly a hub id; or if the format that claims it finds something wrong.
+        InputError: if ``source`` is none of these, or the format that claims it refuses it.
     """
     if source.startswith(DEMO_PREFIX):
         return Location(source, str(fetched_demo(source) if offline else demo_directory(source)))
@@ -206,7 +205,7 @@ def _located_directory(source: str, path: Path, asked: str) -> Location:
 
 
 def _require_sound_weights(path: Path, config: dict[str, Any]) -> None:
-    """Compare what a config says of the weights with the headers of its files."""
+    """Check a config against the headers of its weight files."""
     tensors = stored_tensors(path)
     text = config.get("text_config")
     text = text if isinstance(text, dict) else {}

@@ -1,4 +1,4 @@
-"""The tensors that a checkpoint's safetensors files hold, by their headers alone."""
+"""The tensors in a checkpoint's safetensors files, read from the headers."""
 
 import json
 from collections.abc import Mapping
@@ -8,16 +8,16 @@ from shapcut.models.untrusted import is_plain_name, require_plain_shards
 from shapcut.support.errors import InputError
 
 _LARGEST_HEADER = 100_000_000
-"""Bytes; the limit of the safetensors library."""
+"""Largest header in bytes, as in the safetensors library."""
 
 _UNPACKED = ("F64", "F32", "F16", "BF16")
-"""Number formats that are read as they are."""
+"""Number formats of plain weights."""
 
 _PACKED = ("F8_", "F4", "F6_", "I8", "U8", "I16", "U16", "I32", "U32", "I64", "U64")
-"""Beginnings of the number formats that stand for weights only after something has unpacked them."""
+"""Prefixes of the number formats of packed weights."""
 
 _COUNTERS = ("position_ids", "num_batches_tracked")
-"""Ends of the names of integer buffers that are no weights."""
+"""Suffixes of the names of integer buffers that are not weights."""
 
 
 def stored_tensors(directory: Path) -> dict[str, str]:
@@ -55,12 +55,12 @@ def _header(file: Path) -> dict[str, str]:
 
 
 def require_plain_numbers(tensors: Mapping[str, str], directory: Path) -> None:
-    """Refuse packed weights of a checkpoint whose config does not say that it is quantized.
+    """Refuse packed weights in a checkpoint whose config has no quantization.
 
-    Such a checkpoint would load, its codes read as numbers.
+    Such a checkpoint would load with its packed codes read as numbers.
 
     Raises:
-        InputError: naming the first one.
+        InputError: with the name of the first packed weight.
     """
     packed = [
         name

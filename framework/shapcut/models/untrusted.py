@@ -94,8 +94,8 @@ def require_plain_templates(tokenizer: Any, source: str) -> None:
     for name in templates if isinstance(templates, dict) else ():
         if not is_plain_name(name):
             raise InputError(
-                f"the tokenizer of {source} has a chat template with the name {name!r}, which is no file "
-                "name; rename it"
+                f"the tokenizer of {source} has a chat template with the name {name!r}, which is not a "
+                "plain file name; rename it"
             )
 
 

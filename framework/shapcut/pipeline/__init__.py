@@ -1,1 +1,1 @@
-"""Session, score, cut, prune, series, resume, dry run."""
+"""The pipeline of a run: score, prune, several cuts, resume, dry run."""

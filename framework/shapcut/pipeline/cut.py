@@ -1,4 +1,4 @@
-"""Carry out a plan: cut, mend, measure, write and verify."""
+"""Apply a plan: remove players, run the steps, measure, write and verify."""
 
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -26,17 +26,17 @@ _VERIFIED_WINDOWS = 2
 
 @dataclass(frozen=True, eq=False, slots=True)
 class CutModel:
-    """A model without the players of a plan, as it is to be written.
+    """A pruned model, ready to be written.
 
     Attributes:
-        plan: what was removed.
-        model: what is left, after the steps so far.
+        plan: the plan that was applied.
+        model: the pruned model, after the steps so far.
         input_ids: held-out tokens to verify on, shape (batch, length).
         expected: logits that the written model must reproduce, shape (batch, length, vocabulary): those of
             the bypassed original, or of the model after its last step.
-        parameters: of the model before any step.
+        parameters: number of parameters before any step.
         hints: how other tools make the same cut, in Markdown.
-        stored: a directory with what saving the model writes, if a step has left one.
+        stored: a directory with the saved model, if a step wrote one.
         tolerance: largest accepted difference of logits; None: by the number format.
     """
 
@@ -61,17 +61,17 @@ def carry_out(
     before: ModelMeasurement | None = None,
     kept_as: Path | None = None,
 ) -> PruneResult:
-    """Cut, mend, measure, write and verify.
+    """Remove players, run the steps, measure, write and verify.
 
     Args:
-        session: whose model is cut; it must not be used afterwards.
-        plan: what to remove.
+        session: the session; its model is changed and must not be used afterwards.
+        plan: the players to remove.
         out: a new directory for the checkpoint.
-        run: keeps the results of steps, so that a killed run goes on after the last finished one.
-        reporter: told what is done.
-        command: what started the run, for the model card.
-        before: figures of the original, if they are known.
-        kept_as: where the result is kept before the checkpoint appears; default the run's own file.
+        run: the run directory; keeps the results of steps, so that a killed run resumes after the last one.
+        reporter: reports progress.
+        command: the command of the run, for the model card.
+        before: figures of the original, if known.
+        kept_as: file for the result, written before the checkpoint appears; default: the run's own.
 
     Raises:
         InputError: if the adapter cannot remove this set.
@@ -89,7 +89,7 @@ def carry_out(
 
 
 def require_removal(session: Session, plan: RemovalPlan) -> None:
-    """Refuse a plan that the adapter cannot carry out.
+    """Refuse a plan that the adapter cannot apply.
 
     Raises:
         InputError: with the adapter's reason.
@@ -128,7 +128,7 @@ def remove(session: Session, plan: RemovalPlan) -> CutModel:
 
 
 def mend(session: Session, cut: CutModel, results: StepResults, reporter: Reporter) -> CutModel:
-    """Run the recipe's steps in their order, without those that an earlier start has finished."""
+    """Run the recipe's steps in order, except those finished by an earlier start."""
     if not session.parts.steps:
         return cut
     adapter = session.adapter
@@ -176,10 +176,10 @@ def write(
     command: str,
     kept_as: Path,
 ) -> PruneResult:
-    """Write the checkpoint, verified before it appears, with the result beside the run first.
+    """Write the checkpoint, which appears after it is verified and the result is written.
 
     Raises:
-        VerificationError: if it does not compute the expected logits when it is loaded again.
+        VerificationError: if the reloaded checkpoint does not reproduce the expected logits.
     """
     adapter, plan, recipe = session.adapter, cut.plan, session.recipe
     facts = CardFacts(

@@ -1,4 +1,4 @@
-"""What a run would do and need, from the model's config alone: no weight is read, nothing is fetched."""
+"""Forecast a run from the model's config, without reading weights or downloading anything."""
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -34,8 +34,8 @@ class Cut:
 
     Attributes:
         target: in words.
-        fewest: players that a set has at least that reaches it.
-        most: players that it has at most.
+        fewest: smallest number of players in a set that reaches it.
+        most: largest number of players in such a set.
     """
 
     target: str
@@ -45,30 +45,31 @@ class Cut:
 
 @dataclass(frozen=True, slots=True)
 class Forecast:
-    """What a run would do.
+    """The forecast of a run.
 
     Attributes:
-        model: what the user named.
-        architecture: its class.
-        adapter: what takes it apart.
-        from_config: whether only the config was read; formats without one had their weights read.
-        parameters: of the whole model, shared ones once.
-        players: how many there are.
-        removable: how many of them may go.
-        players_to_remove: about how many would go, at most; None if nothing says so before measuring.
+        model: the model as the user wrote it.
+        architecture: the model's class.
+        adapter: name of the adapter.
+        from_config: whether only the config was read, and no weights.
+        parameters: number of distinct parameters of the whole model.
+        players: number of players.
+        removable: number of removable players.
+        players_to_remove: approximate number of players to remove in the largest cut; None if unknown
+            before measuring.
         cuts: the targets.
-        estimator: as the recipe names it.
-        selector: as the recipe names it.
-        executor: as the recipe names it.
+        estimator: the recipe's estimator.
+        selector: the recipe's selector.
+        executor: the recipe's executor.
         steps: post-pruning steps.
-        coalitions: evaluated at most.
+        coalitions: maximum number of evaluated coalitions.
         tokens_per_coalition: calibration tokens.
         dtype: number format of the evaluation.
-        blocks_per_coalition: players taken to be present in a coalition.
-        operations: floating-point operations of all coalitions, no prefix shared.
-        throughput: operations a second that are assumed.
-        memory: what is needed.
-        advice: on offloading.
+        blocks_per_coalition: assumed number of players present in a coalition.
+        operations: floating-point operations of all coalitions without shared prefixes.
+        throughput: assumed operations per second.
+        memory: the memory needed.
+        advice: whether to offload weights.
     """
 
     model: str
@@ -95,12 +96,12 @@ class Forecast:
 
     @property
     def tokens(self) -> int:
-        """Processed at most."""
+        """Maximum number of processed tokens."""
         return self.coalitions * self.tokens_per_coalition
 
     @property
     def seconds(self) -> float:
-        """At the assumed throughput."""
+        """Estimated time at the assumed throughput."""
         return self.operations / self.throughput
 
     def to_json(self) -> dict[str, Any]:
@@ -109,7 +110,7 @@ class Forecast:
 
 
 class _Shape(Game):
-    """A game that nobody can play: its players, and which of them may go."""
+    """A game without values: its players, and the sets that may be removed."""
 
     def __init__(self, model: nn.Module, adapter: Adapter, recipe: Recipe) -> None:
         self.model, self.adapter, self.granularity = model, adapter, recipe.granularity
@@ -127,22 +128,22 @@ class _Shape(Game):
 
 
 def forecast(recipe: Recipe, host: Host, *, target: bool, throughput: float = THROUGHPUT) -> Forecast:
-    """Check a recipe and say what it would do; nothing is downloaded, written or run.
+    """Check a recipe and forecast its run, without downloading, writing or running anything.
 
-    What only the weights, the tokenizer or the text can tell is left to the run itself: whether the text
-    is long enough, and whether a step can work on this architecture.
+    Checks that need the weights, the tokenizer or the text are left to the run: whether the text is long
+    enough, and whether a step works on this architecture.
 
     Args:
-        recipe: what is asked for.
+        recipe: the recipe.
         host: the plugins.
-        target: whether the recipe must say how much to remove.
-        throughput: TFLOP/s that the device is taken to sustain.
+        target: whether the recipe must have a target.
+        throughput: assumed throughput of the device in TFLOP/s.
 
     Raises:
-        InputError: if the recipe cannot be carried out, or not even the model's config is at hand.
+        InputError: if the recipe is invalid, or the model's config is not available locally.
     """
     if not 0.0 < throughput < float("inf"):
-        raise InputError(f"--throughput {throughput} is no positive number of TFLOP/s")
+        raise InputError(f"--throughput {throughput} is not a positive number of TFLOP/s")
     parts = make_parts(recipe, host)
     parts.executor.check()
     check_source(recipe.calibration)
@@ -186,7 +187,7 @@ def forecast(recipe: Recipe, host: Host, *, target: bool, throughput: float = TH
 
 
 def _described(recipe: Recipe, host: Host, steps: Any) -> tuple[nn.Module, bool]:
-    """The model without weights, or with them if its format has no config that says its shape."""
+    """The model without weights, or with them if its format has no config."""
     source = find_model(
         host, recipe.model, device="cpu", trust_remote_code=recipe.trust_remote_code, offline=True
     )
@@ -208,7 +209,7 @@ def _described(recipe: Recipe, host: Host, steps: Any) -> tuple[nn.Module, bool]
 
 
 def _targets(recipe: Recipe, shape: _Shape) -> tuple[Target, ...]:
-    """The recipe's targets; none for a speed, which only measuring the players can translate."""
+    """The recipe's targets; none for a speed, which requires measured latencies."""
     recipe.require_target(shape.n_players)
     if recipe.speedup is not None:
         return ()
@@ -223,7 +224,7 @@ def _no_latencies() -> Any:
 
 
 def _readout_size(model: nn.Module) -> int:
-    """Parameters of the last linear map, as far as the model names it."""
+    """Parameters of the last linear map, if the model names it."""
     head: Any = getattr(model, "get_output_embeddings", lambda: None)()
     return 0 if head is None else int(head.weight.numel())
 

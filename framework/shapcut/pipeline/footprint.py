@@ -1,4 +1,4 @@
-"""The memory that a run needs, and whether weights should be kept elsewhere: before any weight is read."""
+"""The memory that a run needs, estimated before weights are read."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,16 +18,16 @@ from shapcut.valuation.state_memory import divide_memory
 
 @dataclass(frozen=True, slots=True)
 class Footprint:
-    """What evaluation needs, in bytes.
+    """The memory of evaluation, in bytes.
 
     Attributes:
-        device: where it would run.
-        free: free on it now.
-        weights: the model's, in the checkpoint's number format; None if they are quantized.
+        device: device of the evaluation.
+        free: free memory of the device.
+        weights: the model's weights in the checkpoint's number format; None if they are quantized.
         converted: a copy in the number format of the evaluation; 0 if that is the checkpoint's own.
         state: the hidden states of one coalition on all calibration tokens.
-        budget: for states, as far as it is used.
-        coalitions_at_once: how many go through the layers together.
+        budget: the part of the memory budget that states use.
+        coalitions_at_once: number of coalitions that go through the layers together.
         outside_blocks: weights that stay in memory with ``--offload disk``.
         largest_block: weights that are loaded at a time with ``--offload disk``.
     """
@@ -44,12 +44,12 @@ class Footprint:
 
     @property
     def needed(self) -> int | None:
-        """All in all without offloading."""
+        """The total without offloading."""
         return None if self.weights is None else self.weights + self.converted + self.budget
 
     @property
     def offloaded(self) -> int:
-        """All in all with every block on disk."""
+        """The total with every block on disk."""
         return self.outside_blocks + self.largest_block + self.budget
 
 
@@ -60,14 +60,14 @@ def footprint(
     device: torch.device,
     formats: tuple[torch.dtype, torch.dtype],
 ) -> Footprint:
-    """What evaluation needs, by the same division of memory as the evaluation's.
+    """Estimate the memory of evaluation, divided as evaluation divides it.
 
     Args:
-        recipe: what is asked for.
-        model: with weights or without.
-        players: of the model.
-        device: where it would run.
-        formats: of the checkpoint's numbers and of the evaluation's.
+        recipe: the recipe.
+        model: the model, with or without weights.
+        players: the model's players.
+        device: device of the evaluation.
+        formats: number formats of the checkpoint and of the evaluation.
     """
     own, dtype = formats
     width = _width(model)
@@ -93,7 +93,7 @@ def footprint(
 
 
 def advice(recipe: Recipe, memory: Footprint, *, from_config: bool) -> str:
-    """Whether weights should be kept elsewhere."""
+    """Advice on whether to offload weights."""
     if memory.needed is None:
         return "the weights are quantized; how large they are only the checkpoint says"
     if recipe.offload != "off":
@@ -109,7 +109,7 @@ def advice(recipe: Recipe, memory: Footprint, *, from_config: bool) -> str:
 
 
 def _width(model: nn.Module) -> int:
-    """The width of the hidden states: that of the embedding of tokens."""
+    """The width of the hidden states, taken from the token embedding."""
     embedding: Any = getattr(model, "get_input_embeddings", lambda: None)()
     if embedding is None:
         embedding = next(part for part in model.modules() if isinstance(part, nn.Embedding))

@@ -1,4 +1,4 @@
-"""The manifest of a run: enough to know what was done, with what, and to do it again."""
+"""The manifest of a run: everything needed to understand and repeat it."""
 
 import json
 import platform
@@ -20,7 +20,7 @@ _NAMED_PACKAGES = ("shapcut", "torch", "transformers", "numpy", "scipy", "safete
 
 
 def command_line() -> str:
-    """The command that this process was started with, without the program's folder."""
+    """The command line of this process, without the program's directory."""
     name = Path(sys.argv[0]).name
     program = ["python", "-m", "shapcut"] if name == "__main__.py" else [name]
     return shlex.join([*program, *sys.argv[1:]])
@@ -76,7 +76,7 @@ class Manifest:
 
     @classmethod
     def reopen(cls, run: Run) -> "Manifest":
-        """The manifest that an earlier start has left."""
+        """Open the manifest of an earlier start."""
         return cls(run, json.loads(run.manifest.read_text(encoding="utf-8")))
 
     @property
@@ -85,7 +85,7 @@ class Manifest:
         return str(self._content["command"])
 
     def note(self, phase: str, **facts: Any) -> None:
-        """Record what a phase took."""
+        """Record the cost of a phase."""
         self._content["phases"][phase] = facts
         self._write()
 
@@ -99,7 +99,7 @@ class Manifest:
 
 
 def finish_run(host: Host, run: Run, manifest: Manifest, **facts: Any) -> None:
-    """Mark a run as done with its result, and tell the plugins, which write the report."""
+    """Mark a run as done, record its result and notify the plugins, which write the report."""
     manifest.finish(**facts)
     host.manager.hook.shapcut_run_finished(run=run, hook=host.manager.hook)
 

@@ -1,4 +1,4 @@
-"""The parts that a recipe names."""
+"""The objects that a recipe names."""
 
 from dataclasses import dataclass
 
@@ -15,7 +15,7 @@ from shapcut.valuation.utilities import Utility
 
 @dataclass(frozen=True, slots=True)
 class Parts:
-    """What a recipe's names stand for."""
+    """The objects named by a recipe."""
 
     estimator: Estimator
     selector: Selector
@@ -30,10 +30,10 @@ class Parts:
 
 
 def make_parts(recipe: Recipe, host: Host) -> Parts:
-    """Look up and make what the recipe names.
+    """Create the objects that a recipe names.
 
     Raises:
-        InputError: on an unknown name or option, or steps in an order that makes no sense.
+        InputError: if a name or option is unknown, or the order of the steps is impossible.
     """
     options = {} if recipe.sampler is None else {"sampler": host.samplers.create(recipe.sampler)}
     steps = tuple((spec, host.postprocessors.create(spec)) for spec in recipe.then)

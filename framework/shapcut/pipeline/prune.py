@@ -1,4 +1,4 @@
-"""The pipeline: score, choose, cut, mend, verify, write, report."""
+"""The pipeline of `score`, `prune` and `apply`."""
 
 from pathlib import Path
 
@@ -18,14 +18,14 @@ from shapcut.support.run_directory import open_run, require_run_directory
 
 
 def default_run_directory(out: Path) -> Path:
-    """Where a run is kept if the user names no place: beside the output.
+    """The default run directory, beside the output.
 
     Raises:
-        InputError: if nothing can be beside it.
+        InputError: if the output has no directory beside it.
     """
     place = out if out.name else out.absolute()
     if not place.name:
-        raise InputError(f"--out {out} cannot become a directory of its own; name another one")
+        raise InputError(f"--out {out} cannot become a directory of its own; choose another one")
     return place.with_name(place.name + ".run")
 
 
@@ -51,9 +51,9 @@ def prune(
     run_directory: Path | None = None,
     reporter: Reporter | None = None,
 ) -> PruneResult:
-    """Score, choose, cut, mend, verify, write, report.
+    """Score, select, remove, run the steps, verify, write and report.
 
-    A killed run started again repeats no evaluation that was stored.
+    A resumed run repeats no stored evaluation.
 
     Raises:
         InputError: if the recipe cannot be carried out.
@@ -84,10 +84,10 @@ def apply_plan(
     run_directory: Path | None = None,
     reporter: Reporter | None = None,
 ) -> PruneResult:
-    """Carry out a plan made earlier.
+    """Apply an existing plan.
 
     Raises:
-        InputError: if the plan was made for another model, or cannot be carried out.
+        InputError: if the plan was made for another model, or cannot be applied.
         VerificationError: if the written checkpoint does not behave as the bypassed original.
     """
     directory, reporter = run_directory or default_run_directory(out), reporter or Silent()
@@ -108,21 +108,21 @@ def _require_same_model(plan: RemovalPlan, session: Session) -> None:
     players, source = len(plan.removed) + len(plan.kept), session.opened.source_name
     if players != session.game.n_players:
         raise InputError(
-            f"the plan was made for a model of {players} players, {source} has {session.game.n_players}"
+            f"the plan is for a model with {players} players, but {source} has {session.game.n_players}"
         )
     found = session.game.model_fingerprint
     if plan.model_fingerprint and plan.model_fingerprint != found:
         raise InputError(
-            f"the plan was made for another model: fingerprint {plan.model_fingerprint[:12]}, "
-            f"{source} has {found[:12]}"
+            f"the plan is for another model: its fingerprint is {plan.model_fingerprint[:12]}, "
+            f"that of {source} is {found[:12]}"
         )
 
 
 def require_one_target(recipe: Recipe) -> None:
-    """Refuse several cuts where one result is wanted.
+    """Refuse a recipe with several targets.
 
     Raises:
-        InputError: with what to use.
+        InputError: with the targets.
     """
     if len(recipe.target_labels()) > 1:
-        raise InputError(f"several targets ({', '.join(recipe.target_labels())}) where one is wanted")
+        raise InputError(f"expected one target, got {', '.join(recipe.target_labels())}")

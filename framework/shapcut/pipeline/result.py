@@ -1,4 +1,4 @@
-"""What came out of a pruning, and how a start finds that an earlier one had only to say so."""
+"""The result of pruning."""
 
 import json
 from dataclasses import dataclass
@@ -15,13 +15,13 @@ from shapcut.support.quiet import one_line
 
 @dataclass(frozen=True, slots=True)
 class PruneResult:
-    """What came out of a pruning.
+    """The result of pruning.
 
     Attributes:
-        plan: what was removed.
+        plan: the plan that was applied.
         before: figures of the original.
         after: figures of the pruned model.
-        checkpoint: what was written, and how well it agrees with the bypassed original.
+        checkpoint: the written checkpoint and its agreement with the bypassed original.
     """
 
     plan: RemovalPlan
@@ -47,10 +47,10 @@ class PruneResult:
 
     @classmethod
     def from_json(cls, content: dict[str, Any]) -> "PruneResult":
-        """The result that `to_json` made plain.
+        """Restore a result from the output of `to_json`.
 
         Raises:
-            KeyError: or TypeError, ValueError, if it is anything else.
+            KeyError, TypeError, ValueError: if ``content`` is anything else.
         """
         written = content["checkpoint"]
         return cls(
@@ -68,16 +68,16 @@ class PruneResult:
         )
 
     def write(self, path: Path) -> None:
-        """Write it as JSON, atomically."""
+        """Write the result as JSON, atomically."""
         path.parent.mkdir(exist_ok=True)
         write_json_atomically(path, self.to_json())
 
 
 def read_result(path: Path) -> PruneResult:
-    """The result in a file that `PruneResult.write` made.
+    """Read a result written by `PruneResult.write`.
 
     Raises:
-        InputError: if it is damaged.
+        InputError: if the file is damaged.
     """
     try:
         return PruneResult.from_json(json.loads(path.read_text(encoding="utf-8")))

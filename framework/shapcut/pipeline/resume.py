@@ -1,4 +1,4 @@
-"""A run that an earlier start has finished but for saying so."""
+"""Finish a run that was killed after its checkpoint was complete."""
 
 import json
 from pathlib import Path
@@ -17,13 +17,13 @@ from shapcut.support.run_directory import Run, open_run, require_run_directory
 def resume_finished(
     recipe: Recipe, out: Path, directory: Path, host: Host, reporter: Reporter
 ) -> PruneResult | None:
-    """Finish a run whose checkpoint was complete when it was killed: clear the steps' weights, report.
+    """Finish a run that was killed after its checkpoint was complete: clear the steps' weights and report.
 
     Returns:
-        Its result, or None if there is no such run.
+        The run's result, or None if there is no such run.
 
     Raises:
-        InputError: if something else is at ``out``.
+        InputError: if ``out`` holds anything else.
     """
     require_outside(directory, out)
     if finished_earlier(recipe, out, Run(directory)) is None:
@@ -40,12 +40,12 @@ def resume_finished(
 
 
 def finished_earlier(recipe: Recipe, out: Path, run: Run) -> PruneResult | None:
-    """The result of an earlier start of the same run that was killed when its checkpoint was complete.
+    """The result of an earlier start of the same run, killed after its checkpoint was complete, or None.
 
     Args:
-        recipe: what is asked for.
-        out: where the checkpoint is, if there is one.
-        run: which is not done: its manifest says so, or there is no report.
+        recipe: the recipe.
+        out: the checkpoint directory, which may not exist.
+        run: the run directory; the run is unfinished if its manifest says so or it has no report.
     """
     try:
         result = read_result(run.result)
@@ -55,9 +55,9 @@ def finished_earlier(recipe: Recipe, out: Path, run: Run) -> PruneResult | None:
     except (InputError, OSError, ValueError, KeyError, TypeError, RecursionError):
         return None
     here = result.checkpoint.directory.absolute() == out.absolute()
-    unfinished = status == "running" or not run.report.exists()  # which is written last
+    unfinished = status == "running" or not run.report.exists()  # the report is written last
     asked = [recipe]
-    if "finalist_samples" not in recipe.model_fields_set:  # a text without room for finals leaves them out
+    if "finalist_samples" not in recipe.model_fields_set:  # a short text has no finals
         asked.append(recipe.model_copy(update={"finalist_samples": 0}))
     same_recipe = written in [each.to_yaml() for each in asked]
     return result if same_recipe and same_plan and unfinished and here else None

@@ -1,4 +1,4 @@
-"""Several cuts from one run: one estimation, a plan and a checkpoint for each target."""
+"""Several cuts from one run: one estimation, then a plan and a checkpoint per target."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,10 +22,10 @@ from shapcut.support.run_directory import Run, open_run, require_run_directory
 
 @dataclass(frozen=True, slots=True)
 class SeriesResult:
-    """What came out of several cuts.
+    """The result of several cuts.
 
     Attributes:
-        results: for each label, such as ``ratio-0.1``, what `PruneResult.to_json` says; smallest cut first.
+        results: `PruneResult.to_json` by label, such as ``ratio-0.1``; smallest cut first.
         full_value: the value of the whole model, if known.
     """
 
@@ -33,7 +33,7 @@ class SeriesResult:
     full_value: float | None
 
     def curve(self) -> list[dict[str, Any]]:
-        """What is lost with what is removed, the whole model first."""
+        """Value and perplexity by number of removed players, the whole model first."""
         dense = next(iter(self.results.values()))["dense"]
         points = [_point("dense", 0, self.full_value, dense)]
         for label, result in self.results.items():
@@ -54,9 +54,9 @@ def prune_series(
     run_directory: Path | None = None,
     reporter: Reporter | None = None,
 ) -> SeriesResult:
-    """Cut a model to each of the recipe's targets, into ``out/LABEL``; the budget is that of all together.
+    """Prune a model to each of the recipe's targets, into ``out/LABEL``; all cuts share one budget.
 
-    A killed run started again repeats no evaluation that was stored and no cut that was finished.
+    A resumed run repeats no stored evaluation and no finished cut.
 
     Raises:
         InputError: if the recipe cannot be carried out.
@@ -88,9 +88,9 @@ def prune_series(
 
 
 def choose_all(scoring: Scoring, contributions: Contributions) -> dict[str, RemovalPlan]:
-    """A plan for each target, smallest cut first; what is left of the budget is shared evenly.
+    """Choose a plan per target, smallest cut first; cuts share the remaining budget evenly.
 
-    If cuts are to be nested the largest is chosen first, each smaller one among its members.
+    For nested cuts the largest is chosen first, and each smaller one is a subset of it.
     """
     targets = sorted(scoring.session.targets, key=lambda target: target.needed, reverse=True)
     nested, plans = scoring.session.recipe.nested, dict[str, RemovalPlan]()
@@ -103,10 +103,10 @@ def choose_all(scoring: Scoring, contributions: Contributions) -> dict[str, Remo
 
 
 def _finished(recipe: Recipe, out: Path, run: Run) -> dict[str, dict[str, Any]]:
-    """The results of cuts that an earlier start has finished.
+    """The results of cuts that an earlier start finished.
 
     Raises:
-        InputError: if there is something else where a cut is to be written.
+        InputError: if the directory of a cut holds anything else.
     """
     finished = {}
     if not out.exists():
@@ -123,8 +123,8 @@ def _finished(recipe: Recipe, out: Path, run: Run) -> dict[str, dict[str, Any]]:
 def _same_plan(result: dict[str, Any], plan: RemovalPlan, place: Path) -> dict[str, Any]:
     if result["plan"]["removed"] != list(plan.removed):
         raise InputError(
-            f"{place} lacks {result['plan']['removed']}, this run would remove {list(plan.removed)}: "
-            "remove it or name another --out"
+            f"{place} has players {result['plan']['removed']} removed, but this run removes "
+            f"{list(plan.removed)}; delete it or choose another --out"
         )
     return result
 

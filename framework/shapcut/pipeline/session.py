@@ -1,4 +1,4 @@
-"""A recipe made ready: whatever can be refused is refused here, before the first evaluation."""
+"""Prepare a recipe for its run; invalid requests are refused here, before the first evaluation."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -31,21 +31,21 @@ from shapcut.valuation.precision import fusing_pays
 
 @dataclass(frozen=True, slots=True)
 class Session:
-    """An opened model, its game and the parts that will work on it.
+    """A loaded model, its game and the other objects of a run.
 
     Attributes:
-        recipe: what is carried out; it asks for no finalists' text if there is none.
+        recipe: the recipe, without finalist samples if the text is too short for them.
         host: the plugins.
-        opened: the model, its tokenizer and adapter, and where it was found.
+        opened: the model with its tokenizer, adapter and source.
         text: the run's text.
         calibration: windows that coalitions are measured on.
-        held_out: windows that no choice sees.
+        held_out: windows of held-out text.
         game: the game on ``calibration``.
         finals: the game on further windows of the text, in equal parts, to compare finalists.
-        mended: the game of mended models on all those windows, if finalists are to be compared so.
+        mended: the game of compensated models on all those windows, if the recipe compares finalists by it.
         parts: estimator, selector, executor and post-pruning steps.
-        targets: how much is to be removed, each a cut of its own.
-        latencies: of the players, if a target needed them.
+        targets: the targets, one per cut.
+        latencies: latencies of the players, if a target needs them.
     """
 
     recipe: Recipe
@@ -68,7 +68,7 @@ class Session:
 
     @property
     def n_remove(self) -> int | None:
-        """About how many players go, at most; None if only contributions are wanted."""
+        """Approximate number of players to remove in the largest cut; None without a target."""
         return max((target.typical_size() for target in self.targets), default=None)
 
     def original(self) -> nn.Module:
@@ -76,12 +76,12 @@ class Session:
         return open_model(self.host, self.opened.source).model
 
     def with_fresh_model(self) -> "Session":
-        """The session with the model loaded again, since carrying out a plan changes it."""
+        """The session with the model loaded again, because applying a plan changes the model."""
         opened = open_model(self.host, self.opened.source)
         return replace(self, opened=opened, game=self.game.with_model(opened.model))
 
     def step_inputs(self, plan: RemovalPlan) -> dict[str, Any]:
-        """What decides the results of post-pruning steps beside the steps themselves, as plain data."""
+        """Everything except the steps that determines their results, as plain data."""
         return {
             "removed": plan.removed,
             "granularity": plan.granularity,
@@ -92,16 +92,16 @@ class Session:
 
 
 def prepare(recipe: Recipe, host: Host, *, target: bool, run_directory: Path | None = None) -> Session:
-    """Open the model and the text, and check that everything asked for can be done.
+    """Open the model and the text, and check the whole recipe.
 
     Args:
-        recipe: what is asked for.
+        recipe: the recipe.
         host: the plugins.
-        target: whether the recipe must say how much to remove; one that says so anyway is a hint.
-        run_directory: where an earlier start may have left what it measured of the players' latency.
+        target: whether the recipe must have a target; otherwise a target is a hint to the estimator.
+        run_directory: directory in which an earlier start may have stored player latencies.
 
     Raises:
-        InputError: with the first thing that is wrong; cheap checks come before loading weights.
+        InputError: with the first problem; cheap checks come before loading weights.
     """
     target = target or recipe.has_target
     parts = make_parts(recipe, host)
@@ -135,7 +135,7 @@ def prepare(recipe: Recipe, host: Host, *, target: bool, run_directory: Path | N
 
 
 def _checked_source(recipe: Recipe, host: Host, parts: Parts, *, target: bool) -> ModelSource:
-    """The model, found; everything is refused that its config and the other parts can tell."""
+    """Find the model and run all checks that need no weights."""
     parts.executor.check()
     check_source(recipe.calibration)
     source = find_model(
@@ -154,10 +154,10 @@ def _checked_source(recipe: Recipe, host: Host, parts: Parts, *, target: bool) -
 
 
 def require_vocabulary(opened: OpenModel, windows: Calibration) -> None:
-    """Refuse a tokenizer that gives tokens which the model does not know.
+    """Refuse a tokenizer whose tokens exceed the model's vocabulary.
 
     Raises:
-        InputError: with the largest one.
+        InputError: with the largest token.
     """
     embedding: Any = getattr(opened.model, "get_input_embeddings", lambda: None)()
     known, largest = getattr(embedding, "num_embeddings", None), int(windows.input_ids.max())
@@ -185,13 +185,13 @@ def _game(recipe: Recipe, opened: OpenModel, parts: Parts, calibration: Calibrat
 
 
 def fuses(choice: str, opened: OpenModel, players: Sequence[Player], tokens: int) -> bool:
-    """Whether evaluation runs as fused kernels: decided by what is asked for, not by the clock.
+    """Whether to evaluate with fused kernels; depends on the workload, not on measured time.
 
     Args:
-        choice: ``on``, ``off``, or ``auto``: where compiling pays.
+        choice: ``on``, ``off``, or ``auto``: if compilation pays.
         opened: the model.
-        players: of the model.
-        tokens: of all coalitions together, at most.
+        players: the model's players.
+        tokens: maximum number of tokens over all coalitions.
     """
     if choice != "auto":
         return choice == "on"
@@ -204,7 +204,7 @@ def fuses(choice: str, opened: OpenModel, players: Sequence[Player], tokens: int
 def _finals(
     recipe: Recipe, parts: Parts, text: RunText, game: ModelGame
 ) -> tuple[tuple[ModelGame, ...], MendedGame | None]:
-    """What finalists are compared in: parts of further text, or the game of mended models on all of it."""
+    """The games to compare finalists in: on parts of further text, or of compensated models on all of it."""
     if not recipe.mend_finalists:
         required = "finalist_samples" in recipe.model_fields_set
         return final_games(text, recipe.finalist_samples, game, required=required), None

@@ -1,4 +1,4 @@
-"""The targets that a recipe names, for a loaded model."""
+"""The targets of a recipe, for a loaded model."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -27,16 +27,16 @@ def make_targets(
     model: nn.Module,
     latencies: Callable[[], PlayerLatencies],
 ) -> tuple[Target, ...]:
-    """The recipe's targets in its order; each of them can be reached.
+    """Create the recipe's targets, in order, and check that each can be reached.
 
     Args:
-        recipe: what is asked for.
-        players: of the model.
-        model: whose sizes count.
-        latencies: measures, if that is needed.
+        recipe: the recipe.
+        players: the model's players.
+        model: the model, for its sizes.
+        latencies: returns the latencies of the players; called only if a target needs them.
 
     Raises:
-        InputError: if a target asks for nothing or for more than there is, with the best that can be had.
+        InputError: if a target is already met or out of reach, with the nearest reachable amount.
     """
     kind, amounts = recipe.target_amounts()
     total = sum(weight.numel() for weight in model.parameters())
@@ -63,7 +63,7 @@ def make_targets(
 
 
 def checkpoint_size(model: nn.Module) -> int:
-    """Bytes of the tensors that a checkpoint holds, shared ones once."""
+    """Bytes of the tensors in a checkpoint; shared ones count once."""
     tensors = {id(tensor): tensor for tensor in model.parameters()}
     persistent = {name for name, _ in model.named_buffers()} & set(model.state_dict(keep_vars=True))
     buffers = [buffer for name, buffer in model.named_buffers() if name in persistent]
@@ -71,7 +71,7 @@ def checkpoint_size(model: nn.Module) -> int:
 
 
 def bytes_per_parameter(model: nn.Module, player: Player) -> float:
-    """Mean size of the elements of a player's weights; of the whole model's if it is no module."""
+    """Mean element size of a player's weights, or of the whole model's if the player is not a module."""
     module = dict(model.named_modules()).get(player.name)
     weights = [] if module is None else list(module.parameters())
     weights = weights or list(model.parameters())
@@ -83,7 +83,7 @@ def bytes_per_parameter(model: nn.Module, player: Player) -> float:
 def _at_most(
     costs: Sequence[float], players: Sequence[Player], sizes: tuple[int, int], label: str, text: str
 ) -> Target:
-    """``sizes`` are what there is and what may stay."""
+    """A target for ``sizes``: the current size and the largest allowed one."""
     total, limit = sizes
     if limit >= total:
         raise InputError(f"--{label.partition('-')[0]}: the model has {total:,}, which is {text} already")
@@ -100,7 +100,7 @@ def _target(
 
 
 def _require(target: Target, best: Callable[[float], str]) -> None:
-    """Refuse a target that removing all but one player does not reach."""
+    """Refuse a target that is not reached even by removing all players but one."""
     costs = sorted(target.costs, reverse=True)
     most = float(sum(costs[: len(costs) - 1]))
     if not target.candidates or most < target.needed:
@@ -110,14 +110,14 @@ def _require(target: Target, best: Callable[[float], str]) -> None:
 
 @dataclass(slots=True)
 class Stopwatch:
-    """Measures the players' latency when it is first asked, if no earlier start of the run has.
+    """Measures the players' latencies on first use, unless an earlier start of the run stored them.
 
     Attributes:
         adapter: the model's adapter.
-        game: whose model and players are timed.
-        seed: of the prompt.
-        run_directory: of the run, or None.
-        found: what was measured, or None if nobody has asked.
+        game: the game whose model and players are timed.
+        seed: seed of the prompt.
+        run_directory: the run directory, or None.
+        found: the latencies, or None before the first use.
     """
 
     adapter: Adapter
@@ -127,7 +127,7 @@ class Stopwatch:
     found: PlayerLatencies | None = None
 
     def measure(self) -> PlayerLatencies:
-        """The latencies, those of an earlier start if there are any."""
+        """The latencies, from an earlier start if stored."""
         model, granularity = self.game.model, self.game.granularity
         fingerprint = self.game.model_fingerprint
         if self.found is None and self.run_directory is not None:
@@ -139,10 +139,10 @@ class Stopwatch:
 
 
 def prepare_targets(recipe: Recipe, game: ModelGame, watch: Stopwatch) -> tuple[Target, ...]:
-    """The recipe's targets; for each a set that may be removed was found.
+    """Create the recipe's targets and check that some permitted set reaches each.
 
     Raises:
-        InputError: if one cannot be reached.
+        InputError: if a target is out of reach.
     """
     recipe.require_target(game.n_players)
     targets = make_targets(recipe, game.players, game.model, watch.measure)

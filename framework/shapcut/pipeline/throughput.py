@@ -1,4 +1,4 @@
-"""How fast a device is taken to be."""
+"""The assumed throughput of a device."""
 
 THROUGHPUT = 100.0
-"""TFLOP/s that a device is taken to sustain if nobody says: about a third of one A100's bf16 peak of 312."""
+"""Default throughput in TFLOP/s: about a third of an A100's bf16 peak of 312."""

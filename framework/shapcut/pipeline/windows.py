@@ -20,9 +20,9 @@ class RunText:
 
     Attributes:
         source: ``builtin``, a ``.txt`` or ``.jsonl`` file, or ``hf:NAME``.
-        tokenizer: the model's.
-        length: tokens a window.
-        seed: decides which windows are drawn.
+        tokenizer: the model's tokenizer.
+        length: tokens per window.
+        seed: seed of the choice of windows.
     """
 
     source: str
@@ -39,11 +39,11 @@ class RunText:
         return self._drawn(samples, self.seed + 1)
 
     def for_step(self, step: PostProcessor, samples: int) -> Calibration:
-        """The calibration windows of a step: as many as it wants, or ``samples``."""
+        """The calibration windows of a step: ``step.samples`` of them, or ``samples`` if that is None."""
         return self.calibration(step.samples or samples)
 
     def held_out(self, samples: int) -> Calibration:
-        """Windows that no choice sees."""
+        """Windows of held-out text."""
         return load_held_out(self.source, self.tokenizer, samples=samples, sequence_length=self.length)
 
     def whole(self, length: int) -> Tensor:
@@ -57,16 +57,16 @@ class RunText:
 
 
 def final_games(text: RunText, samples: int, game: ModelGame, *, required: bool) -> tuple[ModelGame, ...]:
-    """The game on further windows, in up to 8 equal parts; what the division leaves over goes unused.
+    """The game on further windows, in up to 8 equal parts; a remainder is unused.
 
-    The second half of the parts, which few sets reach, is measured in the model's own number format: these
-    values decide. None is worth compiling kernels for.
+    The second half of the parts, which few sets reach, is measured in the model's own number format, because
+    these values decide. The finals are too small to compile kernels for.
 
     Args:
-        text: the run's.
-        samples: windows of all parts together; 0 for none.
-        game: on the calibration windows.
-        required: whether a text that is too short is an error; else there are no finals.
+        text: the run's text.
+        samples: number of windows in all parts together; 0 for none.
+        game: the game on the calibration windows.
+        required: whether a text that is too short is an error; otherwise there are no finals.
 
     Raises:
         InputError: if the text is too short.

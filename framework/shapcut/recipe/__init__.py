@@ -1,1 +1,1 @@
-"""What a run is asked for, as data; named methods."""
+"""Recipes and named methods."""

@@ -1,11 +1,11 @@
-"""The methods that have a name: which estimator and selector they are, and where they come from."""
+"""Named methods: estimator, selector and publication of each."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 
 Evaluations = Callable[[int, int], int]
-"""How many coalitions a method measures, from the numbers of removable players and of players to remove."""
+"""Number of coalitions to measure, from the numbers of removable players and of players to remove."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -13,13 +13,13 @@ class Method:
     """A way to choose layers.
 
     Attributes:
-        name: what it is called.
+        name: the method's name.
         estimator: ``NAME[:key=value,...]``.
         selector: ``NAME[:key=value,...]``.
-        utility: the registered utility whose values it goes by; None: the one that is asked for.
-        needs: how many coalitions it measures; None: as many as it is given.
-        source: where it was published.
-        windows: calibration windows that it measures coalitions on; None: all.
+        utility: name of the utility to measure with; None: the recipe's.
+        needs: number of coalitions to measure; None: the recipe's budget.
+        source: publication of the method.
+        windows: number of calibration windows to measure on; None: all.
     """
 
     name: str
@@ -46,11 +46,10 @@ def _greedy(candidates: int, n_remove: int) -> int:
 
 
 def _half_of_greedy(candidates: int, n_remove: int) -> int:
-    """What half of greedy's tokens pay for, on 4 of 16 windows: coalitions, and default finals.
+    """Coalitions on 4 of 16 windows for half of greedy's tokens, less the default finals.
 
-    These measure 16 sets on 8 windows, 8 on as many again and so on: as many tokens as 80 coalitions. Where
-    that leaves next to nothing, as with a dozen layers, it is three times what looking at every layer alone
-    takes.
+    The finals measure 16 sets on 8 windows, 8 sets on 8 more and so on, which takes as many tokens as 80
+    coalitions. If little is left, as with a dozen layers, use three coalitions per layer instead.
     """
     return max(3 * _singles(candidates, n_remove), 2 * _greedy(candidates, n_remove) - 80)
 

@@ -151,7 +151,7 @@ class Recipe(BaseModel):
 
     @property
     def has_target(self) -> bool:
-        """Whether it says how much to remove."""
+        """Whether the recipe has a target."""
         return bool(self.target_amounts()[1])
 
     def n_remove(self, n_players: int) -> int:
@@ -165,7 +165,7 @@ class Recipe(BaseModel):
         return max(self.number(kind, amount, n_players) for amount in amounts)
 
     def require_target(self, n_players: int) -> None:
-        """Check that there is a target, and that a number or share of so many players makes sense.
+        """Check that there is a target, and that a number or share fits ``n_players`` players.
 
         Raises:
             InputError: otherwise.
@@ -223,10 +223,10 @@ def make_recipe(options: dict[str, Any], file: Path | None = None) -> Recipe:
 
 
 def preset_options(name: str) -> dict[str, Any]:
-    """What a method's name stands for; an option given explicitly wins over it.
+    """The options of a named method; explicit options override them.
 
     Raises:
-        InputError: if there is no method of that name.
+        InputError: if the name is unknown.
     """
     if name not in METHODS:
         raise InputError(f"unknown preset {name!r}: {did_you_mean(name, METHODS)}")

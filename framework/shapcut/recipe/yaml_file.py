@@ -19,7 +19,7 @@ def read_recipe_file(file: Path) -> dict[str, Any]:
         with file.open("rb") as stream:
             content = stream.read(_LARGEST + 1)
         if len(content) > _LARGEST:
-            raise InputError(f"the recipe {file} has more than {_LARGEST:,} bytes: it is no recipe")
+            raise InputError(f"the recipe {file} has more than {_LARGEST:,} bytes, too many for a recipe")
         text = content.decode("utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else f"it is not UTF-8 text: {error}"

@@ -66,7 +66,7 @@ class SelectionProblem:
             InputError: if there is none; the message names the selector.
         """
         if self.game is None:
-            raise InputError(f"selector {selector!r} measures sets: it needs a game")
+            raise InputError(f"selector {selector!r} needs a game to measure sets in; pass one")
         return self.game
 
     def known_value(self, absent: Sequence[int]) -> float | None:

@@ -1,4 +1,4 @@
-"""The game whose coalitions are mended before they are measured: the best set to cut and mend wins."""
+"""A game that measures coalitions after compensation."""
 
 import copy
 import tempfile
@@ -20,15 +20,15 @@ from shapcut.valuation.utilities import Measure, ModelUtility
 
 
 class MendedGame(Game):
-    """A model's game in which the absent players are removed from a copy, and steps mend it.
+    """A game that removes the absent players from a copy of the model and runs steps on it before measuring.
 
     Slow: every value costs a copy of the model, the steps and one pass. The model itself never changes.
 
     Args:
-        game: says what the players are, what a coalition is worth and on which tokens.
-        steps: what mends a cut, with the texts that asked for them.
-        windows: gives all windows of a number of tokens of the calibration text.
-        seed: of the steps.
+        game: the game of the model; gives players, utility and tokens.
+        steps: the steps to run after removal, each with its text form.
+        windows: returns all windows of a given length from the calibration text.
+        seed: seed of the steps.
     """
 
     def __init__(
@@ -45,20 +45,20 @@ class MendedGame(Game):
 
     @property
     def players(self) -> tuple[Player, ...]:
-        """The model's."""
+        """The model's players."""
         return self._game.players
 
     def permits(self, absent: Sequence[int]) -> bool:
-        """The game's answer."""
+        """Whether the model's game permits this set."""
         return self._game.permits(absent)
 
     def fingerprint(self) -> dict[str, str]:
-        """What the values belong to."""
+        """Everything that the game's values depend on."""
         mended = " ".join(spec for spec, _ in self._steps)
         return {**self._game.fingerprint(), "mended": mended, "seed": str(self._seed)}
 
     def measurements(self, coalitions: CoalitionMatrix) -> Measurements:
-        """The utility of each mended model, and of the whole model as it is; the halves are unknown."""
+        """The utility of each compensated model (of the unchanged model for all players); halves are NaN."""
         return as_measurements(self._utilities(coalitions))
 
     def _utilities(self, coalitions: CoalitionMatrix) -> Values:
@@ -97,7 +97,7 @@ class MendedGame(Game):
         return float(torch.cat([self._tokens(model, ids, measure) for ids in windows]).mean())
 
     def _tokens(self, model: nn.Module, ids: Tensor, measure: Measure) -> Tensor:
-        """The measure of each token of one window, float64."""
+        """The measure per token of one window, float64."""
         adapter = self._game.adapter
         full = adapter.logits(self._game.model, ids) if measure == "kl" else None
         return token_quantity(adapter.logits(model, ids), ids, full).double()

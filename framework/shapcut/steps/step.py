@@ -86,7 +86,7 @@ class PostProcessor(ABC):
     tolerance: float | None = None
 
     def check(self, model: nn.Module, adapter: Adapter) -> None:  # noqa: B027 - most steps refuse nothing
-        """Refuse what `run` could not do; called on the unpruned model, before any evaluation.
+        """Check that `run` will work; called on the unpruned model, before any evaluation.
 
         Args:
             model: the canonicalised original.

@@ -1,1 +1,1 @@
-"""Files, errors, progress, quiet libraries, suggestions, option texts, the files of a run."""
+"""Helpers without knowledge of games or models: files, errors, progress, options, run directories."""

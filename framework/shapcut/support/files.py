@@ -101,7 +101,7 @@ def require_new_directory(path: Path) -> None:
     """
     _require_usable_name(path, "--out")
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
-        raise InputError(f"--out {path} already exists and is not an empty directory; name another one")
+        raise InputError(f"--out {path} already exists and is not an empty directory; choose another one")
     require_writable(path.absolute().parent, "--out")
 
 
@@ -130,7 +130,7 @@ def require_outside(run: Path, out: Path) -> None:
         InputError: if it is.
     """
     if run.resolve().is_relative_to(out.resolve()):
-        raise InputError(f"--run {run} is inside --out {out}, which must stay empty; name another one")
+        raise InputError(f"--run {run} is inside --out {out}, which must stay empty; choose another one")
 
 
 @contextmanager

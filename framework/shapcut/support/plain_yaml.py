@@ -1,4 +1,4 @@
-"""YAML that can mean only one thing and stands for no more than it holds."""
+"""Load YAML without anchors, aliases, tags and duplicate keys."""
 
 import re
 from typing import Any
@@ -9,11 +9,11 @@ from shapcut.support.quiet import one_line
 
 _TAG = "tag:yaml.org,2002:"
 _RESOLVED = {"bool", "int", "float", "timestamp", "merge"}
-"""Kinds that YAML 1.1 sees in plain words: ``on``, ``1:30``, ``017``, ``2024-01-01``, ``<<``."""
+"""Types that YAML 1.1 infers from plain scalars such as ``on``, ``1:30``, ``017``, ``2024-01-01``, ``<<``."""
 
 
 class _PlainLoader(yaml.SafeLoader):
-    """YAML without anchors, aliases and tags, in which no key comes twice; plain words as in YAML 1.2."""
+    """Loads YAML without anchors, aliases, tags and duplicate keys; reads plain scalars as YAML 1.2 does."""
 
     yaml_implicit_resolvers = {  # noqa: RUF012 - as the base class declares it
         first: [(tag, pattern) for tag, pattern in resolvers if tag.removeprefix(_TAG) not in _RESOLVED]
@@ -21,7 +21,7 @@ class _PlainLoader(yaml.SafeLoader):
     }
 
     def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
-        """Refuse anchors and aliases, with which a small file can stand for a huge one, and tags."""
+        """Refuse tags, and anchors and aliases, which can expand a small file into a huge one."""
         event = self.peek_event()  # type: ignore[no-untyped-call]
         if isinstance(event, yaml.AliasEvent) or getattr(event, "anchor", None) is not None:
             problem = f"the anchor or alias {event.anchor!r} is not taken here: write the value itself"
@@ -32,7 +32,7 @@ class _PlainLoader(yaml.SafeLoader):
         return super().compose_node(parent, index)
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        """A mapping, if its keys differ."""
+        """Construct a mapping; refuse duplicate keys."""
         seen = set()
         for key, _ in node.value:
             if key.value in seen:
@@ -57,19 +57,19 @@ def load_plain_yaml(text: str) -> Any:
     """The content of a YAML document.
 
     Raises:
-        ValueError: in one line: what is wrong and where.
+        ValueError: with the problem and its place, in one line.
     """
     try:
         return yaml.load(text, _PlainLoader)  # noqa: S506 - it is a SafeLoader
     except yaml.YAMLError as error:
         raise ValueError(_reason(error)) from error
     except (RecursionError, ValueError, TypeError, LookupError, AttributeError) as error:
-        # nested too deeply, or what PyYAML lets out of a number that is none
+        # nested too deeply, or an error of PyYAML on a malformed number
         raise ValueError(one_line(error)) from error
 
 
 def _reason(error: yaml.YAMLError) -> str:
-    """What is wrong and where, as one line."""
+    """The problem and its place, in one line."""
     if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark is not None:
         mark = error.problem_mark
         return f"line {mark.line + 1}, column {mark.column + 1}: {error.problem or error.context}"

@@ -1,4 +1,4 @@
-"""Keep the libraries' own progress bars and log lines off the terminal; shapcut says what it does itself."""
+"""Silence the progress bars and log lines of libraries."""
 
 import contextlib
 import io
@@ -22,10 +22,9 @@ LIBRARY_LOGGERS = (
 
 @contextmanager
 def quiet_libraries() -> Iterator[None]:
-    """No progress bars and no log lines below errors from transformers, the hub client and datasets.
+    """Silence progress bars and log lines below errors of transformers, the hub client and datasets.
 
-    Levels and the progress-bar switch are as before when the context closes. Where shapcut's own loggers
-    speak at the level DEBUG, the libraries' log lines are wanted too and stay.
+    Closing the context restores the settings. If shapcut logs at level DEBUG, the libraries' log lines stay.
     """
     from huggingface_hub import utils as hub_utils  # noqa: PLC0415 - slow, and only needed with models
     from transformers.utils import logging as transformers_utils_logging  # noqa: PLC0415
@@ -53,13 +52,13 @@ def quiet_libraries() -> Iterator[None]:
 
 @contextmanager
 def without_stderr() -> Iterator[None]:
-    """Drop what is printed to stderr: for a library's progress bar that has no switch."""
+    """Discard output to stderr, for a library's progress bar that has no switch."""
     with contextlib.redirect_stderr(io.StringIO()):
         yield
 
 
 def one_line(error: BaseException) -> str:
-    """The first sentence of an exception's message on one line, or its type if it says nothing."""
+    """The first sentence of an exception's message on one line, or its type if the message is empty."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     if not lines:
         return type(error).__name__

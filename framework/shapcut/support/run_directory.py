@@ -106,14 +106,14 @@ def require_run_directory(directory: Path) -> None:
         return
     found = sorted(directory.iterdir())
     if links := [path for path in found if path.is_symlink()]:
-        raise InputError(f"--run {directory}: {links[0].name} is a link; name a directory without links")
+        raise InputError(f"--run {directory}: {links[0].name} is a link; choose a directory without links")
     if not (directory / _MARKER).is_file():
         others = [
             path.name for path in found if path.name != _LOCK and not path.name.startswith(f".{_MARKER}.")
         ]
         if others:
             raise InputError(
-                f"--run {directory} is not a run directory (it holds {others[0]}); name a new one"
+                f"--run {directory} is not a run directory (it holds {others[0]}); choose a new one"
             )
 
 

@@ -1,4 +1,4 @@
-"""The conformance kit: every promise of an adapter as a named check on tiny offline models."""
+"""The conformance kit: every guarantee of an adapter as a named check on tiny offline models."""
 
 from shapcut.testing.case import Case, cases, cases_of
 from shapcut.testing.comparison import ConformanceError

@@ -13,7 +13,7 @@ VISIBLE = 1e-3
 
 
 class ConformanceError(AssertionError):
-    """A promise of the adapter contract is broken, or a check could not have failed."""
+    """A guarantee of the adapter contract is violated, or a check could not have failed."""
 
 
 def require(condition: object, problem: str) -> None:

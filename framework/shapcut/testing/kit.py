@@ -22,7 +22,7 @@ with quiet_libraries():
     importlib.import_module("transformers.modeling_utils")  # imports torchao if it is installed, which prints
 
 Check = Callable[[Case], str]
-"""Returns a phrase on what was observed; raises if a promise is broken."""
+"""Returns a phrase that describes the observation; raises if a guarantee is violated."""
 
 CHECKS: Mapping[str, Check] = MappingProxyType(
     {
@@ -58,8 +58,8 @@ class CheckResult:
     Attributes:
         example: the example's name.
         check: the check's name, a key of `CHECKS`.
-        passed: whether the promise holds.
-        detail: what was observed, or what is wrong.
+        passed: whether the guarantee holds.
+        detail: the observation, or the violation.
     """
 
     example: str

@@ -97,9 +97,9 @@ def parameter_count(case: Case) -> str:
     before = _parameters(case.model)
     for absent in case.removable_sets:
         said = sum(case.players[index].parameters for index in absent)
-        gone = before - _parameters(case.removed(absent))
+        freed = before - _parameters(case.removed(absent))
         require(said > 0, f"vacuous: players {sorted(absent)} have no parameters")
-        require(gone == said, f"removed {sorted(absent)}: {gone} parameters disappeared, players said {said}")
+        require(freed == said, f"removing {sorted(absent)} freed {freed} parameters, players declare {said}")
     return f"of {before} parameters"
 
 

@@ -1,1 +1,1 @@
-"""What a coalition of a model's layers is worth, measured fast."""
+"""Fast evaluation of coalitions of a model's layers."""

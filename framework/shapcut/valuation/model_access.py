@@ -52,5 +52,5 @@ def require_access(game: Game | None, who: str) -> ModelAccess:
     """
     access = None if game is None else game.access
     if not isinstance(access, ModelAccess):
-        raise InputError(f"{who} looks inside the model: it needs a ModelGame; this game has no model")
+        raise InputError(f"{who} looks inside the model, but this game has no model; use a ModelGame")
     return access

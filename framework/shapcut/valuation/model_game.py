@@ -1,4 +1,4 @@
-"""The layer-pruning game of a model: layers are players, quality without the absent ones is the value."""
+"""The layer-pruning game of a model."""
 
 import copy
 import hashlib
@@ -30,7 +30,7 @@ from shapcut.valuation.prefix_tree import CoalitionEvaluator, Placement
 from shapcut.valuation.utilities import LogLikelihood, ModelUtility, Utility
 
 _PACKAGES = ("shapcut", "torch", "transformers")
-"""Their versions are part of what values belong to."""
+"""Packages whose versions are part of a game's fingerprint."""
 
 
 class ModelGame(PortableGame):
@@ -49,8 +49,8 @@ class ModelGame(PortableGame):
         origin: source of model and utility, from which other processes can rebuild the game.
 
     Raises:
-        InputError: if that dtype is unavailable for the model's weights; later, if the whole model's value is
-            not finite.
+        InputError: if the dtype is unavailable for the model's weights; on evaluation, if the whole model's
+            value is not finite.
     """
 
     def __init__(
@@ -112,13 +112,13 @@ class ModelGame(PortableGame):
         dtype: torch.dtype | None = None,
         fuse: bool | None = None,
     ) -> "ModelGame":
-        """The same game on other tokens; a converted model is shared by both.
+        """The same game on other tokens; both share a converted model.
 
         Args:
             input_ids: the tokens, shape (samples, length).
-            utility: another one of tokens; such a game cannot be built by other processes.
+            utility: another token utility; other processes cannot build such a game.
             dtype: another number format of the evaluation.
-            fuse: whether blocks run as fused kernels, if that is to differ.
+            fuse: whether to run blocks as fused kernels; default: as this game does.
         """
         other = copy.copy(self)
         vars(other).pop("evaluator", None)
@@ -136,7 +136,7 @@ class ModelGame(PortableGame):
         return self._players
 
     def permits(self, absent: Sequence[int]) -> bool:
-        """Whether the adapter can remove this set; it is asked once for each."""
+        """Whether the adapter can remove this set; answers are cached."""
         key = frozenset(absent)
         if key not in self._permitted:
             self._permitted[key] = self.adapter.can_remove(self.model, absent, self.granularity) is None
@@ -262,7 +262,7 @@ class ModelGame(PortableGame):
                 if isinstance(self.utility, ModelUtility)
                 else "the model was passed in memory"
             )
-            raise InputError(f"{only_here}, so only this process can measure it; use the executor 'local'")
+            raise InputError(f"{only_here}, so other processes cannot measure it; use the executor 'local'")
         return GameSpec(
             origin=self._origin.located(),
             device=self._device.type,
@@ -278,7 +278,7 @@ class ModelGame(PortableGame):
 
 
 def _version(distribution: str) -> str:
-    """Its version without the part that only names a build, such as ``+cpu``."""
+    """The distribution's version without a build suffix such as ``+cpu``."""
     try:
         return metadata.version(distribution).partition("+")[0]
     except metadata.PackageNotFoundError:

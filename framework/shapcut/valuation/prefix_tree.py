@@ -1,9 +1,9 @@
-"""The value of many coalitions in one pass over the layers.
+"""Evaluation of many coalitions in one pass over the layers.
 
-Coalitions with equal layers so far share one state: a prefix tree, walked breadth first. States are cached
-by the layers that produced them, across calls; the path on which every layer runs (the *trunk*) is never
-evicted. States are batched through a layer only if a trial shows that the result is bitwise identical to
-running each alone, so that a coalition's value does not depend on the other rows of a call.
+Coalitions that agree on the layers so far share one state: a prefix tree, walked breadth first. States are
+cached by the layers that produced them, across calls; the path on which every layer runs (the *trunk*) is
+never evicted. States are batched through a layer only if a trial shows that the result is bitwise identical
+to running each alone, so that a coalition's value does not depend on the other rows of a call.
 """
 
 from collections.abc import Sequence
@@ -28,7 +28,7 @@ from shapcut.valuation.utilities import Measure
 TOKENS_PER_STEP = 16_384
 MOST_STATES_PER_STEP = 8
 COALITIONS_BEFORE_TRIAL = 64
-"""Coalitions before the trial of batched states, which costs as much as tens of coalitions."""
+"""Coalitions to evaluate before the trial of batched states, which costs as much as tens of coalitions."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,8 +70,8 @@ class CoalitionEvaluator(Evaluator):
         batch, length = input_ids.shape
         if stack.batch_size and batch % stack.batch_size:
             raise InputError(
-                f"this model takes {stack.batch_size} sequences at a time: the number of samples must be a "
-                f"multiple of it, not {batch}"
+                f"this model takes {stack.batch_size} sequences at a time, but got {batch} samples; use a "
+                f"multiple of {stack.batch_size}"
             )
         most = placement.sequences_per_step or max(1, TOKENS_PER_STEP // length)
         self._rows = stack.batch_size or most

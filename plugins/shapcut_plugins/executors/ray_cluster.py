@@ -151,7 +151,7 @@ class RayCluster:
 
     def stop(self, worker: Any) -> None:
         """Kill an actor."""
-        with suppress(self._ray.exceptions.RayError):  # of a cluster that is gone itself
+        with suppress(self._ray.exceptions.RayError):  # the cluster may have ended
             self._ray.kill(worker)
 
     def prepare(self, worker: Any) -> Any:
@@ -171,7 +171,7 @@ class RayCluster:
         """The result of a finished task.
 
         Raises:
-            WorkerDiedError: if the actor or its machine is gone.
+            WorkerDiedError: if the actor or its machine died.
             ShapcutError: if it failed; shapcut's own errors are re-raised.
         """
         errors = self._ray.exceptions

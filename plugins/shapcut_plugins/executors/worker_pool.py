@@ -45,7 +45,7 @@ class Workers(Protocol):
         """The result of a finished task.
 
         Raises:
-            WorkerDiedError: if its worker is gone.
+            WorkerDiedError: if its worker died.
             ShapcutError: if it failed.
         """
 

@@ -22,9 +22,9 @@ def add_report_command(cli: click.Group, hook: pluggy.HookRelay) -> None:
     def report(directory: Path, baselines: Path | None) -> None:
         """Write DIR/report.html: what was removed and why, and what it cost.
 
-        For the directory of a comparison, DIR/comparison.html.
+        For the directory of a comparison, write DIR/comparison.html.
         """
-        from shapcut.contracts import InputError, Run  # noqa: PLC0415 - what a command needs loads when it runs
+        from shapcut.contracts import InputError, Run  # noqa: PLC0415 - loaded only when the command runs
         from shapcut_plugins.report.comparison_page import write_comparison  # noqa: PLC0415
         from shapcut_plugins.report.report import write_report  # noqa: PLC0415
         from shapcut_plugins.report.run_data import read_run  # noqa: PLC0415
@@ -36,7 +36,7 @@ def add_report_command(cli: click.Group, hook: pluggy.HookRelay) -> None:
             write_comparison(run)
             click.echo(str(run.comparison_page))
             return
-        read_run(run)  # refuses what is no run before any plugin sees it
+        read_run(run)  # refuses anything but a run before a plugin sees it
         others = None if baselines is None else Run(baselines)
         write_report(run, hook.shapcut_report_sections(run=run), baselines=others)
         click.echo(str(run.report))

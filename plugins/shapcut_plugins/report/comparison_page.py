@@ -22,10 +22,10 @@ class Standing:
 
     Attributes:
         method: its name.
-        number: which colour it has everywhere on the page.
-        source: where it was published.
+        number: index of the method's colour on the page.
+        source: publication of the method.
         cut: its held-out perplexity; None if no seed has a finite one.
-        seeds: how many have one.
+        seeds: number of seeds with one.
         tokens: processed tokens, mean over seeds.
         seconds: time taken, mean over seeds.
     """

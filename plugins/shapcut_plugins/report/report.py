@@ -30,7 +30,7 @@ def write_report(
 
     Args:
         run: the run.
-        sections: what each of the other plugins adds; bodies are HTML and go in as they are.
+        sections: the sections of other plugins; bodies are HTML and inserted unchanged.
         baselines: a comparison whose methods are shown beside the run's own cuts.
 
     Raises:

@@ -254,7 +254,7 @@ def read_run(run: Run) -> RunFacts:
         InputError: if it is not a run directory, or one of its files is unreadable.
     """
     if not run.directory.is_dir():
-        raise InputError(f"{run.directory} is not a directory; name what --run was given")
+        raise InputError(f"{run.directory} is not a directory; pass the directory of a --run")
     if not run.manifest.is_file():
         raise InputError(f"{run.directory} has no {run.manifest.name}, so it is not the directory of a run")
     manifest = read_part(run.manifest, ManifestFacts)

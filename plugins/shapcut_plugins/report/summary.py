@@ -12,7 +12,7 @@ _CHANCE = 0.5
 
 
 def outcome(result: Result) -> list[str]:
-    """What a cut removed, and its effect."""
+    """The removed players of a cut, and its effect."""
     plan, dense, pruned = result.plan, result.dense, result.pruned
     share = _ratio(pruned.get("parameters"), dense.get("parameters"))
     removed = f"{len(plan.removed)} of {len(plan.removed) + len(plan.kept)} {plan.granularity}s were removed"

@@ -111,7 +111,7 @@ BROKEN = {
     "crash": ("raise RuntimeError('two\\nlines')\n", "RuntimeError: two lines"),
     "misspelt": (
         GREETER.format(name="hello").replace("_selectors", "_selektors"),
-        "there is no hook 'shapcut_register_selektors': did you mean 'shapcut_register_selectors'?",
+        "unknown hook 'shapcut_register_selektors': did you mean 'shapcut_register_selectors'?",
     ),
     "unmarked": (
         GREETER.format(name="hello").replace("@hookimpl", ""),

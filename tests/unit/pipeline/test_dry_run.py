@@ -145,7 +145,7 @@ def test_nothing_is_left_behind_and_no_weights_are_made(
 
 def test_a_throughput_that_is_none(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["score", str(config), "--dry-run", "--throughput", "0"]) == 2
-    assert capsys.readouterr().err.startswith("shapcut: --throughput 0.0 is no positive number")
+    assert capsys.readouterr().err.startswith("shapcut: --throughput 0.0 is not a positive number")
 
 
 def test_a_hub_id_of_which_only_the_config_is_cached(

@@ -249,7 +249,7 @@ def test_a_fixed_batch_size_is_kept(measure, declared):
 
 @pytest.mark.parametrize("batch_size", [2, 4])
 def test_a_fixed_batch_size_that_does_not_divide_the_samples_is_refused(batch_size):
-    with pytest.raises(InputError, match=f"takes {batch_size} sequences at a time.* not 3"):
+    with pytest.raises(InputError, match=f"takes {batch_size} sequences at a time.* got 3 samples"):
         fast(toy.ToyStack(batch_size=batch_size))
 
 

@@ -1,6 +1,6 @@
-"""Decoder-only families that are claimed: where their layers are, and what follows the depth.
+"""The supported decoder-only families: where their layers are, and which config fields follow the depth.
 
-A family is claimed here only if its tiny example passes the whole conformance kit.
+Each family's tiny example passes the whole conformance kit.
 """
 
 from torch import nn

@@ -1,4 +1,4 @@
-"""What is known about one family of causal language models: where its layers are, what follows the depth."""
+"""The description of one family of causal language models."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field

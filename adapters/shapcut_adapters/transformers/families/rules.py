@@ -86,8 +86,8 @@ class PerLayerList(Rule):
 
     Attributes:
         field: the config field that is written.
-        source: where the entries are read, if not there: a property derived from a pattern.
-        spelling: what the written field calls an entry of the source, if something else.
+        source: the field or property that entries are read from, if it is another one.
+        spelling: the written field's names for entries of the source, if they differ.
     """
 
     field: str
@@ -260,10 +260,10 @@ class AtLeast(Rule):
     """A minimum number of layers of a kind must stay (or all, if there are fewer).
 
     Attributes:
-        count: how many.
-        kinds: which kinds.
+        count: the minimum number.
+        kinds: the kinds that count.
         field: the list with each layer's kind.
-        otherwise: what would happen.
+        otherwise: the consequence of fewer layers.
     """
 
     count: int

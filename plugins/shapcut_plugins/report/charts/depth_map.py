@@ -17,7 +17,7 @@ class DepthRow:
     Attributes:
         name: shortened if it is long.
         y: of its upper edge.
-        method: the number that says which colour it has everywhere on a page, or None.
+        method: index of the method's colour on the page, or None.
         cells: (x, share of the removals that took this player, words) of each player that was taken.
     """
 
