@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from shapcut.cli.help import Group
 from shapcut.cli.main import run as run_command
 from shapcut.host.hookspecs import hookimpl
 from shapcut.host.host import build_host
@@ -25,7 +26,7 @@ from shapcut_plugins.report.charts.curve import curve_chart
 from shapcut_plugins.report.charts.depth_map import depth_map
 from shapcut_plugins.report.charts.pairs import heat_map, scatters
 from shapcut_plugins.report.charts.scale import axis_ticks, perplexity_scale
-from shapcut_plugins.report.command import report_command
+from shapcut_plugins.report.command import add_report_command
 from shapcut_plugins.report.page import content_policy
 from shapcut_plugins.report.report import render_report, write_report
 from shapcut_plugins.report.run_data import Cut, PlayerFacts, read_run
@@ -261,7 +262,9 @@ def test_the_command_asks_other_plugins_for_sections(copy: Run) -> None:
         def shapcut_report_sections(self) -> list[tuple[str, str]]:
             return [("Asked again", "<p>yes</p>")]
 
-    report_command(build_host(extra=[Adder()]).manager.hook)(copy.directory)
+    cli = Group()
+    add_report_command(cli, build_host(extra=[Adder()]).manager.hook)
+    cli.main(["report", str(copy.directory)], standalone_mode=False)
     assert "<h2>Asked again</h2>" in copy.report.read_text(encoding="utf-8")
 
 
