@@ -3,7 +3,7 @@ SHELL := bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup demo test lint unit families recipes bench-speed bench-selection format docs clean
+.PHONY: help setup demo test pytest lint unit families recipes bench-speed bench-selection format docs clean
 
 PYTHON ?= python3
 TORCH ?= $(shell grep '^torch==' constraints.txt)
@@ -39,8 +39,13 @@ demo: $(STAMP) ## prune a small real model, start to end, into demo-out
 	rm -rf demo-out
 	$(BIN)/shapcut demo
 
-test: lint ## every check and every test
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist loadfile --no-loadscope-reorder
+test: $(STAMP) ## every check and every test
+	@$(MAKE) --no-print-directory --jobs 2 lint pytest
+
+# Tests start many processes: let them keep the bytecode of what they import.
+pytest: $(STAMP)
+	env -u PYTHONDONTWRITEBYTECODE OMP_NUM_THREADS=1 \
+	  $(BIN)/python -m pytest --numprocesses auto --dist loadfile --no-loadscope-reorder
 
 lint: $(STAMP) ## format, style, types, import direction
 	$(BIN)/ruff check .
