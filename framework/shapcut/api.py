@@ -10,7 +10,7 @@ from torch import nn
 from shapcut.data.windows import load_calibration
 from shapcut.estimators.base import EstimationProblem
 from shapcut.estimators.robustness import examined
-from shapcut.game.budget import BudgetedGame
+from shapcut.game.budget import BudgetedGame, capped_budget
 from shapcut.game.coalitions import Player
 from shapcut.game.contributions import Contributions
 from shapcut.game.game import Game
@@ -98,8 +98,8 @@ def estimate(
         InputError: on an unknown estimator or a budget that it cannot work with.
     """
     chosen = build_host().estimators.create(estimator)
-    counted = BudgetedGame(game, budget)
-    problem = EstimationProblem(counted, budget, np.random.default_rng(seed), remove)
+    counted = BudgetedGame(game, capped_budget(budget, game.players))
+    problem = EstimationProblem(counted, counted.budget, np.random.default_rng(seed), remove)
     found: Contributions = chosen.estimate(problem)
     measurements = counted.measurements(found.coalitions)
     return examined(found, measurements, np.random.default_rng([seed, 1]))

@@ -1,16 +1,26 @@
 """Games that count, and limit, the coalitions asked for."""
 
+from collections.abc import Sequence
 from math import floor
 from typing import Protocol, runtime_checkable
 
 import numpy as np
 
-from shapcut.game.coalitions import CoalitionMatrix, Values, keys
+from shapcut.game.coalitions import CoalitionMatrix, Player, Values, keys
 from shapcut.game.cost import Cost
 from shapcut.game.game import Game, Measurements, WrappedGame
 from shapcut.support.errors import BudgetExceededError
 
 _ROUNDING = 1e-6
+_LEAST_CAP = 64
+
+
+def capped_budget(budget: int, players: Sequence[Player]) -> int:
+    """The budget, but at most the number of coalitions, as none is measured twice.
+
+    Games of fewer than six players are left 64, since estimators spend shares of the budget.
+    """
+    return min(budget, max(_LEAST_CAP, 1 << sum(player.removable for player in players)))
 
 
 @runtime_checkable
