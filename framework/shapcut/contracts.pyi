@@ -38,6 +38,7 @@ from .support.errors import VerificationError as VerificationError
 from .support.files import new_directory as new_directory
 from .support.files import write_json_atomically as write_json_atomically
 from .support.files import write_text_atomically as write_text_atomically
+from .support.plain_json import read_json as read_json
 from .support.progress import Reporter as Reporter
 from .support.run_directory import Run as Run
 from .valuation.executor import DistributedGame as DistributedGame

@@ -24,6 +24,8 @@ from shapcut.cli.exits import (
 )
 from shapcut.support.errors import InputError, ShapcutError
 
+_LONGEST_LINE = 2_000
+
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line and leave the process with its exit status."""
@@ -105,7 +107,14 @@ def _explained(error: typer.TyperException | ShapcutError | OSError) -> tuple[st
     return str(error), BAD_INPUT if isinstance(error, InputError) else FAILED
 
 
+def printable(message: str) -> str:
+    """A message as one line of bounded length that a terminal only shows: names in it may be hostile."""
+    line = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in " ".join(message.split()))
+    half = _LONGEST_LINE // 2
+    return line if len(line) <= _LONGEST_LINE else f"{line[:half]} ... {line[-half:]}"
+
+
 def _complain(message: str, status: int) -> int:
-    line = " ".join(message.split())
+    line = printable(message)
     print(f"shapcut: {line}", file=sys.stderr)  # noqa: T201 - the one place that reports failure
     return status

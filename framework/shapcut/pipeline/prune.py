@@ -111,7 +111,12 @@ def _require_same_model(plan: RemovalPlan, session: Session) -> None:
             f"the plan was made for a model of {players} players, {source} has {session.game.n_players}"
         )
     found = session.game.model_fingerprint
-    if plan.model_fingerprint and plan.model_fingerprint != found:
+    if not plan.model_fingerprint:
+        raise InputError(
+            f"the plan does not say which model it was made for; if it was {source}, write that into it: "
+            f'"model_fingerprint": "{found}"'
+        )
+    if plan.model_fingerprint != found:
         raise InputError(
             f"the plan was made for another model: fingerprint {plan.model_fingerprint[:12]}, "
             f"{source} has {found[:12]}"
