@@ -15,6 +15,7 @@ from shapcut.game.coalitions import Player
 from shapcut.game.contributions import Contributions
 from shapcut.game.game import Game, WrappedGame
 from shapcut.game.plan import RemovalPlan
+from shapcut.game.scale import require_spread
 from shapcut.host.host import build_host, select_adapter
 from shapcut.host.open_model import find_model, open_model
 from shapcut.models.adapter import Granularity
@@ -97,12 +98,14 @@ def estimate(
         estimator: ``NAME[:key=value,...]``.
 
     Raises:
-        InputError: on an unknown estimator or a budget that it cannot work with.
+        InputError: on an unknown estimator, a budget that it cannot work with, or values out of scale.
+        ShapcutError: if all measured coalitions have the same value.
     """
     chosen = build_host().estimators.create(estimator)
     counted = BudgetedGame(game, capped_budget(budget, game.players))
     problem = EstimationProblem(counted, counted.budget, np.random.default_rng(seed), remove)
     found: Contributions = chosen.estimate(problem)
+    require_spread(found.measured)
     measurements = counted.measurements(found.coalitions)
     return examined(found, measurements, np.random.default_rng([seed, 1]))
 

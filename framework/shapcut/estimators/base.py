@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from shapcut.estimators.sampling import removable
 from shapcut.game.budget import capped_budget
-from shapcut.game.coalitions import CoalitionMatrix, Player, Values
+from shapcut.game.coalitions import CoalitionMatrix, Player, Values, require_numbered
 from shapcut.game.contributions import Contributions, Fidelity
 from shapcut.game.game import Game
 from shapcut.game.surrogate import Surrogate
@@ -33,6 +33,7 @@ class EstimationProblem:
     n_remove: int | None = None
 
     def __post_init__(self) -> None:
+        require_numbered(self.players)
         object.__setattr__(self, "budget", capped_budget(self.budget, self.players))
 
     @property

@@ -13,6 +13,7 @@ from shapcut.game.coalitions import CoalitionMatrix, Values
 from shapcut.game.contributions import Contributions
 from shapcut.game.game import Game
 from shapcut.game.plan import RemovalPlan
+from shapcut.game.scale import require_spread
 from shapcut.game.store import EvaluationStore
 from shapcut.game.stored_game import StoredGame
 from shapcut.game.target import Target
@@ -72,6 +73,7 @@ class Scoring:
             self._counted_by(count),
         ):
             contributions = self.session.parts.estimator.estimate(problem)
+        require_spread(contributions.measured)
         again = np.random.default_rng([seed, 1])  # leaves the selector's draws unchanged
         measurements = self._game.measurements(contributions.coalitions)
         with self.reporter.working("examining the contributions"):
