@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from shapcut import __version__
-from shapcut.cli.exits import INTERRUPTED, TERMINATED, Termination
+from shapcut.cli.exits import HUNG_UP, INTERRUPTED, TERMINATED, Termination
 from shapcut.cli.main import run
 from shapcut.support.run_directory import open_run
 
@@ -54,6 +54,7 @@ def stored(run_directory: Path) -> int:
     [
         ("scoring", "score", signal.SIGINT, INTERRUPTED, "interrupted"),
         ("pruned", "prune", signal.SIGTERM, TERMINATED, "terminated"),
+        ("scoring", "score", signal.SIGHUP, HUNG_UP, "hung up"),
     ],
 )
 def test_a_signal_ends_a_command_cleanly_and_it_goes_on(

@@ -96,8 +96,8 @@ class MeteredGame(WrappedGame):
         """Refuse what a game must not return, before it reaches a fit."""
         if found.shape != (count, 3):
             raise InputError(
-                f"{type(self.game).__name__} gives measurements of shape {found.shape} for {count} coalitions, "
-                f"not ({count}, 3)"
+                f"{type(self.game).__name__} gives measurements of shape {found.shape} for {count} "
+                f"coalitions, not ({count}, 3)"
             )
         known = found[np.isfinite(found[:, 0]), 0]
         if len(known):

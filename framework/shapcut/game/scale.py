@@ -44,6 +44,6 @@ def require_spread(values: Values) -> None:
         return
     if np.ptp(known) <= _ROUNDING_STEPS * np.finfo(np.float64).eps * float(np.abs(known).max()):
         raise ShapcutError(
-            f"all {len(known)} measured coalitions have the same value, {known[0]:.6g}: no player can be told from "
-            "another; take another utility or text"
+            f"all {len(known)} measured coalitions have the same value, {known[0]:.6g}: no player can be "
+            "told from another; take another utility or text"
         )

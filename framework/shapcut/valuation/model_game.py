@@ -5,6 +5,7 @@ import hashlib
 from collections.abc import Sequence
 from functools import cached_property
 from importlib import metadata
+from typing import Any
 
 import numpy as np
 import torch
