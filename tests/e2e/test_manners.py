@@ -2,6 +2,8 @@
 
 import json
 import logging
+import os
+import shutil
 import signal
 import sqlite3
 import subprocess
@@ -135,6 +137,41 @@ def test_stdout_has_the_result_and_stderr_the_rest(
     assert capfd.readouterr().err == ""
     assert run([*arguments, "--json", "--log-level", "debug"]) == 0
     assert "DEBUG shapcut.pipeline.score: estimate took" in capfd.readouterr().err
+
+
+ASCII_COMMANDS = """
+import sys
+from shapcut.cli.main import main
+model, run = sys.argv[1:]
+sizes = ["--samples", "2", "--sequence-length", "16"]
+for command in (
+    ["prune", "--help"],
+    ["inspect", model],
+    ["score", model, "--run", run, "--budget", "20", *sizes],
+    ["evaluate", model, "--against", model, "--held-out-samples", "2", "--sequence-length", "16"],
+    ["report", run],
+    ["inspect", "no/\u00e4\u00f6\u00fc"],
+):
+    try:
+        main(command)
+    except SystemExit as ending:
+        print("status", ending.code)
+"""
+
+
+def test_a_terminal_that_knows_ascii_alone(tmp_path: Path, tiny_llama_directory: Path) -> None:
+    model = tmp_path / "größe"
+    shutil.copytree(tiny_llama_directory, model)
+    done = subprocess.run(
+        [sys.executable, "-c", ASCII_COMMANDS, str(model), str(tmp_path / "lauf-äöü")],
+        env=os.environ | {"PYTHONIOENCODING": "ascii", "LANG": "C"},
+        capture_output=True,
+        check=False,
+    )
+    out, err = done.stdout.decode(), done.stderr.decode()  # click writes UTF-8 where it is told ASCII
+    assert [line for line in out.splitlines() if line.startswith("status")] == ["status 0"] * 5 + ["status 2"]
+    assert "Traceback" not in err
+    assert "did not foresee" not in err
 
 
 @pytest.mark.parametrize("place", ["before", "after"])

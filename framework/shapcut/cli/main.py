@@ -1,5 +1,6 @@
 """How a command ends: its exit status, and errors as one line on stderr."""
 
+import io
 import os
 import signal
 import sys
@@ -35,7 +36,12 @@ _ENDING: dict[int, tuple[str, int]] = {
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run the command line and leave the process with its exit status."""
+    """Run the command line and leave the process with its exit status.
+
+    A terminal that cannot show a character is given its number instead.
+    """
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
     sys.exit(run(arguments))
 
 
