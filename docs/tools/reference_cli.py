@@ -26,7 +26,7 @@ Results go to stdout, as tables or with `--json` as JSON; progress and errors go
 | 0 | done |
 | 1 | failed, with one line on stderr |
 | 2 | bad usage or bad input, found before any work |
-| 130, 143 | interrupted (Ctrl-C), terminated; the same command with the same `--run` goes on |
+| 129, 130, 143 | hung up, interrupted (Ctrl-C), terminated; the same command with the same `--run` goes on |
 
 `shapcut --version` prints the version. `shapcut --skip-broken-plugins COMMAND ...` goes on without plugins
 that cannot be used. Every command also takes `--log-level LEVEL`: how much is said on stderr (debug, info,

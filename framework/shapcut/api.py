@@ -10,14 +10,17 @@ from torch import nn
 from shapcut.data.windows import load_calibration
 from shapcut.estimators.base import EstimationProblem
 from shapcut.estimators.robustness import examined
-from shapcut.game.budget import BudgetedGame
+from shapcut.game.budget import BudgetedGame, capped_budget
 from shapcut.game.coalitions import Player
 from shapcut.game.contributions import Contributions
-from shapcut.game.game import Game
+from shapcut.game.game import Game, WrappedGame
 from shapcut.game.plan import RemovalPlan
+from shapcut.game.scale import require_spread
 from shapcut.host.host import build_host, select_adapter
 from shapcut.host.open_model import find_model, open_model
 from shapcut.models.adapter import Granularity
+from shapcut.models.fingerprint import model_fingerprint
+from shapcut.models.quantization import is_quantized
 from shapcut.pipeline.prune import prune as run_pipeline
 from shapcut.pipeline.result import PruneResult
 from shapcut.pipeline.series import SeriesResult, prune_series
@@ -95,12 +98,14 @@ def estimate(
         estimator: ``NAME[:key=value,...]``.
 
     Raises:
-        InputError: if the estimator is unknown or the budget is too small for it.
+        InputError: if the estimator is unknown, the budget is too small for it, or values are out of scale.
+        ShapcutError: if all measured coalitions have the same value.
     """
     chosen = build_host().estimators.create(estimator)
-    counted = BudgetedGame(game, budget)
-    problem = EstimationProblem(counted, budget, np.random.default_rng(seed), remove)
+    counted = BudgetedGame(game, capped_budget(budget, game.players))
+    problem = EstimationProblem(counted, counted.budget, np.random.default_rng(seed), remove)
     found: Contributions = chosen.estimate(problem)
+    require_spread(found.measured)
     measurements = counted.measurements(found.coalitions)
     return examined(found, measurements, np.random.default_rng([seed, 1]))
 
@@ -134,15 +139,29 @@ def select(
         contributions, players, remove, game=game, budget=budget, rng=np.random.default_rng(seed)
     )
     plan: RemovalPlan = chosen.select(problem)
-    return plan
+    while isinstance(game, WrappedGame):
+        game = game.game
+    if not isinstance(game, ModelGame):
+        return plan
+    made_for = {"model_fingerprint": game.model_fingerprint, "granularity": game.granularity}
+    return plan.model_copy(update=made_for)
 
 
-def apply(plan: RemovalPlan, model: nn.Module) -> nn.Module:
+def apply(plan: RemovalPlan, model: nn.Module, *, any_model: bool = False) -> nn.Module:
     """Remove the plan's players from a model, in place, and return the model to use from now on.
+
+    Args:
+        plan: from `select` with the model's game, or from a run.
+        model: the same model, unchanged; of a quantized one, whose weights change their layout when they are
+            first used, only the number of players is compared.
+        any_model: carry out a plan that was made for another model, or does not say for which.
 
     Raises:
         InputError: if the plan does not fit the model or its architecture.
     """
+    if not (any_model or is_quantized(model)) and plan.model_fingerprint != model_fingerprint(model):
+        made_for = "another model" if plan.model_fingerprint else "no model that it names"
+        raise InputError(f"the plan was made for {made_for}; any_model=True carries it out nevertheless")
     adapter = select_adapter(build_host(), model)
     n_players = len(adapter.players(model, plan.granularity))
     if n_players != len(plan.removed) + len(plan.kept):

@@ -30,6 +30,7 @@ from .steps.step import PostProcessor as PostProcessor
 from .steps.step import Stage as Stage
 from .steps.step import StepContext as StepContext
 from .steps.step import StoredModel as StoredModel
+from .support.child import run_child as run_child
 from .support.errors import BudgetExceededError as BudgetExceededError
 from .support.errors import InputError as InputError
 from .support.errors import ShapcutError as ShapcutError
@@ -38,6 +39,7 @@ from .support.errors import VerificationError as VerificationError
 from .support.files import new_directory as new_directory
 from .support.files import write_json_atomically as write_json_atomically
 from .support.files import write_text_atomically as write_text_atomically
+from .support.plain_json import read_json as read_json
 from .support.progress import Reporter as Reporter
 from .support.run_directory import Run as Run
 from .valuation.executor import DistributedGame as DistributedGame

@@ -2,6 +2,8 @@
 
 import json
 import logging
+import os
+import shutil
 import signal
 import sqlite3
 import subprocess
@@ -12,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from shapcut import __version__
-from shapcut.cli.exits import INTERRUPTED, TERMINATED, Termination
+from shapcut.cli.exits import HUNG_UP, INTERRUPTED, TERMINATED, Termination
 from shapcut.cli.main import run
 from shapcut.host.host import Host, build_host
 from shapcut.support.run_directory import open_run
@@ -55,6 +57,7 @@ def stored(run_directory: Path) -> int:
     [
         ("scoring", "score", signal.SIGINT, INTERRUPTED, "interrupted"),
         ("pruned", "prune", signal.SIGTERM, TERMINATED, "terminated"),
+        ("scoring", "score", signal.SIGHUP, HUNG_UP, "hung up"),
     ],
 )
 def test_a_signal_ends_a_command_cleanly_and_it_goes_on(
@@ -136,6 +139,41 @@ def test_stdout_has_the_result_and_stderr_the_rest(
     assert capfd.readouterr().err == ""
     assert run([*arguments, "--json", "--log-level", "debug"]) == 0
     assert "DEBUG shapcut.pipeline.score: estimate took" in capfd.readouterr().err
+
+
+ASCII_COMMANDS = """
+import sys
+from shapcut.cli.main import main
+model, run = sys.argv[1:]
+sizes = ["--samples", "2", "--sequence-length", "16"]
+for command in (
+    ["prune", "--help"],
+    ["inspect", model],
+    ["score", model, "--run", run, "--budget", "20", *sizes],
+    ["evaluate", model, "--against", model, "--held-out-samples", "2", "--sequence-length", "16"],
+    ["report", run],
+    ["inspect", "no/\u00e4\u00f6\u00fc"],
+):
+    try:
+        main(command)
+    except SystemExit as ending:
+        print("status", ending.code)
+"""
+
+
+def test_a_terminal_that_knows_ascii_alone(tmp_path: Path, tiny_llama_directory: Path) -> None:
+    model = tmp_path / "größe"
+    shutil.copytree(tiny_llama_directory, model)
+    done = subprocess.run(
+        [sys.executable, "-c", ASCII_COMMANDS, str(model), str(tmp_path / "lauf-äöü")],
+        env=os.environ | {"PYTHONIOENCODING": "ascii", "LANG": "C"},
+        capture_output=True,
+        check=False,
+    )
+    out, err = done.stdout.decode(), done.stderr.decode()  # click writes UTF-8 where it is told ASCII
+    assert [line for line in out.splitlines() if line.startswith("status")] == ["status 0"] * 5 + ["status 2"]
+    assert "Traceback" not in err
+    assert "did not foresee" not in err
 
 
 @pytest.mark.parametrize("place", ["before", "after"])

@@ -20,7 +20,7 @@ from shapcut.host.host import build_host
 from shapcut.models import source
 from shapcut.pipeline.prune import prune as run_pipeline
 from shapcut.recipe.recipe import make_recipe
-from shapcut.support.errors import ShapcutError
+from shapcut.support.errors import InputError, ShapcutError
 from shapcut.support.quiet import quiet_libraries
 from shapcut_adapters.transformers.adapter import HFDecoderAdapter
 
@@ -316,6 +316,9 @@ def test_the_python_api(ten_layers: Path, tmp_path: Path) -> None:
     plan = shapcut.select(contributions, game.players, remove=3, game=game, budget=20)
     assert plan.measured_value == float(game.values(without(10, [plan.removed]))[0])
     assert plan.full_value == float(game.values(without(10, [()]))[0])
+    for other, words in (("", "no model"), ("0" * 64, "another model")):
+        with pytest.raises(InputError, match=words):
+            shapcut.apply(plan.model_copy(update={"model_fingerprint": other}), game.model)
     model = shapcut.apply(plan, game.model)
     with quiet_libraries():
         model.save_pretrained(tmp_path / "out")

@@ -99,7 +99,7 @@ def test_a_malicious_mamba_checkpoint_is_refused_and_not_run(
     (copied / "model.safetensors").unlink()
     (copied / "config.json").write_text(json.dumps({"d_model": 32, "n_layer": 4, "vocab_size": 300}))
     torch.save({"backbone.embedding.weight": Payload(mark)}, copied / PICKLED)
-    assert "cannot load" in refused(["inspect", str(copied)], capsys)
+    assert "nothing of it was run" in refused(["inspect", str(copied)], capsys)
     assert not mark.exists()
 
 

@@ -1,7 +1,6 @@
 """The package's checkpoints: ``config.json`` and ``pytorch_model.bin`` in a directory."""
 
 import dataclasses
-import json
 import tempfile
 from collections.abc import Mapping
 from importlib import import_module
@@ -11,8 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from shapcut.contracts import UnsupportedModelError, write_json_atomically
+from shapcut.contracts import UnsupportedModelError, read_json, write_json_atomically
 from shapcut_adapters.mamba_ssm.package import import_mamba_ssm, require_kernels
+from shapcut_adapters.shared.pickled_tensors import load_tensors
 
 CONFIG = "config.json"
 PICKLED = "pytorch_model.bin"
@@ -32,7 +32,7 @@ def read_config(directory: Path) -> Any:
     import_mamba_ssm()
     config_module: Any = import_module("mamba_ssm.models.config_mamba")
     path = directory / CONFIG
-    content = json.loads(path.read_text(encoding="utf-8"))
+    content = read_json(path)
     known = {field.name for field in dataclasses.fields(config_module.MambaConfig)}
     if unknown := sorted(content.keys() - known):
         raise UnsupportedModelError(f"{path} has fields that this mamba-ssm does not know: {unknown}")
@@ -71,9 +71,13 @@ def load_model(
     device = device or torch.device("cpu")
     require_kernels(device)
     config = read_config(directory)
+    stored = _read_weights(directory, device)
+    if config.n_layer > len(stored):
+        raise UnsupportedModelError(
+            f"{directory}: {CONFIG} promises {config.n_layer} layers, the weights are {len(stored)} tensors"
+        )
     model = _empty_model(config, dtype)
     wanted = model.state_dict()
-    stored = _read_weights(directory, device)
     if config.tie_embeddings:
         stored = _with_tied_head(directory, stored)
     _require_fitting(directory, stored, wanted)
@@ -101,8 +105,7 @@ def _read_weights(directory: Path, device: torch.device) -> dict[str, Tensor]:
         from safetensors.torch import load_file  # noqa: PLC0415 - only needed here
 
         return load_file(directory / SAFE, device=str(device))
-    weights: dict[str, Tensor] = torch.load(directory / PICKLED, map_location=device, weights_only=True)
-    return weights
+    return load_tensors(directory / PICKLED, device)
 
 
 def _with_tied_head(directory: Path, stored: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -1,13 +1,12 @@
 """The checkpoint format of the ``mamba-ssm`` package."""
 
-import json
 from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
 from torch import nn
 
-from shapcut.contracts import CheckpointFormat, InputError, Tokenizer
+from shapcut.contracts import CheckpointFormat, InputError, Tokenizer, read_json
 from shapcut_adapters.mamba_ssm.checkpoint import CONFIG, PICKLED, SAFE, load_model, read_config
 from shapcut_adapters.mamba_ssm.package import DISTRIBUTION, require_package
 
@@ -22,8 +21,8 @@ class MambaSSMFormat(CheckpointFormat):
     def claims(self, path: Path) -> bool:
         """Whether the directory's config is one of the package's."""
         try:
-            config = json.loads((path / CONFIG).read_text(encoding="utf-8"))
-        except (OSError, ValueError, RecursionError):
+            config = read_json(path / CONFIG)
+        except (InputError, OSError, ValueError):
             return False
         return (
             isinstance(config, dict)
@@ -45,7 +44,7 @@ class MambaSSMFormat(CheckpointFormat):
 
     def depth(self, path: Path) -> int | None:
         """The config's number of blocks."""
-        return int(json.loads((path / CONFIG).read_text(encoding="utf-8"))["n_layer"])
+        return depth if isinstance(depth := read_json(path / CONFIG)["n_layer"], int) else None
 
     def load(
         self, path: Path, *, device: torch.device, dtype: torch.dtype | None

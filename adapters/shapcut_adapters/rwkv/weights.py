@@ -1,7 +1,6 @@
 """The raw weights of an RWKV model's .pth file: reading, version detection, writing."""
 
 import re
-import zipfile
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -10,11 +9,12 @@ import torch
 from torch import Tensor
 
 from shapcut.contracts import InputError, UnsupportedModelError
+from shapcut_adapters.shared.pickled_tensors import load_tensors
 
 Version = Literal["4", "5.2", "6", "7"]
 
 WEIGHT_FILE = "model.pth"
-BLOCK_WEIGHT = re.compile(r"blocks\.(\d+)\.(.+)")
+BLOCK_WEIGHT = re.compile(r"blocks\.([0-9]{1,9})\.(.+)")
 
 _MATRICES = {"att.key.weight", "att.value.weight", "att.receptance.weight", "att.output.weight"}
 _NORMS = {"ln1.weight", "ln1.bias", "ln2.weight", "ln2.bias"}
@@ -53,18 +53,12 @@ def read_weights(path: Path, *, names_only: bool = False) -> dict[str, Tensor]:
         InputError: if it is not a pickle of tensors alone; no code in it is run.
     """
     device = "meta" if names_only else "cpu"
-    try:
-        content: Any = torch.load(path, map_location=device, weights_only=True, mmap=zipfile.is_zipfile(path))
-    except Exception as error:
-        raise InputError(
-            f"{path} is damaged, or holds more than tensors: {type(error).__name__}; nothing of it was run, "
-            "take another copy"
-        ) from error
-    if isinstance(content, dict) and "_strategy" in content:
+    content: dict[str, Any] = load_tensors(path, device)
+    if "_strategy" in content:
         raise UnsupportedModelError(
             f"{path} was converted by the rwkv package for {content['_strategy']!r}; prune the original .pth"
         )
-    if not isinstance(content, dict) or not all(isinstance(tensor, Tensor) for tensor in content.values()):
+    if not all(isinstance(tensor, Tensor) for tensor in content.values()):
         raise InputError(f"{path} holds no dictionary of tensors: it is not an RWKV model")
     return content
 
@@ -97,7 +91,9 @@ def version_of(weights: Mapping[str, Tensor], source: str) -> Version:
     if "emb.weight" not in weights:
         raise UnsupportedModelError(f"{source} has no weight 'emb.weight': it is not an RWKV model")
     version = _told_by_names(weights, source)
-    blocks: list[set[str]] = [set() for _ in range(layer_count(weights))]
+    if (count := layer_count(weights)) > len(weights):
+        raise UnsupportedModelError(f"{source} names block {count - 1}, but holds {len(weights)} tensors")
+    blocks: list[set[str]] = [set() for _ in range(count)]
     outside: set[str] = set()
     for name in weights:
         found = BLOCK_WEIGHT.match(name)

@@ -1,7 +1,6 @@
 """RWKV-7 checkpoints of the ``rwkv7-hf`` package, read without running their bundled code."""
 
 import importlib.util
-import json
 from pathlib import Path
 from typing import Any, ClassVar, cast
 
@@ -9,7 +8,7 @@ import torch
 from safetensors import safe_open
 from torch import nn
 
-from shapcut.contracts import CheckpointFormat, InputError, Tokenizer, UnsupportedModelError
+from shapcut.contracts import CheckpointFormat, InputError, Tokenizer, UnsupportedModelError, read_json
 
 MODEL_TYPE = "rwkv7"
 
@@ -112,7 +111,7 @@ def _read_tokenizer(directory: Path) -> Tokenizer:
 def _config(path: Path) -> dict[str, Any]:
     """The content of a directory's config.json; empty if there is none or it is damaged."""
     try:
-        content = json.loads((path / "config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
+        content = read_json(path / "config.json")
+    except (InputError, OSError, ValueError):
         return {}
     return content if isinstance(content, dict) else {}

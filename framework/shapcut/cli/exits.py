@@ -7,11 +7,11 @@ TRACEBACK = "SHAPCUT_TRACEBACK"
 UNFORESEEN = "an error that shapcut did not foresee"
 
 
-DONE, FAILED, BAD_INPUT, INTERRUPTED, TERMINATED = 0, 1, 2, 130, 143
+DONE, FAILED, BAD_INPUT, HUNG_UP, INTERRUPTED, TERMINATED = 0, 1, 2, 129, 130, 143
 
 
 class Termination(KeyboardInterrupt):
-    """SIGTERM: whatever ends cleanly when a user interrupts it ends alike."""
+    """SIGTERM or SIGHUP: whatever ends cleanly when a user interrupts it ends alike."""
 
 
 class Stopped(Exception):  # noqa: N818 - no error

@@ -1,5 +1,6 @@
 """How a command ends: its exit status, and errors as one line on stderr."""
 
+import io
 import os
 import signal
 import sys
@@ -15,6 +16,7 @@ from shapcut.cli.exits import (
     BAD_INPUT,
     DONE,
     FAILED,
+    HUNG_UP,
     INTERRUPTED,
     TERMINATED,
     TRACEBACK,
@@ -24,9 +26,22 @@ from shapcut.cli.exits import (
 )
 from shapcut.support.errors import InputError, ShapcutError
 
+_LONGEST_LINE = 2_000
+
+_ENDING: dict[int, tuple[str, int]] = {
+    signal.SIGTERM: ("terminated", TERMINATED),
+    signal.SIGHUP: ("hung up", HUNG_UP),
+}
+"""Signals that end a command, with what is said and the exit status."""
+
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run the command line and leave the process with its exit status."""
+    """Run the command line and leave the process with its exit status.
+
+    A terminal that cannot show a character is given its number instead.
+    """
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
     sys.exit(run(arguments))
 
 
@@ -34,7 +49,8 @@ def run(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit status.
 
     Returns:
-        0 done, 1 failed, 2 bad input, 130 interrupted (Ctrl-C), 143 terminated (SIGTERM).
+        0 done, 1 failed, 2 bad input, 129 hung up (SIGHUP), 130 interrupted (Ctrl-C),
+        143 terminated (SIGTERM).
     """
     os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
     given = list(sys.argv[1:] if arguments is None else arguments) or ["--help"]
@@ -68,28 +84,33 @@ def _execute(given: list[str]) -> int:
 
 @contextmanager
 def _termination_raises() -> Iterator[None]:
-    """Let SIGTERM raise `Termination` as Ctrl-C raises KeyboardInterrupt; only a main thread can."""
+    """Let SIGTERM and SIGHUP raise `Termination` as Ctrl-C raises KeyboardInterrupt; only a main thread can.
+
+    A hang-up that is ignored, as under nohup, stays ignored.
+    """
+    heeded = [number for number in _ENDING if signal.getsignal(number) is not signal.SIG_IGN]
     try:
-        before = signal.signal(signal.SIGTERM, _terminate)
+        before = {number: signal.signal(number, _terminate) for number in heeded}
     except ValueError:
         yield
         return
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _terminate(number: int, frame: FrameType | None) -> NoReturn:
-    del number, frame
-    raise Termination
+    del frame
+    raise Termination(number)
 
 
 def _stopped(stop: BaseException) -> tuple[str, int]:
     """What to say of a command that was told to stop, and the exit status; a run notes its place."""
-    what, status = (
-        ("terminated", TERMINATED) if isinstance(stop, Termination) else ("interrupted", INTERRUPTED)
-    )
+    what, status = "interrupted", INTERRUPTED
+    if isinstance(stop, Termination):
+        what, status = _ENDING[stop.args[0] if stop.args else signal.SIGTERM]
     kept = next(iter(getattr(stop, "__notes__", ())), None)
     if kept is None:
         return f"{what} before there was anything to keep", status
@@ -103,7 +124,14 @@ def _explained(error: click.ClickException | ShapcutError | OSError) -> tuple[st
     return str(error), BAD_INPUT if isinstance(error, InputError) else FAILED
 
 
+def printable(message: str) -> str:
+    """A message as one line of bounded length that a terminal only shows: names in it may be hostile."""
+    line = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in " ".join(message.split()))
+    half = _LONGEST_LINE // 2
+    return line if len(line) <= _LONGEST_LINE else f"{line[:half]} ... {line[-half:]}"
+
+
 def _complain(message: str, status: int) -> int:
-    line = " ".join(message.split())
+    line = printable(message)
     print(f"shapcut: {line}", file=sys.stderr)  # noqa: T201 - the one place that reports failure
     return status

@@ -11,8 +11,8 @@ from typing import Any
 from shapcut.comparison.contest import Contest, HeldOutGame
 from shapcut.comparison.contestants import Contestant
 from shapcut.comparison.row import ResultRow, read_rows, write_rows
-from shapcut.data.text import BUILTIN, check_source, read_source
-from shapcut.data.windows import Calibration, adds_bos, check_size, token_windows
+from shapcut.data.text import BUILTIN, check_source
+from shapcut.data.windows import Calibration, check_size, first_windows
 from shapcut.game.store import EvaluationStore
 from shapcut.game.target import Target
 from shapcut.host.host import Host
@@ -63,9 +63,9 @@ class HeldOutText:
         Raises:
             InputError: if the text is too short.
         """
-        text = read_source(self.source)
-        ids = token_windows(tokenizer, text, self.samples, self.sequence_length, None, name=self.source)
-        return Calibration(ids, self.source, adds_bos(tokenizer))
+        return first_windows(
+            self.source, tokenizer, samples=self.samples, sequence_length=self.sequence_length
+        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,7 @@ from shapcut.comparison.contestants import Contestant
 from shapcut.comparison.row import ResultRow
 from shapcut.estimators.base import EstimationProblem
 from shapcut.estimators.sampling import removable
-from shapcut.game.budget import BudgetedGame, MeteredGame
+from shapcut.game.budget import BudgetedGame, MeteredGame, capped_budget
 from shapcut.game.coalitions import CoalitionMatrix, Values, without
 from shapcut.game.game import Game
 from shapcut.game.plan import RemovalPlan
@@ -167,8 +167,9 @@ class Contest:
         return selector.select(problem)
 
     def _budget(self, contestant: Contestant, n_remove: int) -> int:
-        candidates = len(removable(self._first.players))
-        return contestant.evaluations(candidates, n_remove, self._session.recipe.budget)
+        players = self._first.players
+        budget = capped_budget(self._session.recipe.budget, players)
+        return contestant.evaluations(len(removable(players)), n_remove, budget)
 
     def _played_on(self, contestant: Contestant) -> ModelGame:
         """The game that a method runs in."""

@@ -3,10 +3,11 @@
 from collections.abc import Iterable
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
+from pydantic import BaseModel, ConfigDict, TypeAdapter
 
 from shapcut.support.errors import InputError
 from shapcut.support.files import write_json_atomically
+from shapcut.support.plain_json import read_json
 
 
 class ResultRow(BaseModel):
@@ -69,8 +70,8 @@ def read_rows(path: Path) -> dict[str, ResultRow]:
     if not path.exists():
         return {}
     try:
-        rows = _ROWS.validate_json(path.read_bytes())
-    except (OSError, ValidationError) as error:
+        rows = _ROWS.validate_python(read_json(path))
+    except (OSError, ValueError) as error:
         raise InputError(f"{path} cannot be continued: it is damaged; choose another --run") from error
     return {row.key: row for row in rows if not row.failure}
 

@@ -3,23 +3,30 @@
 import importlib.util
 import json
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from shapcut.support.errors import InputError
+from shapcut.support.files import require_regular
 from shapcut.support.quiet import one_line, quiet_libraries
 from shapcut.support.suggest import did_you_mean
 
 BUILTIN = "builtin"
 HUB_PREFIX = "hf:"
 HELD_OUT_SHARE = 0.25
+WHOLE_BYTES = 2 * 2**20
+"""Size up to which a text is read and tokenized as a whole; of larger ones see `shapcut.data.excerpt`."""
+
 MAX_HUB_CHARACTERS = 8_000_000
-"""Characters read from a hub data set: enough for thousands of samples, few enough to tokenize at once."""
+"""Characters read from a hub data set: enough for thousands of samples."""
 
 _MIN_PROSE_WORDS = 8
 _PROSE = re.compile(r"[A-Z\"*](?!.*(::=|>>>)).*[.:]")
 _BOUNDARY_SLACK = 0.05
+_SAMPLED_BYTES = 2**16
+_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 def check_source(source: str) -> None:
@@ -33,8 +40,22 @@ def check_source(source: str) -> None:
     """
     if source.startswith(HUB_PREFIX):
         _hub_name(source)
+    elif is_large_file(source):
+        with opened_text(source) as file:
+            decoded(source, file.read(_SAMPLED_BYTES).rpartition(b"\n")[0], 0)
     elif source != BUILTIN:
         _read_file(source)
+
+
+def is_large_file(source: str) -> bool:
+    """Whether a source is a file that is not to be read as a whole.
+
+    Raises:
+        InputError: if a file is missing or is no text file.
+    """
+    if source == BUILTIN or source.startswith(HUB_PREFIX):
+        return False
+    return _text_file(source).stat().st_size > WHOLE_BYTES
 
 
 def read_source(source: str) -> str:
@@ -87,7 +108,8 @@ def split_text(documents: str | Iterable[str]) -> tuple[str, str]:
     return text[:cut], text[cut:]
 
 
-def _read_file(source: str) -> str:
+def _text_file(source: str) -> Path:
+    """The path of a text file, which is neither a directory nor a device."""
     path = Path(source)
     if not path.exists():
         hint = f"; {did_you_mean(source, [BUILTIN])}" if path.suffix == "" and "/" not in source else ""
@@ -96,16 +118,48 @@ def _read_file(source: str) -> str:
         raise InputError(
             f"the calibration source {source} is not a .txt or .jsonl file; convert it, or use {BUILTIN!r}"
         )
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise InputError(f"{source} is not UTF-8 text (byte {error.start}); convert it to UTF-8") from error
-    except OSError as error:
-        raise InputError(f"cannot read the calibration source {source}: {error.strerror}") from error
-    if path.suffix.lower() == ".jsonl":
-        text = "\n\n".join(_documents(source, text))
+    require_regular(path)
+    if not path.stat().st_size:
+        raise InputError(f"the calibration source {source} is empty")
+    return path
+
+
+def _read_file(source: str) -> str:
+    _text_file(source)
+    with opened_text(source) as file:
+        text = decoded(source, file.read(), 0)
     if not text.strip():
         raise InputError(f"the calibration source {source} is empty")
+    return text
+
+
+@contextmanager
+def opened_text(source: str) -> Iterator[BinaryIO]:
+    """A text file, opened.
+
+    Raises:
+        InputError: if it cannot be read.
+    """
+    try:
+        with Path(source).open("rb") as file:
+            yield file
+    except OSError as error:
+        raise InputError(f"cannot read the calibration source {source}: {error.strerror}") from error
+
+
+def decoded(source: str, content: bytes, offset: int) -> str:
+    """The text of some of a file's bytes, which begin at ``offset``.
+
+    Raises:
+        InputError: if they are not UTF-8, or not JSON lines where these are expected.
+    """
+    try:
+        text = content.decode("utf-8" if offset else "utf-8-sig").replace("\r\n", "\n").replace("\r", "\n")
+    except UnicodeDecodeError as error:
+        place = offset + error.start
+        raise InputError(f"{source} is not UTF-8 text (byte {place}); convert it to UTF-8") from error
+    if source.lower().endswith(".jsonl"):
+        return "\n\n".join(_documents(f"{source}, byte {offset}" if offset else source, text))
     return text
 
 
@@ -114,14 +168,18 @@ def _documents(source: str, text: str) -> Iterable[str]:
     for number, line in enumerate(text.split("\n"), start=1):
         if not line.strip():
             continue
+        place = f"{source}, line {number}"
         try:
             entry = json.loads(line)
         except (ValueError, RecursionError) as error:
-            raise InputError(f"{source}, line {number}: not JSON ({one_line(error)})") from error
+            raise InputError(f"{place}: not JSON ({one_line(error)})") from error
         document = entry.get("text") if isinstance(entry, dict) else entry
         if not isinstance(document, str):
+            raise InputError(f'{place}: neither a JSON string nor an object with a string in "text"')
+        if found := _SURROGATE.search(document):
             raise InputError(
-                f'{source}, line {number}: neither a JSON string nor an object with a string in "text"'
+                f"{place}: the text has half of a surrogate pair, {found[0]!a}, which is no character; "
+                "correct or remove it"
             )
         yield document
 

@@ -9,7 +9,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from shapcut.data.text import check_source, read_source, split_text
+from shapcut.data.excerpt import Excerpt, Part, read_excerpt
+from shapcut.data.text import HELD_OUT_SHARE, check_source, split_text
 from shapcut.support.errors import InputError
 from shapcut.support.quiet import quiet_libraries
 
@@ -19,6 +20,7 @@ __all__ = [
     "all_windows",
     "check_size",
     "check_source",
+    "first_windows",
     "held_out_tokens",
     "load_calibration",
     "load_held_out",
@@ -27,6 +29,11 @@ __all__ = [
 ]
 
 _MIN_LENGTH = 2
+_EXCERPT_BYTES = 2**20
+_BYTES_PER_TOKEN = 4
+_MOST_BYTES = 8 * 2**20
+_NO_TOKENS = np.empty(0, dtype=np.int64)
+_SHARE: dict[Part, float] = {"all": 1.0, "calibration": 1 - HELD_OUT_SHARE, "held-out": HELD_OUT_SHARE}
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -89,14 +96,26 @@ def load_calibration(
         InputError: if the source is unreadable or too short, or a size is impossible.
     """
     check_size(samples, sequence_length, max_length)
-    text, _ = split_text(read_source(source))
+    tokens = _tokens(source, tokenizer, "calibration", samples * sequence_length)
     name = f"the calibration part of {source}"
-    input_ids = token_windows(tokenizer, text, samples, sequence_length, seed, name=name)
+    input_ids = _chosen_windows(tokenizer, tokens, samples, sequence_length, seed, name=name)
+    return Calibration(input_ids, source, adds_bos(tokenizer))
+
+
+def first_windows(source: str, tokenizer: Any, *, samples: int, sequence_length: int) -> Calibration:
+    """The first windows of a whole source.
+
+    Raises:
+        InputError: as `load_calibration`.
+    """
+    check_size(samples, sequence_length)
+    tokens = _tokens(source, tokenizer, "all", samples * sequence_length, spread=False)
+    input_ids = _chosen_windows(tokenizer, tokens, samples, sequence_length, None, name=source)
     return Calibration(input_ids, source, adds_bos(tokenizer))
 
 
 def all_windows(source: str, tokenizer: Any, sequence_length: int) -> Tensor:
-    """All windows of the calibration part of a source, in order; `load_calibration` samples from them.
+    """The windows of the calibration part of a source, in order, from at most 8 MiB of text.
 
     Returns:
         int64, shape (windows, sequence_length).
@@ -105,7 +124,8 @@ def all_windows(source: str, tokenizer: Any, sequence_length: int) -> Tensor:
         InputError: if the source is unreadable or has no window.
     """
     check_size(1, sequence_length)
-    tokens, bos = _tokenize(tokenizer, split_text(read_source(source))[0]), _bos(tokenizer)
+    excerpt = read_excerpt(source, "calibration", _MOST_BYTES)
+    tokens, bos = _tokenize_all(tokenizer, excerpt), _bos(tokenizer)
     available = _available(tokens, 1, sequence_length, bos, f"the calibration part of {source}")
     return _cut(tokens, np.arange(available), sequence_length, bos)
 
@@ -134,8 +154,8 @@ def load_held_out(
     """
     least = 1 if samples is None else samples
     check_size(least, sequence_length, max_length)
-    tokens = held_out_tokens(source, tokenizer, whole=whole)
-    bos = _bos(tokenizer)
+    needed = None if samples is None else samples * sequence_length
+    tokens, bos = _tokens(source, tokenizer, "all" if whole else "held-out", needed), _bos(tokenizer)
     name = source if whole else f"the held-out quarter of {source}"
     available = _available(tokens, least, sequence_length, bos, name)
     samples = available if samples is None else samples
@@ -143,8 +163,16 @@ def load_held_out(
     return Calibration(_cut(tokens, chosen, sequence_length, bos), source, bos is not None)
 
 
-def held_out_tokens(source: str, tokenizer: Any, *, whole: bool = False) -> NDArray[np.int64]:
+def held_out_tokens(
+    source: str, tokenizer: Any, *, whole: bool = False, at_most: int | None = None
+) -> NDArray[np.int64]:
     """The tokens of the held-out part (or all) of a source as one sequence, without special tokens.
+
+    Args:
+        source: as for `load_calibration`.
+        tokenizer: the model's tokenizer.
+        whole: take the tokens from all of the source instead.
+        at_most: number of tokens wanted, from the beginning; None: all.
 
     Returns:
         Shape (n_tokens,).
@@ -152,8 +180,8 @@ def held_out_tokens(source: str, tokenizer: Any, *, whole: bool = False) -> NDAr
     Raises:
         InputError: if the source is unreadable.
     """
-    text = read_source(source)
-    return _tokenize(tokenizer, text if whole else split_text(text)[1])
+    part: Part = "all" if whole else "held-out"
+    return _tokens(source, tokenizer, part, at_most, spread=False)[:at_most]
 
 
 def token_windows(
@@ -177,7 +205,13 @@ def token_windows(
         InputError: if the text is too short, with the number of tokens needed and found.
     """
     check_size(samples, length)
-    tokens = _tokenize(tokenizer, text)
+    return _chosen_windows(tokenizer, _tokenize(tokenizer, text), samples, length, seed, name=name)
+
+
+def _chosen_windows(
+    tokenizer: Any, tokens: NDArray[np.int64], samples: int, length: int, seed: int | None, *, name: str
+) -> Tensor:
+    """Windows of these tokens; see `token_windows`."""
     bos = _bos(tokenizer)
     available = _available(tokens, samples, length, bos, name)
     chosen: NDArray[np.int64] = np.arange(samples, dtype=np.int64)
@@ -213,6 +247,23 @@ def _bos(tokenizer: Any) -> int | None:
     bos: int | None = getattr(tokenizer, "bos_token_id", None)
     ids = list(tokenizer("x")["input_ids"])
     return bos if bos is not None and ids[:1] == [bos] else None
+
+
+def _tokens(
+    source: str, tokenizer: Any, part: Part, needed: int | None, *, spread: bool = True
+) -> NDArray[np.int64]:
+    """Tokens of a part of a source: at least ``needed`` ones if it has as many; None: all of them."""
+    wanted = None if needed is None else max(int(_EXCERPT_BYTES * _SHARE[part]), _BYTES_PER_TOKEN * needed)
+    while True:
+        excerpt = read_excerpt(source, part, wanted, spread=spread)
+        tokens = _tokenize_all(tokenizer, excerpt)
+        if excerpt.complete or wanted is None or needed is None or len(tokens) >= needed:
+            return tokens
+        wanted *= 4
+
+
+def _tokenize_all(tokenizer: Any, excerpt: Excerpt) -> NDArray[np.int64]:
+    return np.concatenate([_NO_TOKENS, *(_tokenize(tokenizer, piece) for piece in excerpt.pieces)])
 
 
 def _tokenize(tokenizer: Any, text: str) -> NDArray[np.int64]:

@@ -8,7 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from shapcut.estimators.sampling import removable
-from shapcut.game.coalitions import CoalitionMatrix, Player, Values
+from shapcut.game.budget import capped_budget
+from shapcut.game.coalitions import CoalitionMatrix, Player, Values, require_numbered
 from shapcut.game.contributions import Contributions, Fidelity
 from shapcut.game.game import Game
 from shapcut.game.surrogate import Surrogate
@@ -21,7 +22,7 @@ class EstimationProblem:
 
     Attributes:
         game: the game to measure coalitions in.
-        budget: number of distinct coalitions that may be measured.
+        budget: number of distinct coalitions that may be measured; at most as many as there are.
         rng: source of all randomness.
         n_remove: number of players to remove later; None if unknown.
     """
@@ -30,6 +31,10 @@ class EstimationProblem:
     budget: int
     rng: np.random.Generator
     n_remove: int | None = None
+
+    def __post_init__(self) -> None:
+        require_numbered(self.players)
+        object.__setattr__(self, "budget", capped_budget(self.budget, self.players))
 
     @property
     def players(self) -> tuple[Player, ...]:

@@ -1,16 +1,27 @@
 """Games that count and limit the coalitions measured."""
 
+from collections.abc import Sequence
 from math import floor
 from typing import Protocol, runtime_checkable
 
 import numpy as np
 
-from shapcut.game.coalitions import CoalitionMatrix, Values, keys
+from shapcut.game.coalitions import CoalitionMatrix, Player, Values, keys
 from shapcut.game.cost import Cost
 from shapcut.game.game import Game, Measurements, WrappedGame
-from shapcut.support.errors import BudgetExceededError
+from shapcut.game.scale import require_scale
+from shapcut.support.errors import BudgetExceededError, InputError
 
 _ROUNDING = 1e-6
+_LEAST_CAP = 64
+
+
+def capped_budget(budget: int, players: Sequence[Player]) -> int:
+    """The budget, but at most the number of coalitions, as none is measured twice.
+
+    Games of fewer than six players are left 64, since estimators spend shares of the budget.
+    """
+    return min(budget, max(_LEAST_CAP, 1 << sum(player.removable for player in players)))
 
 
 @runtime_checkable
@@ -38,6 +49,7 @@ class MeteredGame(WrappedGame):
         self._whole = whole
         self._narrowed: dict[int, MeteredGame] = {}
         self._seen: dict[bytes, list[float]] = {}
+        self._range = (np.inf, -np.inf)
 
     @property
     def spent(self) -> int:
@@ -74,9 +86,23 @@ class MeteredGame(WrappedGame):
         if new:
             self.spend(len(new))
             asked = coalitions[list(new.values())]
-            self._seen.update(zip(new, self.game.measurements(asked).tolist(), strict=True))
+            found = self.game.measurements(asked)
+            self._require_usable(found, len(asked))
+            self._seen.update(zip(new, found.tolist(), strict=True))
             self.cost.add_evaluations(len(new), int(asked.sum()), self.tokens)
         return np.array([self._seen[name] for name in names], dtype=np.float64).reshape(-1, 3)
+
+    def _require_usable(self, found: Measurements, count: int) -> None:
+        """Refuse what a game must not return, before it reaches a fit."""
+        if found.shape != (count, 3):
+            raise InputError(
+                f"{type(self.game).__name__} gives measurements of shape {found.shape} for {count} "
+                f"coalitions, not ({count}, 3)"
+            )
+        known = found[np.isfinite(found[:, 0]), 0]
+        if len(known):
+            self._range = (min(self._range[0], known.min()), max(self._range[1], known.max()))
+            require_scale(np.array(self._range))
 
     def spend(self, evaluations: float) -> None:
         """Charge new evaluations before they are made; a narrower game charges fractions to the whole one."""

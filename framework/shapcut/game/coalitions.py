@@ -5,12 +5,14 @@ A coalition is the set of players that *stay*. A coalition matrix is boolean wit
 """
 
 import math
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
+
+from shapcut.support.errors import InputError
 
 CoalitionMatrix = NDArray[np.bool_]
 """Shape (n_coalitions, n_players); True: the player runs."""
@@ -40,6 +42,22 @@ class Player:
     parameters: int
     removable: bool = True
     reason: str = ""
+
+
+def require_numbered(players: Sequence[Player]) -> None:
+    """Check that players are numbered by their position.
+
+    Raises:
+        InputError: naming the first one that is not.
+    """
+    if not players:
+        raise InputError("the game has no players")
+    for position, player in enumerate(players):
+        if player.index != position:
+            raise InputError(
+                f"player {player.name!r} at position {position} has the index {player.index}; "
+                "players are numbered from 0 in their order"
+            )
 
 
 def without(n_players: int, absent_sets: Iterable[Collection[int]]) -> CoalitionMatrix:

@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from shapcut.game.coalitions import CoalitionMatrix, Player, Values
+from shapcut.support.errors import InputError
 
 Measurements = NDArray[np.float64]
 """Shape (n_coalitions, 3): the value on all calibration text, then on each of two disjoint halves of it.
@@ -119,6 +120,8 @@ class FunctionGame(Game):
     """A game defined by a function of coalitions: for tests, recorded data and custom values."""
 
     def __init__(self, n_players: int, function: Callable[[CoalitionMatrix], Values]) -> None:
+        if n_players < 1:
+            raise InputError(f"a game of {n_players} players has no coalitions; at least 1 is needed")
         self._players = tuple(Player(i, f"player {i}", "block", 1) for i in range(n_players))
         self._function = function
 
@@ -128,5 +131,28 @@ class FunctionGame(Game):
         return self._players
 
     def measurements(self, coalitions: CoalitionMatrix) -> Measurements:
-        """The function's values as float64; the halves are unknown."""
-        return as_measurements(np.asarray(self._function(coalitions), dtype=np.float64))
+        """The function's values as float64; the halves are unknown.
+
+        Raises:
+            InputError: if they are no numbers, or not one a coalition.
+        """
+        return as_measurements(one_number_each(self._function(coalitions), len(coalitions)))
+
+
+def one_number_each(values: object, count: int) -> Values:
+    """What a function returned for ``count`` coalitions, as float64, shape (count,).
+
+    Raises:
+        InputError: if it is anything else than one number a coalition.
+    """
+    try:
+        found = np.asarray(values)
+        numbers = found.astype(np.float64, casting="same_kind" if found.dtype.kind == "c" else "unsafe")
+    except (TypeError, ValueError) as error:
+        raise InputError(f"the game's function gives {type(values).__name__}, which is no numbers") from error
+    if numbers.shape != (count,):
+        raise InputError(
+            f"the game's function gives values of shape {numbers.shape} for {count} coalitions; "
+            f"expected ({count},)"
+        )
+    return numbers

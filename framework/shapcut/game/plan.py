@@ -1,6 +1,7 @@
 """The removal plan: plain data that people can read and a later command can apply."""
 
 from collections.abc import Sequence
+from operator import index
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
@@ -8,8 +9,12 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from shapcut.support.errors import InputError
 from shapcut.support.files import write_text_atomically
+from shapcut.support.plain_json import read_json
 
-Index = Annotated[int, Field(ge=0)]
+_LARGEST = 2**24
+
+Index = Annotated[int, Field(ge=0, strict=True)]
+Value = Annotated[float, Field(strict=True)]
 
 
 class RemovalPlan(BaseModel):
@@ -36,10 +41,10 @@ class RemovalPlan(BaseModel):
     granularity: Literal["block", "sublayer"] = "block"
     removed: tuple[Index, ...]
     kept: tuple[Index, ...]
-    predicted_value: float | None = None
-    measured_value: float | None = None
-    full_value: float | None = None
-    final_value: float | None = None
+    predicted_value: Value | None = None
+    measured_value: Value | None = None
+    full_value: Value | None = None
+    final_value: Value | None = None
     utility: str = ""
     method: str = ""
     reason: str = ""
@@ -58,11 +63,15 @@ class RemovalPlan(BaseModel):
         """Create a plan that removes these of ``n_players`` players; other attributes by keyword.
 
         Raises:
-            InputError: if a player does not exist.
+            InputError: if a player does not exist or is named twice.
         """
-        absent = sorted(removed)
-        if absent and absent[-1] >= n_players:
-            raise InputError(f"cannot remove player {absent[-1]}: the players are 0 to {n_players - 1}")
+        if wrong := [one for one in removed if isinstance(one, bool) or not hasattr(one, "__index__")]:
+            raise InputError(f"cannot remove player {wrong[0]!r}: a player is a whole number")
+        absent = sorted(map(index, removed))
+        if unknown := [player for player in absent if not 0 <= player < n_players]:
+            raise InputError(f"cannot remove player {unknown[-1]}: the players are 0 to {n_players - 1}")
+        if len(set(absent)) < len(absent):
+            raise InputError(f"cannot remove players {absent}: one is named twice")
         kept = [player for player in range(n_players) if player not in absent]
         return cls.model_validate({"removed": tuple(absent), "kept": tuple(kept), **fields})
 
@@ -78,10 +87,12 @@ class RemovalPlan(BaseModel):
             InputError: if the file is missing, is not JSON or does not describe a plan.
         """
         try:
-            return cls.model_validate_json(path.read_text(encoding="utf-8"))
-        except (OSError, UnicodeDecodeError) as error:
-            raise InputError(f"cannot read the plan {path}: {error}") from error
+            return cls.model_validate(read_json(path, largest=_LARGEST))
+        except OSError as error:
+            raise InputError(f"cannot read the plan {path}: {error.strerror}") from error
         except ValidationError as error:
             first = error.errors()[0]
             place = ".".join(str(part) for part in first["loc"]) or "the file"
             raise InputError(f"{path} is not a removal plan: {place}: {first['msg']}") from error
+        except ValueError as error:
+            raise InputError(f"{path} is not a removal plan: {error}") from error

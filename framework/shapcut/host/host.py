@@ -7,13 +7,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib import metadata
+from traceback import walk_tb
 from typing import TYPE_CHECKING, Any
 
 import pluggy
 
 from shapcut.host import hookspecs
 from shapcut.host.admission import Candidate, PluginInfo, admit
-from shapcut.host.entry import Entry
+from shapcut.host.entry import Entry, cause
 from shapcut.host.hookspecs import hookimpl
 from shapcut.host.registry import Registry
 from shapcut.support.errors import ShapcutError, UnsupportedModelError
@@ -91,6 +92,7 @@ def build_host(*, skip_broken: bool = False, extra: Sequence[object] = ()) -> Ho
     """
     manager = pluggy.PluginManager(GROUP)
     manager.add_hookspecs(hookspecs)
+    manager.add_hookcall_monitoring(lambda *_: None, _name_failure)
     manager.register(MatchingAdapter())
     registries: dict[str, Registry[Any]] = {kind: Registry(word) for kind, word in KINDS.items()}
     plugins = [admit(_handed_over(plugin), manager, registries) for plugin in extra]
@@ -103,6 +105,21 @@ def build_host(*, skip_broken: bool = False, extra: Sequence[object] = ()) -> Ho
                 raise ShapcutError(f"{error}; use --skip-broken-plugins to continue without it") from error
             broken.append(BrokenPlugin(candidate.name, candidate.distribution, str(error)))
     return Host(manager=manager, plugins=tuple(plugins), broken=tuple(broken), **registries)
+
+
+def _name_failure(
+    outcome: pluggy.Result[Any], hook: str, implementations: "Sequence[pluggy.HookImpl]", _: object
+) -> None:
+    """Let an unforeseen error in a hook name the hook and the plugin."""
+    error = outcome.exception
+    if error is None or isinstance(error, ShapcutError) or not isinstance(error, (Exception, SystemExit)):
+        return
+    codes = {frame.f_code for frame, _ in walk_tb(error.__traceback__)}
+    failing = [each for each in implementations if getattr(each.function, "__code__", None) in codes]
+    names = ", ".join(each.plugin_name for each in failing) or "unknown"
+    named = ShapcutError(f"plugin {names}: its {hook} failed: {cause(error)}")
+    named.__cause__ = error
+    outcome.force_exception(named)
 
 
 def select_adapter(host: Host, model: "nn.Module") -> "Adapter":

@@ -52,9 +52,8 @@ class TextQuestion:
                 self.source, tokenizer, samples=self.windows, sequence_length=self.window, whole=self.whole
             )
             return read, None
-        tokens = held_out_tokens(self.source, tokenizer, whole=self.whole)
-        if self.windows is not None:
-            tokens = tokens[: self.windows * self.window]
+        at_most = None if self.windows is None else self.windows * self.window
+        tokens = held_out_tokens(self.source, tokenizer, whole=self.whole, at_most=at_most)
         read = Calibration(torch.from_numpy(tokens)[None], self.source, adds_bos(tokenizer))
         bos = tokenizer.bos_token_id if read.adds_bos else None
         return read, SlidingWindow(self.window, self.stride, bos)

@@ -8,12 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict
 from torch import nn
 
 from shapcut.game.coalitions import Player
 from shapcut.measurement.latency import generation_seconds, random_prompt
 from shapcut.models.adapter import Adapter, Granularity
+from shapcut.support.errors import InputError
+from shapcut.support.plain_json import read_json
 from shapcut.support.quiet import quiet_libraries
 
 
@@ -53,8 +55,8 @@ class PlayerLatencies(BaseModel):
     def read(cls, path: Path, model_fingerprint: str, granularity: Granularity) -> "PlayerLatencies | None":
         """The latencies kept by an earlier start of the same run, or None."""
         try:
-            found = cls.model_validate_json(path.read_bytes())
-        except (OSError, ValidationError):
+            found = cls.model_validate(read_json(path))
+        except (InputError, OSError, ValueError):
             return None
         same = (found.model_fingerprint, found.granularity) == (model_fingerprint, granularity)
         return found if same else None

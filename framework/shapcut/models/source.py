@@ -1,6 +1,5 @@
 """Resolve and check a model's source before any weight is read."""
 
-import json
 import socket
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,8 +14,15 @@ from shapcut.models.gguf import require_sound_gguf
 from shapcut.models.placement import Offload, check_dtype
 from shapcut.models.quantization import quantization_method, require_packages
 from shapcut.models.stored_tensors import require_depth, require_plain_numbers, stored_tensors
-from shapcut.models.untrusted import require_no_adapter, require_plain_config, require_plain_shards
+from shapcut.models.untrusted import (
+    require_no_adapter,
+    require_plain_config,
+    require_plain_shards,
+    require_regular_files,
+)
 from shapcut.support.errors import InputError
+from shapcut.support.files import require_regular
+from shapcut.support.plain_json import read_json
 from shapcut.support.quiet import one_line, quiet_libraries
 
 _HUB_TIMEOUT = 5.0
@@ -178,8 +184,13 @@ def locate(source: str, formats: Sequence[CheckpointFormat] = (), *, offline: bo
 
 
 def _located_here(source: str, path: Path, formats: Sequence[CheckpointFormat]) -> Location:
+    require_regular(path)
+    if path.is_dir():
+        require_regular_files(path)
     claiming = claiming_format(path, formats)
     if claiming is not None:
+        if path.is_dir() and (tensors := stored_tensors(path)):
+            require_depth(tensors, claiming.depth(path), path)
         claiming.check(path)
         return Location(source, source, format=claiming)
     asked = asked_formats(formats)
@@ -194,8 +205,8 @@ def _located_directory(source: str, path: Path, asked: str) -> Location:
             f"and no other format claims it (asked: {asked})"
         )
     try:
-        content = json.loads(config.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
+        content = read_json(config)
+    except (OSError, ValueError) as error:
         raise InputError(f"{config} is damaged: {one_line(error)}; take another copy") from error
     if not isinstance(content, dict):
         raise InputError(f"{config} is damaged: it holds no JSON object; take another copy")

@@ -1,11 +1,11 @@
 """The tensors in a checkpoint's safetensors files, read from the headers."""
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 
 from shapcut.models.untrusted import is_plain_name, require_plain_shards
 from shapcut.support.errors import InputError
+from shapcut.support.plain_json import parse_json, read_json
 
 _LARGEST_HEADER = 100_000_000
 """Largest header in bytes, as in the safetensors library."""
@@ -31,7 +31,7 @@ def stored_tensors(directory: Path) -> dict[str, str]:
         files = [single]
     elif index.is_file():
         require_plain_shards(index)
-        named = json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()
+        named = read_json(index)["weight_map"].values()
         files = [directory / name for name in sorted(set(named)) if is_plain_name(name)]
     else:
         files = []
@@ -48,7 +48,7 @@ def _header(file: Path) -> dict[str, str]:
             length = int.from_bytes(stream.read(8), "little")
             if length > min(_LARGEST_HEADER, file.stat().st_size):
                 raise ValueError(f"a header of {length} bytes is longer than the file")  # noqa: TRY301
-            content = json.loads(stream.read(length))
+            content = parse_json(stream.read(length))
         return {name: str(entry["dtype"]) for name, entry in content.items() if name != "__metadata__"}
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise InputError(f"cannot read the weights in {file}: {error}; is the copy complete?") from error

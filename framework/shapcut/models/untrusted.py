@@ -1,7 +1,7 @@
 """Checks of untrusted checkpoints before a library follows them: file names and weights."""
 
-import json
 import re
+import stat
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
@@ -10,9 +10,15 @@ import torch
 from torch import nn
 
 from shapcut.support.errors import InputError
+from shapcut.support.plain_json import LARGEST_JSON, read_json
 
 _RECOMPUTED = re.compile(r"(rotary_emb\.inv_freq|attn\.(masked_)?bias|position_ids)$")
 """Buffers that old versions of transformers stored and that every version computes itself."""
+
+_METADATA = {".json", ".jinja", ".txt", ".model"}
+_COUNT = re.compile(r"(^n|num|number)_?(of_)?(\w+_)?(layers?|blocks?|experts?|heads?)$|^depth$")
+_LARGEST_COUNT = 2**16
+"""More layers, heads or experts than any model has; each may become a module."""
 
 _CHECKED = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 
@@ -24,6 +30,25 @@ def is_plain_name(name: object) -> bool:
     return PurePosixPath(name).name == name and PureWindowsPath(name).name == name
 
 
+def require_regular_files(directory: Path) -> None:
+    """Refuse a checkpoint with a device, a FIFO or a socket in it, or a JSON file too large to be read.
+
+    Raises:
+        InputError: naming the first one.
+    """
+    for path in sorted(directory.iterdir()):
+        if not path.exists():
+            continue  # a dangling link
+        status = path.stat()
+        if not (stat.S_ISREG(status.st_mode) or stat.S_ISDIR(status.st_mode)):
+            raise InputError(f"{path} is a device, a FIFO or a socket; remove it")
+        if path.suffix in _METADATA and stat.S_ISREG(status.st_mode) and status.st_size > LARGEST_JSON:
+            raise InputError(
+                f"{path} has {status.st_size:,} bytes, more than the {LARGEST_JSON:,} that are read; "
+                "take another copy"
+            )
+
+
 def require_plain_shards(index: Path) -> None:
     """Check the index of a checkpoint in several files.
 
@@ -31,7 +56,7 @@ def require_plain_shards(index: Path) -> None:
         InputError: if it is damaged or names a file outside its own directory.
     """
     try:
-        names = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+        names = set(read_json(index)["weight_map"].values())
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise InputError(
             f"{index} is damaged: it has no weight_map from weights to files ({type(error).__name__})"
@@ -68,6 +93,11 @@ def require_plain_config(config: Mapping[str, Any], source: str, *, trust_remote
             f"{config['transformers_weights']!r}); remove the field"
         )
     for field, value in _fields(config):
+        if _COUNT.search(field) and isinstance(value, int | float) and not value <= _LARGEST_COUNT:
+            raise InputError(
+                f"the config of {source} promises {value} ({field}), more than {_LARGEST_COUNT}; "
+                "take another copy"
+            )
         kernel = field.endswith("attn_implementation") and "/" in str(value)
         if kernel and not trust_remote_code:
             raise InputError(

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from shapcut.data.windows import check_size, check_source
+from shapcut.game.budget import capped_budget
 from shapcut.game.coalitions import CoalitionMatrix, Player
 from shapcut.game.game import Game, Measurements
 from shapcut.game.target import Target
@@ -160,6 +161,7 @@ def forecast(recipe: Recipe, host: Host, *, target: bool, throughput: float = TH
     dtype = own if kept and recipe.dtype == "auto" else evaluation_dtype(recipe.dtype, own, device)
     memory = footprint(recipe, shape.model, shape.players, device, (own, dtype))
     tokens = recipe.samples * recipe.sequence_length
+    budget = capped_budget(recipe.budget, shape.players)
     mean_block = sum(player.parameters for player in shape.players) / shape.n_players
     return Forecast(
         model=recipe.model,
@@ -175,11 +177,11 @@ def forecast(recipe: Recipe, host: Host, *, target: bool, throughput: float = TH
         selector=recipe.selector,
         executor=recipe.executor,
         steps=recipe.then,
-        coalitions=recipe.budget,
+        coalitions=budget,
         tokens_per_coalition=tokens,
         dtype=_name(dtype),
         blocks_per_coalition=present,
-        operations=2.0 * (present * mean_block + _readout_size(shape.model)) * tokens * recipe.budget,
+        operations=2.0 * (present * mean_block + _readout_size(shape.model)) * tokens * budget,
         throughput=throughput * 1e12,
         memory=memory,
         advice=advice(recipe, memory, from_config=from_config),

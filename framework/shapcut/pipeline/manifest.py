@@ -1,6 +1,5 @@
 """The manifest of a run: everything needed to understand and repeat it."""
 
-import json
 import platform
 import shlex
 import sys
@@ -14,6 +13,7 @@ import torch
 from shapcut.host.host import Host
 from shapcut.pipeline.session import Session
 from shapcut.support.files import write_json_atomically, write_text_atomically
+from shapcut.support.plain_json import read_json
 from shapcut.support.run_directory import Run
 
 _NAMED_PACKAGES = ("shapcut", "torch", "transformers", "numpy", "scipy", "safetensors")
@@ -77,7 +77,7 @@ class Manifest:
     @classmethod
     def reopen(cls, run: Run) -> "Manifest":
         """Open the manifest of an earlier start."""
-        return cls(run, json.loads(run.manifest.read_text(encoding="utf-8")))
+        return cls(run, read_json(run.manifest))
 
     @property
     def command(self) -> str:

@@ -111,7 +111,12 @@ def _require_same_model(plan: RemovalPlan, session: Session) -> None:
             f"the plan is for a model with {players} players, but {source} has {session.game.n_players}"
         )
     found = session.game.model_fingerprint
-    if plan.model_fingerprint and plan.model_fingerprint != found:
+    if not plan.model_fingerprint:
+        raise InputError(
+            f"the plan does not say which model it was made for; if it was {source}, write that into it: "
+            f'"model_fingerprint": "{found}"'
+        )
+    if plan.model_fingerprint != found:
         raise InputError(
             f"the plan is for another model: its fingerprint is {plan.model_fingerprint[:12]}, "
             f"that of {source} is {found[:12]}"

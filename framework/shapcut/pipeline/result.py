@@ -10,6 +10,7 @@ from shapcut.game.plan import RemovalPlan
 from shapcut.measurement.record import ModelMeasurement
 from shapcut.support.errors import InputError
 from shapcut.support.files import write_json_atomically
+from shapcut.support.plain_json import read_json
 from shapcut.support.quiet import one_line
 
 
@@ -80,8 +81,8 @@ def read_result(path: Path) -> PruneResult:
         InputError: if the file is damaged.
     """
     try:
-        return PruneResult.from_json(json.loads(path.read_text(encoding="utf-8")))
-    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        return PruneResult.from_json(read_json(path))
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(
             f"{path} is damaged ({one_line(error)}); remove it and the checkpoint it tells of, and start "
             "again"

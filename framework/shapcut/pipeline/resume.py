@@ -1,6 +1,5 @@
 """Finish a run that was killed after its checkpoint was complete."""
 
-import json
 from pathlib import Path
 
 from shapcut.host.host import Host
@@ -10,6 +9,7 @@ from shapcut.recipe.recipe import Recipe
 from shapcut.steps.runner import clear_results
 from shapcut.support.errors import InputError
 from shapcut.support.files import require_new_directory, require_outside
+from shapcut.support.plain_json import read_json
 from shapcut.support.progress import Reporter
 from shapcut.support.run_directory import Run, open_run, require_run_directory
 
@@ -50,9 +50,9 @@ def finished_earlier(recipe: Recipe, out: Path, run: Run) -> PruneResult | None:
     try:
         result = read_result(run.result)
         written = (out / "recipe.yaml").read_text(encoding="utf-8")
-        same_plan = json.loads((out / "plan.json").read_text(encoding="utf-8")) == result.to_json()["plan"]
-        status = json.loads(run.manifest.read_text(encoding="utf-8"))["status"]
-    except (InputError, OSError, ValueError, KeyError, TypeError, RecursionError):
+        same_plan = read_json(out / "plan.json") == result.to_json()["plan"]
+        status = read_json(run.manifest)["status"]
+    except (InputError, OSError, ValueError, KeyError, TypeError):
         return None
     here = result.checkpoint.directory.absolute() == out.absolute()
     unfinished = status == "running" or not run.report.exists()  # the report is written last

@@ -8,11 +8,12 @@ import numpy as np
 
 from shapcut.estimators.base import EstimationProblem
 from shapcut.estimators.robustness import examined
-from shapcut.game.budget import BudgetedGame, MeteredGame
+from shapcut.game.budget import BudgetedGame, MeteredGame, capped_budget
 from shapcut.game.coalitions import CoalitionMatrix, Values
 from shapcut.game.contributions import Contributions
 from shapcut.game.game import Game
 from shapcut.game.plan import RemovalPlan
+from shapcut.game.scale import require_spread
 from shapcut.game.store import EvaluationStore
 from shapcut.game.stored_game import StoredGame
 from shapcut.game.target import Target
@@ -48,7 +49,7 @@ class Scoring:
             self._measured = resources.enter_context(session.parts.executor.distribute(games))
             self._stored = self._keep(session.game, self._measured[0], _BUDGETED)
             self._resources = resources.pop_all()
-        self._game = BudgetedGame(self._stored, session.recipe.budget)
+        self._game = BudgetedGame(self._stored, capped_budget(session.recipe.budget, session.game.players))
         self._rng = np.random.default_rng(session.recipe.seed)
         if session.latencies is not None:
             write_text_atomically(run.latencies, session.latencies.model_dump_json(indent=2) + "\n")
@@ -62,17 +63,18 @@ class Scoring:
 
     def estimate(self) -> Contributions:
         """Estimate all contributions and write them to the run directory."""
-        recipe = self.session.recipe
+        seed = self.session.recipe.seed
         if found := self._store.count(_BUDGETED):
             self.reporter.say(f"{found} evaluations found from an earlier start")
         begin = time.monotonic()
-        problem = EstimationProblem(self._game, recipe.budget, self._rng, self.session.n_remove)
+        problem = EstimationProblem(self._game, self._game.budget, self._rng, self.session.n_remove)
         with (
-            self.reporter.counting("measuring coalitions", recipe.budget) as count,
+            self.reporter.counting("measuring coalitions", self._game.budget) as count,
             self._counted_by(count),
         ):
             contributions = self.session.parts.estimator.estimate(problem)
-        again = np.random.default_rng([recipe.seed, 1])  # leaves the selector's draws unchanged
+        require_spread(contributions.measured)
+        again = np.random.default_rng([seed, 1])  # leaves the selector's draws unchanged
         measurements = self._game.measurements(contributions.coalitions)
         with self.reporter.working("examining the contributions"):
             contributions = examined(contributions, measurements, again)

@@ -8,6 +8,7 @@ from typing import Any
 from torch import nn
 
 from shapcut.data.windows import Calibration, check_size, check_source
+from shapcut.game.budget import capped_budget
 from shapcut.game.coalitions import Player
 from shapcut.game.plan import RemovalPlan
 from shapcut.game.target import Target
@@ -178,7 +179,9 @@ def _game(recipe: Recipe, opened: OpenModel, parts: Parts, calibration: Calibrat
         granularity=recipe.granularity,
         dtype=recipe.dtype,
         memory_budget=recipe.memory_budget,
-        fuse=fuses(recipe.compile, opened, players, calibration.n_tokens * recipe.budget),
+        fuse=fuses(
+            recipe.compile, opened, players, calibration.n_tokens * capped_budget(recipe.budget, players)
+        ),
         sequences_per_step=recipe.batch_size,
         origin=GameOrigin(recipe.model, recipe.utility, recipe.trust_remote_code, recipe.offload),
     )

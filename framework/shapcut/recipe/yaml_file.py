@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from shapcut.support.errors import InputError
+from shapcut.support.files import require_regular
 from shapcut.support.plain_yaml import load_plain_yaml
 
 _LARGEST = 1 << 20
@@ -15,6 +16,7 @@ def read_recipe_file(file: Path) -> dict[str, Any]:
     Raises:
         InputError: if it is no YAML mapping of text to values; see `load_plain_yaml`.
     """
+    require_regular(file)
     try:
         with file.open("rb") as stream:
             content = stream.read(_LARGEST + 1)

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from shapcut.estimators.sampling import removable
-from shapcut.game.coalitions import Player, finite_or_none, without
+from shapcut.game.coalitions import Player, finite_or_none, require_numbered, without
 from shapcut.game.contributions import Contributions
 from shapcut.game.game import Game
 from shapcut.game.plan import RemovalPlan
@@ -29,7 +29,7 @@ class SelectionProblem:
         finals: the same game on further texts of equal length, to compare the best sets on.
 
     Raises:
-        InputError: if ``n_remove`` players cannot be removed.
+        InputError: if ``n_remove`` players cannot be removed, or the contributions are another game's.
     """
 
     contributions: Contributions
@@ -41,6 +41,12 @@ class SelectionProblem:
     finals: Sequence[Game] = field(default=(), kw_only=True)
 
     def __post_init__(self) -> None:
+        require_numbered(self.players)
+        scored = len(self.contributions.values)
+        if scored != len(self.players):
+            raise InputError(
+                f"the contributions are those of {scored} players, the game has {len(self.players)}"
+            )
         require_removable(self.players, self.n_remove)
 
     @property

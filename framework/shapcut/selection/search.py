@@ -218,7 +218,7 @@ def climb(surrogate: Predictor, start: NDArray[np.bool_], candidates: NDArray[np
             return current[None]
         values = surrogate.predict(around)
         best = int(np.argmax(values))
-        if values[best] <= value:
+        if not values[best] > value:
             return np.vstack([current[None], around])
         current, value = around[best], float(values[best])
 

@@ -18,6 +18,7 @@ from shapcut.models.adapter import Adapter
 from shapcut.steps.step import PostProcessor, Stage, StepContext, StoredModel
 from shapcut.support.errors import InputError
 from shapcut.support.files import copy_tree, new_directory, write_json_atomically
+from shapcut.support.plain_json import read_json
 from shapcut.support.progress import Reporter
 from shapcut.support.quiet import quiet_libraries
 
@@ -200,7 +201,6 @@ def _digest(content: Mapping[str, Any]) -> str:
 def _read_fingerprint(directory: Path) -> str | None:
     """The fingerprint in a step's directory, or None if it is unreadable."""
     try:
-        content = json.loads((directory / "step.json").read_text(encoding="utf-8"))
-        return str(content["fingerprint"])
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return str(read_json(directory / "step.json")["fingerprint"])
+    except (InputError, OSError, ValueError, KeyError, TypeError):
         return None

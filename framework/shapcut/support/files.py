@@ -74,6 +74,16 @@ def _nearest(path: Path) -> Path:
     return path
 
 
+def require_regular(path: Path) -> None:
+    """Refuse a device, a FIFO or a socket, which may never end.
+
+    Raises:
+        InputError: otherwise; a missing file is left to its reader.
+    """
+    if path.exists() and not path.is_file() and not path.is_dir():
+        raise InputError(f"{path} is a device, a FIFO or a socket; name a regular file")
+
+
 def require_writable(path: Path, option: str) -> None:
     """Check that ``path`` is a writable directory or can become one.
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
+from shapcut.support.child import CHILD_LOCK, has_child
 from shapcut.support.errors import InputError
 from shapcut.support.files import require_writable, write_text_atomically
 
@@ -107,6 +108,13 @@ def require_run_directory(directory: Path) -> None:
     found = sorted(directory.iterdir())
     if links := [path for path in found if path.is_symlink()]:
         raise InputError(f"--run {directory}: {links[0].name} is a link; choose a directory without links")
+    if busy := [
+        lock.parent for lock in directory.glob(f"steps/*/work/{CHILD_LOCK}") if has_child(lock.parent)
+    ]:
+        raise InputError(
+            f"--run {directory} is in use by a process of an earlier start, in "
+            f"{busy[0].relative_to(directory)}; wait for it or end it"
+        )
     if not (directory / _MARKER).is_file():
         others = [
             path.name for path in found if path.name != _LOCK and not path.name.startswith(f".{_MARKER}.")

@@ -5,6 +5,7 @@ import hashlib
 from collections.abc import Sequence
 from functools import cached_property
 from importlib import metadata
+from typing import Any
 
 import numpy as np
 import torch
@@ -226,7 +227,13 @@ class ModelGame(PortableGame):
     def _model_value(self, coalition: NDArray[np.bool_], utility: ModelUtility) -> float:
         present = np.flatnonzero(coalition).tolist()
         with self.adapter.bypass(self._evaluated_model, present, self.granularity):
-            return float(utility.function(self._evaluated_model))
+            value: Any = utility.function(self._evaluated_model)
+        try:
+            return float(value)
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise InputError(
+                f"the utility {utility.name!r} gives {type(value).__name__}, which is no number"
+            ) from error
 
     def fingerprint(self) -> dict[str, str]:
         """Everything that the game's values depend on; the machine and its threads are not part of it."""

@@ -1,9 +1,7 @@
 """Quantization in a separate process, for libraries that modify the process importing them."""
 
-import json
 import os
 import shutil
-import subprocess
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -14,7 +12,15 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from shapcut.contracts import ShapcutError, StepContext, StoredModel, VerificationError, write_json_atomically
+from shapcut.contracts import (
+    ShapcutError,
+    StepContext,
+    StoredModel,
+    VerificationError,
+    read_json,
+    run_child,
+    write_json_atomically,
+)
 
 KERNEL_TOLERANCE = 0.1
 """Accepted difference between logits of two kernels on the same quantized weights, 16-bit kernels included:
@@ -65,7 +71,7 @@ class Job:
 
 def serve(directory: Path, work: Callable[[Job], None]) -> None:
     """Do a job in this process; errors go to the log, whose last line the other process shows."""
-    options = json.loads((directory / _OPTIONS).read_text(encoding="utf-8"))
+    options = read_json(directory / _OPTIONS)
     calibration = load_file(directory / _TOKENS)["input_ids"]
     work(Job(directory, options, calibration))
 
@@ -89,18 +95,17 @@ def quantized_elsewhere(
     write_json_atomically(context.directory / _OPTIONS, {"device": device, **options})
     log = context.directory / _LOG
     with log.open("wb") as output:
-        done = subprocess.run(
-            [sys.executable, "-m", module, str(context.directory.resolve())],
-            cwd=context.directory,  # some libraries write logs where they are started
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            env=os.environ
-            | {"PYTHONPATH": os.pathsep.join(str(Path(place).resolve()) for place in sys.path)},
-            check=False,
+        paths = os.pathsep.join(str(Path(place).resolve()) for place in sys.path)
+        status = run_child(
+            module,
+            [str(context.directory.resolve())],
+            context.directory,  # some libraries write logs where they are started
+            output=output,
+            environment=os.environ | {"PYTHONPATH": paths},
         )
-    if done.returncode:
+    if status:
         written = log.read_text(encoding="utf-8", errors="replace").split("\n")
-        last = next((line.strip() for line in reversed(written) if line.strip()), f"status {done.returncode}")
+        last = next((line.strip() for line in reversed(written) if line.strip()), f"status {status}")
         raise ShapcutError(f"{module.rpartition('.')[2]} failed: {last} (see {log})")
     return job.target
 

@@ -7,7 +7,7 @@ from typing import Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from shapcut.contracts import InputError, RemovalPlan, Run
+from shapcut.contracts import InputError, RemovalPlan, Run, read_json
 
 
 class Part(BaseModel):
@@ -272,10 +272,12 @@ def read_part(path: Path, kind: type[FactsT], *, again: str = "repeat the run") 
         InputError: if it is unreadable or invalid; ``again`` is the remedy in the message.
     """
     try:
-        return kind.model_validate_json(path.read_bytes())
+        return kind.model_validate(read_json(path))
     except OSError as error:
         raise InputError(f"cannot read {path}: {error.strerror}") from error
     except ValidationError as error:
         first = error.errors()[0]
         place = ".".join(str(part) for part in first["loc"]) or "the file"
         raise InputError(f"{path} is damaged: {place}: {first['msg']}; {again}") from error
+    except ValueError as error:
+        raise InputError(f"{path} is damaged: {error}; {again}") from error

@@ -1,11 +1,14 @@
 """The budget counts distinct coalitions and is checked before anything is evaluated."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shapcut.game.budget import BudgetedGame
+import shapcut
+from shapcut.game.budget import BudgetedGame, capped_budget
 from shapcut.game.coalitions import all_coalitions, keys
 from shapcut.game.game import FunctionGame
 from shapcut.support.errors import BudgetExceededError
@@ -67,3 +70,16 @@ def test_permits_asks_the_wrapped_game():
     assert game.permits([1])
     assert not game.permits([2])
     assert game.players == inner.players
+
+
+def test_a_budget_is_at_most_the_number_of_coalitions():
+    players = FunctionGame(12, len).players
+    assert capped_budget(10**15, players) == 4096
+    assert capped_budget(500, players) == 500
+    assert capped_budget(10**15, [*players, replace(players[0], index=12, removable=False)]) == 4096
+    assert capped_budget(10**15, players[:3]) == 64
+
+
+def test_a_huge_budget_draws_no_more_coalitions_than_there_are():
+    found = shapcut.estimate(FunctionGame(7, lambda c: c.sum(axis=1)), budget=10**15)
+    assert found.evaluations <= 128

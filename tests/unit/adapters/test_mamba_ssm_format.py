@@ -175,7 +175,7 @@ def test_weights_that_do_not_fit_the_config_are_refused(checkpoint, change, mess
 
 def test_pickles_that_would_run_code_are_not_opened(checkpoint):
     torch.save({"lm_head.weight": print}, checkpoint / "pytorch_model.bin")
-    with pytest.raises(Exception, match="weights_only"):
+    with pytest.raises(Exception, match="nothing of it was run"):
         load_model(checkpoint)
 
 

@@ -1,4 +1,5 @@
 import json
+import os
 import sys
 import types
 from collections.abc import Iterator
@@ -225,6 +226,20 @@ def test_a_byte_order_mark_is_not_text(tmp_path: Path) -> None:
 
 def test_a_hub_data_set_needs_a_name() -> None:
     assert "hf:NAME" in refusal("hf:")
+
+
+@pytest.mark.parametrize("name", ["text.txt", "text.jsonl"])
+def test_a_text_that_may_never_end_is_refused(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).symlink_to("/dev/zero")
+    assert "is a device, a FIFO or a socket" in refusal(str(tmp_path / name))
+    os.mkfifo(tmp_path / f"fifo-{name}")
+    assert "is a device, a FIFO or a socket" in refusal(str(tmp_path / f"fifo-{name}"))
+
+
+def test_half_of_a_surrogate_pair_is_refused_with_its_line(tmp_path: Path) -> None:
+    file = tmp_path / "text.jsonl"
+    file.write_text('"good"\n{"text": "x\\ud800y"}\n')
+    assert r"line 2: the text has half of a surrogate pair, '\ud800'" in refusal(str(file))
 
 
 def test_a_hub_data_set_needs_the_library(monkeypatch: pytest.MonkeyPatch) -> None:

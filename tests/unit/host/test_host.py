@@ -11,7 +11,7 @@ from torch import nn
 from shapcut.host.hookspecs import hookimpl
 from shapcut.host.host import Host, build_host, select_adapter
 from shapcut.models.adapter import Adapter
-from shapcut.support.errors import ShapcutError, UnsupportedModelError
+from shapcut.support.errors import InputError, ShapcutError, UnsupportedModelError
 
 Install = Callable[..., None]
 
@@ -201,6 +201,29 @@ class AlsoLinear(StandIn):
 class OfTheFuture(StandIn):
     name = "of-the-future"
     contract_version = 99
+
+
+@pytest.mark.parametrize("raised", [ValueError("no\nidea"), SystemExit(0)])
+def test_an_error_in_a_hook_names_the_hook_and_the_plugin(install: Install, raised: BaseException) -> None:
+    class Broken:
+        @hookimpl
+        def shapcut_run_started(self) -> None:
+            raise raised
+
+    host = build_host(extra=[Broken()])
+    words = r"^plugin shapcut:Broken: its shapcut_run_started failed: \w+: [^\n]+$"
+    with pytest.raises(ShapcutError, match=words):
+        host.manager.hook.shapcut_run_started(run=None)
+
+
+def test_a_refusal_by_a_hook_stays_as_it_is(install: Install) -> None:
+    class Refusing:
+        @hookimpl
+        def shapcut_plan_ready(self) -> str:
+            raise InputError("too many")
+
+    with pytest.raises(InputError, match=r"^too many$"):
+        build_host(extra=[Refusing()]).manager.hook.shapcut_plan_ready(plan=None)
 
 
 def test_the_adapter_that_matches_is_selected(install: Install) -> None:
