@@ -25,6 +25,7 @@ from shapcut.host.host import build_host
 from shapcut.models.adapter import Adapter
 from shapcut.support.files import write_json_atomically
 from shapcut.support.quiet import one_line, quiet_libraries
+from shapcut.support.suggest import did_you_mean
 from shapcut.testing import Case, cases_of, run_check
 from shapcut_adapters.transformers.families import FAMILIES
 from shapcut_adapters.transformers.families.rules import Condition
@@ -133,6 +134,10 @@ def main() -> int:
     parser.add_argument("names", nargs="*", metavar="MODEL_TYPE", help="only these, again")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1])
     arguments = parser.parse_args()
+    if unknown := [name for name in arguments.names if name not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES]:
+        parser.error(
+            f"unknown model type {unknown[0]!r}: {did_you_mean(unknown[0], MODEL_FOR_CAUSAL_LM_MAPPING_NAMES)}"
+        )
     torch.set_num_threads(1)
     adapters = claims()
     rows = unfinished(arguments.seeds, arguments.names)

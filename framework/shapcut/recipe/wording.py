@@ -10,6 +10,13 @@ _TYPES = {
     "array": "a list",
 }
 
+_BOUNDS = {
+    "minimum": "at least",
+    "exclusiveMinimum": "more than",
+    "maximum": "at most",
+    "exclusiveMaximum": "less than",
+}
+
 
 def accepted_values(schema: dict[str, Any], *, item: bool = False) -> str:
     """What a property takes, such as ``a whole number of at least 1``.
@@ -36,5 +43,7 @@ def _one(schema: dict[str, Any]) -> str:
         return f"one of {', '.join(map(str, schema['enum']))}"
     if "items" in schema:
         return f"a list of which each item is {accepted_values(schema['items'])}"
-    words = _TYPES[schema["type"]]
-    return f"{words} of at least {schema['minimum']}" if "minimum" in schema else words
+    bounds = [f"{words} {schema[key]}" for key, words in _BOUNDS.items() if key in schema]
+    if "maxLength" in schema:
+        bounds.append(f"at most {schema['maxLength']} characters")
+    return _TYPES[schema["type"]] + (f" of {' and '.join(bounds)}" if bounds else "")

@@ -102,7 +102,7 @@ def test_a_store_of_an_earlier_version_keeps_its_values_and_takes_halves(path):
 
 def test_another_fingerprint_is_refused_naming_what_differs(store):
     store.open_game("calibration", FINGERPRINT)
-    with pytest.raises(StoreMismatchError, match=r"stored .*'1'.* wanted .*'2'") as error:
+    with pytest.raises(StoreMismatchError, match=r"stored .*'1'.* expected .*'2'") as error:
         store.open_game("calibration", {**FINGERPRINT, "data": "2"})
     assert "abc" not in str(error.value)
     store.open_game("calibration", dict(reversed(FINGERPRINT.items())))

@@ -7,6 +7,7 @@ import pytest
 from shapcut.host.host import build_host
 from shapcut.recipe.methods import METHODS
 from shapcut.recipe.recipe import Recipe, make_recipe
+from shapcut.recipe.wording import accepted_values
 from shapcut.support.errors import InputError
 from shapcut.support.plain_yaml import load_plain_yaml
 
@@ -250,3 +251,16 @@ def test_what_yaml_1_1_took_for_numbers_is_text(recipe_file, line, message):
 def test_a_date_is_text():
     assert load_plain_yaml("model: 2024-13-45")["model"] == "2024-13-45"
     assert load_plain_yaml("[017, 1e-3, -4, on, 0.5]") == ["017", 1e-3, -4, "on", 0.5]
+
+
+@pytest.mark.parametrize(
+    ("schema", "words"),
+    [
+        ({"type": "integer", "minimum": 1}, "a whole number of at least 1"),
+        ({"type": "number", "exclusiveMinimum": 0, "maximum": 1}, "a number of more than 0 and at most 1"),
+        ({"type": "string", "maxLength": 60}, "text of at most 60 characters"),
+        ({"type": "boolean"}, "true or false"),
+    ],
+)
+def test_accepted_values_name_the_bounds(schema: dict[str, object], words: str) -> None:
+    assert accepted_values(schema) == words
