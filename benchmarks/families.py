@@ -135,9 +135,8 @@ def main() -> int:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1])
     arguments = parser.parse_args()
     if unknown := [name for name in arguments.names if name not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES]:
-        parser.error(
-            f"unknown model type {unknown[0]!r}: {did_you_mean(unknown[0], MODEL_FOR_CAUSAL_LM_MAPPING_NAMES)}"
-        )
+        hint = did_you_mean(unknown[0], MODEL_FOR_CAUSAL_LM_MAPPING_NAMES)
+        parser.error(f"unknown model type {unknown[0]!r}: {hint}")
     torch.set_num_threads(1)
     adapters = claims()
     rows = unfinished(arguments.seeds, arguments.names)
