@@ -36,6 +36,7 @@ CHECKS = (
     "reload-equals-removed",
     "cached-decoding",
     "parameter-count",
+    "config-follows-depth",
     "refusals-have-reasons",
 )
 CONDITIONS = {

@@ -184,6 +184,10 @@ class HFDecoderAdapter(Adapter):
         """The family's declared fault, if any."""
         return find_decoder(model).family.cache_differs
 
+    def independent_fields(self, model: nn.Module) -> Collection[str]:
+        """As declared by the family."""
+        return find_decoder(model).family.independent_fields
+
     def has_plain_blocks(self, model: nn.Module) -> bool:
         """As declared by the family; False for quantized models, which other tools cannot start from."""
         return find_decoder(model).family.plain and not is_quantized(model)

@@ -8,6 +8,7 @@ from transformers import PretrainedConfig
 from shapcut.contracts import quantization_method
 from shapcut_adapters.transformers.decoder import Decoder
 from shapcut_adapters.transformers.families import Family
+from shapcut_adapters.transformers.families.conventions import conventional_fields
 from shapcut_adapters.transformers.families.rules import Cut
 from shapcut_adapters.transformers.quantization import (
     note_stored_numbers,
@@ -67,7 +68,7 @@ def remove_blocks(decoder: Decoder, cut: Cut) -> nn.Module:
 
 def shortened(config: PretrainedConfig, family: Family, cut: Cut) -> dict[str, Any]:
     """The config fields that depend on the layers, for the kept ones only."""
-    fields: dict[str, Any] = {}
+    fields = conventional_fields(config, cut)
     for rule in family.all_rules:
         fields |= rule.edited(config, cut)
     return fields

@@ -152,6 +152,13 @@ class Adapter(ABC):
         """
         return ""
 
+    def independent_fields(self, model: nn.Module) -> Collection[str]:  # noqa: ARG002
+        """Config fields that do not follow the layers although their name or value suggests it.
+
+        Dotted paths of the written config; ``*`` matches any part. An encoder's depth, for example.
+        """
+        return ()
+
     def min_present(self, model: nn.Module) -> int:  # noqa: ARG002
         """The smallest number of players the architecture can run with."""
         return 1
