@@ -28,8 +28,13 @@ from shapcut_adapters.shared.removal import require_removable
 from shapcut_adapters.transformers.decoder import Decoder, find_blocks, find_decoder, forward, input_device
 from shapcut_adapters.transformers.families import FAMILIES, family_of
 from shapcut_adapters.transformers.families.rules import Cut
+from shapcut_adapters.transformers.file_cut import (
+    files_objection,
+    is_cut_as_files,
+    save_cut,
+    save_without_predictors,
+)
 from shapcut_adapters.transformers.interception import Container, learn_containers, skipped, without_cache
-from shapcut_adapters.transformers.quantization import is_cut_as_files, save_cut
 from shapcut_adapters.transformers.recorded_stack import RecordedStack
 from shapcut_adapters.transformers.removal import (
     needed_blocks,
@@ -197,7 +202,15 @@ class HFDecoderAdapter(Adapter):
         if is_cut_as_files(model):
             save_cut(find_decoder(model), directory)
         else:
-            super().save(model, directory)
+            save_without_predictors(model, directory)
+
+    def files_objection(self, model: nn.Module, source: Path) -> str:
+        """As `Adapter.files_objection`; layers must have the names that transformers knows."""
+        return files_objection(find_decoder(model), source)
+
+    def save_files(self, model: nn.Module, source: Path, directory: Path) -> None:
+        """As `Adapter.save_files`."""
+        save_cut(find_decoder(model), directory, source)
 
     def example(self, seed: int) -> tuple[nn.Module, Tensor]:
         """A tiny Llama."""

@@ -36,6 +36,11 @@ class Decoder:
         return self.model.config  # type: ignore[return-value]
 
     @property
+    def stack(self) -> str:
+        """The dotted path of the layers."""
+        return self.family.stack
+
+    @property
     def entrance(self) -> nn.Module | None:
         """The part of block 0 that processes the stack's input, or None."""
         return self.blocks[0].get_submodule(self.family.entrance) if self.family.entrance else None

@@ -10,11 +10,8 @@ from shapcut_adapters.transformers.decoder import Decoder
 from shapcut_adapters.transformers.families import Family
 from shapcut_adapters.transformers.families.conventions import conventional_fields
 from shapcut_adapters.transformers.families.rules import Cut
-from shapcut_adapters.transformers.quantization import (
-    note_stored_numbers,
-    quantization_objection,
-    renumber_quantization,
-)
+from shapcut_adapters.transformers.file_cut import note_stored_numbers
+from shapcut_adapters.transformers.quantization import quantization_objection, renumber_quantization
 from shapcut_adapters.transformers.rebuild import rebuilt
 
 _INDEX_ATTRIBUTES = ("layer_idx", "layer_id", "layer_number")
@@ -50,8 +47,8 @@ def remove_blocks(decoder: Decoder, cut: Cut) -> nn.Module:
     changes = [
         (config, shortened(config, decoder.family, cut)) for config in _configs(decoder.model, decoder.family)
     ]
+    note_stored_numbers(decoder)
     if quantization_method(decoder.config):
-        note_stored_numbers(decoder)
         renumber_quantization(decoder, cut)
     entrance = decoder.entrance
     for new, old in enumerate(cut.kept):

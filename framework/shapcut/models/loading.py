@@ -11,6 +11,7 @@ from torch import nn
 
 from shapcut.models.checkpoint_format import CheckpointFormat, Tokenizer
 from shapcut.models.gguf import dense_weights
+from shapcut.models.predictors import is_predictor
 from shapcut.models.quantization import is_quantized, quantization_method, require_packages
 from shapcut.models.source import Location, ModelSource, Offload, check_dtype, read_config
 from shapcut.models.untrusted import (
@@ -192,7 +193,8 @@ def _load_model(
             f"{missing[0]} among them; is it a {type(model).__name__}?"
         )
     if location.gguf_file is None:
-        require_no_lost_weights(info["unexpected_keys"], location.source, type(model).__name__)
+        unexpected = [name for name in info["unexpected_keys"] if not is_predictor(name, config)]
+        require_no_lost_weights(unexpected, location.source, type(model).__name__)
     return model  # type: ignore[no-any-return]
 
 

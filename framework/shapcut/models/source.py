@@ -69,6 +69,19 @@ class Location:
         """As `weights`; None for a GGUF file, whose weights are quantized in a way of its own."""
         return None if self.gguf_file is not None else self.weights
 
+    @property
+    def directory(self) -> Path | None:
+        """The directory of a safetensors checkpoint of transformers; None for other formats."""
+        from transformers.utils.hub import cached_file  # noqa: PLC0415 - slow to import
+
+        if self.format is not None or self.gguf_file is not None:
+            return None
+        try:
+            found = cached_file(self.path, "config.json", local_files_only=True)
+        except OSError:
+            return None
+        return None if found is None else Path(found).parent
+
     def require_safetensors(self) -> None:
         """Refuse a checkpoint with only pickled weights, which can run code when opened.
 

@@ -13,6 +13,9 @@ from shapcut.measurement.measure import measure
 from shapcut.measurement.record import ModelMeasurement
 from shapcut.measurement.sizes import parameter_count
 from shapcut.models.demo import origin
+from shapcut.models.predictors import is_predictor
+from shapcut.models.source import read_config
+from shapcut.models.stored_tensors import stored_tensors
 from shapcut.pipeline.result import PruneResult
 from shapcut.pipeline.session import Session
 from shapcut.steps.runner import StepResults, run_steps
@@ -82,6 +85,7 @@ def carry_out(
     steps = StepResults(run.steps, session.recipe.then, session.step_inputs(plan))
     cut = mend(session, remove(session, plan), steps, reporter)
     after = measure_cut(session, cut, reporter)
+    say_what_is_left(session, cut.model, reporter)
     with reporter.working("writing and verifying the checkpoint"):
         result = write(session, cut, out, before, after, command=command, kept_as=kept_as or run.result)
     steps.clear()
@@ -97,6 +101,20 @@ def require_removal(session: Session, plan: RemovalPlan) -> None:
     objection = session.adapter.can_remove(session.game.model, plan.removed, plan.granularity)
     if objection:
         raise InputError(f"cannot remove {list(plan.removed)}: {objection}")
+
+
+def say_what_is_left(session: Session, model: nn.Module, reporter: Reporter) -> None:
+    """Say which tensors of the original's files the checkpoint will lack beside the removed players'."""
+    directory = session.opened.source.location.directory
+    if directory is None or (session.keeps_weights and not session.adapter.files_objection(model, directory)):
+        return
+    config = read_config(session.opened.source.location, session.opened.source.trust_remote_code)
+    left = [name for name in stored_tensors(directory) if is_predictor(name, config)]
+    if left:
+        reporter.say(
+            f"{len(left)} tensors of layers that predict further tokens are not written ({left[0]}): they "
+            "would not fit changed weights; the config's count of them is set to 0"
+        )
 
 
 def measure_original(session: Session, reporter: Reporter) -> ModelMeasurement:
@@ -214,6 +232,8 @@ def write(
         verify_ids=cut.input_ids,
         expected_logits=cut.expected,
         stored=cut.stored,
+        source=session.opened.source.location.directory,
+        unchanged=session.keeps_weights,
         tolerance=cut.tolerance,
         before_it_appears=lambda report: outcome(report).write(kept_as),
     )
