@@ -6,7 +6,7 @@
 import pytest
 
 from shapcut.testing import CHECKS, run_check
-from shapcut_adapters.transformers.families import FAMILIES
+from shapcut_adapters.transformers.families import FAMILIES, WRAPPERS
 
 MECHANISMS = {
     "llama": "nothing beside the depth",
@@ -40,7 +40,7 @@ OTHERS = [name for name in FAMILY_NAMES if name not in MECHANISMS]
 
 
 def test_every_claimed_family_has_an_example(adapter):
-    assert list(adapter.examples()) == FAMILY_NAMES
+    assert list(adapter.examples()) == [*FAMILY_NAMES, *(wrapper.model_type for wrapper in WRAPPERS)]
     assert len(set(FAMILY_NAMES)) == len(FAMILY_NAMES)
 
 

@@ -148,7 +148,9 @@ def _source(model: Any) -> Path:
     from transformers.utils.hub import cached_file  # noqa: PLC0415 - slow to import
 
     try:
-        return Path(str(cached_file(model.name_or_path, "config.json", local_files_only=True))).parent
+        commit = getattr(model.config, "_commit_hash", None)
+        found = cached_file(model.name_or_path, "config.json", local_files_only=True, revision=commit)
+        return Path(str(found)).parent
     except OSError as error:
         raise UnsupportedModelError(
             f"a quantized model is saved from its original files, but {model.name_or_path!r} is missing"

@@ -14,13 +14,13 @@ _REGULAR_EXPRESSION = re.compile(r"^(re:|[+-]:)|[\\*^$|()\[\]]")
 
 def quantization_objection(decoder: Decoder, cut: Cut) -> str:
     """Why blocks cannot be removed from a quantized model; empty if they can."""
-    if not (method := quantization_method(decoder.config)):
+    if not (method := quantization_method(decoder.model.config)):
         return ""
     if decoder.family.rebuild is not None:
         return f"{type(decoder.model).__name__} must be rebuilt for a removal, impossible when quantized"
     renumbering = Renumbering((decoder.stack,), cut)
     changed = {name for name in _block_names(decoder) if renumbering.name(name) != name}
-    for text in _texts(_plain(getattr(decoder.config, "quantization_config", {}))):
+    for text in _texts(_plain(getattr(decoder.model.config, "quantization_config", {}))):
         if _REGULAR_EXPRESSION.search(text) and re.search(r"\d", text) and _selects(text, changed):
             return (
                 f"the {method} config selects layers by the pattern {text!r}, which cannot follow renumbering"
@@ -30,7 +30,7 @@ def quantization_objection(decoder: Decoder, cut: Cut) -> str:
 
 def renumber_quantization(decoder: Decoder, cut: Cut) -> None:
     """Renumber the module names in the quantization config after the kept blocks."""
-    whole: Any = decoder.config
+    whole: Any = decoder.model.config
     config = whole.quantization_config
     renumbering = Renumbering((decoder.stack,), cut)
     if isinstance(config, dict):

@@ -21,7 +21,9 @@ from shapcut.cli.options import (
     Out,
     RecipeFile,
     RecipeModel,
+    Revision,
     RunDirectory,
+    TextOnly,
     Throughput,
     Trust,
     takes_recipe,
@@ -51,6 +53,8 @@ def inspect_model(
     granularity: Granularity = None,
     device: Device = None,
     trust_remote_code: Trust = None,
+    revision: Revision = None,
+    text_only: TextOnly = None,
     as_json: AsJson = False,
 ) -> None:
     """Players, parameters, adapter; what cannot be removed and why."""
@@ -60,7 +64,14 @@ def inspect_model(
     from shapcut.recipe.recipe import make_recipe
 
     recipe = make_recipe({"model": model, "granularity": granularity})
-    source = find_model(host, model, device=device or "auto", trust_remote_code=bool(trust_remote_code))
+    source = find_model(
+        host,
+        model,
+        device=device or "auto",
+        trust_remote_code=bool(trust_remote_code),
+        revision=revision,
+        text_only=bool(text_only),
+    )
     opened = open_model(host, source)
     adapter = opened.adapter
     players = adapter.players(opened.model, recipe.granularity)
@@ -176,6 +187,8 @@ def apply_model(
     calibration: Calibration = None,
     device: Device = None,
     trust_remote_code: Trust = None,
+    revision: Revision = None,
+    text_only: TextOnly = None,
     as_json: AsJson = False,
     dry_run: DryRun = False,
 ) -> None:
@@ -198,6 +211,8 @@ def apply_model(
             "calibration": calibration,
             "device": device,
             "trust_remote_code": trust_remote_code,
+            "revision": revision,
+            "text_only": text_only,
         }
     )
     if dry_run:

@@ -43,6 +43,10 @@ HeldOutSamples = Annotated[
 ]
 Device = Annotated[str | None, typer.Option(help="auto, cpu, cuda, cuda:1, ... [default: auto]")]
 Trust = Annotated[bool | None, typer.Option("--trust-remote-code", help="run code that comes with the model")]
+Revision = Annotated[str | None, typer.Option(metavar="NAME", help="branch, tag or commit of a hub id")]
+TextOnly = Annotated[
+    bool | None, typer.Option("--text-only", help="only the language model of a multimodal model")
+]
 Seed = Annotated[str | None, typer.Option(metavar="N", help="source of all randomness [default: 0]")]
 Granularity = Annotated[str | None, typer.Option(help="what a player is: block or sublayer [default: block]")]
 
@@ -122,6 +126,8 @@ RECIPE_OPTIONS: dict[str, Any] = {
     ],
     "seed": Seed,
     "trust_remote_code": Trust,
+    "revision": Revision,
+    "text_only": TextOnly,
 }
 """Fields of `shapcut.recipe.recipe.Recipe`, each an option of the same name."""
 

@@ -42,6 +42,7 @@ _OPTION_PANELS = {
     "Tasks": ("task_names", "task_path", "limit", "num_fewshot"),
     "Machine": (
         *("device", "executor", "dtype", "memory_budget", "compile", "offload", "trust_remote_code"),
+        *("revision", "text_only"),
     ),
     "Files and output": ("out", "run", "recipe", "as_json", "dry_run"),
 }

@@ -41,6 +41,8 @@ def find_model(
     trust_remote_code: bool = False,
     offload: Offload = "off",
     offline: bool = False,
+    revision: str | None = None,
+    text_only: bool = False,
 ) -> ModelSource:
     """Find a model by what the user named; no weight is read.
 
@@ -51,11 +53,14 @@ def find_model(
         trust_remote_code: see `ModelSource`.
         offload: see `ModelSource`.
         offline: whether nothing may be fetched.
+        revision: branch, tag or commit of a hub id.
+        text_only: whether only the language model inside a multimodal model is loaded.
 
     Raises:
         InputError: if there is no such model, or several formats claim it.
     """
-    location = locate(name, checkpoint_formats(host), offline=offline)
+    formats = checkpoint_formats(host)
+    location = locate(name, formats, offline=offline, revision=revision, text_only=text_only)
     return ModelSource(location, device, "auto", trust_remote_code, offload)
 
 

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from shapcut.game.coalitions import Player
 from shapcut.models.layer_stack import LayerStack, OutputProjection
+from shapcut.models.multimodal import auto_class
 from shapcut.models.predictors import is_predictor
 from shapcut.support.errors import UnsupportedModelError
 
@@ -258,9 +259,9 @@ class Adapter(ABC):
         Raises:
             UnsupportedModelError: if the checkpoint and the config disagree.
         """
-        from transformers import AutoModelForCausalLM  # noqa: PLC0415 - adapters need not be for transformers
+        from transformers import AutoConfig  # noqa: PLC0415 - adapters need not be for transformers
 
-        loader: Any = AutoModelForCausalLM
+        loader = auto_class(AutoConfig.from_pretrained(directory, local_files_only=True))
         model, info = loader.from_pretrained(
             directory, output_loading_info=True, local_files_only=True, dtype="auto"
         )

@@ -1,5 +1,6 @@
 """Carry out a plan: cut, mend, measure, write and verify."""
 
+import re
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -25,6 +26,11 @@ from shapcut.support.progress import Reporter
 from shapcut.support.run_directory import Run
 
 _VERIFIED_WINDOWS = 2
+
+_LANGUAGE_MODEL = re.compile(
+    r"(^|\.)(language_model|text_model)\.|^(model\.)?(layers|embed_tokens|norm)\.|^lm_head"
+)
+"""Tensors of the language model in a multimodal checkpoint."""
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -108,6 +114,10 @@ def say_what_is_left(session: Session, model: nn.Module, reporter: Reporter) -> 
     directory = session.opened.source.location.directory
     if directory is None or (session.keeps_weights and not session.adapter.files_objection(model, directory)):
         return
+    if session.recipe.text_only:
+        left = [name for name in stored_tensors(directory) if not _LANGUAGE_MODEL.search(name)]
+        if left:
+            reporter.say(f"--text-only drops {len(left)} tensors beside the language model ({left[0]})")
     config = read_config(session.opened.source.location, session.opened.source.trust_remote_code)
     left = [name for name in stored_tensors(directory) if is_predictor(name, config)]
     if left:
@@ -214,6 +224,7 @@ def write(
         hints=cut.hints,
         steps=recipe.then,
         quantized=session.parts.quantizes,
+        revision=session.opened.source.location.commit,
         license_fields=license_of(session.opened.source.location.checkpoint),
     )
 

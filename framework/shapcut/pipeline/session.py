@@ -69,7 +69,7 @@ class Session:
     @property
     def keeps_weights(self) -> bool:
         """Whether the written weights are the original's: no step changes them, and no dtype is asked for."""
-        return not self.parts.steps and self.recipe.dtype == "auto"
+        return not self.parts.steps and self.recipe.dtype == "auto" and not self.recipe.text_only
 
     @property
     def n_remove(self) -> int | None:
@@ -151,6 +151,8 @@ def _checked_source(recipe: Recipe, host: Host, parts: Parts, *, target: bool) -
         device=recipe.device,
         trust_remote_code=recipe.trust_remote_code,
         offload=recipe.offload,
+        revision=recipe.revision,
+        text_only=recipe.text_only,
     )
     facts = inspect_source(source)
     check_order(parts.steps, facts.quantization)
@@ -207,7 +209,14 @@ def _game(recipe: Recipe, opened: OpenModel, parts: Parts, calibration: Calibrat
         memory_budget=recipe.memory_budget,
         fuse=fuses(recipe.compile, opened, players, calibration.n_tokens * recipe.budget),
         sequences_per_step=recipe.batch_size,
-        origin=GameOrigin(recipe.model, recipe.utility, recipe.trust_remote_code, recipe.offload),
+        origin=GameOrigin(
+            recipe.model,
+            recipe.utility,
+            recipe.trust_remote_code,
+            recipe.offload,
+            recipe.revision,
+            recipe.text_only,
+        ),
     )
 
 

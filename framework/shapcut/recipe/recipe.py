@@ -104,6 +104,8 @@ class Recipe(BaseModel):
     offload: Offload = "off"
     seed: Annotated[int, Field(ge=0)] = 0
     trust_remote_code: _Switch = False
+    revision: str | None = None
+    text_only: _Switch = False
 
     @field_validator("*", mode="before")
     @classmethod
