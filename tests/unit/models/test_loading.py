@@ -353,3 +353,15 @@ def test_a_revision_of_a_hub_id_is_read_and_recorded(
 def test_a_revision_of_a_directory_is_refused(tiny_llama_directory: Path) -> None:
     with pytest.raises(InputError, match="--revision v1 is for hub ids"):
         sources.locate(str(tiny_llama_directory), revision="v1")
+
+
+def test_a_gguf_file_with_more_blocks_than_its_header_counts_is_refused(
+    tiny_gguf_file: Path, tmp_path: Path
+) -> None:
+    content = tiny_gguf_file.read_bytes()
+    key = b"llama.block_count" + struct.pack("<I", 4)
+    assert content.count(key + struct.pack("<I", 6)) == 1
+    file = tmp_path / "shallow.gguf"
+    file.write_bytes(content.replace(key + struct.pack("<I", 6), key + struct.pack("<I", 4)))
+    assert "it has the tensor blk.4." in refusal(file)
+    assert "its header counts 4 blocks" in refusal(file)
