@@ -37,6 +37,7 @@ CHECKS = (
     "reload-equals-removed",
     "cached-decoding",
     "parameter-count",
+    "config-follows-depth",
     "refusals-have-reasons",
 )
 CONDITIONS = {

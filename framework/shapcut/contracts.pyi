@@ -22,6 +22,9 @@ from .models.layer_stack import LayerStack as LayerStack
 from .models.layer_stack import OutputProjection as OutputProjection
 from .models.layer_stack import State as State
 from .models.layer_stack import Unembedding as Unembedding
+from .models.predictors import forget_predictors as forget_predictors
+from .models.predictors import is_predictor as is_predictor
+from .models.predictors import predictor_count as predictor_count
 from .models.quantization import is_quantized as is_quantized
 from .models.quantization import quantization_method as quantization_method
 from .selection.base import SelectionProblem as SelectionProblem

@@ -6,7 +6,7 @@
 import pytest
 
 from shapcut.testing import CHECKS, run_check
-from shapcut_adapters.transformers.families import FAMILIES
+from shapcut_adapters.transformers.families import FAMILIES, WRAPPERS
 
 MECHANISMS = {
     "llama": "nothing beside the depth",
@@ -34,11 +34,13 @@ MECHANISMS = {
     "diffllama": "attention that follows the index: refused",
 }
 FAMILY_NAMES = [family.model_type for family in FAMILIES]
+PUBLISHED_FIELDS = ("deepseek_v32", "glm4_moe", "kimi_linear", "mimo_v2_flash", "recurrent_gemma", "zamba")
+"""Families with fields of the layers that transformers does not read, or that are periods."""
 OTHERS = [name for name in FAMILY_NAMES if name not in MECHANISMS]
 
 
 def test_every_claimed_family_has_an_example(adapter):
-    assert list(adapter.examples()) == FAMILY_NAMES
+    assert list(adapter.examples()) == [*FAMILY_NAMES, *(wrapper.model_type for wrapper in WRAPPERS)]
     assert len(set(FAMILY_NAMES)) == len(FAMILY_NAMES)
 
 
@@ -60,3 +62,9 @@ def test_blocks_removed_for_good(family_case, tmp_path):
     family_case.adapter.save(family_case.removed(absent), tmp_path)
     reloaded = family_case.adapter.load(tmp_path)
     comparison.same(family_case.logits(reloaded), reference, effect, f"{sorted(absent)} removed")
+
+
+@pytest.mark.parametrize("family_case", PUBLISHED_FIELDS, indirect=True)
+def test_no_field_describes_the_old_depth(family_case):
+    result = run_check(family_case, "config-follows-depth")
+    assert result.passed, result.detail

@@ -299,6 +299,18 @@ class RemovesTheNextBlock(Sound):
         return super().remove(model, shifted, granularity)
 
 
+class KeepsAFieldOfTheOldDepth(Sound):
+    """Shortens what transformers reads, and forgets a list that only other engines read."""
+
+    family = small("llama", hidden_size=16, hybrid_layer_pattern=[0, 1, 1, 0])
+
+    def remove(self, model, absent, granularity="block"):
+        pattern = model.config.hybrid_layer_pattern
+        removed = super().remove(model, absent, granularity)
+        removed.config.hybrid_layer_pattern = pattern
+        return removed
+
+
 class KeepsOldLayerIndices(Sound):
     def remove(self, model, absent, granularity="block"):
         old = [

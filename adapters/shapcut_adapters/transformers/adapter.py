@@ -26,10 +26,15 @@ from shapcut_adapters.shared.indices import checked_indices
 from shapcut_adapters.shared.output_projections import found_projections
 from shapcut_adapters.shared.removal import require_removable
 from shapcut_adapters.transformers.decoder import Decoder, find_blocks, find_decoder, forward, input_device
-from shapcut_adapters.transformers.families import FAMILIES, family_of
+from shapcut_adapters.transformers.families import FAMILIES, WRAPPERS, family_of, is_wrapper
 from shapcut_adapters.transformers.families.rules import Cut
+from shapcut_adapters.transformers.file_cut import (
+    files_objection,
+    is_cut_as_files,
+    save_cut,
+    save_without_predictors,
+)
 from shapcut_adapters.transformers.interception import Container, learn_containers, skipped, without_cache
-from shapcut_adapters.transformers.quantization import is_cut_as_files, save_cut
 from shapcut_adapters.transformers.recorded_stack import RecordedStack
 from shapcut_adapters.transformers.removal import (
     needed_blocks,
@@ -38,7 +43,7 @@ from shapcut_adapters.transformers.removal import (
     remove_blocks,
 )
 from shapcut_adapters.transformers.replay_check import replays_exactly
-from shapcut_adapters.transformers.tiny_models import tiny_model
+from shapcut_adapters.transformers.tiny_models import tiny_model, tiny_wrapper
 
 _CHECK_SHAPE = (3, 16)
 _CHECK_VOCABULARY = 32
@@ -69,7 +74,7 @@ class HFDecoderAdapter(Adapter):
         return tuple(
             Player(
                 index,
-                f"{decoder.family.stack}.{index}",
+                f"{decoder.stack}.{index}",
                 "block",
                 parameters,
                 removable=index not in pinned,
@@ -135,7 +140,7 @@ class HFDecoderAdapter(Adapter):
         pinned = pinned_blocks(decoder)
         for index in cut.absent:
             if index in pinned:
-                return f"player {index} ({decoder.family.stack}.{index}) cannot be removed: {pinned[index]}"
+                return f"player {index} ({decoder.stack}.{index}) cannot be removed: {pinned[index]}"
         if not cut.kept:
             return "no player would stay, at least 1 is needed"
         return removal_objection(decoder, cut) or None
@@ -184,24 +189,44 @@ class HFDecoderAdapter(Adapter):
         """The family's declared fault, if any."""
         return find_decoder(model).family.cache_differs
 
+    def independent_fields(self, model: nn.Module) -> Collection[str]:
+        """As declared by the family."""
+        beside = ("vision_config.*", "audio_config.*") if is_wrapper(model) else ()
+        own = find_decoder(model).family.independent_fields
+        return (*own, *(f"text_config.{field}" for field in own if beside), *beside)
+
     def has_plain_blocks(self, model: nn.Module) -> bool:
         """As declared by the family; False for quantized models, which other tools cannot start from."""
-        return find_decoder(model).family.plain and not is_quantized(model)
+        return find_decoder(model).family.plain and not is_quantized(model) and not is_wrapper(model)
+
+    def usage(self, model: nn.Module) -> str:
+        """As `Adapter.usage`, with the auto class of multimodal models."""
+        loader = "AutoModelForImageTextToText" if is_wrapper(model) else "AutoModelForCausalLM"
+        return super().usage(model).replace("AutoModelForCausalLM", loader)
 
     def save(self, model: nn.Module, directory: Path) -> None:
         """As `Adapter.save`; if memory and checkpoint hold different weights, cut the checkpoint's files."""
         if is_cut_as_files(model):
             save_cut(find_decoder(model), directory)
         else:
-            super().save(model, directory)
+            save_without_predictors(model, directory)
+
+    def files_objection(self, model: nn.Module, source: Path) -> str:
+        """As `Adapter.files_objection`; layers must have the names that transformers knows."""
+        return files_objection(find_decoder(model), source)
+
+    def save_files(self, model: nn.Module, source: Path, directory: Path) -> None:
+        """As `Adapter.save_files`."""
+        save_cut(find_decoder(model), directory, source)
 
     def example(self, seed: int) -> tuple[nn.Module, Tensor]:
         """A tiny Llama."""
         return tiny_model(FAMILIES[0], seed)
 
     def examples(self) -> Mapping[str, Example]:
-        """A tiny model per family, by ``model_type``."""
-        return {family.model_type: partial(tiny_model, family) for family in FAMILIES}
+        """A tiny model per family, by ``model_type``, and per kind of multimodal model."""
+        alone: dict[str, Example] = {family.model_type: partial(tiny_model, family) for family in FAMILIES}
+        return alone | {wrapper.model_type: partial(tiny_wrapper, wrapper) for wrapper in WRAPPERS}
 
     def _block_containers(self, decoder: Decoder) -> dict[type, Container]:
         if decoder.model not in self._containers:

@@ -5,13 +5,14 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from transformers import PretrainedConfig
 
 from shapcut.contracts import UnsupportedModelError
-from shapcut_adapters.transformers.families import FAMILIES, Family, family_of
+from shapcut_adapters.transformers.families import FAMILIES, Family, family_of, is_wrapper
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,17 +24,19 @@ class Decoder:
         family: its family's rules.
         owner: the module that calls the layers.
         blocks: the layers, in execution order.
+        stack: the dotted path of the layers.
     """
 
     model: nn.Module
     family: Family
     owner: nn.Module
     blocks: nn.ModuleList
+    stack: str
 
     @property
     def config(self) -> PretrainedConfig:
-        """The model's config."""
-        return self.model.config  # type: ignore[return-value]
+        """The config that describes the layers: that of the language model inside a multimodal model."""
+        return language_config(self.model)
 
     @property
     def entrance(self) -> nn.Module | None:
@@ -44,7 +47,7 @@ class Decoder:
         """For each block, the parameters that it alone uses and that its removal drops."""
         outside = set() if self.entrance is None else {id(p) for p in self.entrance.parameters()}
         for name, module in self.model.named_modules(remove_duplicate=False):
-            if not name.startswith(f"{self.family.stack}."):
+            if not name.startswith(f"{self.stack}."):
                 outside |= {id(parameter) for parameter in module.parameters(recurse=False)}
         users = Counter(id(parameter) for block in self.blocks for parameter in block.parameters())
         return [
@@ -76,12 +79,31 @@ class Decoder:
                     yield counted[int(found[1])], parameter
 
 
+def language_config(model: nn.Module) -> PretrainedConfig:
+    """The config of a language model, or of the one inside a multimodal model."""
+    whole: Any = model.config
+    return whole.text_config if is_wrapper(model) else whole  # type: ignore[no-any-return]
+
+
+def find_stack(model: nn.Module, family: Family) -> str:
+    """The dotted path of the layers; in a multimodal model, wherever the module with its text config is."""
+    if not is_wrapper(model):
+        return family.stack
+    last, config = family.stack.rpartition(".")[2], language_config(model)
+    for name, module in model.named_modules():
+        if getattr(module, "config", None) is config and isinstance(
+            getattr(module, last, None), nn.ModuleList
+        ):
+            return f"{name}.{last}"
+    return ""
+
+
 def find_blocks(model: nn.Module, family: Family) -> nn.ModuleList | None:
-    """The ModuleList at the family's path if its length matches the config, else None."""
+    """The ModuleList of the layers if its length matches the config, else None."""
     module: object = model
-    for part in family.stack.split("."):
+    for part in find_stack(model, family).split("."):
         module = getattr(module, part, None)
-    depth = getattr(model.config, family.depth_field, None)
+    depth = getattr(language_config(model), family.depth_field, None)
     return module if isinstance(module, nn.ModuleList) and len(module) == depth else None
 
 
@@ -96,8 +118,8 @@ def find_decoder(model: nn.Module) -> Decoder:
     if family is None or blocks is None:
         known = ", ".join(known_family.model_type for known_family in FAMILIES)
         raise UnsupportedModelError(f"{type(model).__name__} is not a known decoder; known: {known}")
-    owner = model.get_submodule(family.stack.rpartition(".")[0])
-    return Decoder(model, family, owner, blocks)
+    stack = find_stack(model, family)
+    return Decoder(model, family, model.get_submodule(stack.rpartition(".")[0]), blocks, stack)
 
 
 def input_device(model: nn.Module) -> torch.device:

@@ -48,7 +48,7 @@ class _Names:
     """New names of parameters and buffers."""
 
     def __init__(self, decoder: Decoder, recipe: Rebuild, cut: Cut) -> None:
-        self._layer = re.compile(rf"({re.escape(decoder.family.stack)}\.)(\d+)(\..*)")
+        self._layer = re.compile(rf"({re.escape(decoder.stack)}\.)(\d+)(\..*)")
         self._new = {old: new for new, old in enumerate(cut.kept)}
         self._ordinals = [
             (

@@ -7,21 +7,20 @@ from transformers import PretrainedConfig
 
 from shapcut.contracts import quantization_method
 from shapcut_adapters.transformers.decoder import Decoder
-from shapcut_adapters.transformers.families import Family
+from shapcut_adapters.transformers.families import Family, deepstack_layers, is_wrapper
+from shapcut_adapters.transformers.families.conventions import conventional_fields
 from shapcut_adapters.transformers.families.rules import Cut
-from shapcut_adapters.transformers.quantization import (
-    note_stored_numbers,
-    quantization_objection,
-    renumber_quantization,
-)
+from shapcut_adapters.transformers.file_cut import note_stored_numbers
+from shapcut_adapters.transformers.quantization import quantization_objection, renumber_quantization
 from shapcut_adapters.transformers.rebuild import rebuilt
 
+_DEEPSTACK = "features of the image are added behind it, by its number"
 _INDEX_ATTRIBUTES = ("layer_idx", "layer_id", "layer_number")
 
 
 def pinned_blocks(decoder: Decoder) -> dict[int, str]:
     """Blocks that can never be removed exactly, with the reason."""
-    pinned: dict[int, str] = {}
+    pinned = dict.fromkeys(range(deepstack_layers(decoder.model)), _DEEPSTACK)
     for rule in decoder.family.all_rules:
         pinned |= rule.pinned(decoder.config, len(decoder.blocks))
     return pinned
@@ -46,11 +45,9 @@ def remove_blocks(decoder: Decoder, cut: Cut) -> nn.Module:
     """Remove blocks in place, or rebuild the model if its family requires that."""
     if decoder.family.rebuild is not None:
         return rebuilt(decoder, decoder.family.rebuild, cut, shortened(decoder.config, decoder.family, cut))
-    changes = [
-        (config, shortened(config, decoder.family, cut)) for config in _configs(decoder.model, decoder.family)
-    ]
-    if quantization_method(decoder.config):
-        note_stored_numbers(decoder)
+    changes = [(config, shortened(config, decoder.family, cut)) for config in _configs(decoder)]
+    note_stored_numbers(decoder)
+    if quantization_method(decoder.model.config):
         renumber_quantization(decoder, cut)
     entrance = decoder.entrance
     for new, old in enumerate(cut.kept):
@@ -67,16 +64,21 @@ def remove_blocks(decoder: Decoder, cut: Cut) -> nn.Module:
 
 def shortened(config: PretrainedConfig, family: Family, cut: Cut) -> dict[str, Any]:
     """The config fields that depend on the layers, for the kept ones only."""
-    fields: dict[str, Any] = {}
+    fields = conventional_fields(config, cut)
     for rule in family.all_rules:
         fields |= rule.edited(config, cut)
     return fields
 
 
-def _configs(model: nn.Module, family: Family) -> list[PretrainedConfig]:
+def _configs(decoder: Decoder) -> list[PretrainedConfig]:
     """The distinct config objects of the modules that count these layers (usually one, shared by all)."""
-    found = {id(config): config for module in model.modules() if (config := getattr(module, "config", None))}
-    return [config for config in found.values() if hasattr(config, family.depth_field)]
+    modules = decoder.model.modules()
+    found = {id(config): config for module in modules if (config := getattr(module, "config", None))}
+    found.setdefault(id(decoder.config), decoder.config)
+    counting = [config for config in found.values() if hasattr(config, decoder.family.depth_field)]
+    if not is_wrapper(decoder.model):
+        return counting
+    return [config for config in counting if config.model_type == decoder.config.model_type]
 
 
 def _renumber(block: nn.Module, old: int, new: int) -> None:

@@ -4,10 +4,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModelForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText
 
 from shapcut_adapters.shared.random_weights import perturb, seeded
-from shapcut_adapters.transformers.families import Family
+from shapcut_adapters.transformers.families import Family, Wrapper
 
 VOCABULARY = 96
 _SIZE = {
@@ -23,6 +23,8 @@ _SIZE = {
 }
 _DEPTH = 6
 _SHAPE = (3, 12)
+_TEXT_ONLY = 90
+"""Token ids below this stand for text in the multimodal examples."""
 
 
 def tiny_model(family: Family, seed: int) -> tuple[nn.Module, Tensor]:
@@ -35,3 +37,14 @@ def tiny_model(family: Family, seed: int) -> tuple[nn.Module, Tensor]:
     perturb(model, generator)
     tokens = torch.randint(3, VOCABULARY, _SHAPE, generator=generator)
     return model.eval(), tokens
+
+
+def tiny_wrapper(wrapper: Wrapper, seed: int) -> tuple[nn.Module, Tensor]:
+    """A multimodal model around six layers, in float32, and token ids of shape (3, 12) without an image."""
+    generator = torch.Generator().manual_seed(seed)
+    config = AutoConfig.for_model(wrapper.model_type, **wrapper.config_fields())
+    builder: Any = AutoModelForImageTextToText
+    with seeded(seed):
+        model = builder.from_config(config)
+    perturb(model, generator)
+    return model.eval(), torch.randint(3, _TEXT_ONLY, _SHAPE, generator=generator)

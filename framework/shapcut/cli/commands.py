@@ -48,7 +48,7 @@ _throughput = option(
 
 @command("inspect", panel="See what there is")
 @options.model_argument
-@recipe_options(("granularity", "device", "trust_remote_code"))
+@recipe_options(("granularity", "device", "trust_remote_code", "revision", "text_only"))
 @options.as_json
 @click.pass_obj
 def inspect_model(
@@ -56,10 +56,8 @@ def inspect_model(
     /,
     *,
     model: str,
-    granularity: str | None,
-    device: str | None,
-    trust_remote_code: bool | None,
     as_json: bool,
+    **given: Any,
 ) -> None:
     """Players, parameters, adapter; what cannot be removed and why."""
     from shapcut.cli import tables
@@ -67,8 +65,15 @@ def inspect_model(
     from shapcut.host.open_model import find_model, open_model
     from shapcut.recipe.recipe import make_recipe
 
-    recipe = make_recipe({"model": model, "granularity": granularity})
-    source = find_model(host, model, device=device or "auto", trust_remote_code=bool(trust_remote_code))
+    recipe = make_recipe({"model": model, **given})
+    source = find_model(
+        host,
+        model,
+        device=recipe.device,
+        trust_remote_code=recipe.trust_remote_code,
+        revision=recipe.revision,
+        text_only=recipe.text_only,
+    )
     opened = open_model(host, source)
     adapter = opened.adapter
     players = adapter.players(opened.model, recipe.granularity)
@@ -197,7 +202,7 @@ def prune_model(
 @option("--plan", type=A_PATH, metavar="FILE", required=True, help="a plan.json made earlier", panel="Method")
 @options.out
 @options.run
-@recipe_options(("then", "calibration", "device", "trust_remote_code"))
+@recipe_options(("then", "calibration", "device", "trust_remote_code", "revision", "text_only"))
 @options.as_json
 @options.dry_run
 @click.pass_obj

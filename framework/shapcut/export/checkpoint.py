@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from shapcut.export.beside import copy_beside
 from shapcut.game.plan import RemovalPlan
 from shapcut.measurement.sizes import checkpoint_bytes
 from shapcut.models.adapter import Adapter
@@ -56,6 +57,8 @@ def write_checkpoint(
     verify_ids: Tensor,
     expected_logits: Tensor,
     stored: Path | None = None,
+    source: Path | None = None,
+    unchanged: bool = False,
     tolerance: float | None = None,
     before_it_appears: Callable[[CheckpointReport], None] | None = None,
 ) -> CheckpointReport:
@@ -73,6 +76,9 @@ def write_checkpoint(
         expected_logits: of the original with the removed players bypassed (or of the model after its last
             post-pruning step), shape (batch, length, vocabulary).
         stored: a directory with the saved model, whose files are copied, or None.
+        source: the checkpoint that the model was loaded from, if it is a directory of transformers; what lies
+            beside its weights is copied.
+        unchanged: whether the weights are those of ``source``, whose files are then cut if possible.
         tolerance: largest accepted difference; None: by dtype, see `default_tolerance`.
         before_it_appears: called after verification, right before ``out`` appears.
 
@@ -83,12 +89,13 @@ def write_checkpoint(
     try:
         with new_directory(out) as directory:
             with quiet_libraries():
-                if stored is None:
-                    save(adapter, model, directory)
-                else:
+                if stored is not None:
                     copy_tree(stored, directory)
-                if tokenizer is not None:
-                    tokenizer.save_pretrained(directory)
+                elif unchanged and source is not None and not adapter.files_objection(model, source):
+                    adapter.save_files(model, source, directory)
+                else:
+                    save(adapter, model, directory)
+                _write_beside(source, tokenizer, directory)
             plan.write(directory / "plan.json")
             write_text_atomically(directory / "recipe.yaml", recipe_text)
             write_text_atomically(directory / "README.md", card)
@@ -115,6 +122,14 @@ def save(adapter: Adapter, model: nn.Module, directory: Path) -> None:
         raise
     except Exception as error:
         raise ShapcutError(f"cannot save the model in {directory}: {one_line(error)}") from error
+
+
+def _write_beside(source: Path | None, tokenizer: Any, directory: Path) -> None:
+    """Copy what lies beside the original's weights; save the tokenizer if its files do not lie there."""
+    if source is not None:
+        copy_beside(source, directory)
+    if tokenizer is not None and not (directory / "tokenizer_config.json").is_file():
+        tokenizer.save_pretrained(directory)
 
 
 def default_tolerance(dtype: torch.dtype, largest_logit: float) -> float:

@@ -29,6 +29,7 @@ class CardFacts:
     Attributes:
         name: name of the pruned model.
         base_model: hub id of the original, named in the front matter; a local name appears in the text only.
+        revision: commit of the original on the hub, or None.
         plan: the removal plan.
         calibration: the calibration text.
         held_out: the text of both perplexities.
@@ -57,6 +58,7 @@ class CardFacts:
     steps: Sequence[str] = ()
     quantized: bool = False
     license_fields: Mapping[str, str] = field(default_factory=dict)
+    revision: str | None = None
 
 
 def render_card(facts: CardFacts) -> str:
@@ -71,7 +73,7 @@ def render_card(facts: CardFacts) -> str:
 
 # {_text(facts.name)}
 
-{_text(facts.base_model)} with {len(plan.removed)} of its {players} {what} removed by shapcut.
+{_original(facts)} with {len(plan.removed)} of its {players} {what} removed by shapcut.
 
 | | original | this model |
 |---|---|---|
@@ -136,6 +138,11 @@ def license_of(checkpoint: Path | None) -> dict[str, str]:
         return {}
     known = fields if isinstance(fields, dict) else {}
     return {key: known[key] for key in _LICENSE_FIELDS if isinstance(known.get(key), str)}
+
+
+def _original(facts: CardFacts) -> str:
+    at = "" if facts.revision is None else f" (revision {_text(facts.revision)})"
+    return f"{_text(facts.base_model)}{at}"
 
 
 def _is_hub_id(name: str) -> bool:

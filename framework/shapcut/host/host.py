@@ -137,7 +137,9 @@ def select_adapter(host: Host, model: "nn.Module") -> "Adapter":
     chosen: Adapter | None = host.manager.hook.shapcut_select_adapter(model=model, adapters=adapters)
     if chosen is None:
         asked = ", ".join(entry.name for entry in host.adapters) or "none, as no adapter is installed"
-        raise UnsupportedModelError(f"no adapter matches {describe(model)}; asked: {asked}")
+        text = getattr(getattr(model, "config", None), "text_config", None)
+        hint = "" if text is None else "; --text-only prunes its language model alone"
+        raise UnsupportedModelError(f"no adapter matches {describe(model)}; asked: {asked}{hint}")
     return chosen
 
 

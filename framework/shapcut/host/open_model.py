@@ -42,6 +42,8 @@ def find_model(
     trust_remote_code: bool = False,
     offload: Offload = "off",
     offline: bool = False,
+    revision: str | None = None,
+    text_only: bool = False,
 ) -> ModelSource:
     """Find a model by name, without reading weights.
 
@@ -52,11 +54,14 @@ def find_model(
         trust_remote_code: see `ModelSource`.
         offload: see `ModelSource`.
         offline: whether downloads are forbidden.
+        revision: branch, tag or commit of a hub id.
+        text_only: whether to load only the language model inside a multimodal model.
 
     Raises:
         InputError: if there is no such model, or several formats claim it.
     """
-    location = locate(name, checkpoint_formats(host), offline=offline)
+    formats = checkpoint_formats(host)
+    location = locate(name, formats, offline=offline, revision=revision, text_only=text_only)
     return ModelSource(location, device, "auto", trust_remote_code, offload)
 
 

@@ -46,6 +46,8 @@ def _load_game(spec: GameSpec, ids: torch.Tensor, share: int) -> ModelGame:
         device=spec.device,
         trust_remote_code=origin.trust_remote_code,
         offload=origin.offload,
+        revision=origin.revision,
+        text_only=origin.text_only,
     )
     opened = open_model(host, source)
     return ModelGame(

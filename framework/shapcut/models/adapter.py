@@ -15,6 +15,8 @@ from torch import Tensor, nn
 
 from shapcut.game.coalitions import Player
 from shapcut.models.layer_stack import LayerStack, OutputProjection
+from shapcut.models.multimodal import auto_class
+from shapcut.models.predictors import is_predictor
 from shapcut.support.errors import UnsupportedModelError
 
 Granularity = Literal["block", "sublayer"]
@@ -152,6 +154,13 @@ class Adapter(ABC):
         """
         return ""
 
+    def independent_fields(self, model: nn.Module) -> Collection[str]:  # noqa: ARG002
+        """Config fields that do not follow the layers although their name or value suggests it.
+
+        Dotted paths of the written config; ``*`` matches any part. An encoder's depth, for example.
+        """
+        return ()
+
     def min_present(self, model: nn.Module) -> int:  # noqa: ARG002
         """The smallest number of players the architecture can run with."""
         return 1
@@ -224,19 +233,42 @@ class Adapter(ABC):
         saver: Any = model
         saver.save_pretrained(directory)
 
+    def files_objection(self, model: nn.Module, source: Path) -> str:  # noqa: ARG002
+        """Why `save_files` cannot write a cut of the checkpoint in ``source``; empty if it can.
+
+        Args:
+            model: loaded from ``source``, whole or cut.
+            source: a directory of safetensors files.
+        """
+        return f"the adapter {self.name} does not cut files"
+
+    def save_files(self, model: nn.Module, source: Path, directory: Path) -> None:  # noqa: ARG002
+        """Write the checkpoint in ``source`` without the players that ``model`` lacks.
+
+        Each tensor is copied byte for byte, so its number format is kept. Called only if `files_objection`
+        has none, for a model whose weights nothing has changed since it was loaded.
+
+        Raises:
+            UnsupportedModelError: if the checkpoint cannot be cut so.
+        """
+        raise UnsupportedModelError(self.files_objection(model, source))
+
     def load(self, directory: Path) -> nn.Module:
         """Load a checkpoint as the architecture's own library does; refuse missing or unexpected weights.
 
         Raises:
             UnsupportedModelError: if the checkpoint and the config disagree.
         """
-        from transformers import AutoModelForCausalLM  # noqa: PLC0415 - adapters need not be for transformers
+        from transformers import AutoConfig  # noqa: PLC0415 - adapters need not be for transformers
 
-        loader: Any = AutoModelForCausalLM
+        loader = auto_class(AutoConfig.from_pretrained(directory, local_files_only=True))
         model, info = loader.from_pretrained(
             directory, output_loading_info=True, local_files_only=True, dtype="auto"
         )
-        wrong = {kind: sorted(info[kind]) for kind in ("missing_keys", "unexpected_keys") if info[kind]}
+        config = model.config
+        unexpected = [name for name in info["unexpected_keys"] if not is_predictor(name, config)]
+        found = {"missing_keys": info["missing_keys"], "unexpected_keys": unexpected}
+        wrong = {kind: sorted(names) for kind, names in found.items() if names}
         if wrong:
             raise UnsupportedModelError(f"the checkpoint in {directory} does not fit its config: {wrong}")
         return model.eval()  # type: ignore[no-any-return]

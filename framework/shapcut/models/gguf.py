@@ -1,6 +1,7 @@
 """GGUF files: validated before a library reads them, and loaded with dense weights."""
 
 import mmap
+import re
 import struct
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,8 @@ from shapcut.support.quiet import quiet_libraries, without_stderr
 _GGUF_WIDTHS = {0: 1, 1: 1, 2: 2, 3: 2, 4: 4, 5: 4, 6: 4, 7: 1, 10: 8, 11: 8, 12: 8}
 """Bytes per number of each GGUF type."""
 
+_BLOCK = re.compile(rb"blk\.(\d{1,9})\.")
+
 _GGUF_STRING, _GGUF_ARRAY = 8, 9
 
 
@@ -20,7 +23,8 @@ def require_sound_gguf(file: Path) -> None:
     """Validate a GGUF file's header, because libraries would follow a damaged length without end.
 
     Raises:
-        InputError: if a length exceeds the file, or there are more blocks than tensors.
+        InputError: if a length exceeds the file, there are more blocks than tensors, or tensors of blocks
+            that the header does not count.
     """
     try:
         with file.open("rb") as opened, mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ) as content:
@@ -67,6 +71,7 @@ class _GGUFHeader:
     def check(self) -> None:
         """Read the whole header."""
         tensors, pairs = self._number("Q"), self._number("Q")
+        blocks: int | None = None
         for _ in range(pairs):
             name, kind = self._string(), self._number("I")
             found = self._value(kind)
@@ -74,6 +79,17 @@ class _GGUFHeader:
                 blocks = int.from_bytes(found, "big" if self._big else "little")
                 if blocks > tensors:
                     raise ValueError(f"it has {tensors} tensors, which are too few for {blocks} blocks")
+        for _ in range(tensors):
+            name = self._tensor()
+            block = _BLOCK.match(name)
+            if blocks is not None and block is not None and int(block[1]) >= blocks:
+                raise ValueError(f"it has the tensor {name.decode()}, but its header counts {blocks} blocks")
+
+    def _tensor(self) -> bytes:
+        """The name of the next tensor."""
+        name = self._string()
+        self._passed(8 * self._number("I") + 4 + 8)  # the shape, a type, an offset
+        return name
 
     def _number(self, form: str) -> int:
         (found,) = struct.unpack((">" if self._big else "<") + form, self._passed(struct.calcsize(form)))

@@ -7,11 +7,14 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+from safetensors import SafetensorError
 from torch import nn
 
 from shapcut.models.checkpoint_format import CheckpointFormat, Tokenizer
 from shapcut.models.gguf import dense_weights
+from shapcut.models.multimodal import TEXT_KEYS, auto_class
 from shapcut.models.placement import Offload, check_dtype
+from shapcut.models.predictors import is_predictor
 from shapcut.models.quantization import is_quantized, quantization_method, require_packages
 from shapcut.models.source import Location, ModelSource, read_config
 from shapcut.models.untrusted import (
@@ -22,6 +25,9 @@ from shapcut.models.untrusted import (
 from shapcut.support.allocator import return_freed_memory
 from shapcut.support.errors import InputError, ShapcutError
 from shapcut.support.quiet import one_line, quiet_libraries, without_stderr
+
+_OF_FILES = (OSError, EOFError, SafetensorError)
+"""Errors that an incomplete file may cause."""
 
 _LOG = logging.getLogger(__name__)
 
@@ -105,9 +111,7 @@ def model_without_weights(
     config: Any, trust_remote_code: bool, dtype: torch.dtype | None = None
 ) -> nn.Module:
     """The model of a config on the meta device; dtype None is the config's own."""
-    from transformers import AutoModelForCausalLM  # noqa: PLC0415 - seconds to import
-
-    builder: Any = AutoModelForCausalLM
+    builder = auto_class(config)
     own = {} if dtype is None else {"dtype": dtype}
     with torch.device("meta"):
         model: nn.Module = builder.from_config(config, trust_remote_code=trust_remote_code, **own)
@@ -168,9 +172,7 @@ def _load_foreign(
 def _load_model(
     location: Location, config: Any, dtype: torch.dtype | None, trust_remote_code: bool, placed: Any
 ) -> nn.Module:
-    from transformers import AutoModelForCausalLM  # noqa: PLC0415 - seconds to import
-
-    loader: Any = AutoModelForCausalLM
+    loader = auto_class(config)
     arguments = location.arguments() | _weight_arguments(location, dtype)
     try:
         with _no_gguf_bar(location):
@@ -183,17 +185,20 @@ def _load_model(
                 **arguments,
             )
     except Exception as error:
-        raise InputError(
-            f"cannot load the weights of {location.source}: {one_line(error)}; is the copy complete?"
-        ) from error
+        hint = "; is the copy complete?" if isinstance(error, _OF_FILES) else ""
+        raise InputError(f"cannot load the weights of {location.source}: {one_line(error)}{hint}") from error
     if info["missing_keys"]:
         missing = sorted(info["missing_keys"])
         raise InputError(
             f"the checkpoint {location.source} lacks {len(missing)} weights of its own config, "
             f"{missing[0]} among them; is it a {type(model).__name__}?"
         )
+    if location.text_only:
+        model._weight_conversions = None  # noqa: SLF001 - else saving would give the whole model's names back
+        return model  # type: ignore[no-any-return]
     if location.gguf_file is None:
-        require_no_lost_weights(info["unexpected_keys"], location.source, type(model).__name__)
+        unexpected = [name for name in info["unexpected_keys"] if not is_predictor(name, config)]
+        require_no_lost_weights(unexpected, location.source, type(model).__name__)
     return model  # type: ignore[no-any-return]
 
 
@@ -205,7 +210,8 @@ def _weight_arguments(location: Location, dtype: torch.dtype | None) -> dict[str
     """Arguments for reading weights: never from pickles; GGUF weights dense, by default in fp32."""
     if location.gguf_file is None:
         location.require_safetensors()
-        return {"use_safetensors": True, "dtype": dtype or "auto"}
+        names = {"key_mapping": TEXT_KEYS} if location.text_only else {}
+        return {"use_safetensors": True, "dtype": dtype or "auto", **names}
     return dense_weights(dtype)
 
 

@@ -2,7 +2,7 @@
 
 import socket
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -11,6 +11,7 @@ from urllib.request import getproxies
 from shapcut.models.checkpoint_format import CheckpointFormat, asked_formats, claiming_format
 from shapcut.models.demo import DEMO_PREFIX, demo_directory, fetched_demo
 from shapcut.models.gguf import require_sound_gguf
+from shapcut.models.multimodal import is_multimodal
 from shapcut.models.placement import Offload, check_dtype
 from shapcut.models.quantization import quantization_method, require_packages
 from shapcut.models.stored_tensors import require_depth, require_plain_numbers, stored_tensors
@@ -39,6 +40,8 @@ class Location:
         gguf_file: absolute path of the GGUF file in that directory, or None.
         local: whether to leave the hub alone, because the files are local or the hub is unreachable.
         format: the checkpoint format, or None for transformers' own.
+        revision: branch, tag or commit of a hub id; None: the main one.
+        text_only: whether only the language model inside a multimodal model is loaded.
     """
 
     source: str
@@ -46,10 +49,14 @@ class Location:
     gguf_file: str | None = None
     local: bool = True
     format: CheckpointFormat | None = None
+    revision: str | None = None
+    text_only: bool = False
 
     def arguments(self) -> dict[str, Any]:
         """Keyword arguments for transformers' ``from_pretrained``."""
         arguments: dict[str, Any] = {"local_files_only": self.local}
+        if self.revision is not None:
+            arguments["revision"] = self.revision
         return arguments if self.gguf_file is None else arguments | {"gguf_file": self.gguf_file}
 
     @property
@@ -71,6 +78,26 @@ class Location:
         """As `weights`; None for a GGUF file, whose weights are quantized in a way of its own."""
         return None if self.gguf_file is not None else self.weights
 
+    @property
+    def commit(self) -> str | None:
+        """The commit of a hub id's files in the cache, or the revision that was asked for; None if local."""
+        directory = self.directory if self.revision is not None or not Path(self.path).exists() else None
+        in_cache = directory is not None and directory.parent.name == "snapshots"
+        return directory.name if directory is not None and in_cache else self.revision
+
+    @property
+    def directory(self) -> Path | None:
+        """The directory of a safetensors checkpoint of transformers; None for other formats."""
+        from transformers.utils.hub import cached_file  # noqa: PLC0415 - slow to import
+
+        if self.format is not None or self.gguf_file is not None:
+            return None
+        try:
+            found = cached_file(self.path, "config.json", local_files_only=True, revision=self.revision)
+        except OSError:
+            return None
+        return None if found is None else Path(found).parent
+
     def require_safetensors(self) -> None:
         """Refuse a checkpoint with only pickled weights, which can run code when opened.
 
@@ -81,7 +108,7 @@ class Location:
 
         for name in ("model.safetensors.index.json", "model.safetensors"):
             try:
-                found = cached_file(self.path, name, local_files_only=self.local)
+                found = cached_file(self.path, name, local_files_only=self.local, revision=self.revision)
             except OSError:
                 continue
             if found is not None and name.endswith(".index.json"):
@@ -164,23 +191,42 @@ def inspect_source(source: ModelSource) -> SourceFacts:
     )
 
 
-def locate(source: str, formats: Sequence[CheckpointFormat] = (), *, offline: bool = False) -> Location:
+def locate(
+    source: str,
+    formats: Sequence[CheckpointFormat] = (),
+    *,
+    offline: bool = False,
+    revision: str | None = None,
+    text_only: bool = False,
+) -> Location:
     """Find a model by name.
 
     Args:
         source: a directory, GGUF file, demo model, hub id, or a path that one of the formats claims.
         formats: formats to try before transformers.
         offline: whether downloads are forbidden, of demo models too.
+        revision: branch, tag or commit of a hub id.
+        text_only: whether to load only the language model inside a multimodal model.
 
     Raises:
         InputError: if ``source`` is none of these, or the format that claims it refuses it.
     """
+    found = _located(source, formats, offline, revision)
+    if text_only and (found.format is not None or found.gguf_file is not None):
+        raise InputError(f"--text-only is for multimodal checkpoints of transformers; {source} is none")
+    return replace(found, text_only=text_only)
+
+
+def _located(
+    source: str, formats: Sequence[CheckpointFormat], offline: bool, revision: str | None
+) -> Location:
+    path = Path(source)
+    here = source.startswith(DEMO_PREFIX) or (source and path.exists())
+    if here and revision is not None:
+        raise InputError(f"--revision {revision} is for hub ids; {source} is on this machine")
     if source.startswith(DEMO_PREFIX):
         return Location(source, str(fetched_demo(source) if offline else demo_directory(source)))
-    path = Path(source)
-    if source and path.exists():
-        return _located_here(source, path, formats)
-    return _located_on_hub(source, offline)
+    return _located_here(source, path, formats) if here else _located_on_hub(source, offline, revision)
 
 
 def _located_here(source: str, path: Path, formats: Sequence[CheckpointFormat]) -> Location:
@@ -198,6 +244,7 @@ def _located_here(source: str, path: Path, formats: Sequence[CheckpointFormat]) 
 
 
 def _located_directory(source: str, path: Path, asked: str) -> Location:
+    require_no_adapter(path)
     config = path / "config.json"
     if not config.is_file():
         raise InputError(
@@ -210,7 +257,6 @@ def _located_directory(source: str, path: Path, asked: str) -> Location:
         raise InputError(f"{config} is damaged: {one_line(error)}; take another copy") from error
     if not isinstance(content, dict):
         raise InputError(f"{config} is damaged: it holds no JSON object; take another copy")
-    require_no_adapter(path)
     _require_sound_weights(path, content)
     return Location(source, source)
 
@@ -238,7 +284,7 @@ def _located_file(source: str, path: Path, asked: str) -> Location:
     return Location(source, str(absolute.parent), str(absolute))
 
 
-def _located_on_hub(source: str, offline: bool) -> Location:
+def _located_on_hub(source: str, offline: bool, revision: str | None) -> Location:
     import huggingface_hub as hub  # noqa: PLC0415 - slow to import
     from huggingface_hub import utils as hub_utils  # noqa: PLC0415
 
@@ -248,9 +294,9 @@ def _located_on_hub(source: str, offline: bool) -> Location:
     except ValueError as error:
         raise InputError(f"unknown model {source!r}: there is no such directory or file") from error
     if not offline and _hub_is_reachable():
-        return Location(source, source, local=False)
-    if isinstance(hub.try_to_load_from_cache(source, "config.json"), str):
-        return Location(source, source)
+        return Location(source, source, local=False, revision=revision)
+    if isinstance(hub.try_to_load_from_cache(source, "config.json", revision=revision), str):
+        return Location(source, source, revision=revision)
     if offline:
         raise InputError(
             f"unknown model {source!r}: there is no such directory or file, and no config of that name is "
@@ -308,9 +354,31 @@ def read_config(location: Location, trust_remote_code: bool) -> Any:
         except InputError:
             raise
         except Exception as error:
-            raise InputError(f"{_unreadable(location)}: {one_line(error)}; is the copy complete?") from error
-    _require_causal(location, config, raw.get("auto_map") or {})
+            whole = bool(raw)  # then it was read, and something else is wrong
+            hint = "" if whole else "; is the copy complete?"
+            raise InputError(f"{_unreadable(location)}: {one_line(error)}{hint}") from error
+    if location.text_only:
+        return _text_config(location, config)
+    if not is_multimodal(config):
+        _require_causal(location, config, raw.get("auto_map") or {})
     return config
+
+
+def _text_config(location: Location, config: Any) -> Any:
+    """The config of the language model inside a multimodal one."""
+    if not is_multimodal(config):
+        raise InputError(
+            f"--text-only is for multimodal models; {location.source} is a {config.model_type!r}"
+        )
+    if method := quantization_method(config):
+        raise InputError(
+            f"--text-only needs weights in full precision; {location.source} is quantized ({method})"
+        )
+    text = config.text_config
+    _require_causal(location, text, {})
+    if text.dtype is None:
+        text.dtype = config.dtype
+    return text
 
 
 def _unreadable(location: Location) -> str:

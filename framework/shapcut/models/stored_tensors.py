@@ -27,17 +27,14 @@ def stored_tensors(directory: Path) -> dict[str, str]:
         InputError: if a file is damaged or the index names one outside the directory.
     """
     index, single = directory / "model.safetensors.index.json", directory / "model.safetensors"
-    if single.is_file():
-        files = [single]
-    elif index.is_file():
+    names = {single.name} if single.is_file() else set()
+    if index.is_file():
         require_plain_shards(index)
         named = read_json(index)["weight_map"].values()
-        files = [directory / name for name in sorted(set(named)) if is_plain_name(name)]
-    else:
-        files = []
+        names |= {name for name in named if is_plain_name(name)}
     found: dict[str, str] = {}
-    for file in files:
-        found.update(_header(file))
+    for name in sorted(names):
+        found.update(_header(directory / name))
     return found
 
 

@@ -75,10 +75,22 @@ def require_no_adapter(directory: Path) -> None:
         InputError: with the remedy.
     """
     if (directory / "adapter_config.json").is_file():
+        beside = (directory / "config.json").is_file()
+        base = "the weights beside it" if beside else _base_of(directory)
         raise InputError(
-            f"{directory} has an adapter_config.json: merge the adapter into the weights "
-            "(peft's merge_and_unload) and save them, or remove the file"
+            f"{directory} has an adapter_config.json: merge the adapter into {base} "
+            f"(peft's merge_and_unload) and save them{', or remove the file' if beside else ''}"
         )
+
+
+def _base_of(directory: Path) -> str:
+    """The model that a peft adapter was made for, as far as it says so."""
+    try:
+        content = json.loads((directory / "adapter_config.json").read_text(encoding="utf-8"))
+        name = content["base_model_name_or_path"]
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        name = None
+    return f"the weights of {name!r}" if isinstance(name, str) and name else "the weights of its base model"
 
 
 def require_plain_config(config: Mapping[str, Any], source: str, *, trust_remote_code: bool) -> None:

@@ -1,5 +1,6 @@
 """Apply a plan: remove players, run the steps, measure, write and verify."""
 
+import re
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -13,6 +14,9 @@ from shapcut.measurement.measure import measure
 from shapcut.measurement.record import ModelMeasurement
 from shapcut.measurement.sizes import parameter_count
 from shapcut.models.demo import origin
+from shapcut.models.predictors import is_predictor
+from shapcut.models.source import read_config
+from shapcut.models.stored_tensors import stored_tensors
 from shapcut.pipeline.result import PruneResult
 from shapcut.pipeline.session import Session
 from shapcut.steps.runner import StepResults, run_steps
@@ -22,6 +26,11 @@ from shapcut.support.progress import Reporter
 from shapcut.support.run_directory import Run
 
 _VERIFIED_WINDOWS = 2
+
+_LANGUAGE_MODEL = re.compile(
+    r"(^|\.)(language_model|text_model)\.|^(model\.)?(layers|embed_tokens|norm)\.|^lm_head"
+)
+"""Tensors of the language model in a multimodal checkpoint."""
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -82,6 +91,7 @@ def carry_out(
     steps = StepResults(run.steps, session.recipe.then, session.step_inputs(plan))
     cut = mend(session, remove(session, plan), steps, reporter)
     after = measure_cut(session, cut, reporter)
+    say_what_is_left(session, cut.model, reporter)
     with reporter.working("writing and verifying the checkpoint"):
         result = write(session, cut, out, before, after, command=command, kept_as=kept_as or run.result)
     steps.clear()
@@ -97,6 +107,24 @@ def require_removal(session: Session, plan: RemovalPlan) -> None:
     objection = session.adapter.can_remove(session.game.model, plan.removed, plan.granularity)
     if objection:
         raise InputError(f"cannot remove {list(plan.removed)}: {objection}")
+
+
+def say_what_is_left(session: Session, model: nn.Module, reporter: Reporter) -> None:
+    """Say which tensors of the original's files the checkpoint will lack beside the removed players'."""
+    directory = session.opened.source.location.directory
+    if directory is None or (session.keeps_weights and not session.adapter.files_objection(model, directory)):
+        return
+    if session.recipe.text_only:
+        left = [name for name in stored_tensors(directory) if not _LANGUAGE_MODEL.search(name)]
+        if left:
+            reporter.say(f"--text-only drops {len(left)} tensors beside the language model ({left[0]})")
+    config = read_config(session.opened.source.location, session.opened.source.trust_remote_code)
+    left = [name for name in stored_tensors(directory) if is_predictor(name, config)]
+    if left:
+        reporter.say(
+            f"{len(left)} tensors of layers that predict further tokens are not written ({left[0]}): they "
+            "would not fit changed weights; the config's count of them is set to 0"
+        )
 
 
 def measure_original(session: Session, reporter: Reporter) -> ModelMeasurement:
@@ -196,6 +224,7 @@ def write(
         hints=cut.hints,
         steps=recipe.then,
         quantized=session.parts.quantizes,
+        revision=session.opened.source.location.commit,
         license_fields=license_of(session.opened.source.location.checkpoint),
     )
 
@@ -214,6 +243,8 @@ def write(
         verify_ids=cut.input_ids,
         expected_logits=cut.expected,
         stored=cut.stored,
+        source=session.opened.source.location.directory,
+        unchanged=session.keeps_weights,
         tolerance=cut.tolerance,
         before_it_appears=lambda report: outcome(report).write(kept_as),
     )

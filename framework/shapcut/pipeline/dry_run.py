@@ -191,7 +191,13 @@ def forecast(recipe: Recipe, host: Host, *, target: bool, throughput: float = TH
 def _described(recipe: Recipe, host: Host, steps: Any) -> tuple[nn.Module, bool]:
     """The model without weights, or with them if its format has no config."""
     source = find_model(
-        host, recipe.model, device="cpu", trust_remote_code=recipe.trust_remote_code, offline=True
+        host,
+        recipe.model,
+        device="cpu",
+        trust_remote_code=recipe.trust_remote_code,
+        offline=True,
+        revision=recipe.revision,
+        text_only=recipe.text_only,
     )
     location = source.location
     facts = inspect_source(source)

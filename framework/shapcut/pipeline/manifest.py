@@ -47,6 +47,7 @@ class Manifest:
             "recipe": recipe.model_dump(mode="json"),
             "model": {
                 "source": opened.source_name,
+                "revision": opened.source.location.commit,
                 "class": type(opened.model).__name__,
                 "adapter": session.adapter.name,
                 "players": session.game.n_players,

@@ -16,8 +16,8 @@ from shapcut.host.host import Host
 from shapcut.host.open_model import OpenModel, find_model, open_model
 from shapcut.measurement.player_latency import PlayerLatencies
 from shapcut.models.adapter import Adapter
-from shapcut.models.quantization import is_quantized
-from shapcut.models.source import ModelSource, inspect_source
+from shapcut.models.quantization import is_quantized, quantization_method
+from shapcut.models.source import ModelSource, inspect_source, read_config
 from shapcut.pipeline.parts import Parts, make_parts
 from shapcut.pipeline.targets import Stopwatch, prepare_targets
 from shapcut.pipeline.windows import RunText, final_games
@@ -68,6 +68,11 @@ class Session:
         return self.opened.adapter
 
     @property
+    def keeps_weights(self) -> bool:
+        """Whether the written weights are the original's: no step changes them, and no dtype is asked for."""
+        return not self.parts.steps and self.recipe.dtype == "auto" and not self.recipe.text_only
+
+    @property
     def n_remove(self) -> int | None:
         """Approximate number of players to remove in the largest cut; None without a target."""
         return max((target.typical_size() for target in self.targets), default=None)
@@ -107,6 +112,8 @@ def prepare(recipe: Recipe, host: Host, *, target: bool, run_directory: Path | N
     target = target or recipe.has_target
     parts = make_parts(recipe, host)
     opened = open_model(host, _checked_source(recipe, host, parts, target=target))
+    if target:
+        require_cut_as_files(opened)
     text = RunText(recipe.calibration, opened.tokenizer, recipe.sequence_length, recipe.seed)
     calibration = text.calibration(recipe.samples)
     require_vocabulary(opened, calibration)
@@ -145,6 +152,8 @@ def _checked_source(recipe: Recipe, host: Host, parts: Parts, *, target: bool) -
         device=recipe.device,
         trust_remote_code=recipe.trust_remote_code,
         offload=recipe.offload,
+        revision=recipe.revision,
+        text_only=recipe.text_only,
     )
     facts = inspect_source(source)
     check_order(parts.steps, facts.quantization)
@@ -152,6 +161,26 @@ def _checked_source(recipe: Recipe, host: Host, parts: Parts, *, target: bool) -
     if target and facts.depth and recipe.granularity == "block":
         recipe.require_target(facts.depth)
     return source
+
+
+def require_cut_as_files(opened: OpenModel) -> None:
+    """Refuse a quantized checkpoint whose files cannot be cut: its weights in memory are not as stored.
+
+    Raises:
+        InputError: with the reason.
+    """
+    location = opened.source.location
+    directory = location.directory
+    if (
+        directory is None
+        or quantization_method(read_config(location, opened.source.trust_remote_code)) is None
+    ):
+        return
+    if objection := opened.adapter.files_objection(opened.model, directory):
+        raise InputError(
+            f"{opened.source_name} is quantized and cannot be cut in its own format: {objection}; "
+            "take a checkpoint in full precision"
+        )
 
 
 def require_vocabulary(opened: OpenModel, windows: Calibration) -> None:
@@ -183,7 +212,14 @@ def _game(recipe: Recipe, opened: OpenModel, parts: Parts, calibration: Calibrat
             recipe.compile, opened, players, calibration.n_tokens * capped_budget(recipe.budget, players)
         ),
         sequences_per_step=recipe.batch_size,
-        origin=GameOrigin(recipe.model, recipe.utility, recipe.trust_remote_code, recipe.offload),
+        origin=GameOrigin(
+            recipe.model,
+            recipe.utility,
+            recipe.trust_remote_code,
+            recipe.offload,
+            recipe.revision,
+            recipe.text_only,
+        ),
     )
 
 

@@ -150,6 +150,8 @@ _ALL = (
     ),
     RecipeField("seed", "Method", "seed of all random numbers", "N", default=0),
     RecipeField("trust_remote_code", "Machine", "run code that comes with the model", default=False),
+    RecipeField("revision", "Model", "branch, tag or commit of a hub id", "NAME"),
+    RecipeField("text_only", "Model", "only the language model of a multimodal model", default=False),
 )
 
 FIELDS: Mapping[str, RecipeField] = MappingProxyType({field.name: field for field in _ALL})

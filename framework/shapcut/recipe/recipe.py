@@ -106,6 +106,8 @@ class Recipe(BaseModel):
     offload: Offload = FIELDS["offload"].default
     seed: Annotated[int, Field(ge=0)] = FIELDS["seed"].default
     trust_remote_code: _Switch = FIELDS["trust_remote_code"].default
+    revision: str | None = FIELDS["revision"].default
+    text_only: _Switch = FIELDS["text_only"].default
 
     @field_validator("*", mode="before")
     @classmethod

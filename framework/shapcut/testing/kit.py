@@ -9,6 +9,7 @@ from shapcut.models.adapter import Adapter
 from shapcut.support.quiet import quiet_libraries
 from shapcut.testing import (
     bypass_checks,
+    config_check,
     decoding_check,
     projection_checks,
     refusal_checks,
@@ -43,6 +44,7 @@ CHECKS: Mapping[str, Check] = MappingProxyType(
         "removal-composes": removal_checks.removal_composes,
         "parameter-count": removal_checks.parameter_count,
         "reindexed-players": removal_checks.reindexed_players,
+        "config-follows-depth": config_check.config_follows_depth,
         "bad-indices-raise-first": refusal_checks.bad_indices_raise_first,
         "refusals-have-reasons": refusal_checks.refusals_have_reasons,
         "dtype-and-device-kept": removal_checks.dtype_and_device_kept,

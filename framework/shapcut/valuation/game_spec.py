@@ -20,12 +20,16 @@ class GameOrigin:
         utility: ``NAME[:key=value,...]``.
         trust_remote_code: whether to run Python code that comes with the checkpoint.
         offload: placement of the weights, as for `shapcut.models.loading.load`.
+        revision: branch, tag or commit of a hub id.
+        text_only: whether only the language model inside a multimodal model is loaded.
     """
 
     source: str
     utility: str
     trust_remote_code: bool = False
     offload: Offload = "off"
+    revision: str | None = None
+    text_only: bool = False
 
     def located(self) -> "GameOrigin":
         """The same origin with an absolute local path, for processes in other working directories."""

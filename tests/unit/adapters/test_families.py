@@ -5,6 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from shapcut_adapters.transformers.families.conventions import conventional_fields
 from shapcut_adapters.transformers.families.rules import (
     AtLeast,
     Condition,
@@ -170,3 +171,23 @@ def test_layers_that_are_pinned_or_needed():
     assert set(NeverExact("why").pinned(config, DEPTH)) == set(range(DEPTH))
     assert not Condition("setting", 3, "why").pinned(config, DEPTH)
     assert Condition("setting", 1, "why").pinned(config, DEPTH)[0] == "why (setting=3)"
+
+
+@pytest.mark.parametrize(
+    ("fields", "expected"),
+    [
+        ({"first_k_dense_replace": 4}, {"first_k_dense_replace": 2}),
+        ({"max_window_layers": DEPTH}, {"max_window_layers": 4}),
+        ({"hybrid_override_pattern": "M-M*M-E"}, {"hybrid_override_pattern": "M*ME"}),
+        ({"moe_layer_freq": [0, 1, 1, 0, 1, 1, 0]}, {"moe_layer_freq": [0, 0, 1, 0]}),
+        ({"moe_layer_freq": 1}, {}),
+        ({"moe_layers_enum": "1,3,4,6"}, {"moe_layers_enum": "1,2,3"}),
+        ({"dense_layers": [1, 3, 4, 6]}, {"dense_layers": [1, 2, 3]}),
+        ({"full_attn_layers": [2, 5, 7]}, {"full_attn_layers": [3, 4]}),
+        ({"nested": {"head_dim": 16, "kda_layers": [4]}}, {"nested": {"head_dim": 16, "kda_layers": [2]}}),
+        ({"n_layers": DEPTH}, {"n_layers": 4}),
+        ({"long_factor": [1.0] * DEPTH, "eos_token_id": [1, 2], "hidden_act": "squared"}, {}),
+    ],
+)
+def test_fields_that_only_other_engines_read_follow_by_convention(fields, expected):
+    assert conventional_fields(SimpleNamespace(**fields), cut(0, 3, 4, 6)) == expected

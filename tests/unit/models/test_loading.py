@@ -315,3 +315,53 @@ def test_another_file_is_refused(tmp_path: Path) -> None:
 )
 def test_an_error_becomes_one_line(message: str, line: str) -> None:
     assert one_line(ValueError(message)) == line
+
+
+def test_an_adapter_alone_is_told_what_to_merge(tmp_path: Path) -> None:
+    (tmp_path / "adapter_config.json").write_text(
+        '{"base_model_name_or_path": "org/base", "peft_type": "LORA"}'
+    )
+    message = refusal(tmp_path)
+    assert "merge the adapter into the weights of 'org/base'" in message
+
+
+def test_a_config_that_was_read_whole_is_not_called_incomplete(tmp_path: Path) -> None:
+    message = refusal(directory_with_config(tmp_path, '{"model_type": "a-model-of-tomorrow"}'))
+    assert "a-model-of-tomorrow" in message
+    assert "copy complete" not in message
+
+
+def test_a_revision_of_a_hub_id_is_read_and_recorded(
+    tiny_llama_directory: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    commits = {"main": "a" * 40, "v1": "b" * 40}
+    repository = tmp_path / "models--org--tiny"
+    for name, commit in commits.items():
+        shutil.copytree(tiny_llama_directory, repository / "snapshots" / commit)
+        (repository / "refs").mkdir(exist_ok=True)
+        (repository / "refs" / name).write_text(commit)
+    config = repository / "snapshots" / commits["v1"] / "config.json"
+    config.write_text(json.dumps({**json.loads(config.read_text()), "rms_norm_eps": 0.5}))
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    for name, commit in commits.items():
+        source = ModelSource(sources.locate("org/tiny", revision=name), device="cpu")
+        assert source.location.commit == commit
+        assert source.location.directory == repository / "snapshots" / commit
+        assert (load(source).model.config.rms_norm_eps == 0.5) == (name == "v1")
+
+
+def test_a_revision_of_a_directory_is_refused(tiny_llama_directory: Path) -> None:
+    with pytest.raises(InputError, match="--revision v1 is for hub ids"):
+        sources.locate(str(tiny_llama_directory), revision="v1")
+
+
+def test_a_gguf_file_with_more_blocks_than_its_header_counts_is_refused(
+    tiny_gguf_file: Path, tmp_path: Path
+) -> None:
+    content = tiny_gguf_file.read_bytes()
+    key = b"llama.block_count" + struct.pack("<I", 4)
+    assert content.count(key + struct.pack("<I", 6)) == 1
+    file = tmp_path / "shallow.gguf"
+    file.write_bytes(content.replace(key + struct.pack("<I", 6), key + struct.pack("<I", 4)))
+    assert "it has the tensor blk.4." in refusal(file)
+    assert "its header counts 4 blocks" in refusal(file)

@@ -71,7 +71,7 @@ def example(tmp_path: Path) -> Path:
 
 def test_the_documented_example_is_complete_and_is_taken(example: Path) -> None:
     recipe = make_recipe({}, example)
-    others = {"remove", "parameters", "memory", "speedup", "preset", "sampler"}
+    others = {"remove", "parameters", "memory", "speedup", "preset", "sampler", "revision"}
     assert set(read_recipe_file(example)) == set(Recipe.model_fields) - others
     parts = make_parts(recipe, build_host())
     assert [spec for spec, _ in parts.steps] == ["compensate", "gptq:bits=4,group_size=32"]

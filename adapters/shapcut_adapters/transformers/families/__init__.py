@@ -12,9 +12,25 @@ from shapcut_adapters.transformers.families.family import Condition, Family
 from shapcut_adapters.transformers.families.hybrid import HYBRID_FAMILIES
 from shapcut_adapters.transformers.families.listed_mixture import LISTED_MIXTURE_FAMILIES
 from shapcut_adapters.transformers.families.mixture import MIXTURE_FAMILIES
+from shapcut_adapters.transformers.families.multimodal import (
+    TEXT_FAMILIES,
+    WRAPPERS,
+    Wrapper,
+    deepstack_layers,
+    is_wrapper,
+)
 from shapcut_adapters.transformers.families.place import PLACE_FAMILIES
 
-__all__ = ["FAMILIES", "Condition", "Family", "family_of"]
+__all__ = [
+    "FAMILIES",
+    "WRAPPERS",
+    "Condition",
+    "Family",
+    "Wrapper",
+    "deepstack_layers",
+    "family_of",
+    "is_wrapper",
+]
 
 FAMILIES = (
     *DENSE_FAMILIES,
@@ -26,12 +42,19 @@ FAMILIES = (
 )
 
 _FAMILY = {family.model_type: family for family in FAMILIES}
+_INSIDE = {**_FAMILY, **{family.model_type: family for family in TEXT_FAMILIES}}
 
 
 def family_of(model: nn.Module) -> Family | None:
-    """The family of a model by its own class: wrappers, headless models and a hub's own code have none."""
+    """The family of a model by its own class, or of the language model inside a multimodal one.
+
+    Headless models and a hub's own code have none.
+    """
     kind = type(model)
     if not isinstance(model, PreTrainedModel) or kind.__module__.split(".")[0] != "transformers":
         return None
+    if is_wrapper(model):
+        inside = _INSIDE.get(model.config.text_config.model_type)
+        return inside if inside is not None and inside.rebuild is None and not inside.entrance else None
     family = _FAMILY.get(model.config.model_type)
     return family if family is not None and kind.__name__ == family.model_class else None

@@ -37,6 +37,7 @@ DENSE_FAMILIES = (
         "gemma3_text",
         "Gemma3ForCausalLM",
         per_layer_lists=_TYPES,
+        independent_fields=("_sliding_window_pattern",),  # a period
         tiny={"head_dim": 8, **_WINDOW},
     ),
     Family("gpt2", "GPT2LMHeadModel", "transformer.h", removal_needs=(_INDEX_SCALED,), tiny=_GPT2_SIZE),

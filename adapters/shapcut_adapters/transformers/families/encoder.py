@@ -34,6 +34,7 @@ def _decoder(model_type: str, model_class: str, **tiny: object) -> Family:
         model_class,
         "model.decoder.layers",
         "decoder_layers",
+        independent_fields=("encoder_layers",),
         tiny={**_SEQUENCE_TO_SEQUENCE, **tiny},
     )
 

@@ -59,6 +59,7 @@ class Family:
         cache_differs: why cached and uncached decoding differ; empty if they agree.
         per_layer_lists: config fields with one entry per layer.
         index_lists: config fields that list layer indices.
+        independent_fields: config fields that do not follow the layers although their name suggests it.
         removal_needs: settings without which no removal is exact.
         rules: further config fields that depend on the layers, and layers that must stay.
         rebuild: how to rebuild the model; None if layers can be deleted in place.
@@ -78,6 +79,7 @@ class Family:
     cache_differs: str = ""
     per_layer_lists: tuple[str, ...] = ()
     index_lists: tuple[str, ...] = ()
+    independent_fields: tuple[str, ...] = ()
     removal_needs: tuple[Condition, ...] = ()
     rules: tuple[Rule, ...] = ()
     rebuild: Rebuild | None = None

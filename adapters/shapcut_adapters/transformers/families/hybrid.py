@@ -138,6 +138,7 @@ HYBRID_FAMILIES: tuple[Family, ...] = (
     Family(
         "zamba",
         "ZambaForCausalLM",
+        independent_fields=("attn_layer_period",),
         per_layer_lists=("layers_block_type",),
         rules=(AtLeast(2, ("hybrid",), "layers_block_type", "transformers ties the first with the others"),),
         rebuild=Rebuild(),
@@ -270,6 +271,7 @@ HYBRID_FAMILIES: tuple[Family, ...] = (
     Family(
         "bailing_hybrid",
         "BailingHybridForCausalLM",
+        independent_fields=("layer_group_size",),
         per_layer_lists=("layer_types", "mlp_layer_types"),
         rules=(_ATTENTION,),
         tiny={
@@ -318,6 +320,8 @@ HYBRID_FAMILIES: tuple[Family, ...] = (
             "num_local_experts": 4,
             "linear_head_dim": 8,
             "linear_num_heads": 4,
+            "first_k_dense_replace": 1,
+            "linear_attn_config": {"kda_layers": [1, 3, 4, 6], "full_attn_layers": [2, 5]},
         },
     ),
     Family(

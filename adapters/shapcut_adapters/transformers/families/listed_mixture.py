@@ -36,7 +36,13 @@ LISTED_MIXTURE_FAMILIES: tuple[Family, ...] = (
         "deepseek_v32",
         "DeepseekV32ForCausalLM",
         per_layer_lists=("mlp_layer_types", "layer_types"),
-        tiny={**LATENT_ATTENTION, **ROUTED_EXPERTS, **INDEXER, "mlp_layer_types": DENSE_AND_MIXTURE},
+        tiny={
+            **LATENT_ATTENTION,
+            **ROUTED_EXPERTS,
+            **INDEXER,
+            "mlp_layer_types": ["dense", "dense", "sparse", "sparse", "sparse", "sparse"],
+            "first_k_dense_replace": 2,
+        },
     ),
     Family(
         "glm4_moe",

@@ -164,6 +164,8 @@ MIXTURE_FAMILIES = (
             "head_dim": 8,
             "v_head_dim": 8,
             "mlp_layer_types": DENSE_AND_MIXTURE,
+            "hybrid_layer_pattern": [1, 1, 0, 1, 0, 1],
+            "moe_layer_freq": [0, 1, 1, 0, 1, 1],
         },
     ),
     Family("olmoe", "OlmoeForCausalLM", tiny={"num_experts": 4, "num_experts_per_tok": 2}),
