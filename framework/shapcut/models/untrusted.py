@@ -86,7 +86,7 @@ def require_no_adapter(directory: Path) -> None:
 def _base_of(directory: Path) -> str:
     """The model that a peft adapter was made for, as far as it says so."""
     try:
-        content = json.loads((directory / "adapter_config.json").read_text(encoding="utf-8"))
+        content = read_json(directory / "adapter_config.json")
         name = content["base_model_name_or_path"]
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
         name = None
