@@ -73,7 +73,6 @@ PLANS: dict[str, tuple[Callable[[Path], object], str]] = {
     "a text as an index": (plan(removed=["0"]), "removed.0"),
     "a key twice": (content(b'{"removed": [0], "removed": [1], "kept": [0]}'), "there twice"),
     "an unknown key": (plan(evil=1), "evil"),
-    "no model": (plan(), "does not say which model"),
     "another model": (plan(model_fingerprint="0" * 64), "another model"),
     "nested": (content(NESTED), "nested too deeply"),
     "NaN": (content(b'{"removed": [NaN], "kept": [0]}'), "removed.0"),

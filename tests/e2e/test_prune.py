@@ -162,11 +162,16 @@ def test_no_model_and_no_place_for_the_result(ten_layers: Path, capsys: pytest.C
     assert capsys.readouterr().err.startswith("shapcut: --out is missing: name a new directory")
 
 
-def test_apply_gives_the_same_weights(pruned: Path, ten_layers: Path, tmp_path: Path) -> None:
-    out = tmp_path / "applied"
-    command = ["apply", str(ten_layers), "--plan", str(pruned / "plan.json"), "--out", str(out)]
-    assert run(command) == 0
+@pytest.mark.parametrize("tied", [True, False], ids=["its model", "no model"])
+def test_apply_gives_the_same_weights(
+    tied: bool, pruned: Path, ten_layers: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out, plan = tmp_path / "applied", tmp_path / "plan.json"
+    names = ("removed", "kept", "model_fingerprint")[: 2 + tied]
+    plan.write_text(json.dumps({name: read(pruned / "plan.json")[name] for name in names}))
+    assert run(["apply", str(ten_layers), "--plan", str(plan), "--out", str(out)]) == 0
     assert (out / "model.safetensors").read_bytes() == (pruned / "model.safetensors").read_bytes()
+    assert ("the plan names no model" in capsys.readouterr().err) is not tied
 
 
 KILLED = """

@@ -94,7 +94,7 @@ def apply_plan(
     if finished := resume_finished(recipe, out, directory, host, reporter):
         return finished
     session = prepare(recipe, host, target=True)
-    _require_same_model(plan, session)
+    _require_same_model(plan, session, reporter)
     refuse_vetoed(host, plan)
     with open_run(directory) as run:
         manifest = Manifest.start(run, session)
@@ -104,7 +104,7 @@ def apply_plan(
         return result
 
 
-def _require_same_model(plan: RemovalPlan, session: Session) -> None:
+def _require_same_model(plan: RemovalPlan, session: Session, reporter: Reporter) -> None:
     players, source = len(plan.removed) + len(plan.kept), session.opened.source_name
     if players != session.game.n_players:
         raise InputError(
@@ -112,11 +112,8 @@ def _require_same_model(plan: RemovalPlan, session: Session) -> None:
         )
     found = session.game.model_fingerprint
     if not plan.model_fingerprint:
-        raise InputError(
-            f"the plan does not say which model it was made for; if it was {source}, write that into it: "
-            f'"model_fingerprint": "{found}"'
-        )
-    if plan.model_fingerprint != found:
+        reporter.say(f"the plan names no model (model_fingerprint); it is taken to be for {source}")
+    elif plan.model_fingerprint != found:
         raise InputError(
             f"the plan is for another model: its fingerprint is {plan.model_fingerprint[:12]}, "
             f"that of {source} is {found[:12]}"
