@@ -27,7 +27,7 @@ import sys
 import tempfile
 import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -213,39 +213,42 @@ def preloaded(model: str) -> Callable[[ModelSource], LoadedModel]:
     return lambda _: LoadedModel(copy.deepcopy(loaded.model), loaded.tokenizer)
 
 
-def sweep(
-    model: str, place: Path, every: int = 1, kinds: tuple[str, ...] = KINDS, most: int | None = None
-) -> tuple[collections.Counter[str], list[str]]:
-    """All faults of some kinds: how many of each, and what went wrong.
-
-    Args:
-        model: a checkpoint's directory.
-        place: an empty directory.
-        every: take only every so many-th operation of a kind, beginning with a different one for each.
-        kinds: of faults.
-        most: of faults of one kind; None for all.
-    """
+def prepare(model: str) -> None:
+    """Import, load and measure before the forks, what is the same in all of them."""
     open_model.load = preloaded(model)
     loaded = open_model.load(ModelSource.find(model)).model
     host = build_host()
     for entry in (*host.estimators, *host.selectors, *host.utilities, *host.executors, *host.postprocessors):
-        _ = entry.factory  # imported before the forks
-    adapter = select_adapter(host, loaded)
-    known = measure.latency(adapter, loaded, prompt_tokens=4, new_tokens=2, repeats=1)
+        _ = entry.factory
+    known = measure.latency(select_adapter(host, loaded), loaded, prompt_tokens=4, new_tokens=2, repeats=1)
     measure.latency = lambda *_, **__: known
+
+
+def sweep(
+    model: str, place: Path, kinds: Sequence[str], every: int, most: int | None
+) -> Iterator[tuple[str, int, list[str]]]:
+    """All faults of some kinds: for each kind its name, how many there were, and what went wrong.
+
+    Args:
+        model: a checkpoint's directory.
+        place: an empty directory.
+        kinds: of faults.
+        every: take only every so many-th operation of a kind, beginning with a different one for each.
+        most: of faults of one kind; None for all.
+    """
+    prepare(model)
     undisturbed = start(model, prepared(place / "undisturbed"))
     if undisturbed.status:
-        return collections.Counter(), [f"the undisturbed run: {undisturbed}"]
+        yield "none", 1, [f"the undisturbed run: {undisturbed}"]
+        return
     wanted = digests(place / "undisturbed" / "out")
-    tried, wrong = collections.Counter[str](), list[str]()
     for offset, kind in enumerate(kinds):
+        wrong: list[str] = []
         numbers = range(1 + offset % every, undisturbed.counts.get(kind, 0) + 1, every)[:most]
         for number in numbers:
             wrong += check(model, kind, number, wanted, place / "faulty")
             shutil.rmtree(place / "faulty")
-            tried[kind] += 1
-        print(f"{kind}: {tried[kind]} faults, {len(wrong)} complaints in all", file=sys.stderr, flush=True)
-    return tried, wrong
+        yield kind, len(numbers), wrong
 
 
 def main() -> None:
@@ -258,23 +261,34 @@ def main() -> None:
     given = parser.parse_args()
     torch.set_num_threads(1)
     begin = time.monotonic()
+    tried, wrong = dict[str, int](), list[str]()
     with tempfile.TemporaryDirectory() as place:
-        tried, wrong = sweep(
-            str(given.model.absolute()), Path(place), given.every, tuple(given.kinds), given.most
-        )
+        for kind, count, complaints_of_kind in sweep(
+            str(given.model.absolute()), Path(place), given.kinds, given.every, given.most
+        ):
+            tried[kind] = count
+            wrong += complaints_of_kind
+            print(f"{kind}: {count} faults, {len(complaints_of_kind)} complaints", flush=True)
+            write_json_atomically(given.result, summary(given, tried, wrong, time.monotonic() - begin))
+    sys.exit(1 if wrong else 0)
+
+
+def summary(
+    given: argparse.Namespace, tried: dict[str, int], wrong: list[str], seconds: float
+) -> dict[str, Any]:
+    """What the faults came to."""
     model = given.model.absolute()
-    content = {
+    return {
         "command": shlex.join(Path(word).name for word in sys.argv),
         "model": str(model.relative_to(HERE.parent)) if model.is_relative_to(HERE.parent) else model.name,
         "options": OPTIONS,
-        "faults": dict(tried),
+        "every": given.every,
+        "faults": tried,
         "complaints": wrong,
-        "seconds": round(time.monotonic() - begin),
+        "seconds": round(seconds),
         "hardware": f"{platform.machine()}, {os.cpu_count()} processors, 1 thread a process",
         "versions": {"python": platform.python_version(), "torch": torch.__version__},
     }
-    write_json_atomically(given.result, content)
-    sys.exit(1 if wrong else 0)
 
 
 if __name__ == "__main__":
