@@ -3,7 +3,6 @@
 import json
 from collections.abc import Iterator
 from contextlib import closing
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,14 +12,17 @@ import torch
 
 from shapcut.game.plan import RemovalPlan
 from shapcut.game.store import EvaluationStore
-from shapcut.measurement.latency import latency
+from shapcut.measurement.latency import LatencyResult, latency
 from shapcut.support.run_directory import open_run
 
 
 @pytest.fixture(scope="module", autouse=True)
 def brief_latency() -> Iterator[None]:
     """Measure latency on few tokens, once: no test here is about the figures."""
-    brief = partial(latency, prompt_tokens=4, new_tokens=2, repeats=1)
+
+    def brief(*which: Any, **options: Any) -> LatencyResult:
+        return latency(*which, **options | {"prompt_tokens": 4, "new_tokens": 2, "repeats": 1})
+
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("shapcut.measurement.measure.latency", brief)
         yield

@@ -28,6 +28,8 @@ from shapcut.support.errors import InputError, ShapcutError
 
 _LONGEST_LINE = 2_000
 
+_OUT_OF_MEMORY = "out of memory: lower --batch-size, --samples or --sequence-length, or try --offload disk"
+
 _ENDING: dict[int, tuple[str, int]] = {
     signal.SIGTERM: ("terminated", TERMINATED),
     signal.SIGHUP: ("hung up", HUNG_UP),
@@ -68,8 +70,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
     except Exception as error:
         if os.environ.get(TRACEBACK):
             raise
-        what = f"{type(error).__name__}: {error}".strip(": ")
-        return _complain(f"{UNFORESEEN}: {what}; {TRACEBACK}=1 shows where it came from", FAILED)
+        return _complain(_unexpected(error), FAILED)
 
 
 def _execute(given: list[str]) -> int:
@@ -115,6 +116,14 @@ def _stopped(stop: BaseException) -> tuple[str, int]:
     if kept is None:
         return f"{what} before there was anything to keep", status
     return f"{what}; {kept}, and the same command goes on from there", status
+
+
+def _unexpected(error: Exception) -> str:
+    """What to say of an error that is no refusal."""
+    if isinstance(error, MemoryError) or "allocate memory" in str(error):
+        return _OUT_OF_MEMORY
+    what = f"{type(error).__name__}: {error}".strip(": ")
+    return f"{UNFORESEEN}: {what}; {TRACEBACK}=1 shows where it came from"
 
 
 def _explained(error: click.ClickException | ShapcutError | OSError) -> tuple[str, int]:

@@ -1,5 +1,6 @@
 """Excerpts of texts: of a large text only as much is read as is needed."""
 
+import hashlib
 import io
 from collections.abc import Iterator
 from contextlib import closing
@@ -10,6 +11,7 @@ from typing import BinaryIO, Literal
 
 from shapcut.data.text import (
     HELD_OUT_SHARE,
+    HUB_PREFIX,
     WHOLE_BYTES,
     decoded,
     is_large_file,
@@ -20,6 +22,9 @@ from shapcut.data.text import (
 from shapcut.support.errors import InputError
 
 Part = Literal["calibration", "held-out", "all"]
+
+MOST_BYTES = 8 * 2**20
+"""Of a large text, for those who would take all of it."""
 
 _SPREAD_PIECES = 16
 _PIECE_BYTES = 2**16
@@ -69,6 +74,17 @@ def read_excerpt(source: str, part: Part, at_least: int | None, *, spread: bool 
         return Excerpt((text,), complete=True)
     calibration, held_out = split_text(text)
     return Excerpt((calibration if part == "calibration" else held_out,), complete=True)
+
+
+def calibration_digest(source: str) -> str:
+    """SHA-256 of the text that steps may read: the calibration part, of a large file its excerpt.
+
+    A data set of the hub is not read again; its name stands for it.
+    """
+    if source.startswith(HUB_PREFIX):
+        return source
+    pieces = read_excerpt(source, "calibration", MOST_BYTES).pieces
+    return hashlib.sha256("\0".join(pieces).encode()).hexdigest()
 
 
 @dataclass(frozen=True, slots=True)

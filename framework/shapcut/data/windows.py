@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from shapcut.data.excerpt import Excerpt, Part, read_excerpt
+from shapcut.data.excerpt import MOST_BYTES, Excerpt, Part, read_excerpt
 from shapcut.data.text import HELD_OUT_SHARE, check_source, split_text
 from shapcut.support.errors import InputError
 from shapcut.support.quiet import quiet_libraries
@@ -31,7 +31,6 @@ __all__ = [
 _MIN_LENGTH = 2
 _EXCERPT_BYTES = 2**20
 _BYTES_PER_TOKEN = 4
-_MOST_BYTES = 8 * 2**20
 _NO_TOKENS = np.empty(0, dtype=np.int64)
 _SHARE: dict[Part, float] = {"all": 1.0, "calibration": 1 - HELD_OUT_SHARE, "held-out": HELD_OUT_SHARE}
 
@@ -124,7 +123,7 @@ def all_windows(source: str, tokenizer: Any, sequence_length: int) -> Tensor:
         InputError: if the source is unreadable or has no window.
     """
     check_size(1, sequence_length)
-    excerpt = read_excerpt(source, "calibration", _MOST_BYTES)
+    excerpt = read_excerpt(source, "calibration", MOST_BYTES)
     tokens, bos = _tokenize_all(tokenizer, excerpt), _bos(tokenizer)
     available = _available(tokens, 1, sequence_length, bos, f"the calibration part of {source}")
     return _cut(tokens, np.arange(available), sequence_length, bos)

@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import nn
 
+from shapcut.data.excerpt import calibration_digest
 from shapcut.data.windows import Calibration, check_size, check_source
 from shapcut.game.budget import capped_budget
 from shapcut.game.coalitions import Player
@@ -91,8 +92,10 @@ class Session:
         return {
             "removed": plan.removed,
             "granularity": plan.granularity,
-            "model": self.game.model_fingerprint,
-            "text": self.calibration.fingerprint,
+            "game": self.game.fingerprint(),
+            "text": calibration_digest(self.recipe.calibration),
+            "samples": self.recipe.samples,
+            "sequence_length": self.recipe.sequence_length,
             "seed": self.recipe.seed,
         }
 

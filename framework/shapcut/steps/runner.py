@@ -17,7 +17,7 @@ from shapcut.export.checkpoint import save
 from shapcut.models.adapter import Adapter
 from shapcut.steps.step import PostProcessor, Stage, StepContext, StoredModel
 from shapcut.support.errors import InputError
-from shapcut.support.files import copy_tree, new_directory, write_json_atomically
+from shapcut.support.files import copy_tree, file_digests, new_directory, write_json_atomically
 from shapcut.support.plain_json import read_json
 from shapcut.support.progress import Reporter
 from shapcut.support.quiet import quiet_libraries
@@ -69,9 +69,10 @@ class PostProcessed:
 
 
 class StepResults:
-    """Step results in a run directory; each is kept until the next step is finished.
+    """Step results in a run directory; the last two are kept, since the last may be damaged.
 
-    Each step has a directory ``NUMBER-NAME`` with ``step.json`` (the fingerprint of its inputs), ``work``
+    Each step has a directory ``NUMBER-NAME`` with ``step.json`` (the fingerprint of its inputs, and the
+    SHA-256 of its result's files), ``work``
     (the step's own files until it is finished), ``result`` (a complete checkpoint) and the step's reports:
     the JSON files of its work. Results of another recipe, plan, model or text are deleted.
 
@@ -89,13 +90,18 @@ class StepResults:
         }
         self._names = list(self._fingerprints)
         for found in step_directories(directory):
-            if _read_fingerprint(found) != self._fingerprints.get(found.name, ""):
+            if _read_step(found).get("fingerprint") != self._fingerprints.get(found.name, ""):
                 shutil.rmtree(found)
 
     def finished(self) -> int:
-        """The number of steps that are finished."""
-        done = [number for number, name in enumerate(self._names, 1) if self.result(number).exists()]
-        return max(done, default=0)
+        """The number of steps that are finished; damaged results are deleted."""
+        for number in range(len(self._names), 0, -1):
+            result = self.result(number)
+            if result.exists():
+                if _read_step(result.parent).get("files") == file_digests(result):
+                    return number
+                shutil.rmtree(result)
+        return 0
 
     def result(self, number: int) -> Path:
         """The checkpoint directory of a finished step (counted from 1)."""
@@ -106,19 +112,25 @@ class StepResults:
         name = self._names[number - 1]
         work = self._directory / name / "work"
         work.mkdir(parents=True, exist_ok=True)
-        write_json_atomically(work.parent / "step.json", {"fingerprint": self._fingerprints[name]})
+        self._describe(number, {})
         return work
 
     def finish(self, number: int, write: Callable[[Path], None]) -> None:
-        """Keep a step's result, written by ``write``, and delete the one before it."""
+        """Keep a step's result, written by ``write``, and delete all but the one before it."""
         with new_directory(self.result(number)) as directory:
             write(directory)
+            self._describe(number, file_digests(directory))
         work = self.result(number).with_name("work")
         for report in work.glob("*.json"):
             report.replace(work.parent / report.name)
         shutil.rmtree(work)
-        if number > 1:
-            shutil.rmtree(self.result(number - 1), ignore_errors=True)
+        for earlier in range(1, number - 1):
+            shutil.rmtree(self.result(earlier), ignore_errors=True)
+
+    def _describe(self, number: int, files: Mapping[str, str]) -> None:
+        name = self._names[number - 1]
+        content = {"fingerprint": self._fingerprints[name], "files": files}
+        write_json_atomically(self._directory / name / "step.json", content)
 
     def clear(self) -> None:
         """Delete everything but the steps' reports."""
@@ -198,9 +210,10 @@ def _digest(content: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
-def _read_fingerprint(directory: Path) -> str | None:
-    """The fingerprint in a step's directory, or None if it is unreadable."""
+def _read_step(directory: Path) -> dict[str, Any]:
+    """The content of a step's ``step.json``; empty if it is unreadable."""
     try:
-        return str(read_json(directory / "step.json")["fingerprint"])
-    except (InputError, OSError, ValueError, KeyError, TypeError):
-        return None
+        content = read_json(directory / "step.json")
+    except (InputError, OSError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}

@@ -1,6 +1,7 @@
 """Write files and directories atomically."""
 
 import glob
+import hashlib
 import json
 import os
 import re
@@ -53,6 +54,18 @@ def write_text_atomically(path: Path, text: str) -> None:
 def write_json_atomically(path: Path, content: Any) -> None:
     """As `write_text_atomically`, of indented JSON; NaN and infinity are refused."""
     write_text_atomically(path, json.dumps(content, indent=2, allow_nan=False) + "\n")
+
+
+def file_digests(directory: Path) -> dict[str, str]:
+    """SHA-256 of every file below a directory, by its path there."""
+    digests = {}
+    for path in sorted(directory.rglob("*")):
+        if path.is_file():
+            with path.open("rb") as file:
+                digests[path.relative_to(directory).as_posix()] = hashlib.file_digest(
+                    file, "sha256"
+                ).hexdigest()
+    return digests
 
 
 def copy_tree(source: Path, target: Path) -> None:

@@ -1,5 +1,6 @@
 """Walk the original and the pruned model side by side and fit blocks of the pruned one."""
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -123,7 +124,8 @@ class Walk:
             _fold(module, share * found.change, transposed=projection.transposed)
             error = self._checked_error(index, projection)
             if error < before:
-                return Mended(index, projection.module, found.ridge, share, error / before)
+                ridge = found.ridge if math.isfinite(found.ridge) else None
+                return Mended(index, projection.module, ridge, share, error / before)
             module.weight.copy_(weight)
             if bias is not None:
                 module.bias.copy_(bias)

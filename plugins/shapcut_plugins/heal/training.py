@@ -15,13 +15,33 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional
 
-from shapcut.contracts import Adapter, Reporter, fast_matrix_products, new_directory, write_json_atomically
+from shapcut.contracts import (
+    Adapter,
+    InputError,
+    Reporter,
+    fast_matrix_products,
+    new_directory,
+    read_json,
+    write_json_atomically,
+)
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 """Maps logits (batch, length, vocabulary) and token ids (batch, length) to nats per token."""
 
 _LARGEST_GRADIENT = 1.0
-_WEIGHTS, _STATE = "weights.safetensors", "state.pt"
+_DAMAGE = (
+    InputError,
+    OSError,
+    RuntimeError,
+    ValueError,
+    AttributeError,
+    EOFError,
+    UnpicklingError,
+    SafetensorError,
+)
+_WEIGHTS, _STATE, _DIGESTS = "weights.safetensors", "state.pt", "sha256.json"
+_GENERATIONS = 2
+"""Checkpoints that are kept: training takes hours, and the last one may be damaged."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,7 +155,7 @@ class Training:
         )
 
     def _keep(self, checkpoints: Path, step: int, identity: Mapping[str, Any]) -> None:
-        """Write a checkpoint atomically and delete older ones."""
+        """Write a checkpoint atomically and delete all others but the one before it."""
         latest = checkpoints / f"{step:08d}"
         if latest.exists():
             shutil.rmtree(latest)
@@ -146,28 +166,31 @@ class Training:
                 "optimizer": self._optimizer.state_dict(),
                 "curve": self._curve,
                 "of": dict(identity),
-                "weights": _digest(directory / _WEIGHTS),
             }
             torch.save(state, directory / _STATE)
-        for older in checkpoints.glob("[0-9]*"):
-            if older != latest:
-                shutil.rmtree(older)
+            digests = {name: _digest(directory / name) for name in (_WEIGHTS, _STATE)}
+            write_json_atomically(directory / _DIGESTS, digests)
+        for older in sorted(checkpoints.glob("[0-9]*"))[:-_GENERATIONS]:
+            shutil.rmtree(older)
 
     def _resume(self, checkpoints: Path, identity: Mapping[str, Any]) -> int:
-        """Load the latest checkpoint with the same ``identity``; returns the number of finished steps."""
-        found = sorted(checkpoints.glob("[0-9]*"))
-        if not found:
-            return 0
-        read = _read_checkpoint(found[-1], self._device)
-        if read is None or read[0]["of"] != dict(identity) or read[1].keys() != self._trained.keys():
-            return 0
-        state, weights = read
-        with torch.no_grad():
-            for name, parameter in self._trained.items():
-                parameter.copy_(weights[name])
-        self._optimizer.load_state_dict(state["optimizer"])
-        self._curve = state["curve"]
-        return len(self._curve)
+        """Load the latest intact checkpoint with the same ``identity``; returns the number of its steps.
+
+        Later ones, which are damaged or of another training, are deleted.
+        """
+        for place in sorted(checkpoints.glob("[0-9]*"), reverse=True):
+            read = _read_checkpoint(place, self._device)
+            if read is None or read[0]["of"] != dict(identity) or read[1].keys() != self._trained.keys():
+                shutil.rmtree(place)
+                continue
+            state, weights = read
+            with torch.no_grad():
+                for name, parameter in self._trained.items():
+                    parameter.copy_(weights[name])
+            self._optimizer.load_state_dict(state["optimizer"])
+            self._curve = state["curve"]
+            return len(self._curve)
+        return 0
 
 
 def _read_checkpoint(
@@ -175,13 +198,14 @@ def _read_checkpoint(
 ) -> tuple[dict[str, Any], dict[str, Tensor]] | None:
     """State and weights of a checkpoint, or None if it is damaged."""
     try:
-        state = torch.load(directory / _STATE, map_location=device, weights_only=True)
-        if state.keys() != {"optimizer", "curve", "of", "weights"}:
+        digests = {name: _digest(directory / name) for name in (_WEIGHTS, _STATE)}
+        if read_json(directory / _DIGESTS) != digests:
             return None
-        if state["weights"] != _digest(directory / _WEIGHTS):
+        state = torch.load(directory / _STATE, map_location=device, weights_only=True)
+        if state.keys() != {"optimizer", "curve", "of"}:
             return None
         return state, load_file(directory / _WEIGHTS)
-    except (OSError, RuntimeError, ValueError, AttributeError, EOFError, UnpicklingError, SafetensorError):
+    except _DAMAGE:
         return None
 
 

@@ -101,7 +101,7 @@ def test_all_windows_of_a_large_text_are_bounded(
     large: str, tokenizer: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     everything = len(all_windows(large, tokenizer, 10))
-    monkeypatch.setattr("shapcut.data.windows._MOST_BYTES", 8000)
+    monkeypatch.setattr("shapcut.data.windows.MOST_BYTES", 8000)
     assert 0 < len(all_windows(large, tokenizer, 10)) < everything / 2
 
 

@@ -21,6 +21,7 @@ from shapcut.valuation.model_game import ModelGame
 from shapcut_adapters.transformers.adapter import HFDecoderAdapter
 from shapcut_plugins.compensate.regression import Moments, fit, regress
 from shapcut_plugins.compensate.step import Compensate
+from shapcut_plugins.compensate.walk import Walk
 
 ADAPTER = HFDecoderAdapter()
 
@@ -47,6 +48,20 @@ def cut(name: str, removed: Collection[int]) -> tuple[Any, Any, RemovalPlan]:
     original = ADAPTER.canonicalise(ADAPTER.examples()[name](0)[0]).requires_grad_(requires_grad=False)
     plan = RemovalPlan.removing(sorted(removed), len(ADAPTER.players(original)))
     return original, ADAPTER.remove(copy.deepcopy(original), plan.removed), plan
+
+
+def test_a_projection_that_no_ridge_improves_is_written_as_unchanged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def nothing(fitted: Moments, checked: Moments, penalised: Tensor) -> Any:
+        return fit(fitted, checked, penalised, ridges=())
+
+    monkeypatch.setattr("shapcut_plugins.compensate.walk.fit", nothing)
+    monkeypatch.setattr(Walk, "_checked_error", lambda *_: 0.0)  # less by rounding
+    original, pruned, plan = cut("llama", {1, 2})
+    Compensate().run(pruned, context(ADAPTER, plan, original, tmp_path))
+    written = json.loads((tmp_path / "compensation.json").read_text())
+    assert {each["ridge"] for each in written["projections"]} == {None}
 
 
 def distance(one: nn.Module, other: nn.Module) -> float:

@@ -107,23 +107,30 @@ def test_a_killed_training_ends_with_the_same_weights(
     )
 
 
-@pytest.mark.parametrize("name", ["state.pt", "weights.safetensors"])
-def test_a_training_whose_checkpoint_is_damaged_starts_afresh(
-    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("name", ["state.pt", "weights.safetensors", "sha256.json"])
+@pytest.mark.parametrize("damaged", [1, 2])
+def test_a_training_whose_checkpoint_is_damaged_goes_on_from_the_one_before_or_starts_afresh(
+    name: str, damaged: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    step = Heal(loss="text", steps=5, batch=4, rank=4, checkpoint_every=2)
+    step = Heal(loss="text", steps=5, batch=4, rank=4, checkpoint_every=1)
     original, model, plan = pruned()
     where = context(original, plan, tmp_path)
     with monkeypatch.context() as patch:
         patch.setattr(Schedule, "rate", _interrupted_at_the_fourth_step)
         with pytest.raises(KeyboardInterrupt):
             step.run(copy.deepcopy(model), where)
-    (checkpoint,) = (tmp_path / "checkpoints").iterdir()
-    content = bytearray((checkpoint / name).read_bytes())
-    content[-1] ^= 64  # the exponent of a weight
-    (checkpoint / name).write_bytes(content if name != "state.pt" else content[: len(content) // 2])
+    checkpoints = sorted((tmp_path / "checkpoints").iterdir())
+    assert [place.name for place in checkpoints] == ["00000002", "00000003"]
+    for place in checkpoints[-damaged:]:
+        content = bytearray((place / name).read_bytes())
+        content[len(content) // 2] ^= 64
+        (place / name).write_bytes(content)
+    resumed: list[int] = []
+    rate = Schedule.rate
+    monkeypatch.setattr(Schedule, "rate", lambda self, step: resumed.append(step) or rate(self, step))
     (tmp_path / "undisturbed").mkdir()
     found = step.run(copy.deepcopy(model), where).state_dict()
+    assert resumed[0] == 2 * (2 - damaged)
     wanted = step.run(model, context(original, plan, tmp_path / "undisturbed")).state_dict()
     assert all(torch.equal(found[key], value) for key, value in wanted.items())
     assert len(json.loads((tmp_path / "curve.json").read_text())) == 5

@@ -67,14 +67,14 @@ def write(directory: Path) -> None:
     (directory / "weights").write_text("w")
 
 
-def test_only_the_last_result_is_kept_and_a_changed_recipe_invalidates_from_there_on(tmp_path: Path) -> None:
+def test_the_last_two_results_are_kept_and_a_changed_recipe_invalidates_from_there_on(tmp_path: Path) -> None:
     specs = ("a:x=1", "b", "c")
     results = StepResults(tmp_path, specs, {"model": "m"})
     assert results.finished() == 0
     for number in (1, 2):
         (results.begin(number) / "log").write_text("half done")
         results.finish(number, write)
-    assert not results.result(1).exists()
+    assert results.result(1).exists()
     assert [path.name for path in results.result(2).iterdir()] == ["weights"]
     (results.begin(3) / "half").write_text("done")
     again = StepResults(tmp_path, specs, {"model": "m"})
@@ -84,6 +84,22 @@ def test_only_the_last_result_is_kept_and_a_changed_recipe_invalidates_from_ther
     assert changed.finished() == 2
     assert list(changed.begin(3).iterdir()) == []
     assert StepResults(tmp_path, ("a:x=2", "b", "c:y=2"), {"model": "m"}).finished() == 0
+
+
+def test_a_damaged_result_is_made_again_from_the_one_before(tmp_path: Path) -> None:
+    specs = ("a", "b", "c")
+    results = StepResults(tmp_path, specs, {"model": "m"})
+    for number in (1, 2, 3):
+        results.begin(number)
+        results.finish(number, write)
+    assert [results.result(number).exists() for number in (1, 2, 3)] == [False, True, True]
+    again = StepResults(tmp_path, specs, {"model": "m"})
+    assert again.finished() == 3
+    (again.result(3) / "weights").write_text("v")
+    assert again.finished() == 2
+    assert not again.result(3).exists()
+    (again.result(2) / "weights").unlink()
+    assert again.finished() == 0
 
 
 @pytest.mark.parametrize("inputs", [{"model": "other"}, {"model": "m", "seed": 1}])

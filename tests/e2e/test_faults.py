@@ -1,0 +1,29 @@
+"""Some operations on files that fail; `benchmarks/faults.py` lets every one of them fail."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pytestmark = pytest.mark.long
+
+SCRIPT = Path(__file__).parents[2] / "benchmarks" / "faults.py"
+KINDS = ("open", "os.rename", "os.fsync", "full disk", "memory")
+
+
+def test_a_failing_operation_loses_nothing_and_the_next_start_goes_on(
+    tiny_llama_directory: Path, tmp_path: Path
+) -> None:
+    result = tmp_path / "faults.json"
+    options = ["--every", "11", "--most", "2", "--kinds", *KINDS]
+    files = ["--model", str(tiny_llama_directory), "--result", str(result)]
+    done = subprocess.run(
+        [sys.executable, str(SCRIPT), *options, *files], capture_output=True, text=True, check=False
+    )
+    assert result.exists(), done.stderr[-2000:]
+    found = json.loads(result.read_text())
+    assert found["complaints"] == []
+    assert set(found["faults"]) == set(KINDS)
+    assert done.returncode == 0
