@@ -1,6 +1,5 @@
 """The cut of a checkpoint as a file operation: no number is read, so every format is kept."""
 
-import json
 import re
 from collections.abc import Iterable
 from pathlib import Path
@@ -13,6 +12,7 @@ from shapcut.contracts import (
     forget_predictors,
     is_predictor,
     predictor_count,
+    read_json,
     write_json_atomically,
 )
 from shapcut_adapters.transformers.decoder import Decoder
@@ -158,5 +158,5 @@ def _source(model: Any) -> Path:
 
 
 def _read(file: Path) -> dict[str, Any]:
-    content: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+    content: dict[str, Any] = read_json(file)
     return content

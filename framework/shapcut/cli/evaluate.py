@@ -40,12 +40,18 @@ class _Job:
     trust_remote_code: bool
     seed: int
 
-    def find(self, model: str) -> tuple[ModelSource, SourceFacts]:
+    def find(self, model: str, revision: str | None = None) -> tuple[ModelSource, SourceFacts]:
         """A model and what is known of it before its weights are read; refuses what cannot be asked of it."""
         from shapcut.host.open_model import find_model
         from shapcut.models.source import inspect_source
 
-        source = find_model(self.host, model, device=self.device, trust_remote_code=self.trust_remote_code)
+        source = find_model(
+            self.host,
+            model,
+            device=self.device,
+            trust_remote_code=self.trust_remote_code,
+            revision=revision,
+        )
         facts = inspect_source(source)
         self.text.check(facts.max_length)
         return source, facts
@@ -153,7 +159,7 @@ _AT_LEAST_ONE = click.IntRange(min=1)
     default_text="the task's",
     panel="Tasks",
 )
-@recipe_options(("device", "seed", "trust_remote_code"))
+@recipe_options(("device", "seed", "trust_remote_code", "revision"))
 @options.as_json
 @click.pass_obj
 def evaluate(
@@ -179,6 +185,7 @@ def evaluate(
     device: str | None,
     seed: str | None,
     trust_remote_code: bool | None,
+    revision: str | None,
     as_json: bool,
 ) -> None:
     """Perplexity, size, memory and latency of a model, or of two."""
@@ -206,19 +213,20 @@ def evaluate(
         bool(trust_remote_code),
         recipe.seed,
     )
-    _evaluate(job, [model] if against is None else [against, model], as_json)
+    asked = [(model, revision)] if against is None else [(against, None), (model, revision)]
+    _evaluate(job, asked, as_json)
 
 
-def _evaluate(job: _Job, models: list[str], as_json: bool) -> None:
+def _evaluate(job: _Job, asked: list[tuple[str, str | None]], as_json: bool) -> None:
     from shapcut.cli.output import reporter
 
-    sources = [job.find(each) for each in models]
+    sources = [job.find(model, revision) for model, revision in asked]
     said = reporter()
     found = []
     for source, facts in sources:
         found.append(job.measured(source, facts, said))
         gc.collect()  # models hold themselves in cycles, and the next one needs the room
-    _show(models, found, as_json)
+    _show([model for model, _ in asked], found, as_json)
 
 
 def _text(
