@@ -1,4 +1,4 @@
-"""A quantizer's process that is killed at any of its steps fails the step in one line and leaves no result."""
+"""A quantizer's process that is killed fails its step in one line, and the step can be begun again."""
 
 import sys
 from pathlib import Path
