@@ -19,7 +19,10 @@ from typing import Any
 
 import torch
 import transformers
-from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+from transformers.models.auto.modeling_auto import (
+    MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
+    MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES,
+)
 
 from shapcut.host.host import build_host
 from shapcut.models.adapter import Adapter
@@ -27,7 +30,7 @@ from shapcut.support.files import write_json_atomically
 from shapcut.support.quiet import one_line, quiet_libraries
 from shapcut.support.suggest import did_you_mean
 from shapcut.testing import Case, cases_of, run_check
-from shapcut_adapters.transformers.families import FAMILIES
+from shapcut_adapters.transformers.families import FAMILIES, WRAPPERS
 from shapcut_adapters.transformers.families.rules import Condition
 
 RESULT = Path(__file__).parent / "results" / "families.json"
@@ -40,6 +43,12 @@ CHECKS = (
     "config-follows-depth",
     "refusals-have-reasons",
 )
+WHOLE = {
+    name: MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES[name] for name in (each.model_type for each in WRAPPERS)
+}
+CLASSES = {**MODEL_FOR_CAUSAL_LM_MAPPING_NAMES, **WHOLE}
+"""The class of each model type, of causal language models and of multimodal models around one."""
+
 CONDITIONS = {
     family.model_type: [
         f"needs {rule.field}={rule.value} (otherwise {rule.otherwise})"
@@ -123,7 +132,7 @@ def write(families: Mapping[str, Any], seeds: Sequence[int]) -> None:
         "torch": torch.__version__,
         "machine": platform.machine(),
         "seeds": list(seeds),
-        "complete": families.keys() == MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.keys(),
+        "complete": families.keys() == CLASSES.keys(),
         "families": {name: families[name] for name in sorted(families)},
     }
     RESULT.parent.mkdir(exist_ok=True)
@@ -141,10 +150,10 @@ def main() -> int:
     torch.set_num_threads(1)
     adapters = claims()
     rows = unfinished(arguments.seeds, arguments.names)
-    for model_type in sorted({*(arguments.names or MODEL_FOR_CAUSAL_LM_MAPPING_NAMES)} - rows.keys()):
+    for model_type in sorted({*(arguments.names or CLASSES)} - rows.keys()):
         with quiet_libraries():
             rows[model_type] = row(adapters.get(model_type), model_type, arguments.seeds)
-        rows[model_type]["class"] = MODEL_FOR_CAUSAL_LM_MAPPING_NAMES[model_type]
+        rows[model_type]["class"] = CLASSES[model_type]
         print(
             f"{model_type}: {rows[model_type]['verdict']} ({rows[model_type].get('seconds', 0)} s)",
             flush=True,

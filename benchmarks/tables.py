@@ -103,6 +103,25 @@ def _family(name: str, row: dict[str, Any]) -> list[str]:
     return [name, row["class"], row["verdict"], str(row["removals"]), difference, fast, "; ".join(notes)]
 
 
+def shapes(content: dict[str, Any]) -> str:
+    """Each published shape, cut at random places."""
+    values = {"config.json": "its config.json", "transformers": "transformers' defaults"}
+    exact = sum(row["verdict"] == "exact" for row in content.values())
+    lines = [
+        f"{len(content)} shapes, {exact} exact.",
+        "",
+        "| model | model type | values of | layers | removed | verdict | largest difference |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for name, row in content.items():
+        cells = [name, row["model_type"], values[row["source"]]]
+        tried = "difference" in row
+        cells += [str(row["layers"]), str(len(row["removed"]))] if tried else ["", ""]
+        cells += [row["verdict"], f"{row['difference']:.1g}" if tried else ""]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join([*lines, "", "`python benchmarks/shapes.py`."])
+
+
 def quantization(content: dict[str, Any]) -> str:
     """Each step that quantizes, against rounding to the nearest."""
     plain = content["unquantized"]
@@ -233,6 +252,7 @@ def _json(path: Path) -> Any:
 
 TABLES: dict[str, Callable[[dict[str, Any]], str]] = {
     "families": families,
+    "shapes": shapes,
     "speed": speed,
     "speed_values": speed_values,
     "speed_plan": speed_plan,
