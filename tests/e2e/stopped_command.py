@@ -39,5 +39,6 @@ def with_announcer(announcer: Announcer, **options: Any) -> Any:
 if __name__ == "__main__":
     moment, *arguments = sys.argv[1:]
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job's children ignore it
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)  # so do children under nohup
     app.build_host = partial(with_announcer, Announcer(moment))
     main(arguments)

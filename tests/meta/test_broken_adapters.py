@@ -181,7 +181,7 @@ def test_single_examples_can_be_chosen():
 
 def test_failures_are_listed_with_example_check_and_reason():
     with pytest.raises(
-        ConformanceError, match="'hf-decoder' fails 1 checks:\ntiny: parameter-count: removed"
+        ConformanceError, match="'hf-decoder' fails 1 checks:\ntiny: parameter-count: removing"
     ):
         assert_adapter(broken.CountsParametersTwice())
 

@@ -38,7 +38,7 @@ class _Shortening:
         if isinstance(after, int):
             same = after == self.depth and _LAYERS.search(name)
             return f"is still {self.depth}" if same else ""
-        if isinstance(after, list) or (isinstance(after, str) and _LAYERS.search(name)):
+        if isinstance(after, list) or (isinstance(after, str) and "pattern" in name):
             return self._list_problem(name, before, after)
         return ""
 

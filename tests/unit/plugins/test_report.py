@@ -275,9 +275,9 @@ def test_the_command_asks_other_plugins_for_sections(copy: Run) -> None:
         (lambda run: run.manifest.unlink(), "run has no manifest.json"),
         (
             lambda run: run.manifest.write_text('{"format_version": 1,'),
-            "manifest.json is damaged: the file: ",
+            "manifest.json is damaged: ",
         ),
-        (lambda run: run.manifest.write_bytes(b"\xff\xfe"), "manifest.json is damaged: the file: "),
+        (lambda run: run.manifest.write_bytes(b"\xff\xfe"), "manifest.json is damaged: "),
         (lambda run: run.contributions.write_text("[]"), "contributions.json is damaged: the file: "),
         (
             lambda run: edit(run.contributions, lambda content: content["players"][1].update(value="much")),

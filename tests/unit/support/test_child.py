@@ -23,9 +23,10 @@ sys.exit(int(sys.argv[1]))
 """
 
 DRIVER = """
-import sys
+import signal, sys
 from pathlib import Path
 from shapcut.support.child import run_child
+signal.signal(signal.SIGHUP, signal.SIG_DFL)  # ignored under nohup
 run_child("the_child", ["wait"], Path(sys.argv[1]), output=sys.stdout.buffer)
 """
 
@@ -61,8 +62,10 @@ def test_a_child_ends_with_its_parent(work: Path, number: signal.Signals) -> Non
         ):
             require_run_directory(work.parents[2])
         driver.send_signal(number)
-        assert select.select([child], [], [], 60)[0]
+        ended = select.select([child], [], [], 60)[0]
         os.close(child)
+        driver.kill()
+        assert ended
     assert not has_child(work)
     require_run_directory(work.parents[2])
 
