@@ -233,7 +233,7 @@ def sweep(
         model: a checkpoint's directory.
         place: an empty directory.
         kinds: of faults.
-        every: take only every so many-th operation of a kind, beginning with a different one for each.
+        every: stride over the operations of a kind; each kind starts at another one.
         most: of faults of one kind; None for all.
     """
     prepare(model)

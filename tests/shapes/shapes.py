@@ -105,7 +105,7 @@ def _cut(source: Path, out: Path, seed: int) -> Outcome:
 
 
 def _drawn(adapter: HFDecoderAdapter, model: nn.Module, removable: list[int], seed: int) -> tuple[int, ...]:
-    """A fifth of the layers, or fewer if the family's rules refuse every draw of so many."""
+    """A fifth of the layers, or fewer if the family's rules refuse every draw of that size."""
     generator = np.random.default_rng(seed)
     for size in range(max(1, len(removable) // 5), 0, -1):
         for _ in range(8):

@@ -89,7 +89,7 @@ def calibration_digest(source: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class _LargeText:
-    """A text of which only pieces are in memory."""
+    """A text that is read in pieces."""
 
     source: str
     file: BinaryIO

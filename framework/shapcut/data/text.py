@@ -58,14 +58,6 @@ def is_large_file(source: str) -> bool:
     return _text_file(source).stat().st_size > WHOLE_BYTES
 
 
-def file_version(source: str) -> tuple[int, int] | None:
-    """Size and time of change of a source that is a file, to tell when it has changed; else None."""
-    if source == BUILTIN or source.startswith(HUB_PREFIX) or not Path(source).exists():
-        return None
-    status = Path(source).stat()
-    return status.st_size, status.st_mtime_ns
-
-
 def read_source(source: str) -> str:
     """All text of a source, documents separated by blank lines.
 

@@ -1,9 +1,7 @@
 """Windows of tokens from calibration text and from held-out text."""
 
 import hashlib
-from collections.abc import Hashable
 from dataclasses import dataclass, field
-from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -11,8 +9,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from shapcut.data.excerpt import MOST_BYTES, Part, read_excerpt
-from shapcut.data.text import HELD_OUT_SHARE, check_source, file_version, split_text
+from shapcut.data.excerpt import MOST_BYTES, Excerpt, Part, read_excerpt
+from shapcut.data.text import HELD_OUT_SHARE, check_source, split_text
 from shapcut.support.errors import InputError
 from shapcut.support.quiet import quiet_libraries
 
@@ -125,8 +123,8 @@ def all_windows(source: str, tokenizer: Any, sequence_length: int) -> Tensor:
         InputError: if the source is unreadable or has no window.
     """
     check_size(1, sequence_length)
-    tokens, _ = _tokenized(source, file_version(source), tokenizer, "calibration", MOST_BYTES, spread=True)
-    bos = _bos(tokenizer)
+    excerpt = read_excerpt(source, "calibration", MOST_BYTES)
+    tokens, bos = _tokenize_all(tokenizer, excerpt), _bos(tokenizer)
     available = _available(tokens, 1, sequence_length, bos, f"the calibration part of {source}")
     return _cut(tokens, np.arange(available), sequence_length, bos)
 
@@ -182,7 +180,7 @@ def held_out_tokens(
         InputError: if the source is unreadable.
     """
     part: Part = "all" if whole else "held-out"
-    return _tokens(source, tokenizer, part, at_most, spread=False)[:at_most].copy()
+    return _tokens(source, tokenizer, part, at_most, spread=False)[:at_most]
 
 
 def token_windows(
@@ -256,28 +254,15 @@ def _tokens(
     """Tokens of a part of a source: at least ``needed`` ones if it has as many; None: all of them."""
     wanted = None if needed is None else max(int(_EXCERPT_BYTES * _SHARE[part]), _BYTES_PER_TOKEN * needed)
     while True:
-        tokens, complete = _tokenized(source, file_version(source), tokenizer, part, wanted, spread=spread)
-        if complete or wanted is None or needed is None or len(tokens) >= needed:
+        excerpt = read_excerpt(source, part, wanted, spread=spread)
+        tokens = _tokenize_all(tokenizer, excerpt)
+        if excerpt.complete or wanted is None or needed is None or len(tokens) >= needed:
             return tokens
         wanted *= 4
 
 
-@lru_cache(maxsize=4)
-def _tokenized(
-    source: str,
-    version: tuple[int, int] | None,
-    tokenizer: Hashable,
-    part: Part,
-    wanted: int | None,
-    *,
-    spread: bool,
-) -> tuple[NDArray[np.int64], bool]:
-    """The tokens of an excerpt, and whether it is complete; a run asks for the same ones several times."""
-    del version
-    excerpt = read_excerpt(source, part, wanted, spread=spread)
-    tokens = np.concatenate([_NO_TOKENS, *(_tokenize(tokenizer, piece) for piece in excerpt.pieces)])
-    tokens.flags.writeable = False
-    return tokens, excerpt.complete
+def _tokenize_all(tokenizer: Any, excerpt: Excerpt) -> NDArray[np.int64]:
+    return np.concatenate([_NO_TOKENS, *(_tokenize(tokenizer, piece) for piece in excerpt.pieces)])
 
 
 def _tokenize(tokenizer: Any, text: str) -> NDArray[np.int64]:

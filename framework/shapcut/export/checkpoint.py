@@ -89,12 +89,7 @@ def write_checkpoint(
     try:
         with new_directory(out) as directory:
             with quiet_libraries():
-                if stored is not None:
-                    copy_tree(stored, directory)
-                elif unchanged and source is not None and not adapter.files_objection(model, source):
-                    adapter.save_files(model, source, directory)
-                else:
-                    save(adapter, model, directory)
+                _write_weights(adapter, model, directory, stored, source if unchanged else None)
                 _write_beside(source, tokenizer, directory)
             plan.write(directory / "plan.json")
             write_text_atomically(directory / "recipe.yaml", recipe_text)
@@ -108,6 +103,18 @@ def write_checkpoint(
     except OSError as error:
         raise ShapcutError(f"cannot write {out}: {one_line(error)}") from error
     return report
+
+
+def _write_weights(
+    adapter: Adapter, model: nn.Module, directory: Path, stored: Path | None, cut_from: Path | None
+) -> None:
+    """Copy a saved model, cut a checkpoint as files where that is possible, or save from memory."""
+    if stored is not None:
+        copy_tree(stored, directory)
+    elif cut_from is not None and not adapter.files_objection(model, cut_from):
+        adapter.save_files(model, cut_from, directory)
+    else:
+        save(adapter, model, directory)
 
 
 def save(adapter: Adapter, model: nn.Module, directory: Path) -> None:

@@ -17,7 +17,7 @@ def check_dtype(name: str) -> None:
     """Refuse the name of a dtype that is not supported.
 
     Raises:
-        InputError: if it is none of `Dtype`.
+        InputError: if the name is not one of `Dtype`.
     """
     if name not in get_args(Dtype):
         raise InputError(f"--dtype {name} is not supported; use one of {', '.join(get_args(Dtype))}")

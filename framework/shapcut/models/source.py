@@ -209,11 +209,13 @@ def locate(
         text_only: whether to load only the language model inside a multimodal model.
 
     Raises:
-        InputError: if ``source`` is none of these, or the format that claims it refuses it.
+        InputError: if there is no such model, or the format that claims it refuses it.
     """
     found = _located(source, formats, offline, revision)
     if text_only and (found.format is not None or found.gguf_file is not None):
-        raise InputError(f"--text-only is for multimodal checkpoints of transformers; {source} is none")
+        raise InputError(
+            f"--text-only needs a multimodal checkpoint of transformers; {source} is another format"
+        )
     return replace(found, text_only=text_only)
 
 

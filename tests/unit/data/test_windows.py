@@ -287,26 +287,3 @@ def test_the_held_out_tokens_are_the_last_quarter(text_file: str, tokenizer: Any
     tokens = held_out_tokens(text_file, tokenizer)
     assert tokens.dtype == np.int64
     assert tokenizer.decode(tokens) == split_text(Path(text_file).read_text())[1]
-
-
-def test_a_text_is_tokenized_once_until_its_file_changes(tmp_path: Path, tokenizer: Any) -> None:
-    file = tmp_path / "text.txt"
-    file.write_text("".join(f"line {number} of a text\n" for number in range(400)))
-    asked = []
-
-    class Counting:
-        bos_token_id = None
-
-        def __call__(self, text: str, **options: Any) -> Any:
-            asked.append(len(text))
-            return tokenizer(text, **options)
-
-    counting = Counting()
-    first = load_calibration(str(file), counting, samples=2, sequence_length=16, seed=0)
-    after = len(asked)
-    again = load_calibration(str(file), counting, samples=2, sequence_length=16, seed=0)
-    assert torch.equal(first.input_ids, again.input_ids)
-    assert max(asked[after:], default=0) < 10
-    file.write_text("".join(f"other {number} words\n" for number in range(500)))
-    changed = load_calibration(str(file), counting, samples=2, sequence_length=16, seed=0)
-    assert not torch.equal(first.input_ids, changed.input_ids)
