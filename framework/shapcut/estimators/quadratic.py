@@ -1,6 +1,6 @@
 """The quadratic surrogate, a Gaussian process over coalitions."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
@@ -241,22 +241,40 @@ class QuadraticSurrogate(Surrogate):
         result = minimize(
             self._negative_log_evidence,
             _START,
+            jac=True,
             method="L-BFGS-B",
             bounds=_BOUNDS if self._absent.sum(axis=1).max() > 1 else _WITHOUT_PAIRS,
             options={"maxiter": 40},
         )
         return Scales(*np.exp(result.x).tolist())
 
-    def _negative_log_evidence(self, logarithms: FloatArray) -> float:
+    def _negative_log_evidence(self, logarithms: FloatArray) -> tuple[float, FloatArray]:
+        """It and its gradient by the logarithms of the scales (Rasmussen and Williams, equation 5.9)."""
         scales = Scales(*np.exp(logarithms).tolist())
         covariance = self._kernel(self._absent, self._absent, scales)
         covariance[np.diag_indices_from(covariance)] += scales.noise * self._noise
         try:
             factor = _cholesky(covariance)
         except LinAlgError:
-            return 1e12
-        quadratic = float(self._residual @ cho_solve(factor, self._residual))
-        return 0.5 * quadratic + float(np.log(np.diagonal(factor[0])).sum())
+            return 1e12, np.zeros_like(logarithms)
+        weights = cho_solve(factor, self._residual)
+        evidence = 0.5 * float(self._residual @ weights) + float(np.log(np.diagonal(factor[0])).sum())
+        slope = cho_solve(factor, np.eye(len(weights))) - np.outer(weights, weights)
+        return evidence, 0.5 * np.exp(logarithms) * self._derivatives(slope)
+
+    def _derivatives(self, slope: FloatArray) -> FloatArray:
+        """The traces of ``slope`` times the derivative of the covariance by each scale, in their order."""
+        shared = self._absent @ self._absent.T
+        size = self._absent.sum(axis=1)
+        pairs = size * (size - 1) / 2
+        by_scale = {
+            "player": (slope * shared).sum(),
+            "pair": (slope * shared * (shared - 1)).sum() / 2,
+            "common_player": size @ slope @ size,
+            "common_pair": pairs @ slope @ pairs,
+            "noise": np.diagonal(slope) @ self._noise,
+        }
+        return np.array([by_scale[field.name] for field in fields(Scales)])
 
 
 def _cholesky(covariance: Any) -> tuple[FloatArray, bool]:

@@ -1,6 +1,7 @@
 """Shared parts of all HTML pages: escaping templates, style and script."""
 
 import base64
+import functools
 import hashlib
 from importlib import resources
 
@@ -8,6 +9,7 @@ from jinja2 import Environment, FunctionLoader, StrictUndefined
 from markupsafe import Markup
 
 
+@functools.cache
 def environment() -> Environment:
     """The templates of this package; ``policy`` allows ``script`` and no loading."""
     templates = Environment(

@@ -247,3 +247,21 @@ def test_draws_have_the_posterior_mean_and_deviation():
     centre = np.eye(12) - 1 / 12
     expected = surrogate._unit * np.sqrt(np.diag(centre @ covariance @ centre))
     np.testing.assert_allclose(spread, expected, rtol=0.1)
+
+
+@settings(max_examples=20, deadline=None)
+@given(sizes_and_seeds)
+def test_the_gradient_of_the_evidence_is_that_of_finite_differences(size_and_seed):
+    n, seed = size_and_seed
+    rng = np.random.default_rng(seed)
+    coalitions = np.vstack([np.ones(n, dtype=np.bool_), random_rows(n, 12, rng)])
+    surrogate = QuadraticSurrogate().fit(coalitions, rng.normal(size=len(coalitions)), SCALES)
+    at = rng.normal(-2.0, 1.0, 5)
+    gradient = surrogate._negative_log_evidence(at)[1]
+    steps = 1e-5 * np.eye(5)
+    differences = [
+        (surrogate._negative_log_evidence(at + step)[0] - surrogate._negative_log_evidence(at - step)[0])
+        / 2e-5
+        for step in steps
+    ]
+    np.testing.assert_allclose(gradient, differences, rtol=1e-4, atol=1e-5)
