@@ -27,6 +27,7 @@ from transformers import (
 )
 
 from shapcut.game.coalitions import Player
+from shapcut.measurement.latency import LatencyResult, latency
 from shapcut.models.adapter import Adapter, Granularity
 from shapcut.support.quiet import quiet_libraries
 
@@ -47,6 +48,18 @@ def pytest_collection_finish() -> None:
     """Keep the garbage collector away from what was imported: a full collection costs a tenth of a second."""
     gc.collect()
     gc.freeze()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def brief_latency() -> Iterator[None]:
+    """Measure latency on few tokens, once: no test of a whole run is about the figures."""
+
+    def brief(*which: Any, **options: Any) -> LatencyResult:
+        return latency(*which, **options | {"prompt_tokens": 4, "new_tokens": 2, "repeats": 1})
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("shapcut.measurement.measure.latency", brief)
+        yield
 
 
 def byte_tokens() -> list[str]:

@@ -1,7 +1,6 @@
 """Places with something wrong in them, for commands that name them."""
 
 import json
-from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -12,21 +11,7 @@ import torch
 
 from shapcut.game.plan import RemovalPlan
 from shapcut.game.store import EvaluationStore
-from shapcut.measurement.latency import LatencyResult, latency
 from shapcut.support.run_directory import open_run
-
-
-@pytest.fixture(scope="module", autouse=True)
-def brief_latency() -> Iterator[None]:
-    """Measure latency on few tokens, once: no test here is about the figures."""
-
-    def brief(*which: Any, **options: Any) -> LatencyResult:
-        return latency(*which, **options | {"prompt_tokens": 4, "new_tokens": 2, "repeats": 1})
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("shapcut.measurement.measure.latency", brief)
-        yield
-
 
 LATIN = "größer als früher\n".encode("latin-1") * 4000
 

@@ -1,8 +1,7 @@
-"""A pruning with three steps, killed and started again when one is finished: MODEL OUT STEP ..."""
+"""A pruning with three steps that is killed when one is finished."""
 
 import os
 import signal
-import sys
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -60,19 +59,3 @@ def run(model: str | Path, out: str | Path, kill_after: str = "") -> None:
         "then": STEPS,
     }
     prune(make_recipe(options), Path(out), build_host(extra=[Killer(kill_after)]))
-
-
-def main(model: str, out: str, *steps: str) -> None:
-    """Start it for each step, in a fork, which has the libraries already."""
-    for step in steps:
-        child = os.fork()
-        if child == 0:
-            run(model, out, kill_after=step)
-            os._exit(0)
-        status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-        if status != -signal.SIGKILL:
-            sys.exit(f"the start that {step} was to end had status {status}")
-
-
-if __name__ == "__main__":
-    main(*sys.argv[1:])

@@ -7,7 +7,6 @@ import json
 import sys
 import traceback
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,6 @@ import torch
 from torch.nn import functional
 
 from shapcut.host.host import build_host, select_adapter
-from shapcut.measurement import measure
 from shapcut.measurement.sizes import checkpoint_bytes
 from shapcut.models.fingerprint import model_fingerprint
 from shapcut.models.loading import load
@@ -99,7 +97,6 @@ def examine(source: Path, directory: Path, step: str, plain: Path, wanted: torch
 
 
 def main(source: Path, directory: Path, steps: Sequence[str]) -> None:
-    measure.latency = partial(measure.latency, prompt_tokens=4, new_tokens=2, repeats=1)
     host, plain = build_host(), directory / "plain"
     prune(make_recipe(options(source, ())), plain, host)
     before = load(ModelSource.find(str(plain))).model

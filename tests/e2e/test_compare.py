@@ -3,16 +3,17 @@
 import json
 import signal
 import sqlite3
-import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from forks import Killer, forked
 
+from shapcut.cli import app
 from shapcut.cli.exits import BAD_INPUT
 from shapcut.cli.main import run
 from shapcut.comparison.compare import compare as compare_methods
@@ -135,23 +136,9 @@ def test_progress_counts_what_a_method_measures_itself(tiny_llama_directory: Pat
     assert 0 < counts.of["ours@20"][-1] <= 20
 
 
-KILLED = """
-import os, signal, sys
-from shapcut.host.hookspecs import hookimpl
-from shapcut import builtin
-builtin_calls = 0
-
-@hookimpl
-def shapcut_coalitions_evaluated(coalitions):
-    global builtin_calls
-    builtin_calls += len(coalitions)
-    if builtin_calls >= int(sys.argv[1]):
-        os.kill(os.getpid(), signal.SIGKILL)
-
-builtin.shapcut_coalitions_evaluated = shapcut_coalitions_evaluated
-from shapcut.cli.main import run
-sys.exit(run(sys.argv[2:]))
-"""
+def run_and_die(evaluations: int, command: list[str]) -> None:
+    app.build_host = partial(build_host, extra=[Killer(evaluations)])
+    run(command)
 
 
 def test_a_killed_comparison_goes_on_without_repeating(
@@ -161,9 +148,7 @@ def test_a_killed_comparison_goes_on_without_repeating(
     whole = compare(tiny_llama_directory, tmp_path / "whole", capsys, *options)
     directory = tmp_path / "killed"
     command = ["compare", str(tiny_llama_directory), "--run", str(directory), *SIZES, *options]
-    killed = subprocess.run(
-        [sys.executable, "-c", KILLED, "14", *command], capture_output=True, text=True, check=False
-    )
+    killed = forked(partial(run_and_die, 14, command))
     assert killed.returncode == -signal.SIGKILL, killed.stderr
     stored = evaluations(directory)
     finished = json.loads((directory / "comparison.json").read_text())["rows"]

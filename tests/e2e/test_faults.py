@@ -1,11 +1,10 @@
 """Some operations on files that fail; `benchmarks/faults.py` lets every one of them fail."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from forks import forked, script
 
 pytestmark = pytest.mark.long
 
@@ -18,10 +17,7 @@ def test_a_failing_operation_loses_nothing_and_the_next_start_goes_on(
 ) -> None:
     result = tmp_path / "faults.json"
     options = ["--every", "11", "--most", "1", "--kinds", *KINDS]
-    files = ["--model", str(tiny_llama_directory), "--result", str(result)]
-    done = subprocess.run(
-        [sys.executable, str(SCRIPT), *options, *files], capture_output=True, text=True, check=False
-    )
+    done = forked(script(SCRIPT, *options, "--model", tiny_llama_directory, "--result", result))
     assert result.exists(), done.stderr[-2000:]
     found = json.loads(result.read_text())
     assert found["complaints"] == []

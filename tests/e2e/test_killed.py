@@ -2,11 +2,10 @@
 
 import importlib.util
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from forks import forked, script
 
 from shapcut.cli.exits import BAD_INPUT, DONE, INTERRUPTED
 from shapcut.cli.main import run
@@ -28,20 +27,7 @@ def test_nothing_is_lost_repeated_or_half_written(
         pytest.skip(f"{' and '.join(missing)} not installed")
     result = tmp_path / "kill.json"
     options = ["--kinds", kind, "--runs", "1", "--kills", "2", "--moments", moments]
-    done = subprocess.run(
-        [
-            sys.executable,
-            str(SCRIPT),
-            *options,
-            "--model",
-            str(tiny_llama_directory),
-            "--result",
-            str(result),
-        ],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    done = forked(script(SCRIPT, *options, "--model", tiny_llama_directory, "--result", result))
     assert done.returncode == 0, done.stderr[-2000:]
     found = json.loads(result.read_text())
     assert found["kills"] == kills

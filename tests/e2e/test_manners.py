@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
+from forks import Fork, script
 
 from shapcut import __version__
 from shapcut.cli.exits import HUNG_UP, INTERRUPTED, TERMINATED, Termination
@@ -35,16 +36,13 @@ def loggers_as_before() -> Iterator[None]:
 
 def stopped_at(moment: str, number: int, arguments: Sequence[str]) -> tuple[int, str, str]:
     """Status, stdout and stderr of a command that gets a signal when it says that the moment has come."""
-    command = [sys.executable, str(SCRIPT), moment, *arguments]
-    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-    with subprocess.Popen(command, text=True, **pipes) as process:
-        assert process.stdout is not None
+    with Fork(script(SCRIPT, moment, *arguments)) as process:
         first = process.stdout.readline()
         if first.strip() == moment:
-            process.send_signal(number)
-        out, err = process.communicate()
-    assert first.strip() == moment, err
-    return process.returncode, out, err
+            os.kill(process.pid, number)
+        done = process.ended()
+    assert first.strip() == moment, done.stderr
+    return done.returncode, done.stdout, done.stderr
 
 
 def stored(run_directory: Path) -> int:

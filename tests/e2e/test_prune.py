@@ -1,14 +1,17 @@
 """The whole pipeline on a small random model: what it leaves, and that it survives being killed."""
 
 import json
+import signal
 import sqlite3
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from forks import Killer, forked
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
 import shapcut
@@ -174,36 +177,12 @@ def test_apply_gives_the_same_weights(
     assert ("the plan names no model" in capsys.readouterr().err) is not tied
 
 
-KILLED = """
-import os, signal, sys
-from pathlib import Path
-from shapcut import builtin
-from shapcut.host.hookspecs import hookimpl
-from shapcut.host import open_model
-from shapcut.host.host import build_host
-from shapcut.models import source
-from shapcut.pipeline.prune import prune
-from shapcut.recipe.recipe import make_recipe
+def prune_and_die(evaluations: int, model: Path, out: Path) -> None:
+    sizes = {"budget": 60, "samples": 3, "sequence_length": 24, "finalist_samples": 4, "held_out_samples": 4}
+    recipe = make_recipe({"model": str(model), "remove": 3, **sizes})
+    run_pipeline(recipe, out, build_host(extra=[Killer(evaluations)]))
 
-class Killer:
-    def __init__(self, evaluations):
-        self.evaluations = evaluations
 
-    @hookimpl
-    def shapcut_coalitions_evaluated(self, total):
-        if total >= self.evaluations:
-            os.kill(os.getpid(), signal.SIGKILL)
-
-recipe = make_recipe(dict(model=sys.argv[1], remove=3, budget=60, samples=3, sequence_length=24,
-                          finalist_samples=4, held_out_samples=4))
-for evaluations in sys.argv[3:]:
-    child = os.fork()
-    if child == 0:
-        prune(recipe, Path(sys.argv[2], evaluations, "out"), build_host(extra=[Killer(int(evaluations))]))
-        os._exit(0)
-    status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-    assert status == -signal.SIGKILL, status
-"""
 KILLED_AFTER = (5, 25, 45)
 
 
@@ -212,10 +191,10 @@ def killed(ten_layers: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A directory of runs that were killed after so many evaluations."""
     root = tmp_path_factory.mktemp("killed")
     for evaluations in KILLED_AFTER:
-        (root / str(evaluations)).mkdir()
-    arguments = [sys.executable, "-c", KILLED, str(ten_layers), str(root), *map(str, KILLED_AFTER)]
-    done = subprocess.run(arguments, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
+        place = root / str(evaluations)
+        place.mkdir()
+        done = forked(partial(prune_and_die, evaluations, ten_layers, place / "out"))
+        assert done.returncode == -signal.SIGKILL, done.stderr
     return root
 
 

@@ -3,14 +3,13 @@
 import functools
 import importlib.util
 import json
-import subprocess
-import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from forks import forked, script
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from shapcut.host.host import build_host
@@ -87,12 +86,7 @@ def found_in(wide_llama: Path, tmp_path_factory: pytest.TempPathFactory) -> Call
         place = tmp_path_factory.mktemp(library)
         asked = {spec: packages for spec, packages in PACKAGES.items() if packages[-1] == library}
         specs = [spec for spec, packages in asked.items() if installed(packages)]
-        result = subprocess.run(
-            [sys.executable, "-W", "ignore", str(SCRIPT), str(wide_llama), str(place), *specs],
-            capture_output=True,
-            text=True,
-            check=False,
-        )
+        result = forked(script(SCRIPT, wide_llama, place, *specs))
         assert result.returncode == 0, result.stderr[-3000:]
         return json.loads((place / "found.json").read_text()), result.stderr
 

@@ -6,20 +6,23 @@ import logging
 import os
 import signal
 import sqlite3
-import subprocess
-import sys
 import warnings
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import psutil
 import pytest
+from forks import forked
 
 from shapcut.api import load_game
+from shapcut.cli import app
 from shapcut.cli.main import run
 from shapcut.game.coalitions import all_coalitions
+from shapcut.host.hookspecs import hookimpl
+from shapcut.host.host import build_host
 from shapcut.support.errors import InputError
 from shapcut.valuation.executor import DistributedGame
 from shapcut.valuation.model_game import ModelGame
@@ -31,27 +34,23 @@ pytestmark = [pytest.mark.ray, pytest.mark.long]
 ROWS = all_coalitions(6)
 
 
-KILLED = """
-import json, os, signal, sys
-from pathlib import Path
-import psutil
-from shapcut import builtin
-from shapcut.cli import app
-from shapcut.host.hookspecs import hookimpl
-from shapcut.host.host import build_host
-
 class Killer:
+    """Writes down the process's children and kills it after 12 evaluations."""
+
+    def __init__(self, children: Path) -> None:
+        self.children = children
+
     @hookimpl
-    def shapcut_coalitions_evaluated(self, total):
+    def shapcut_coalitions_evaluated(self, total: int) -> None:
         if total >= 12:
             children = psutil.Process().children(recursive=True)
-            Path(sys.argv[1]).write_text(json.dumps([[p.pid, p.create_time()] for p in children]))
+            self.children.write_text(json.dumps([[p.pid, p.create_time()] for p in children]))
             os.kill(os.getpid(), signal.SIGKILL)
 
-app.build_host = lambda **options: build_host(extra=[Killer()])
-from shapcut.cli.main import run
-run(sys.argv[2:])
-"""
+
+def run_and_die(children: Path, command: list[str]) -> None:
+    app.build_host = partial(build_host, extra=[Killer(children)])
+    run(command)
 
 
 def still_there(pid: int, created: float) -> psutil.Process | None:
@@ -79,13 +78,7 @@ def killed(command: Sequence[str], tmp_path_factory: pytest.TempPathFactory) -> 
     """The directory of a run that was killed, its children in a file beside it."""
     place = tmp_path_factory.mktemp("killed")
     elsewhere = ["--run", str(place / "run"), "--executor", "ray:workers=2,threads=1"]
-    done = subprocess.run(
-        [sys.executable, "-c", KILLED, str(place / "children.json"), *command, *elsewhere],
-        capture_output=True,
-        text=True,
-        check=False,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-    )
+    done = forked(partial(run_and_die, place / "children.json", [*command, *elsewhere]), OMP_NUM_THREADS="1")
     assert done.returncode == -signal.SIGKILL, done.stderr
     assert done.stdout == ""
     return place / "run"

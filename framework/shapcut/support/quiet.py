@@ -31,16 +31,17 @@ def quiet_libraries() -> Iterator[None]:
 
     hub: Any = hub_utils
     transformers_logging: Any = transformers_utils_logging
-    loggers = [logging.getLogger(name) for name in LIBRARY_LOGGERS]
-    levels = [logger.level for logger in loggers]
+    debugging = logging.getLogger("shapcut").isEnabledFor(logging.DEBUG)
+    loggers = [] if debugging else [logging.getLogger(name) for name in LIBRARY_LOGGERS]
+    levels = {logger: logger.level for logger in loggers if logger.level != logging.ERROR}
     bars, hub_bars = transformers_logging.is_progress_bar_enabled(), not hub.are_progress_bars_disabled()
-    for logger in () if logging.getLogger("shapcut").isEnabledFor(logging.DEBUG) else loggers:
+    for logger in levels:
         logger.setLevel(logging.ERROR)
     transformers_logging.disable_progress_bar()
     try:
         yield
     finally:
-        for logger, level in zip(loggers, levels, strict=True):
+        for logger, level in levels.items():
             logger.setLevel(level)
         if bars:
             transformers_logging.enable_progress_bar()

@@ -1,12 +1,13 @@
 """The order of steps, and that a killed run goes on after the last finished one."""
 
 import runpy
-import subprocess
-import sys
+import signal
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
+from forks import forked
 
 from shapcut.steps.runner import StepResults, check_order, clear_results
 from shapcut.steps.step import PostProcessor, Stage
@@ -14,7 +15,7 @@ from shapcut.support.errors import InputError
 
 pytestmark = pytest.mark.long
 
-SCRIPT = Path(__file__).parents[2] / "e2e" / "killed_steps.py"
+PIPELINE = Path(__file__).parents[2] / "e2e" / "killed_steps.py"
 
 
 class Quantize(PostProcessor):
@@ -111,14 +112,6 @@ def test_results_belong_to_their_inputs(inputs: dict[str, Any], tmp_path: Path) 
     assert StepResults(tmp_path, ("a",), inputs).finished() == 0
 
 
-def killed_runs(model: Path, out: Path, steps: tuple[str, ...]) -> list[str]:
-    """The steps that ran while each start was killed after its one of ``steps``."""
-    command = [sys.executable, str(SCRIPT), str(model), str(out), *steps]
-    result = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert result.returncode == 0, result.stderr
-    return result.stdout.split()
-
-
 def content(directory: Path) -> dict[str, bytes]:
     """All files but the model card, which gives the command."""
     return {file.name: file.read_bytes() for file in directory.iterdir() if file.name != "README.md"}
@@ -127,13 +120,15 @@ def content(directory: Path) -> dict[str, bytes]:
 def test_a_run_killed_after_each_step_ends_like_an_undisturbed_one(
     tiny_llama_directory: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    script = runpy.run_path(str(SCRIPT))
+    pipeline = runpy.run_path(str(PIPELINE))
     undisturbed, killed = tmp_path / "one", tmp_path / "two"
-    script["run"](tiny_llama_directory, undisturbed)
-    assert tuple(capsys.readouterr().out.split()) == script["STEPS"]
-    assert tuple(killed_runs(tiny_llama_directory, killed, script["STEPS"])) == script["STEPS"]
+    pipeline["run"](tiny_llama_directory, undisturbed)
+    assert tuple(capsys.readouterr().out.split()) == pipeline["STEPS"]
+    for step in pipeline["STEPS"]:
+        start = forked(partial(pipeline["run"], tiny_llama_directory, killed, kill_after=step))
+        assert (start.returncode, start.stdout) == (-signal.SIGKILL, f"{step}\n"), start.stderr
     assert not killed.exists()
-    script["run"](tiny_llama_directory, killed)
+    pipeline["run"](tiny_llama_directory, killed)
     assert capsys.readouterr().out == ""
     assert content(killed) == content(undisturbed)
     left = {path.name for path in (tmp_path / "two.run" / "steps").rglob("*") if path.is_file()}

@@ -1,13 +1,14 @@
 """Fused kernels: the same function, compiled, or as it is where it cannot be compiled."""
 
-import os
-import subprocess
 import sys
+from functools import partial
 
 import numpy as np
 import pytest
 import torch
+from forks import forked
 from torch._dynamo.exc import TorchRuntimeError
+from torch._inductor import config as inductor
 
 from shapcut.valuation.compiled import Fused
 from shapcut.valuation.precision import fusing_pays
@@ -42,24 +43,21 @@ def test_errors_of_the_function_itself_are_not_hidden(monkeypatch):
     assert fused.failure is None
 
 
-SCRIPT = """
-import numpy as np
-import torch
-from shapcut.valuation.prefix_tree import CoalitionEvaluator, Placement
-from shapcut_adapters.transformers.adapter import HFDecoderAdapter
-
-adapter = HFDecoderAdapter()
-model, ids = adapter.example(0)
-rows = np.random.default_rng(0).random((12, 6)) < 0.7
-found = []
-for fuse in (False, True):
-    evaluator = CoalitionEvaluator(adapter.stack(model), 6, ids, "nll", Placement(10**8, fuse))
-    assert evaluator.fused == fuse
-    together = evaluator.means(rows)
-    assert [evaluator.means(row[None])[0] for row in rows] == together.tolist()
-    found.append(together)
-print(np.abs(found[0] - found[1]).max())
-"""
+def compare_fused(compiler=None):
+    """Print how far the losses of fused steps are from those of separate ones."""
+    if compiler is not None:
+        inductor.cpp.cxx = (None, compiler)
+    adapter = HFDecoderAdapter()
+    model, ids = adapter.example(0)
+    rows = np.random.default_rng(0).random((12, 6)) < 0.7
+    found = []
+    for fuse in (False, True):
+        evaluator = CoalitionEvaluator(adapter.stack(model), 6, ids, "nll", Placement(10**8, fuse))
+        assert evaluator.fused == fuse
+        together = evaluator.means(rows)
+        assert [evaluator.means(row[None])[0] for row in rows] == together.tolist()
+        found.append(together)
+    sys.stdout.write(str(np.abs(found[0] - found[1]).max()))
 
 
 def gated(rows):
@@ -75,25 +73,20 @@ def test_fused_kernels_round_where_separate_ones_do(tmp_path, monkeypatch):
     assert not torch.equal(gated(rows.float()).bfloat16(), gated(rows))
 
 
-def run(script, tmp_path, **environment):
-    done = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", script],
-        env=os.environ | {"TORCHINDUCTOR_CACHE_DIR": str(tmp_path), "OMP_NUM_THREADS": "1"} | environment,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+def fused_difference(tmp_path, compiler=None):
+    """What `compare_fused` prints in a process of its own."""
+    done = forked(partial(compare_fused, compiler), TORCHINDUCTOR_CACHE_DIR=str(tmp_path))
     assert done.returncode == 0, done.stderr
-    return done.stdout
+    return float(done.stdout)
 
 
 def test_fused_steps_give_the_same_losses(tmp_path):
-    assert float(run(SCRIPT, tmp_path)) < 1e-5
+    assert fused_difference(tmp_path) < 1e-5
     assert any(tmp_path.rglob("*.so"))
 
 
 def test_a_broken_compiler_does_not_end_an_evaluation(tmp_path):
-    assert float(run(SCRIPT, tmp_path, CXX="/no/such/compiler")) == 0.0
+    assert fused_difference(tmp_path, "/no/such/compiler") == 0.0
     assert not any(tmp_path.rglob("*.so"))
 
 
