@@ -1,8 +1,8 @@
 """Cut published config shapes at random places, write and reload them; results in results/shapes.json.
 
 The values are those of published config.json files, or the defaults that transformers documents with a
-checkpoint; only widths and numbers of experts are small. The reference is a bypass of its own in plain
-transformers.
+checkpoint; only widths, windows and numbers of experts are small. The reference is a bypass of its own in
+plain transformers.
 """
 
 import json

@@ -23,8 +23,10 @@ SHAPES: dict[str, dict[str, Any]] = json.loads(Path(__file__).with_name("shapes.
 
 _FAMILY = {family.model_type: family for family in FAMILIES}
 _STRUCTURE = re.compile(
-    r"layer|pattern|period|offset|interval|freq|dense_replace|types|step|nextn|shared_layers|tie_|activation|num_blocks"
+    r"layer(?!_input)|pattern|period|offset|interval|freq|dense_replace|types|step|nextn|shared_layers|tie_|activation|num_blocks"
 )
+_PASSED_ON = {"glm_moe_dsa": ("prev_topk_indices",)}
+"""What a block gives on behind the hidden states, by the name under which it gets it."""
 _WINDOW = 8
 _IDS = (2, 14)
 
@@ -57,6 +59,8 @@ def narrow(config: dict[str, Any]) -> dict[str, Any]:
     family = _FAMILY[config["model_type"]]
     widths = {key: value for key, value in {**_SIZE, **family.tiny}.items() if not _STRUCTURE.search(key)}
     small = {**config, **widths}
+    if family.tiny.get("n_routed_experts", 0) and "num_experts_per_tok" in small:
+        small["num_experts_per_tok"] = min(small["num_experts_per_tok"], small["n_routed_experts"])
     for name in ("sliding_window", "attention_chunk_size", "sliding_window_size", "local_attention"):
         if isinstance(config.get(name), int):
             small[name] = _WINDOW
@@ -118,6 +122,7 @@ def _drawn(adapter: HFDecoderAdapter, model: nn.Module, removable: list[int], se
 def bypassed(model: nn.Module, removed: tuple[int, ...], ids: Tensor) -> Tensor:
     """Logits while some layers give back what they get, by nothing but their forward."""
     blocks = find_decoder(model).blocks
+    passed_on = _PASSED_ON.get(model.config.model_type, ())
     kinds: dict[int, Any] = {}
     hooks = [
         blocks[index].register_forward_hook(lambda _m, _a, output, i=index: kinds.update({i: output}))
@@ -129,10 +134,11 @@ def bypassed(model: nn.Module, removed: tuple[int, ...], ids: Tensor) -> Tensor:
     for index in removed:
         output = kinds[index]
 
-        def skip(hidden_states: Tensor, *_: Any, out: Any = output, **__: Any) -> Any:
+        def skip(hidden_states: Tensor, *_: Any, out: Any = output, **given: Any) -> Any:
             if isinstance(out, Tensor):
                 return hidden_states
-            return type(out)([hidden_states, *[None] * (len(out) - 1)])
+            rest = [given[name] for name in passed_on] or [None] * (len(out) - 1)
+            return type(out)([hidden_states, *rest])
 
         blocks[index].forward = skip
     found = logits(model, ids)
