@@ -82,7 +82,7 @@ class Decoder:
 def language_config(model: nn.Module) -> PretrainedConfig:
     """The config of a language model, or of the one inside a multimodal model."""
     whole: Any = model.config
-    return whole.text_config if is_wrapper(model) else whole  # type: ignore[no-any-return]
+    return whole.text_config if is_wrapper(model) else whole
 
 
 def find_stack(model: nn.Module, family: Family) -> str:
