@@ -140,3 +140,13 @@ def test_a_sparse_step_becomes_an_explicit_list(adapter):
     assert model.config.decoder_sparse_step == 2
     adapter.remove(model, {1})
     assert (model.config.decoder_sparse_step, model.config.mlp_only_layers) == (1, [0, 1, 3])
+
+
+def test_gemma_4_is_rebuilt_only_for_what_its_layers_share(adapter, tmp_path):
+    model, input_ids = tiny("gemma4_text", num_kv_shared_layers=0, hidden_size_per_layer_input=0)
+    model.save_pretrained(tmp_path / "source")
+    expected = bypassed(adapter, model, input_ids, {1, 3})
+    assert adapter.files_objection(model, tmp_path / "source") == ""
+    assert adapter.remove(model, {1, 3}) is model
+    adapter.save_files(model, tmp_path / "source", tmp_path / "out")
+    assert torch.equal(adapter.logits(adapter.load(tmp_path / "out"), input_ids), expected)

@@ -13,6 +13,7 @@ from transformers import PretrainedConfig
 
 from shapcut.contracts import UnsupportedModelError
 from shapcut_adapters.transformers.families import FAMILIES, Family, family_of, is_wrapper
+from shapcut_adapters.transformers.families.family import Rebuild
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +40,15 @@ class Decoder:
         return language_config(self.model)
 
     @property
+    def rebuild(self) -> Rebuild | None:
+        """How the model is rebuilt for a removal; None if its layers can be deleted in place."""
+        recipe = self.family.rebuild
+        needed = recipe is not None and (
+            not recipe.fields or any(getattr(self.config, field, 0) for field in recipe.fields)
+        )
+        return recipe if needed else None
+
+    @property
     def entrance(self) -> nn.Module | None:
         """The part of block 0 that processes the stack's input, or None."""
         return self.blocks[0].get_submodule(self.family.entrance) if self.family.entrance else None
@@ -63,15 +73,15 @@ class Decoder:
         for index, parameter in self._elsewhere():
             if id(parameter) not in counted:
                 counts[index] += parameter.numel()
-        for part in self.family.rebuild.slices if self.family.rebuild else ():
+        for part in self.rebuild.slices if self.rebuild else ():
             with suppress(AttributeError):  # a config without such a parameter
-                size = self.model.get_parameter(part.parameter).numel() // len(self.blocks)
+                size = self.owner.get_parameter(part.parameter).numel() // len(self.blocks)
                 counts = [count + size for count in counts]
         return counts
 
     def _elsewhere(self) -> Iterator[tuple[int, nn.Parameter]]:
         """Parameters in shared modules that serve a single block, with that block's index."""
-        for part in self.family.rebuild.ordinals if self.family.rebuild else ():
+        for part in self.rebuild.ordinals if self.rebuild else ():
             kinds = getattr(self.config, part.field)
             counted = [index for index, kind in enumerate(kinds) if kind == part.kind]
             for name, parameter in self.model.named_parameters():

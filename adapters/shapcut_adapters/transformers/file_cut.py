@@ -61,7 +61,7 @@ def save_without_predictors(model: Any, directory: Path) -> None:
 def files_objection(decoder: Decoder, source: Path) -> str:
     """Why a checkpoint cannot be cut as files; empty if it can."""
     family = type(decoder.model).__name__
-    if decoder.family.rebuild is not None:
+    if decoder.rebuild is not None:
         return f"a {family} must be rebuilt for a removal"
     if decoder.family.entrance:
         return f"the first layer of a {family} has weights that must move to the new first one"

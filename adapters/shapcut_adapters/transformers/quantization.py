@@ -16,7 +16,7 @@ def quantization_objection(decoder: Decoder, cut: Cut) -> str:
     """Why blocks cannot be removed from a quantized model; empty if they can."""
     if not (method := quantization_method(decoder.model.config)):
         return ""
-    if decoder.family.rebuild is not None:
+    if decoder.rebuild is not None:
         return f"{type(decoder.model).__name__} must be rebuilt for a removal, impossible when quantized"
     renumbering = Renumbering((decoder.stack,), cut)
     changed = {name for name in _block_names(decoder) if renumbering.name(name) != name}

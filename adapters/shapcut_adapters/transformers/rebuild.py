@@ -10,6 +10,7 @@ from transformers import PretrainedConfig
 
 from shapcut.contracts import UnsupportedModelError
 from shapcut_adapters.transformers.decoder import Decoder
+from shapcut_adapters.transformers.families import is_wrapper
 from shapcut_adapters.transformers.families.family import Rebuild
 from shapcut_adapters.transformers.families.rules import Cut
 
@@ -29,11 +30,12 @@ def rebuilt(decoder: Decoder, recipe: Rebuild, cut: Cut, fields: Mapping[str, An
         )
     names = _Names(decoder, recipe, cut)
     with torch.device("meta"):
-        new = type(model)(_edited(decoder.config, fields))
+        new = type(model)(_edited(model.config, fields, inside=is_wrapper(model)))
     weights = names.renamed(model.state_dict().items())
+    owner = decoder.stack.rpartition(".")[0]
     for part in recipe.slices:
-        if part.parameter in weights:
-            weights[part.parameter] = _kept_slices(weights[part.parameter], part.dim, cut)
+        if (name := f"{owner}.{part.parameter}") in weights:
+            weights[name] = _kept_slices(weights[name], part.dim, cut)
     try:
         new.load_state_dict(weights, strict=True, assign=True)
     except RuntimeError as error:
@@ -89,11 +91,15 @@ def _kept_slices(tensor: Tensor, dim: int, cut: Cut) -> Tensor:
     return torch.cat([slices[index] for index in cut.kept], dim)
 
 
-def _edited(config: PretrainedConfig, fields: Mapping[str, Any]) -> PretrainedConfig:
-    """A config as read from disk, so that derived fields follow."""
-    new = type(config).from_dict({**config.to_dict(), **fields})
-    for name in _IMPLEMENTATIONS:
-        setattr(new, name, getattr(config, name))
+def _edited(config: Any, fields: Mapping[str, Any], *, inside: bool) -> PretrainedConfig:
+    """A config as read from disk, so that derived fields follow; ``inside``: the language model's in it."""
+    content = config.to_dict()
+    (content["text_config"] if inside else content).update(fields)
+    new: PretrainedConfig = type(config).from_dict(content)
+    for part in ("", *config.sub_configs):
+        old, edited = (getattr(each, part, None) if part else each for each in (config, new))
+        for name in _IMPLEMENTATIONS if old is not None else ():
+            setattr(edited, name, getattr(old, name))
     return new
 
 

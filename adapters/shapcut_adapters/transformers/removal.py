@@ -43,8 +43,8 @@ def removal_objection(decoder: Decoder, cut: Cut) -> str:
 
 def remove_blocks(decoder: Decoder, cut: Cut) -> nn.Module:
     """Remove blocks in place, or rebuild the model if its family requires that."""
-    if decoder.family.rebuild is not None:
-        return rebuilt(decoder, decoder.family.rebuild, cut, shortened(decoder.config, decoder.family, cut))
+    if decoder.rebuild is not None:
+        return rebuilt(decoder, decoder.rebuild, cut, shortened(decoder.config, decoder.family, cut))
     changes = [(config, shortened(config, decoder.family, cut)) for config in _configs(decoder)]
     note_stored_numbers(decoder)
     if quantization_method(decoder.model.config):

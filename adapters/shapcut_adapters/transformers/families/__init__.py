@@ -55,6 +55,6 @@ def family_of(model: nn.Module) -> Family | None:
         return None
     if is_wrapper(model):
         inside = _INSIDE.get(model.config.text_config.model_type)
-        return inside if inside is not None and inside.rebuild is None and not inside.entrance else None
+        return inside if inside is not None and not inside.entrance else None
     family = _FAMILY.get(model.config.model_type)
     return family if family is not None and kind.__name__ == family.model_class else None

@@ -31,7 +31,7 @@ class Slices:
     """A parameter outside the layers that holds an equal slice for each layer, in order.
 
     Attributes:
-        parameter: its dotted name.
+        parameter: its dotted name in the module that calls the layers.
         dim: the dimension that the slices divide.
     """
 
@@ -41,10 +41,17 @@ class Slices:
 
 @dataclass(frozen=True, slots=True)
 class Rebuild:
-    """How weights move into a new model, for families whose layers cannot be deleted in place."""
+    """How weights move into a new model, for families whose layers cannot be deleted in place.
+
+    Attributes:
+        ordinals: of modules outside the layers that serve one kind of layer.
+        slices: of parameters outside the layers.
+        fields: of the config, which make it necessary if one is not zero; empty: it always is.
+    """
 
     ordinals: tuple[Ordinals, ...] = ()
     slices: tuple[Slices, ...] = ()
+    fields: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

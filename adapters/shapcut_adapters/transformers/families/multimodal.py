@@ -184,6 +184,31 @@ WRAPPERS = (
         {"model_type": "internvl_vision", **_VISION, "image_size": [16, 16], "patch_size": [4, 4]},
         {"image_token_id": 90, "image_seq_length": 4},
     ),
+    Wrapper(
+        "gemma4",
+        {
+            **_WINDOWS,
+            "global_head_dim": 8,
+            "num_kv_shared_layers": 2,
+            "hidden_size_per_layer_input": 4,
+            "vocab_size_per_layer_input": 96,
+            "pad_token_id": 0,
+        },
+        {
+            **_VISION,
+            "num_key_value_heads": 2,
+            "head_dim": 8,
+            "pooling_kernel_size": 2,
+            "position_embedding_size": 8,
+        },
+        {
+            "image_token_id": 90,
+            "video_token_id": 91,
+            "audio_token_id": 89,
+            "boi_token_id": 92,
+            "eoi_token_id": 93,
+        },
+    ),
 )
 
 TEXT_FAMILIES = (

@@ -25,9 +25,10 @@ _TYPES = ("layer_types",)
 _PRODUCERS = NeededKind("store", "kv_sharing_modes", "later layers use its keys and values")
 _PER_LAYER_INPUTS = Rebuild(
     slices=(
-        Slices("model.embed_tokens_per_layer.weight", 1),
-        Slices("model.per_layer_model_projection.weight", 0),
-    )
+        Slices("embed_tokens_per_layer.weight", 1),
+        Slices("per_layer_model_projection.weight", 0),
+    ),
+    fields=("hidden_size_per_layer_input", "num_kv_shared_layers"),
 )
 _INKLING = {
     "head_dim": 8,
