@@ -6,17 +6,17 @@ import os
 import shutil
 import signal
 import sqlite3
-import subprocess
 import sys
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 
 import pytest
-from forks import Fork, script
+from forks import Fork, forked, script
 
 from shapcut import __version__
 from shapcut.cli.exits import HUNG_UP, INTERRUPTED, TERMINATED, Termination
-from shapcut.cli.main import run
+from shapcut.cli.main import main, run
 from shapcut.host.host import Host, build_host
 from shapcut.support.run_directory import open_run
 
@@ -139,39 +139,34 @@ def test_stdout_has_the_result_and_stderr_the_rest(
     assert "DEBUG shapcut.pipeline.score: estimate took" in capfd.readouterr().err
 
 
-ASCII_COMMANDS = """
-import sys
-from shapcut.cli.main import main
-model, run = sys.argv[1:]
-sizes = ["--samples", "2", "--sequence-length", "16"]
-for command in (
-    ["prune", "--help"],
-    ["inspect", model],
-    ["score", model, "--run", run, "--budget", "20", *sizes],
-    ["evaluate", model, "--against", model, "--held-out-samples", "2", "--sequence-length", "16"],
-    ["report", run],
-    ["inspect", "no/\u00e4\u00f6\u00fc"],
-):
-    try:
-        main(command)
-    except SystemExit as ending:
-        print("status", ending.code)
-"""
+def speak_ascii(model: Path, place: Path) -> None:
+    """Run commands on a terminal of that encoding; their status goes to stdout too."""
+    sys.stdout.reconfigure(encoding="ascii")
+    sys.stderr.reconfigure(encoding="ascii", errors="backslashreplace")
+    sizes = ["--samples", "2", "--sequence-length", "16"]
+    brief = ["--held-out-samples", "2", "--sequence-length", "16"]
+    for command in (
+        ["prune", "--help"],
+        ["inspect", str(model)],
+        ["score", str(model), "--run", str(place), "--budget", "20", *sizes],
+        ["evaluate", str(model), "--against", str(model), *brief],
+        ["report", str(place)],
+        ["inspect", "no/äöü"],
+    ):
+        try:
+            main(command)
+        except SystemExit as end:
+            sys.stdout.write(f"status {end.code}\n")
 
 
 def test_a_terminal_that_knows_ascii_alone(tmp_path: Path, tiny_llama_directory: Path) -> None:
     model = tmp_path / "größe"
     shutil.copytree(tiny_llama_directory, model)
-    done = subprocess.run(
-        [sys.executable, "-c", ASCII_COMMANDS, str(model), str(tmp_path / "lauf-äöü")],
-        env=os.environ | {"PYTHONIOENCODING": "ascii", "LANG": "C"},
-        capture_output=True,
-        check=False,
-    )
-    out, err = done.stdout.decode(), done.stderr.decode()  # click writes UTF-8 where it is told ASCII
-    assert [line for line in out.splitlines() if line.startswith("status")] == ["status 0"] * 5 + ["status 2"]
-    assert "Traceback" not in err
-    assert "did not foresee" not in err
+    done = forked(partial(speak_ascii, model, tmp_path / "lauf-äöü"), PYTHONIOENCODING="ascii", LANG="C")
+    lines = done.stdout.splitlines()  # click writes UTF-8 where it is told ASCII
+    assert [line for line in lines if line.startswith("status")] == ["status 0"] * 5 + ["status 2"]
+    assert "Traceback" not in done.stderr
+    assert "did not foresee" not in done.stderr
 
 
 @pytest.mark.parametrize("place", ["before", "after"])

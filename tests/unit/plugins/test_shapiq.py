@@ -15,7 +15,12 @@ from shapcut.host.registry import Registry
 from shapcut.support.errors import InputError
 from shapcut_plugins import shapiq as shapiq_estimator
 
-pytest.importorskip("shapiq")
+
+@pytest.fixture(autouse=True)
+def shapiq() -> None:
+    """Skip where it is missing; its import takes seconds."""
+    pytest.importorskip("shapiq")
+
 
 N = 8
 TABLE = np.random.default_rng(0).normal(size=2**N)
