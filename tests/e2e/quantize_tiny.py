@@ -4,6 +4,7 @@ In a process of its own, because some quantization packages change the one that 
 """
 
 import json
+import re
 import sys
 import traceback
 from collections.abc import Sequence
@@ -12,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from safetensors.torch import load_file
 from torch.nn import functional
 
 from shapcut.host.host import build_host, select_adapter
@@ -24,6 +26,7 @@ from shapcut.recipe.recipe import make_recipe
 from shapcut.support.quiet import quiet_libraries
 from shapcut.valuation.model_game import ModelGame
 
+WEIGHTS = "model.safetensors"
 IDS = torch.randint(2, 300, (3, 24), generator=torch.Generator().manual_seed(0))
 
 
@@ -68,6 +71,22 @@ def cut_differences(adapter: Any, model: Any, directory: Path) -> tuple[dict[str
     return found, difference(whole, expected)
 
 
+def bytes_differ(quantized: Path, cut: Path) -> list[str]:
+    """Names of tensors of a cut without layer 1 whose bytes are not those of the source."""
+
+    def original(name: str) -> str:
+        return re.sub(r"(?<=\.layers\.)[1-9]\d*", lambda found: str(int(found[0]) + 1), name)
+
+    before, after = load_file(quantized / WEIGHTS), load_file(cut / WEIGHTS)
+    return [
+        name
+        for name, tensor in after.items()
+        if not torch.equal(
+            tensor.flatten().view(torch.uint8), before[original(name)].flatten().view(torch.uint8)
+        )
+    ]
+
+
 def examine(source: Path, directory: Path, step: str, plain: Path, wanted: torch.Tensor) -> dict[str, Any]:
     """What a step and another cut of its result come to, beside the cut that is not quantized."""
     host = build_host()
@@ -90,6 +109,7 @@ def examine(source: Path, directory: Path, step: str, plain: Path, wanted: torch
         "bytes_before": checkpoint_bytes(plain),
         "cut_differences": differences,
         "effect": effect,
+        "bytes_differ": bytes_differ(quantized, directory / "cut"),
         "layers": [content["num_hidden_layers"] for content in config],
         "fingerprints": len(fingerprints),
         "sym": config[0]["quantization_config"].get("sym"),

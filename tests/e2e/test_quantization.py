@@ -103,6 +103,7 @@ def test_a_step_and_then_another_cut_of_its_result(spec: str, found_in: Callable
     assert found["effect"] > 0.01
     assert found["cut_differences"] == {"fast": 0.0, "remove": 0.0, "reload": 0.0}
     assert found["layers"] == [4, 3]
+    assert found["bytes_differ"] == []
     assert found["fingerprints"] == 2
     assert found["sym"] == (("sym=false" not in spec) if "gptq" in spec else None)
 

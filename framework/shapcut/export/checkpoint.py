@@ -13,6 +13,8 @@ from shapcut.export.beside import copy_beside
 from shapcut.game.plan import RemovalPlan
 from shapcut.measurement.sizes import checkpoint_bytes
 from shapcut.models.adapter import Adapter
+from shapcut.models.loading import is_offloaded, load
+from shapcut.models.source import ModelSource
 from shapcut.support.errors import ShapcutError, VerificationError
 from shapcut.support.files import copy_tree, new_directory, write_text_atomically
 from shapcut.support.quiet import one_line, quiet_libraries
@@ -94,7 +96,9 @@ def write_checkpoint(
             plan.write(directory / "plan.json")
             write_text_atomically(directory / "recipe.yaml", recipe_text)
             write_text_atomically(directory / "README.md", card)
-            difference, accepted = _verify(adapter, directory, verify_ids, expected_logits, tolerance)
+            reloaded = _reloaded(adapter, directory, model)
+            difference, accepted = _compared(adapter, reloaded, verify_ids, expected_logits, tolerance)
+            del reloaded
             total = sum(file.stat().st_size for file in directory.rglob("*") if file.is_file())
             weights = checkpoint_bytes(directory)
             report = CheckpointReport(out, weights, total, difference, accepted, adapter.library)
@@ -151,15 +155,23 @@ def default_tolerance(dtype: torch.dtype, largest_logit: float) -> float:
     return HALF_PRECISION_STEPS * torch.finfo(dtype).eps * max(largest_logit, 1.0)
 
 
-def _verify(
-    adapter: Adapter, directory: Path, verify_ids: Tensor, expected: Tensor, tolerance: float | None
+def _reloaded(adapter: Adapter, directory: Path, cut: nn.Module) -> nn.Module:
+    """A written model, whose blocks stay on disk until they are used if those of the cut one do."""
+    try:
+        with quiet_libraries():
+            if not is_offloaded(cut):
+                return adapter.load(directory)
+            device = str(adapter.input_device(cut))
+            return load(ModelSource.find(str(directory), device=device, offload="disk")).model
+    except Exception as error:
+        raise VerificationError(f"the written checkpoint cannot be loaded: {one_line(error)}") from error
+
+
+def _compared(
+    adapter: Adapter, reloaded: nn.Module, verify_ids: Tensor, expected: Tensor, tolerance: float | None
 ) -> tuple[float, float]:
-    """(largest difference, accepted difference) of the checkpoint in ``directory``."""
+    """(largest difference, accepted difference) of a written model's logits."""
     with quiet_libraries():
-        try:
-            reloaded = adapter.load(directory)
-        except Exception as error:
-            raise VerificationError(f"the written checkpoint cannot be loaded: {one_line(error)}") from error
         logits = adapter.logits(reloaded, verify_ids.to(adapter.input_device(reloaded)))
     if logits.shape != expected.shape:
         raise VerificationError(
