@@ -21,7 +21,7 @@ def read(path: Path) -> Any:
 @pytest.mark.parametrize("name", ["llama", "rwkv4"])
 def test_a_zoo_model_is_cut_compensated_and_healed(name: str, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    steps = ["--then", "compensate:samples=32", "--then", "heal:steps=2,batch=2"]
+    steps = ["--finalist-samples", "4", "--then", "compensate:samples=32", "--then", "heal:steps=2,batch=2"]
     command = ["prune", str(ZOO / name), "--remove", "3", *SIZES, *steps, "--out", str(out)]
     assert run(command) == 0
     plain = read(tmp_path / "out.run" / "plan.json")

@@ -234,7 +234,7 @@ def test_a_full_disk_is_one_line_and_status_1(
 
 
 def test_output_that_nobody_reads_ends_quietly() -> None:
-    script = "from shapcut.cli import main; main(['adapters', '--json'])"
+    script = "from shapcut.cli import main; main(['--help'])"
     with subprocess.Popen(
         [sys.executable, "-c", script], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     ) as process:

@@ -202,7 +202,7 @@ def prune_model(
 @option("--plan", type=A_PATH, metavar="FILE", required=True, help="a plan.json made earlier", panel="Method")
 @options.out
 @options.run
-@recipe_options(("then", "calibration", "device", "trust_remote_code", "revision", "text_only"))
+@recipe_options(("then", "calibration", "device", "offload", "trust_remote_code", "revision", "text_only"))
 @options.as_json
 @options.dry_run
 @click.pass_obj

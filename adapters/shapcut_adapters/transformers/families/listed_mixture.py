@@ -140,6 +140,13 @@ LISTED_MIXTURE_FAMILIES: tuple[Family, ...] = (
             "moe_intermediate_size": 24,
             "num_key_value_heads": 4,
             "mlp_layer_types": DENSE_AND_MIXTURE,
+            "kv_lora_rank": 16,
+            "q_lora_rank": 16,
+            "v_head_dim": 8,
+            "shared_experts_intermediate_size": 24,
+            "per_layer_config": {
+                str(index): {"kv_lora_rank": 24, "qk_nope_head_dim": 192} for index in (2, 3, 4)
+            },
         },
     ),
     Family(
