@@ -16,10 +16,8 @@ from shapcut_adapters.transformers.tiny_models import tiny_wrapper
 
 NAMES = [wrapper.model_type for wrapper in WRAPPERS]
 MECHANISMS = {
-    "gemma3": "two kinds of layers, token types",
     "qwen3_vl": "features of the image behind the first layers",
     "qwen3_5": "linear attention, positions in three dimensions",
-    "llama4": "mixtures listed by index, chunks of attention",
 }
 REMOVED = {"gemma4": (0, 4)}
 """Layers to remove, where 2 and 4 cannot go: two later ones use what the second computes."""

@@ -6,9 +6,14 @@ import accelerate.hooks
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 
+from shapcut.game.plan import RemovalPlan
+from shapcut.host.host import build_host
 from shapcut.models.loading import is_offloaded, load
 from shapcut.models.source import ModelSource
+from shapcut.pipeline.prune import apply_plan
+from shapcut.recipe.recipe import make_recipe
 from shapcut.support.errors import InputError
 from shapcut.valuation.model_game import ModelGame, model_fingerprint
 from shapcut.valuation.prefix_tree import CoalitionEvaluator, Placement
@@ -98,6 +103,24 @@ def test_removed_and_saved_like_a_model_in_memory(adapter, offloaded, tiny_llama
         adapter.save(adapter.remove(model, [0, 3]), tmp_path / name)
     one, other = (adapter.load(tmp_path / name) for name in ("inside", "offloaded"))
     assert torch.equal(adapter.logits(one, IDS), adapter.logits(other, IDS))
+
+
+def test_a_plan_is_carried_out_and_verified_with_the_blocks_on_disk(
+    adapter, tiny_llama_directory, tmp_path, monkeypatch
+):
+    plan, out = RemovalPlan.removing([0, 3], N), tmp_path / "out"
+    sizes = {"samples": 2, "sequence_length": 16, "held_out_samples": 2, "finalist_samples": 0}
+    options = {"model": str(tiny_llama_directory), "remove": 2, "device": "cpu", **sizes}
+    apply_plan(make_recipe(options), plan, tmp_path / "inside", build_host())
+
+    def load_whole(*_):
+        raise AssertionError("the written model was loaded into memory")
+
+    monkeypatch.setattr(HFDecoderAdapter, "load", load_whole)
+    apply_plan(make_recipe(options | {"offload": "disk"}), plan, out, build_host())
+    found, wanted = (load_file(place / "model.safetensors") for place in (out, tmp_path / "inside"))
+    assert found.keys() == wanted.keys()
+    assert all(torch.equal(found[name], wanted[name]) for name in found)
 
 
 def test_another_number_format_is_refused(adapter, offloaded):

@@ -1,5 +1,6 @@
 """Values out of scale end in one clear refusal: no NaN, no endless search, nothing chosen by rounding."""
 
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -44,8 +45,10 @@ def test_contributions_scale_with_the_values(estimator: str, scale: float) -> No
     assert shapcut.select(found, game.players, remove=1, game=game, budget=30).removed == (0,)
 
 
-@pytest.mark.parametrize("estimator", ESTIMATORS)
-@pytest.mark.parametrize("offset", [0.0, -2.5, 1e50])
+@pytest.mark.parametrize(
+    ("estimator", "offset"),
+    [*product(ESTIMATORS[:-1], (0.0, -2.5, 1e50)), (ESTIMATORS[-1], -2.5)],  # the last trains networks
+)
 def test_values_without_spread_are_refused(estimator: str, offset: float) -> None:
     with pytest.raises(ShapcutError, match="have the same value"):
         shapcut.estimate(scaled(0.0, offset), budget=256, remove=1, estimator=estimator)
