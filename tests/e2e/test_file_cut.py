@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from heard import Heard
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModelForCausalLM
@@ -15,7 +16,7 @@ from shapcut.host.host import build_host
 from shapcut.pipeline.prune import apply_plan
 from shapcut.recipe.recipe import make_recipe
 from shapcut.support.errors import InputError
-from shapcut.support.progress import Reporter, Silent
+from shapcut.support.progress import Reporter
 from shapcut.support.quiet import quiet_libraries
 
 SIZE = {
@@ -32,14 +33,6 @@ SIZE = {
     "pad_token_id": None,
 }
 IDS = torch.arange(2, 42).reshape(2, 20)
-
-
-class Heard(Silent):
-    def __init__(self) -> None:
-        self.said: list[str] = []
-
-    def say(self, message: str) -> None:
-        self.said.append(message)
 
 
 def build(
@@ -203,6 +196,17 @@ def test_layers_that_predict_further_tokens_are_kept_behind_the_last(
     assert torch.equal(reloaded(out), bypassed(with_predictor))
     again = cut(out, tmp_path / "again", (0,), 3)
     assert "model.layers.2.eh_proj.weight" in raw(again)
+
+
+def test_files_of_weights_that_are_not_read_are_left_with_a_line(tmp_path: Path, tokenizer: Any) -> None:
+    source = build(tmp_path / "source", tokenizer, shards="20KB")
+    save_file({"of_another_format": torch.zeros(2)}, source / "consolidated.safetensors")
+    (source / "training_args.bin").write_bytes(b"pickled")
+    heard = Heard()
+    out = cut(source, tmp_path / "out", reporter=heard)
+    left = "left: consolidated.safetensors, training_args.bin; no weights of the model are read from there"
+    assert left in heard.said
+    assert not {"consolidated.safetensors", "training_args.bin"} & {file.name for file in out.iterdir()}
 
 
 def test_layers_that_predict_further_tokens_are_dropped_with_a_line(

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 import torch
+from heard import Heard
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText
 
 from shapcut.game.plan import RemovalPlan
@@ -12,20 +13,11 @@ from shapcut.host.host import build_host
 from shapcut.pipeline.prune import apply_plan
 from shapcut.recipe.recipe import make_recipe
 from shapcut.support.errors import InputError, UnsupportedModelError
-from shapcut.support.progress import Silent
 from shapcut.support.quiet import quiet_libraries
 from shapcut_adapters.transformers.families import WRAPPERS
 
 PLAN = RemovalPlan.removing([2, 4], 6)
 IDS = torch.arange(2, 42).reshape(2, 20)
-
-
-class Heard(Silent):
-    def __init__(self) -> None:
-        self.said: list[str] = []
-
-    def say(self, message: str) -> None:
-        self.said.append(message)
 
 
 def build(name: str, tokenizer: Any, directory: Path) -> Path:

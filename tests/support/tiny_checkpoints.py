@@ -1,7 +1,6 @@
 """Tiny checkpoints that are built in code, shared by all tests."""
 
 import gc
-import logging
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -31,8 +30,6 @@ BOS, EOS = "<s>", "</s>"
 VOCABULARY = 300
 
 torch.set_num_threads(1)
-for imported_on_demand in ("torchao", "torch.utils._pytree"):
-    logging.getLogger(imported_on_demand).setLevel(logging.ERROR)  # tests import what imports them
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -3,20 +3,9 @@
 import shutil
 from pathlib import Path
 
-_WEIGHTS = (
-    ".safetensors",
-    ".bin",
-    ".pt",
-    ".pth",
-    ".ckpt",
-    ".h5",
-    ".msgpack",
-    ".gguf",
-    ".onnx",
-    ".ot",
-    ".npz",
-    ".index.json",
-)
+from shapcut.models.stored_tensors import WEIGHT_SUFFIXES
+
+_WEIGHTS = (*WEIGHT_SUFFIXES, ".index.json")
 _OWN = ("config.json", "readme.md", "plan.json", "recipe.yaml")
 _OF_WEIGHTS = ("hf_quant_config.json", "quantize_config.json", "quant_config.json", "adapter_config.json")
 """Files about the weights; whoever writes those writes them."""

