@@ -208,7 +208,7 @@ def test_where_the_cache_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 
 @pytest.mark.real_model
 def test_the_converted_smollm2_gives_the_logits_of_its_gguf_file(monkeypatch: pytest.MonkeyPatch) -> None:
-    # Else its vocabulary is parsed for the config, the tokenizer and the weights, which takes seconds each time.
+    # Else its vocabulary is parsed for the config, the tokenizer and the weights, seconds each time.
     monkeypatch.setattr(gguf, "GGUFReader", functools.cache(gguf.GGUFReader))
     source = "demo:smollm2-135m"
     converted = load(ModelSource.find(source, device="cpu"))
