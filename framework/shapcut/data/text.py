@@ -16,7 +16,7 @@ from shapcut.support.suggest import did_you_mean
 BUILTIN = "builtin"
 HUB_PREFIX = "hf:"
 HELD_OUT_SHARE = 0.25
-WHOLE_BYTES = 2 * 2**20
+WHOLE_BYTES = 2**19
 """Size up to which a text is read and tokenized as a whole; of larger ones see `shapcut.data.excerpt`."""
 
 MAX_HUB_CHARACTERS = 8_000_000
