@@ -187,7 +187,8 @@ def _done(
     step: PostProcessor, model: nn.Module, context: StepContext, results: StepResults, number: int
 ) -> nn.Module:
     """Run one step, keep its result, return its model."""
-    outcome = step.run(model, context)
+    with quiet_libraries():
+        outcome = step.run(model, context)
     if isinstance(outcome, StoredModel):
         stored = outcome.directory
         results.finish(number, lambda directory: copy_tree(stored, directory))

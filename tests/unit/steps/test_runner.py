@@ -1,16 +1,18 @@
 """The order of steps, and that a killed run goes on after the last finished one."""
 
+import logging
 import runpy
 import signal
 from functools import partial
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import pytest
 from forks import forked
+from torch import nn
 
-from shapcut.steps.runner import StepResults, check_order, clear_results
-from shapcut.steps.step import PostProcessor, Stage
+from shapcut.steps.runner import StepResults, _done, check_order, clear_results
+from shapcut.steps.step import PostProcessor, Stage, StepContext, StoredModel
 from shapcut.support.errors import InputError
 
 pytestmark = pytest.mark.long
@@ -133,6 +135,20 @@ def test_a_run_killed_after_each_step_ends_like_an_undisturbed_one(
     assert content(killed) == content(undisturbed)
     left = {path.name for path in (tmp_path / "two.run" / "steps").rglob("*") if path.is_file()}
     assert left == {"step.json"}
+
+
+def test_libraries_say_nothing_while_a_step_runs(tmp_path: Path) -> None:
+    class Listening(Heal):
+        def run(self, model: Any, context: Any) -> StoredModel:
+            self.heard = logging.getLogger("transformers").isEnabledFor(logging.WARNING)
+            (tmp_path / "stored").mkdir()
+            return StoredModel(model, tmp_path / "stored")
+
+    results, step = StepResults(tmp_path, ("listening",), {}), Listening()
+    results.begin(1)
+    _done(step, nn.Identity(), cast("StepContext", None), results, 1)
+    assert logging.getLogger("transformers").isEnabledFor(logging.WARNING)
+    assert not step.heard
 
 
 def test_what_is_not_a_steps_own_directory_is_left_alone(tmp_path: Path) -> None:
