@@ -64,7 +64,7 @@ def forked(work: Callable[[], object], **environment: str) -> CompletedProcess[s
 
 
 class Killer:
-    """A plugin that kills the process when so many coalitions have been evaluated."""
+    """Kills the process after a number of evaluations."""
 
     def __init__(self, evaluations: int) -> None:
         self.left = evaluations
