@@ -12,7 +12,7 @@ from torch import nn
 
 from shapcut.models.checkpoint_format import CheckpointFormat, Tokenizer
 from shapcut.models.gguf import dense_weights
-from shapcut.models.multimodal import TEXT_KEYS, auto_class
+from shapcut.models.multimodal import TEXT_KEYS, auto_class, is_multimodal
 from shapcut.models.placement import Offload, check_dtype
 from shapcut.models.predictors import is_predictor
 from shapcut.models.quantization import is_quantized, quantization_method, require_packages
@@ -186,6 +186,8 @@ def _load_model(
             )
     except Exception as error:
         hint = "; is the copy complete?" if isinstance(error, _OF_FILES) else ""
+        if isinstance(error, ImportError) and is_multimodal(config):
+            hint = "; or prune its language model alone with --text-only"
         raise InputError(f"cannot load the weights of {location.source}: {one_line(error)}{hint}") from error
     if info["missing_keys"]:
         missing = sorted(info["missing_keys"])

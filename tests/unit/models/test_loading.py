@@ -1,12 +1,13 @@
 import json
 import shutil
 import struct
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 import torch
 from huggingface_hub import constants
-from transformers import BertConfig, BertLMHeadModel, LlamaForCausalLM
+from transformers import AutoConfig, BertConfig, BertLMHeadModel, LlamaForCausalLM
 from transformers.utils import logging as transformers_logging
 
 from shapcut.models import source as sources
@@ -14,6 +15,7 @@ from shapcut.models.loading import choose_device, load
 from shapcut.models.source import ModelSource, inspect_source
 from shapcut.support.errors import InputError
 from shapcut.support.quiet import one_line, quiet_libraries
+from shapcut_adapters.transformers.families import WRAPPERS
 
 IDS = torch.arange(2, 22)[None]
 
@@ -214,6 +216,15 @@ def test_damaged_weights_are_refused(tiny_llama_directory: Path, tmp_path: Path)
     weights = directory / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-100])
     with pytest.raises(InputError, match="cannot load the weights"):
+        load(ModelSource.find(str(directory)))
+
+
+@pytest.mark.skipif(find_spec("timm") is not None, reason="the package is there")
+def test_a_tower_whose_package_is_missing_can_be_left_out(tiny_llama_directory: Path, tmp_path: Path) -> None:
+    (wrapper,) = [wrapper for wrapper in WRAPPERS if wrapper.model_type == "gemma3n"]
+    directory = copy_of(tiny_llama_directory, tmp_path)
+    AutoConfig.for_model("gemma3n", **wrapper.config_fields()).save_pretrained(directory)
+    with pytest.raises(InputError, match="requires the timm library.*--text-only"):
         load(ModelSource.find(str(directory)))
 
 

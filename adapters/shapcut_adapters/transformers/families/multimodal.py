@@ -69,12 +69,14 @@ class Wrapper:
         text: fields of the example's language model, in addition to the shared ones.
         vision: fields of the example's vision tower.
         fields: other fields of the example.
+        needs: packages that its other towers are built with.
     """
 
     model_type: str
     text: Mapping[str, Any] = field(default_factory=dict)
     vision: Mapping[str, Any] = field(default_factory=dict)
     fields: Mapping[str, Any] = field(default_factory=dict)
+    needs: tuple[str, ...] = ()
 
     def config_fields(self) -> dict[str, Any]:
         """All fields of the example's config."""
@@ -208,6 +210,40 @@ WRAPPERS = (
             "boi_token_id": 92,
             "eoi_token_id": 93,
         },
+    ),
+    Wrapper(
+        "gemma3n",
+        {
+            **_WINDOWS,
+            "num_kv_shared_layers": 2,
+            "hidden_size_per_layer_input": 4,
+            "vocab_size_per_layer_input": 90,
+            "altup_num_inputs": 2,
+            "laurel_rank": 4,
+            "activation_sparsity_pattern": [0.9, 0.0, 0.5, 0.0, 0.0, 0.9],
+            "pad_token_id": 0,
+        },
+        {
+            "architecture": "mobilenetv5_300m_enc",
+            "model_args": {"msfa_output_resolution": 2},
+            "hidden_size": 2048,
+            "vocab_size": 2,
+            "vocab_offset": 90,
+        },
+        {
+            "audio_config": {
+                "vocab_size": 4,
+                "vocab_offset": 92,
+                "hidden_size": 32,
+                "conf_num_hidden_layers": 1,
+                "conf_num_attention_heads": 2,
+                "input_feat_size": 16,
+            },
+            "image_token_id": 90,
+            "audio_token_id": 92,
+            "vision_soft_tokens_per_image": 4,
+        },
+        needs=("timm", "torchvision"),
     ),
 )
 
