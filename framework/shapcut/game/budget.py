@@ -49,6 +49,8 @@ class MeteredGame(WrappedGame):
         self._whole = whole
         self._narrowed: dict[int, MeteredGame] = {}
         self._seen: dict[bytes, list[float]] = {}
+        self._read: dict[bytes, int] = {} if whole is None else whole._read  # noqa: SLF001 - of its own class
+        """The most tokens that each coalition was valued on, in a game or one that it narrows."""
         self._range = (np.inf, -np.inf)
 
     @property
@@ -63,7 +65,10 @@ class MeteredGame(WrappedGame):
         return access.charged_to(self.cost) if isinstance(access, Charged) else access
 
     def narrowed(self, tokens: int) -> Game:
-        """The narrower game on the same account; each coalition counts as its share of the tokens."""
+        """The narrower game on the same account.
+
+        A coalition counts as its share of the tokens, and on more tokens later as the share that is new.
+        """
         narrower = self.game.narrowed(tokens)
         if narrower is self.game:
             return self
@@ -84,12 +89,14 @@ class MeteredGame(WrappedGame):
         names = keys(coalitions)
         new = {name: row for row, name in enumerate(names) if name not in self._seen}
         if new:
-            self.spend(len(new))
             asked = coalitions[list(new.values())]
+            more = np.array([max(0, self.tokens - self._read.get(name, 0)) for name in new])
+            self.spend(more.sum() / (self._whole or self).tokens if self.tokens else len(new))
             found = self.game.measurements(asked)
             self._require_usable(found, len(asked))
             self._seen.update(zip(new, found.tolist(), strict=True))
-            self.cost.add_evaluations(len(new), int(asked.sum()), self.tokens)
+            self._read.update((name, self.tokens) for name in new if self._read.get(name, 0) < self.tokens)
+            self.cost.add_evaluations(len(new), int(more.sum()), int(more @ asked.sum(axis=1)))
         return np.array([self._seen[name] for name in names], dtype=np.float64).reshape(-1, 3)
 
     def _require_usable(self, found: Measurements, count: int) -> None:
@@ -105,9 +112,9 @@ class MeteredGame(WrappedGame):
             require_scale(np.array(self._range))
 
     def spend(self, evaluations: float) -> None:
-        """Charge new evaluations before they are made; a narrower game charges fractions to the whole one."""
+        """Charge new evaluations of the whole game, or fractions of them, before they are made."""
         if self._whole is not None:
-            self._whole.spend(evaluations * self.tokens / self._whole.tokens)
+            self._whole.spend(evaluations)
 
     def evaluated(self) -> tuple[CoalitionMatrix, Values]:
         """All requested coalitions in order, (spent, n_players), and their values, (spent,)."""

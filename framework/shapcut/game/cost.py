@@ -12,8 +12,8 @@ class Cost:
 
     Attributes:
         evaluations: distinct coalitions measured; a coalition counts once for each text.
-        tokens: tokens processed. A coalition valued on T tokens counts T, as does a forward pass of the
-            whole model over T tokens; a forward and a backward pass count 3 T.
+        tokens: tokens processed. A coalition valued on T tokens counts T, or what it was not valued on
+            before; a forward pass of the whole model over T tokens counts T, with a backward pass 3 T.
         block_tokens: tokens times the blocks that they pass through, as if no prefixes were shared.
     """
 
@@ -21,17 +21,17 @@ class Cost:
     tokens: int = 0
     block_tokens: int = 0
 
-    def add_evaluations(self, count: int, present: int, tokens: int) -> None:
+    def add_evaluations(self, count: int, tokens: int, block_tokens: int) -> None:
         """Charge measured coalitions.
 
         Args:
             count: number of coalitions.
-            present: players that ran, summed over the coalitions.
-            tokens: tokens that each coalition was valued on.
+            tokens: tokens that they were valued on, summed.
+            block_tokens: the same times the players that ran.
         """
         self.evaluations += count
-        self.tokens += count * tokens
-        self.block_tokens += present * tokens
+        self.tokens += tokens
+        self.block_tokens += block_tokens
 
     def add_pass(self, tokens: int, blocks: int, *, times: int = 1) -> None:
         """Charge ``times`` passes of ``tokens`` tokens through all ``blocks`` blocks of the model."""

@@ -1,7 +1,8 @@
 """The interface of a cooperative game."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,6 +24,50 @@ def as_measurements(found: NDArray[np.float64]) -> Measurements:
     if found.ndim == 2:  # noqa: PLR2004 - a table already
         return found
     return np.column_stack([found, np.full((len(found), 2), np.nan)])
+
+
+WindowMeans = NDArray[np.float64]
+"""Shape (n_coalitions, n_windows): the mean over the tokens of each window of text."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class WindowPart:
+    """What was measured of some coalitions on a few windows.
+
+    Attributes:
+        rows: row numbers of the coalition matrix, shape (n,).
+        first: the first of the windows.
+        means: shape (n, number of windows).
+    """
+
+    rows: NDArray[np.intp]
+    first: int
+    means: WindowMeans
+
+    @property
+    def windows(self) -> slice:
+        """The windows, as columns of the means of all windows."""
+        return slice(self.first, self.first + self.means.shape[1])
+
+
+def assembled(parts: Iterable[WindowPart], count: int, first: int, last: int) -> WindowMeans:
+    """All parts of the windows from ``first`` to before ``last``, shape (count, last - first)."""
+    means = np.empty((count, last - first), dtype=np.float64)
+    for part in parts:
+        start = part.first - first
+        means[part.rows, start : start + part.means.shape[1]] = part.means
+    return means
+
+
+def over_text(means: WindowMeans) -> Measurements:
+    """Means over all windows, over every second one and over the others; windows are of equal length.
+
+    Returns:
+        Shape (n_coalitions, 3); a single window has no halves, their means are NaN.
+    """
+    halves = [means[:, ::2], means[:, 1::2]] if means.shape[1] > 1 else 2 * [means * np.nan]
+    with np.errstate(invalid="ignore"):  # a window of infinite loss
+        return np.column_stack([part.mean(axis=1) for part in (means, *halves)])
 
 
 class Game(ABC):
@@ -114,6 +159,31 @@ class PiecewiseGame(Game):
         for rows, known in self.parts(coalitions):
             found[rows] = as_measurements(known)
         return found
+
+
+class WindowedGame(Game):
+    """A game whose values come from means over windows of text.
+
+    A value on more windows adds to what is known of fewer. Its `narrowed` form has the first of its windows.
+    """
+
+    @property
+    @abstractmethod
+    def windows(self) -> int:
+        """Number of windows; 0 if values do not come from windows after all."""
+
+    @abstractmethod
+    def window_parts(self, coalitions: CoalitionMatrix, first: int, last: int) -> Iterator[WindowPart]:
+        """Means of all rows on the windows from ``first`` to before ``last``, in parts worth keeping."""
+
+    @abstractmethod
+    def combined(self, means: WindowMeans) -> Measurements:
+        """The value of each row, from its means on all windows."""
+
+    def measurements(self, coalitions: CoalitionMatrix) -> Measurements:
+        """The value of each row, from all parts."""
+        parts = self.window_parts(coalitions, 0, self.windows)
+        return self.combined(assembled(parts, len(coalitions), 0, self.windows))
 
 
 class FunctionGame(Game):

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from shapcut.game.coalitions import CoalitionMatrix, Values, keys
-from shapcut.game.game import Measurements, as_measurements
+from shapcut.game.game import Measurements, WindowMeans, WindowPart, as_measurements
 from shapcut.support.errors import InputError, StoreMismatchError
 
 Fingerprint = Mapping[str, str]
@@ -27,6 +27,14 @@ CREATE TABLE IF NOT EXISTS evaluations (
     checksum INTEGER,  -- of the columns above; NULL: written by an earlier version
     PRIMARY KEY (game, coalition)
 ) STRICT, WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS windows (  -- of coalitions whose value on all text is not known yet
+    game TEXT NOT NULL REFERENCES games (name),
+    coalition BLOB NOT NULL,
+    first INTEGER NOT NULL,
+    means BLOB NOT NULL,  -- float64, little-endian: of each window from the first on
+    checksum INTEGER NOT NULL,
+    PRIMARY KEY (game, coalition, first)
+) STRICT, WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS durations (
     game TEXT PRIMARY KEY REFERENCES games (name),
     evaluations INTEGER NOT NULL,
@@ -41,6 +49,11 @@ VALUES (?, ?, ?, ?, ?, ?)
 """
 
 _ADDED_COLUMNS = {"first_half": "REAL", "second_half": "REAL", "checksum": "INTEGER"}
+
+_ADD_DURATION = """
+INSERT INTO durations VALUES (?, ?, ?) ON CONFLICT (game) DO UPDATE SET
+evaluations = evaluations + excluded.evaluations, seconds = seconds + excluded.seconds
+"""
 
 Numbers = tuple[float | None, ...]
 
@@ -168,11 +181,54 @@ class EvaluationStore:
         with self._named_errors(), self._connection:
             self._connection.execute("BEGIN IMMEDIATE")
             self._connection.executemany(_INSERT, rows)
-            self._connection.execute(
-                "INSERT INTO durations VALUES (?, ?, ?) ON CONFLICT (game) DO UPDATE SET "
-                "evaluations = evaluations + excluded.evaluations, seconds = seconds + excluded.seconds",
-                (name, len(rows), seconds),
-            )
+            self._connection.execute(_ADD_DURATION, (name, len(rows), seconds))
+            forgotten = "DELETE FROM windows WHERE game = ? AND coalition = ?"
+            self._connection.executemany(forgotten, [row[:2] for row in rows])
+
+    def add_windows(
+        self, name: str, coalitions: CoalitionMatrix, part: WindowPart, *, of: str, seconds: float = 0.0
+    ) -> None:
+        """Store what is known of coalitions on a few windows, in one transaction.
+
+        Args:
+            name: the game on all windows; its values replace these once they are added.
+            coalitions: the rows of ``part``.
+            part: the means.
+            of: the game that took the time.
+            seconds: the time that measuring took.
+        """
+        means = np.ascontiguousarray(part.means, dtype="<f8")
+        rows = [
+            (name, key, part.first, row.tobytes(), zlib.crc32(row.tobytes()))
+            for key, row in zip(keys(coalitions), means, strict=True)
+        ]
+        with self._named_errors(), self._connection:
+            self._connection.execute("BEGIN IMMEDIATE")
+            self._connection.executemany("INSERT OR REPLACE INTO windows VALUES (?, ?, ?, ?, ?)", rows)
+            self._connection.execute(_ADD_DURATION, (of, 0, seconds))
+
+    def lookup_windows(self, name: str, coalitions: CoalitionMatrix, windows: int) -> WindowMeans:
+        """Stored means on the first ``windows`` windows, (n_coalitions, windows); NaN where none is stored.
+
+        Means that are NaN themselves are measured again; damaged rows are skipped and counted.
+        """
+        found = np.full((len(coalitions), windows), np.nan)
+        query = "SELECT first, means, checksum FROM windows WHERE game = ? AND coalition = ? AND first < ?"
+        with self._named_errors():
+            for row, key in enumerate(keys(coalitions)):
+                for first, means, checksum in self._connection.execute(query, (name, key, windows)):
+                    if zlib.crc32(means) != checksum:
+                        self.damaged += 1
+                        continue
+                    known = np.frombuffer(means, dtype="<f8")[: windows - first]
+                    found[row, first : first + len(known)] = known
+        return found
+
+    def count_windows(self, name: str) -> int:
+        """Stored windows of a game's coalitions whose value on all text is not known yet."""
+        query = "SELECT COALESCE(SUM(LENGTH(means)), 0) FROM windows WHERE game = ?"
+        with self._named_errors():
+            return int(self._connection.execute(query, (name,)).fetchone()[0]) // 8
 
     def seconds_per_evaluation(self, name: str) -> float:
         """Mean time to measure one coalition of a game; 0 if none was measured."""

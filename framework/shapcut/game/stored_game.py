@@ -7,15 +7,24 @@ from dataclasses import dataclass
 from math import floor
 
 import numpy as np
+from numpy.typing import NDArray
 
 from shapcut.game.coalitions import CoalitionMatrix, Values, keys
-from shapcut.game.game import Game, Measurements, Parts, PiecewiseGame, WrappedGame, as_measurements
+from shapcut.game.game import (
+    Game,
+    Measurements,
+    Parts,
+    PiecewiseGame,
+    WindowedGame,
+    WrappedGame,
+    as_measurements,
+)
 from shapcut.game.store import EvaluationStore, Fingerprint
 
 Observer = Callable[[CoalitionMatrix, Values, int], None]
 """Called after each commit with the new coalitions, their values and the number of stored coalitions.
 
-A coalition of a narrowed game counts as its fraction of the tokens."""
+A coalition on a part of the text counts as that part, and is new without a value: no rows are passed then."""
 
 _SECONDS_BETWEEN_COMMITS = 10.0
 _MOST_BETWEEN_COMMITS = 1024
@@ -37,12 +46,16 @@ class Reuse:
 class StoredGame(WrappedGame):
     """A game that looks values up in a store, and measures and stores the missing ones.
 
+    Means on a few windows are stored too, until the value on all text is known: an interrupted run repeats
+    nothing but its last part, and a value on more windows adds to what is known of fewer.
+
     Args:
         game: the game that measures missing values.
         store: the store.
         name: the game's name in the store.
         fingerprint: identifies what the values belong to.
         observe: called after every commit.
+        whole: the stored game that this one narrows.
     """
 
     def __init__(
@@ -53,15 +66,19 @@ class StoredGame(WrappedGame):
         name: str,
         fingerprint: Fingerprint,
         observe: Observer | None = None,
+        whole: "StoredGame | None" = None,
     ) -> None:
         super().__init__(game)
         store.open_game(name, fingerprint)
+        self._whole = whole or self
         self.store = store
         self.name = name
         self.fingerprint = fingerprint
         self.measured = 0
         self.reuse = Reuse()
         self._chunk = 1
+        self._measured_windows = 0
+        self._begun = 0.0
         self._observers = [] if observe is None else [observe]
         self._narrowed: dict[int, StoredGame] = {}
 
@@ -77,6 +94,7 @@ class StoredGame(WrappedGame):
                 name=f"{self.name}, first {narrower.tokens} tokens",
                 fingerprint={**self.fingerprint, "first_tokens": str(narrower.tokens)},
                 observe=lambda chunk, values, _: self._tell(chunk, values),
+                whole=self._whole,
             )
             stored.reuse = self.reuse
             self._narrowed[narrower.tokens] = stored
@@ -100,27 +118,67 @@ class StoredGame(WrappedGame):
         missing = {name: row for row, name in enumerate(names) if name not in known}
         rows = sorted(missing.values(), key=lambda row: coalitions[row].tobytes())
         wanted = coalitions[rows]
-        begin = time.monotonic()
-        for part, values_or_more in self._parts(wanted):
+        self._lap()
+        parts = self._from_windows(wanted) if self._windows else self._parts(wanted)
+        for part, values_or_more in parts:
             chunk, found = wanted[part], as_measurements(values_or_more)
-            self.store.add(self.name, chunk, found, time.monotonic() - begin)
+            self.store.add(self.name, chunk, found, self._lap())
             self.measured += len(chunk)
             known.update(zip(keys(chunk), found.tolist(), strict=True))
             self._tell(chunk, found[:, 0])
-            begin = time.monotonic()
         return np.array([known[name] for name in names], dtype=np.float64).reshape(-1, 3)
 
     def measured_in_all(self) -> float:
-        """Coalitions measured since the start; narrowed games count as fractions."""
-        return self.measured + sum(
+        """Coalitions measured since the start; on a part of the text they count as that part."""
+        narrowed = sum(
             narrow.measured_in_all() * narrow.tokens / self.tokens for narrow in self._narrowed.values()
         )
+        return self.measured + narrowed if not self._windows else self._measured_windows / self._windows
 
     def stored_in_all(self) -> float:
-        """Coalitions in the store; narrowed games count as fractions."""
-        return self.store.count(self.name) + sum(
+        """Coalitions in the store; on a part of the text they count as that part."""
+        stored = self.store.count(self.name)
+        if self._windows:
+            return stored + self.store.count_windows(self.name) / self._windows
+        return stored + sum(
             narrow.stored_in_all() * narrow.tokens / self.tokens for narrow in self._narrowed.values()
         )
+
+    @property
+    def _windows(self) -> int:
+        """The game's windows, if its values come from windows."""
+        return self.game.windows if isinstance(self.game, WindowedGame) else 0
+
+    def _from_windows(self, coalitions: CoalitionMatrix) -> Parts:
+        """The measurements of rows of which all windows are known; means on a part of them are stored."""
+        game, whole = self.game, self._whole
+        if not isinstance(game, WindowedGame):
+            raise TypeError("the game has no windows")
+        means = self.store.lookup_windows(whole.name, coalitions, game.windows)
+        missing = np.isnan(means)
+        done = np.flatnonzero(~missing.any(axis=1))
+        if len(done):
+            yield done, game.combined(means[done])
+        for rows, first, last in spans(missing):
+            for part in game.window_parts(coalitions[rows], first, last):
+                at = rows[part.rows]
+                means[at, part.windows] = part.means
+                missing[at, part.windows] = False
+                whole._measured_windows += part.means.size  # noqa: SLF001 - of its own class
+                known = at[~missing[at].any(axis=1)]
+                if len(known) < len(at) or self is not whole:
+                    self.store.add_windows(
+                        whole.name, coalitions[at], part, of=self.name, seconds=self._lap()
+                    )
+                    self._tell(coalitions[:0], means[:0, 0])
+                if len(known):
+                    yield known, game.combined(means[known])
+
+    def _lap(self) -> float:
+        """Seconds since the last commit."""
+        now = time.monotonic()
+        begun, self._begun = self._begun, now
+        return now - begun
 
     def _tell(self, coalitions: CoalitionMatrix, values: Values) -> None:
         if self._observers:
@@ -147,3 +205,16 @@ class StoredGame(WrappedGame):
         fitting = round(len(chunk) * _SECONDS_BETWEEN_COMMITS / seconds)
         self._chunk = min(max(1, fitting), 4 * self._chunk, _MOST_BETWEEN_COMMITS)
         return found
+
+
+def spans(missing: NDArray[np.bool_]) -> Iterator[tuple[NDArray[np.intp], int, int]]:
+    """Rows that lack the same windows, with the first of these windows and the one after the last.
+
+    Args:
+        missing: whether a row lacks a window, shape (n_rows, n_windows).
+    """
+    patterns, which = np.unique(missing, axis=0, return_inverse=True)
+    for number, pattern in enumerate(patterns):
+        edges = np.flatnonzero(np.diff(np.concatenate([[0], pattern.astype(np.int8), [0]])))
+        for first, last in edges.reshape(-1, 2).tolist():
+            yield np.flatnonzero(which.reshape(-1) == number), first, last

@@ -13,7 +13,7 @@ from shapcut.models.quantization import is_quantized
 from shapcut.pipeline.targets import checkpoint_size
 from shapcut.recipe.recipe import Recipe
 from shapcut.valuation.precision import default_memory_budget
-from shapcut.valuation.state_memory import divide_memory
+from shapcut.valuation.state_memory import divide_memory, most_windows_per_step
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,10 +71,13 @@ def footprint(
     """
     own, dtype = formats
     width = _width(model)
-    state = recipe.samples * recipe.sequence_length * width * dtype.itemsize
+    window = recipe.sequence_length * width * dtype.itemsize
+    state = recipe.samples * window
     budget = recipe.memory_budget or default_memory_budget(device)
-    division = divide_memory(state, len(players), budget)
-    used = state * ((len(players) + 1 if division.keeps_trunk else 1) + 4 * division.chunk_size)
+    step = most_windows_per_step((recipe.samples, recipe.sequence_length), recipe.batch_size)
+    division = divide_memory(window, recipe.samples, step, len(players), budget)
+    trunk = state * (len(players) + 1 if division.keeps_trunk else 1)
+    used = trunk + 4 * window * division.windows * division.chunk_size
     blocks = [player.parameters * own.itemsize for player in players]
     size = checkpoint_size(model)
     return Footprint(

@@ -176,7 +176,8 @@ class Scoring:
         def observe(coalitions: CoalitionMatrix, values: Values, total: int) -> None:
             if count is not None:
                 count(reached)
-            self._announce(coalitions, values, total)
+            if len(coalitions):
+                self._announce(coalitions, values, total)
 
         stored = StoredGame(measured, self._store, name=name, fingerprint=game.fingerprint(), observe=observe)
         self._kept[name] = stored

@@ -1,6 +1,6 @@
 """Evaluation by bypass: slow, universal, exact."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
@@ -8,10 +8,10 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from shapcut.game.coalitions import CoalitionMatrix
-from shapcut.game.game import Measurements
+from shapcut.game.game import WindowPart
 from shapcut.models.adapter import Adapter, Granularity
 from shapcut.valuation.evaluator import Evaluator, Work
-from shapcut.valuation.readout import mean_and_halves, token_quantity
+from shapcut.valuation.readout import means_of_windows, token_quantity
 from shapcut.valuation.utilities import Measure
 
 
@@ -34,7 +34,7 @@ class BypassEvaluator(Evaluator):
         *,
         sequences_per_step: int = 1,
     ) -> None:
-        self.work = Work()
+        self.work = Work(len(input_ids))
         self._adapter = adapter
         self._model = model
         self._sequences_per_step = sequences_per_step
@@ -42,19 +42,20 @@ class BypassEvaluator(Evaluator):
         self._measure: Measure = measure
         self._granularity: Granularity = granularity
         n_players = len(adapter.players(model, granularity))
-        self.full = self._measured(np.ones(n_players, dtype=np.bool_))
+        self.full = self._measured(np.ones(n_players, dtype=np.bool_), 0, len(input_ids))
 
-    def measurements(self, coalitions: CoalitionMatrix) -> Measurements:
-        """See `Evaluator.measurements`."""
-        self.work.coalitions += len(coalitions)
-        self.work.block_runs += int(coalitions.sum())
-        return np.array([self._measured(row) for row in coalitions], dtype=np.float64).reshape(-1, 3)
+    def parts(self, coalitions: CoalitionMatrix, first: int, last: int) -> Iterator[WindowPart]:
+        """See `Evaluator.parts`: row by row."""
+        for row, coalition in enumerate(coalitions):
+            self.work.window_coalitions += last - first
+            self.work.window_runs += (last - first) * int(coalition.sum())
+            yield WindowPart(np.array([row]), first, self._measured(coalition, first, last)[None])
 
-    def _measured(self, coalition: NDArray[np.bool_]) -> NDArray[np.float64]:
+    def _measured(self, coalition: NDArray[np.bool_], first: int, last: int) -> NDArray[np.float64]:
         present = np.flatnonzero(coalition).tolist()
-        batches = torch.split(self._input_ids, self._sequences_per_step)
+        batches = torch.split(self._input_ids[first:last], self._sequences_per_step)
         tokens = torch.cat([self._tokens(batch, present) for batch in batches])
-        found: NDArray[np.float64] = mean_and_halves(tokens, len(self._input_ids)).cpu().numpy()
+        found: NDArray[np.float64] = means_of_windows(tokens, last - first).cpu().numpy()
         return found
 
     def _tokens(self, batch: Tensor, present: Sequence[int]) -> Tensor:

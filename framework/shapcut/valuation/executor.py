@@ -1,12 +1,21 @@
 """Executors: measure coalitions in this process, or in others that build copies of the game."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import ClassVar
 
 from shapcut.game.coalitions import CoalitionMatrix
-from shapcut.game.game import Game, Parts, PiecewiseGame, WrappedGame
+from shapcut.game.game import (
+    Game,
+    Measurements,
+    Parts,
+    PiecewiseGame,
+    WindowedGame,
+    WindowMeans,
+    WindowPart,
+    WrappedGame,
+)
 from shapcut.valuation.game_spec import GameSpec
 
 
@@ -42,6 +51,49 @@ class DistributedGame(PiecewiseGame, WrappedGame):
     def parts(self, coalitions: CoalitionMatrix) -> Parts:
         """Parts of the values as they arrive."""
         return self._measure(coalitions)
+
+
+MeasureWindows = Callable[[CoalitionMatrix, int, int], Iterator[WindowPart]]
+"""Means of all rows on the windows from the first number to before the second; see `WindowedGame`."""
+
+
+class DistributedWindows(WrappedGame, WindowedGame):
+    """A game whose windows are measured elsewhere.
+
+    Args:
+        game: answers everything but values.
+        measure: yields the means of coalitions on some windows in parts, in any order.
+    """
+
+    game: WindowedGame
+
+    def __init__(self, game: WindowedGame, measure: MeasureWindows) -> None:
+        super().__init__(game)
+        self._measure = measure
+
+    @property
+    def windows(self) -> int:
+        """The game's own number."""
+        return self.game.windows
+
+    def narrowed(self, tokens: int) -> Game:
+        """The narrower game, whose windows are measured elsewhere too."""
+        narrower = self.game.narrowed(tokens)
+        if narrower is self.game or not isinstance(narrower, WindowedGame):
+            return self
+        return DistributedWindows(narrower, self._measure)
+
+    def window_parts(self, coalitions: CoalitionMatrix, first: int, last: int) -> Iterator[WindowPart]:
+        """Parts as they arrive."""
+        return self._measure(coalitions, first, last)
+
+    def combined(self, means: WindowMeans) -> Measurements:
+        """The game's own values."""
+        return self.game.combined(means)
+
+    def measurements(self, coalitions: CoalitionMatrix) -> Measurements:
+        """See `WindowedGame.measurements`."""
+        return WindowedGame.measurements(self, coalitions)
 
 
 class Executor(ABC):

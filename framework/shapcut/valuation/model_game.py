@@ -2,7 +2,7 @@
 
 import copy
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import cached_property
 from importlib import metadata
 from typing import Any
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from shapcut.game.coalitions import CoalitionMatrix, Player
-from shapcut.game.game import Measurements, as_measurements
+from shapcut.game.game import Measurements, WindowedGame, WindowMeans, WindowPart, as_measurements, over_text
 from shapcut.models.adapter import Adapter, Granularity
 from shapcut.models.fingerprint import model_fingerprint
 from shapcut.models.loading import is_offloaded
@@ -28,13 +28,14 @@ from shapcut.valuation.game_spec import GameOrigin, GameSpec
 from shapcut.valuation.model_access import ModelAccess
 from shapcut.valuation.precision import default_memory_budget, evaluation_dtype
 from shapcut.valuation.prefix_tree import CoalitionEvaluator, Placement
+from shapcut.valuation.state_memory import most_windows_per_step
 from shapcut.valuation.utilities import LogLikelihood, ModelUtility, Utility
 
 _PACKAGES = ("shapcut", "torch", "transformers")
 """Packages whose versions are part of a game's fingerprint."""
 
 
-class ModelGame(PortableGame):
+class ModelGame(PortableGame, WindowedGame):
     """Coalitions of a model's layers, valued on calibration tokens.
 
     Args:
@@ -103,7 +104,7 @@ class ModelGame(PortableGame):
         self.model_fingerprint = model_fingerprint(model)
         self._permitted: dict[frozenset[int], bool] = {}
         self._converted: list[nn.Module] = []
-        self._narrowed: dict[int, ModelGame] = {}
+        self._whole: ModelGame | None = None
 
     def on(
         self,
@@ -123,7 +124,7 @@ class ModelGame(PortableGame):
         """
         other = copy.copy(self)
         vars(other).pop("evaluator", None)
-        vars(other).update(_narrowed={})
+        vars(other).update(_whole=None)
         if utility is not None:
             vars(other).update(utility=utility, _origin=None)
         other.input_ids = input_ids.to(self._device)
@@ -153,14 +154,29 @@ class ModelGame(PortableGame):
         """Number of calibration tokens."""
         return self.input_ids.numel()
 
+    @property
+    def windows(self) -> int:
+        """Number of windows; 0 for a `ModelUtility`, which has none."""
+        return 0 if isinstance(self.utility, ModelUtility) else len(self.input_ids)
+
+    @property
+    def windows_per_step(self) -> int:
+        """Windows in one layer call: a value is the same however windows are parted by multiples of it."""
+        stack = self.adapter.stack(self.model, self.granularity)
+        if stack is None:
+            return 1
+        windows, length = (self._whole or self).input_ids.shape
+        return stack.batch_size or most_windows_per_step((windows, length), self._sequences_per_step)
+
     def narrowed(self, tokens: int) -> "ModelGame":
         """The game on the first windows only; itself for a `ModelUtility`, which has no windows."""
         windows = max(1, tokens // self.input_ids.shape[1])
         if windows >= len(self.input_ids) or isinstance(self.utility, ModelUtility):
             return self
-        if windows not in self._narrowed:
-            self._narrowed[windows] = self.on(self.input_ids[:windows])
-        return self._narrowed[windows]
+        other = copy.copy(self)
+        vars(other).pop("evaluator", None)
+        vars(other).update(_whole=self._whole or self, input_ids=self.input_ids[:windows])
+        return other
 
     @property
     def _evaluated_model(self) -> nn.Module:
@@ -173,7 +189,12 @@ class ModelGame(PortableGame):
 
     @cached_property
     def evaluator(self) -> Evaluator:
-        """The fast path if the adapter has one, else a bypassed forward pass per coalition."""
+        """The fast path if the adapter has one, else a bypassed forward pass per coalition.
+
+        A narrowed game has the whole game's.
+        """
+        if self._whole is not None:
+            return self._whole.evaluator
         if not is_offloaded(self.model):
             keep_freed_memory()
         if isinstance(self.utility, ModelUtility):
@@ -200,23 +221,30 @@ class ModelGame(PortableGame):
     @property
     def work(self) -> Work:
         """The cost of evaluation so far."""
-        evaluator: Evaluator | None = vars(self).get("evaluator")
+        evaluator: Evaluator | None = vars(self._whole or self).get("evaluator")
         return Work() if evaluator is None else evaluator.work
 
-    def measurements(self, coalitions: CoalitionMatrix) -> Measurements:
-        """The utility of each coalition on all windows, on every second window and on the others.
+    def window_parts(self, coalitions: CoalitionMatrix, first: int, last: int) -> Iterator[WindowPart]:
+        """The measure's means on some windows; see `Evaluator.parts`."""
+        return self.evaluator.parts(coalitions, first, last)
 
-        A `ModelUtility` has no halves.
-        """
+    def combined(self, means: WindowMeans) -> Measurements:
+        """The utility of each coalition on all windows, on every second window and on the others."""
         utility = self.utility
         if isinstance(utility, ModelUtility):
-            if not np.isfinite(self._full_model_value):
-                raise InputError(f"the whole model's {utility.name} is {self._full_model_value}")
-            return as_measurements(
-                np.array([self._model_value(row, utility) for row in coalitions], np.float64)
-            )
-        means, full = self.evaluator.measurements(coalitions), self.evaluator.full.tolist()
-        return np.column_stack([utility.value(means[:, part], full[part]) for part in range(3)])
+            raise TypeError("a model utility has no windows")
+        full = over_text(self.evaluator.full[None, : self.windows])[0].tolist()
+        parts = over_text(means)
+        return np.column_stack([utility.value(parts[:, part], full[part]) for part in range(3)])
+
+    def measurements(self, coalitions: CoalitionMatrix) -> Measurements:
+        """As `combined`; a `ModelUtility` has no halves."""
+        utility = self.utility
+        if not isinstance(utility, ModelUtility):
+            return super().measurements(coalitions)
+        if not np.isfinite(self._full_model_value):
+            raise InputError(f"the whole model's {utility.name} is {self._full_model_value}")
+        return as_measurements(np.array([self._model_value(row, utility) for row in coalitions], np.float64))
 
     @cached_property
     def _full_model_value(self) -> float:
@@ -254,7 +282,7 @@ class ModelGame(PortableGame):
         """The same game on another copy of its model."""
         game = copy.copy(self)
         vars(game).pop("evaluator", None)  # it holds the first copy
-        vars(game).update(model=model, _converted=[])
+        vars(game).update(model=model, _converted=[], _whole=None)
         return game
 
     def spec(self) -> GameSpec:

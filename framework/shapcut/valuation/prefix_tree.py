@@ -1,34 +1,44 @@
 """Evaluation of many coalitions in one pass over the layers.
 
-Coalitions that agree on the layers so far share one state: a prefix tree, walked breadth first. States are
-cached by the layers that produced them, across calls; the path on which every layer runs (the *trunk*) is
-never evicted. States are batched through a layer only if a trial shows that the result is bitwise identical
-to running each alone, so that a coalition's value does not depend on the other rows of a call.
+Coalitions that agree on the layers so far share one state: a prefix tree, walked breadth first. A few windows
+of the text go through all coalitions before the next few do, so that the states of hundreds of coalitions fit
+into memory whatever the model and the length of the text. States are cached across calls, by their windows
+and the layers that they passed; the path on which every layer runs (the *trunk*) stays where it fits.
+States are batched through a layer only if a trial shows that the result is bitwise identical to running each
+alone, and a layer call takes the same windows however many go together, so that a coalition's value depends
+neither on the other rows of a call nor on the memory.
 """
 
-from collections.abc import Sequence
+import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import cycle, islice
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from shapcut.game.coalitions import CoalitionMatrix
-from shapcut.game.game import Measurements
+from shapcut.game.game import WindowMeans, WindowPart
 from shapcut.models.layer_stack import LayerStack, State
 from shapcut.support.errors import InputError
 from shapcut.valuation.compiled import Fused
 from shapcut.valuation.evaluator import Evaluator, Work
-from shapcut.valuation.readout import Readout, make_readout
-from shapcut.valuation.state_memory import StateMemory, divide_memory, state_bytes
-from shapcut.valuation.step_probe import divided, examine, joined
+from shapcut.valuation.readout import make_readout
+from shapcut.valuation.state_memory import StateMemory, divide_memory, most_windows_per_step, state_bytes
+from shapcut.valuation.step_probe import cut, divided, examine, joined
 from shapcut.valuation.utilities import Measure
 
-TOKENS_PER_STEP = 16_384
+MOST_TOKENS_PER_STEP = 16_384
 MOST_STATES_PER_STEP = 8
+"""Of several states in a layer call."""
+
 COALITIONS_BEFORE_TRIAL = 64
 """Coalitions to evaluate before the trial of batched states, which costs as much as tens of coalitions."""
+
+_SECONDS_A_PART = 10.0
+_FEWEST_ROWS = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +46,7 @@ class Placement:
     """How evaluation uses the machine.
 
     Attributes:
-        memory_budget: bytes for states; decides the chunk size.
+        memory_budget: bytes for states; decides how many windows go together, and the chunk size.
         fuse: whether to fuse the readout, and steps that are short and regular enough.
         sequences_per_step: maximum sequences per layer call; None: by their length.
     """
@@ -65,40 +75,67 @@ class CoalitionEvaluator(Evaluator):
     ) -> None:
         self.stack = stack
         self.n_players = n_players
-        self.work = Work()
         self.states_per_step = 1
+        self._ids = input_ids
         batch, length = input_ids.shape
+        self.work = Work(batch)
         if stack.batch_size and batch % stack.batch_size:
             raise InputError(
                 f"this model takes {stack.batch_size} sequences at a time, but got {batch} samples; use a "
                 f"multiple of {stack.batch_size}"
             )
-        most = placement.sequences_per_step or max(1, TOKENS_PER_STEP // length)
-        self._rows = stack.batch_size or most
+        self._step_windows = stack.batch_size or most_windows_per_step(
+            (batch, length), placement.sequences_per_step
+        )
         with torch.inference_mode():
-            entering = stack.prelude(input_ids)
-            regularity = examine(stack, n_players, entering)
-            may_share = regularity.fixed and stack.batch_size is None
-            self._states_to_try = min(most // batch, MOST_STATES_PER_STEP) if may_share else 1
+            self._entering = stack.prelude(input_ids)
+            regularity = examine(stack, n_players, self._entering)
             self.fused = placement.fuse and regularity.fusible and stack.fuse(Fused)
-            final = self._walk_trunk(entering, placement.memory_budget)
-            self._readout: Readout = make_readout(measure, stack, input_ids, final, fuse=placement.fuse)
-            self.full = self._readout.measurements([final])[0].cpu().numpy()
+            self._divide(state_bytes(self._entering) // batch, placement.memory_budget)
+            most = placement.sequences_per_step or max(1, MOST_TOKENS_PER_STEP // length)
+            may_share = regularity.fixed and stack.batch_size is None
+            self._states_to_try = min(most // self.windows_together, MOST_STATES_PER_STEP) if may_share else 1
+            self._readout = make_readout(measure, stack, input_ids, self._step_windows, fuse=placement.fuse)
+            self.full = np.concatenate([self._walk_trunk(*some) for some in self._groups(0, batch)])
 
-    def _walk_trunk(self, entering: State, budget: int) -> State:
-        """Run every layer, divide the memory, return the final state."""
-        division = divide_memory(state_bytes(entering), self.n_players, budget)
+    def _divide(self, window: int, budget: int) -> None:
+        division = divide_memory(window, len(self._ids), self._step_windows, self.n_players, budget)
+        self.windows_together = division.windows
         self.chunk_size = division.chunk_size
+        self._most_rows = min(_FEWEST_ROWS, division.chunk_size)
+        self._keeps_trunk = division.keeps_trunk
         self._known = StateMemory(division.remembered)
-        self._known.pin(0, entering)
-        state, layers = entering, 0
+
+    def _groups(self, first: int, last: int) -> Iterator[tuple[int, int]]:
+        """The windows that go together, from ``first`` to before ``last``: as ranges of the same kind."""
+        while first < last:
+            stop = min((first // self.windows_together + 1) * self.windows_together, last)
+            yield first, stop
+            first = stop
+
+    def _walk_trunk(self, first: int, last: int) -> NDArray[np.float64]:
+        """Run every layer on windows that go together; return the means of each."""
+        state, layers = cut(self._entering, first, last), 0
         for layer in range(self.n_players):
             with self.stack.resident(layer):
                 (state,) = self._step(layer, [state])
             layers |= 1 << layer
-            if division.keeps_trunk:
-                self._known.pin(layers, state)
-        return state
+            if self._keeps_trunk:
+                self._known.pin((first, layers), state)
+        self._readout.take_full(state, first)
+        means: NDArray[np.float64] = self._readout.window_means([state], first)[0].cpu().numpy()
+        return means
+
+    def _state(self, path: int, first: int, last: int) -> State | None:
+        """The state of some windows after the layers of a path, if it is known."""
+        recent = self._known.get((first, path))
+        if recent is not None and first + recent[0].shape[0] >= last:
+            return cut(recent, 0, last - first)
+        begin = first // self.windows_together * self.windows_together
+        pinned = self._known.get((begin, path))
+        if pinned is not None and begin + pinned[0].shape[0] >= last:
+            return cut(pinned, first - begin, last - begin)
+        return None
 
     def _try_sharing(self) -> None:
         """Find the largest number of states that every layer can batch exactly."""
@@ -114,9 +151,9 @@ class CoalitionEvaluator(Evaluator):
         Tried on the trunk's last two states before each layer, in turn; at every layer, because kernels that
         sum in another order sometimes give the same bits by chance.
         """
-        (before,) = (state,) = self._remembered([0]).values()
+        before = state = cut(self._entering, 0, self.windows_together)
         for layer in range(self.n_players):
-            after = self._known.get((1 << layer + 1) - 1)
+            after = self._known.get((0, (1 << layer + 1) - 1))
             with self.stack.resident(layer):
                 after = self._run(layer, state) if after is None else after
                 alone = cycle([after, self._run(layer, before)])
@@ -127,39 +164,46 @@ class CoalitionEvaluator(Evaluator):
             before, state = state, after
         return True
 
-    def measurements(self, coalitions: CoalitionMatrix) -> Measurements:
-        """See `Evaluator.measurements`."""
-        self.work.coalitions += len(coalitions)
+    def parts(self, coalitions: CoalitionMatrix, first: int, last: int) -> Iterator[WindowPart]:
+        """See `Evaluator.parts`: by a few windows, and for these by coalitions that share prefixes."""
+        order = np.lexsort(coalitions.T[::-1])
+        for start, stop in self._groups(first, last):
+            done = 0
+            while done < len(order):
+                rows = order[done : done + self._most_rows]
+                began = time.monotonic()
+                yield WindowPart(rows, start, self._chunk(coalitions[rows], start, stop))
+                self._adapt(len(rows), time.monotonic() - began)
+                done += len(rows)
+
+    def _adapt(self, rows: int, seconds: float) -> None:
+        """Let the next part take some seconds, so that little is lost when the process ends."""
+        fitting = max(_FEWEST_ROWS, round(rows * _SECONDS_A_PART / max(seconds, 1e-6)))
+        self._most_rows = min(fitting, 4 * max(rows, self._most_rows), self.chunk_size)
+
+    def _chunk(self, coalitions: CoalitionMatrix, first: int, last: int) -> WindowMeans:
+        """Walk the layers breadth first; ``paths[r]`` is the set of layers that row r has run so far."""
+        self.work.window_coalitions += len(coalitions) * (last - first)
         if self._states_to_try > 1 and self.work.coalitions >= COALITIONS_BEFORE_TRIAL:
             self._try_sharing()
-        order = np.lexsort(coalitions.T[::-1])
-        means = np.empty((len(coalitions), 3), dtype=np.float64)
-        for start in range(0, len(order), self.chunk_size):
-            rows = order[start : start + self.chunk_size]
-            means[rows] = self._chunk(coalitions[rows])
-        return means
-
-    def _chunk(self, coalitions: CoalitionMatrix) -> Measurements:
-        """Walk the layers breadth first; ``paths[r]`` is the set of layers that row r has run so far."""
         with torch.inference_mode():
-            paths, states = [0] * len(coalitions), self._remembered([0])
+            paths, states = [0] * len(coalitions), {0: cut(self._entering, first, last)}
             for layer in range(self.n_players):
                 runs = coalitions[:, layer].tolist()
                 paths = [path | run << layer for path, run in zip(paths, runs, strict=True)]
-                states = self._advance(layer, states, set(paths))
-            means = torch.stack(self._readout.measurements(list(states.values()))).cpu().tolist()
+                states = self._advance(layer, states, set(paths), (first, last))
+            means = self._readout.window_means(list(states.values()), first).cpu().numpy()
         final = dict(zip(states, means, strict=True))
-        return np.array([final[path] for path in paths], dtype=np.float64)
+        return np.stack([final[path] for path in paths])
 
-    def _remembered(self, paths: Sequence[int]) -> dict[int, State]:
-        """The cached states among ``paths``."""
-        known = ((path, self._known.get(path)) for path in paths)
-        return {path: state for path, state in known if state is not None}
-
-    def _advance(self, layer: int, states: dict[int, State], wanted: set[int]) -> dict[int, State]:
+    def _advance(
+        self, layer: int, states: dict[int, State], wanted: set[int], windows: tuple[int, int]
+    ) -> dict[int, State]:
         """Advance the states before a layer to those of the wanted paths after it."""
         running = sorted(path for path in wanted if path >> layer & 1)
-        after = {path: states[path] for path in wanted if not path >> layer & 1} | self._remembered(running)
+        after = {path: states[path] for path in wanted if not path >> layer & 1}
+        known = ((path, self._state(path, *windows)) for path in running)
+        after |= {path: state for path, state in known if state is not None}
         missing = [path for path in running if path not in after]
         if missing:
             with self.stack.resident(layer):
@@ -168,19 +212,20 @@ class CoalitionEvaluator(Evaluator):
                     results = self._step(layer, [states[path ^ 1 << layer] for path in group])
                     after.update(zip(group, results, strict=True))
         for path in missing:
-            self._known.keep(path, after[path])
+            self._known.keep((windows[0], path), after[path])
         return after
 
     def _step(self, layer: int, states: list[State]) -> list[State]:
-        """Run one layer on several states: batched if that many may share a step, else one by one."""
-        self.work.block_runs += len(states)
-        if 1 < len(states) == self.states_per_step:
+        """Run one layer on several states: batched if so many may share a step, else one by one."""
+        windows = states[0][0].shape[0]
+        self.work.window_runs += len(states) * windows
+        if 1 < len(states) == self.states_per_step and windows == self.windows_together:
             return divided(self.stack.step(layer, joined(states)), len(states))
         return [self._run(layer, state) for state in states]
 
     def _run(self, layer: int, state: State) -> State:
-        rows, batch = self._rows, state[0].shape[0]
+        rows, batch = self._step_windows, state[0].shape[0]
         if rows >= batch:
             return self.stack.step(layer, state)
-        parts = [tuple(tensor[start : start + rows] for tensor in state) for start in range(0, batch, rows)]
+        parts = (cut(state, start, start + rows) for start in range(0, batch, rows))
         return joined([self.stack.step(layer, part) for part in parts])

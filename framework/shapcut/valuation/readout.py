@@ -14,9 +14,15 @@ from torch import Tensor
 
 from shapcut.models.layer_stack import LayerStack, State, Unembedding
 from shapcut.valuation.compiled import Fused
+from shapcut.valuation.step_probe import cut, joined
 from shapcut.valuation.utilities import Measure
 
 VOCABULARY_BLOCK = 4096
+MOST_ROWS_READ_OUT = 4096
+"""Predictions whose logits of one block of the vocabulary exist at a time: 64 MiB in float32."""
+
+MOST_STATES_READ_OUT = 8
+"""States whose normalised copies exist at a time."""
 
 
 def predicting(features: Tensor) -> Tensor:
@@ -24,22 +30,9 @@ def predicting(features: Tensor) -> Tensor:
     return features[:, :-1].flatten(0, 1)
 
 
-def mean_and_halves(tokens: Tensor, windows: int) -> Tensor:
-    """Means over all predictions, over every second window, and over the other windows.
-
-    Args:
-        tokens: a quantity per prediction, shape (windows * predictions,).
-        windows: number of windows; a single window has no halves, their means are NaN.
-
-    Returns:
-        Shape (3,), float64.
-    """
-    exact = tokens.double()
-    each = exact.view(windows, -1)
-    halves = (
-        [each[::2].mean(), each[1::2].mean()] if windows > 1 else 2 * [torch.full_like(exact[0], torch.nan)]
-    )
-    return torch.stack([exact.mean(), *halves])
+def means_of_windows(tokens: Tensor, windows: int) -> Tensor:
+    """Means of a quantity per prediction, shape (windows * predictions,), over each window: float64."""
+    return tokens.double().view(windows, -1).mean(dim=1)
 
 
 def token_quantity(logits: Tensor, input_ids: Tensor, full_logits: Tensor | None = None) -> Tensor:
@@ -104,59 +97,78 @@ def _fold_divergence(
 
 
 class Readout(ABC):
-    """Reduces final states of whole calibration batches to the mean of a per-token quantity.
+    """Reduces final states of windows of the calibration text to the windows' means of a per-token quantity.
 
     Args:
         stack: the model's layer stack.
-        input_ids: the calibration tokens, shape (batch, length).
+        input_ids: the calibration tokens, shape (windows, length).
+        step: number of windows to read out together.
         fuse: whether to fold blocks of logits in fused kernels.
     """
 
-    def __init__(self, stack: LayerStack, input_ids: Tensor, *, fuse: bool = False) -> None:
+    def __init__(
+        self, stack: LayerStack, input_ids: Tensor, step: int | None = None, *, fuse: bool = False
+    ) -> None:
         self.stack = stack
         self._fuse = fuse
+        self._step = step or len(input_ids)
         self.input_ids = input_ids
         self.linear = stack.unembedding()
 
-    def means(self, states: Sequence[State]) -> list[Tensor]:
-        """For each state the mean over its (batch * (length - 1)) predictions, a float64 scalar tensor."""
-        return [found[0] for found in self.measurements(states)]
+    def take_full(self, state: State, first: int = 0) -> None:  # noqa: B027 - most measures need none
+        """Note the full model's final state of the windows from ``first`` on, before any other."""
 
-    def measurements(self, states: Sequence[State]) -> list[Tensor]:
-        """For each state the mean over its (batch * (length - 1)) predictions and over two halves of them.
+    def window_means(self, states: Sequence[State], first: int = 0) -> Tensor:
+        """For each state the means over each of its windows, the text's from ``first`` on.
 
-        See `mean_and_halves`.
+        Returns:
+            Shape (states, windows), float64.
         """
-        if self.linear is not None:
-            features = [predicting(self.stack.features(state)) for state in states]
-            quantities: Iterable[Tensor] = self._blockwise(features, self.linear)
-        else:
-            quantities = map(self._plain, states)
-        return [mean_and_halves(tokens, len(self.input_ids)) for tokens in quantities]
+        windows, found = states[0][0].shape[0], []
+        for start in range(0, windows, self._step):
+            stop = min(start + self._step, windows)
+            taken = [cut(state, start, stop) for state in states]
+            tokens = self._tokens(taken, slice(first + start, first + stop))
+            found.append(torch.stack([means_of_windows(each, stop - start) for each in tokens]))
+        return torch.cat(found, dim=1)
+
+    def _tokens(self, states: Sequence[State], windows: slice) -> Iterator[Tensor]:
+        """The quantity per prediction of some windows for each state."""
+        if self.linear is None:
+            yield from (self._plain(state, windows) for state in states)
+            return
+        for start in range(0, len(states), MOST_STATES_READ_OUT):
+            some = states[start : start + MOST_STATES_READ_OUT]
+            yield from self._blockwise(
+                [predicting(self.stack.features(state)) for state in some], self.linear, windows
+            )
 
     def _kernel(self, function: Kernel) -> Kernel:
         return Fused(function) if self._fuse else function
 
     def _normaliser(self, rows: Tensor, linear: Unembedding, fold: Kernel) -> Tensor:
         """Log-sum-exp of all logits of each row."""
-        so_far = _nothing(rows)
-        for block in _vocabulary_blocks(linear):
-            so_far = fold(so_far, rows, block)
-        return log_sum_exp(so_far)
+        found = []
+        for some in rows.split(MOST_ROWS_READ_OUT):
+            so_far = _nothing(some)
+            for block in _vocabulary_blocks(linear):
+                so_far = fold(so_far, some, block)
+            found.append(log_sum_exp(so_far))
+        return torch.cat(found)
 
     @abstractmethod
-    def _blockwise(self, features: Sequence[Tensor], linear: Unembedding) -> list[Tensor]:
+    def _blockwise(self, features: Sequence[Tensor], linear: Unembedding, windows: slice) -> Iterable[Tensor]:
         """Quantity per prediction for each (predictions, width) tensor."""
 
     @abstractmethod
-    def _plain(self, state: State) -> Tensor:
+    def _plain(self, state: State, windows: slice) -> Tensor:
         """Quantity per prediction from logits of a few sequences at a time."""
 
     def _logits(self, state: State) -> Iterator[Tensor]:
         """Logits (sequences, length, vocabulary) of a few sequences at a time."""
         size = self.stack.batch_size or 1
         for start in range(0, state[0].shape[0], size):
-            yield self.stack.readout(tuple(tensor[start : start + size] for tensor in state))
+            yield self.stack.readout(cut(state, start, start + size))
 
 
 def _nothing(rows: Tensor) -> tuple[Tensor, Tensor]:
@@ -180,62 +192,73 @@ def _target_logits(features: Tensor, targets: Tensor, linear: Unembedding) -> Te
 class NextTokenLoss(Readout):
     """Negative log-likelihood of the next token, in nats."""
 
-    def __init__(self, stack: LayerStack, input_ids: Tensor, *, fuse: bool = False) -> None:
-        super().__init__(stack, input_ids, fuse=fuse)
+    def __init__(
+        self, stack: LayerStack, input_ids: Tensor, step: int | None = None, *, fuse: bool = False
+    ) -> None:
+        super().__init__(stack, input_ids, step, fuse=fuse)
         self._fold = self._kernel(_fold_likelihood)
 
-    def _blockwise(self, features: Sequence[Tensor], linear: Unembedding) -> list[Tensor]:
-        targets = self.input_ids[:, 1:].flatten()
-        return [
-            self._normaliser(rows, linear, self._fold) - _target_logits(rows, targets, linear)
-            for rows in features
-        ]
+    def _blockwise(self, features: Sequence[Tensor], linear: Unembedding, windows: slice) -> Iterable[Tensor]:
+        targets = self.input_ids[windows, 1:].flatten()
+        for rows in features:
+            yield self._normaliser(rows, linear, self._fold) - _target_logits(rows, targets, linear)
 
-    def _plain(self, state: State) -> Tensor:
-        parts = zip(self._logits(state), torch.split(self.input_ids, self.stack.batch_size or 1), strict=True)
-        return torch.cat([token_quantity(logits, ids) for logits, ids in parts])
+    def _plain(self, state: State, windows: slice) -> Tensor:
+        ids = torch.split(self.input_ids[windows], self.stack.batch_size or 1)
+        parts = zip(self._logits(state), ids, strict=True)
+        return torch.cat([token_quantity(logits, some) for logits, some in parts])
 
 
 class Divergence(Readout):
     """KL(full || coalition) of next-token distributions, in nats.
 
     With z the full model's logits and y the coalition's, ``KL = sum_v p_v (z_v - y_v) - lse(z) + lse(y)``;
-    each block of z is computed once for all states of a call.
+    each block of z is computed once for several states.
     """
 
     def __init__(
-        self, stack: LayerStack, input_ids: Tensor, full_state: State, *, fuse: bool = False
+        self, stack: LayerStack, input_ids: Tensor, step: int | None = None, *, fuse: bool = False
     ) -> None:
-        super().__init__(stack, input_ids, fuse=fuse)
-        self._full_state = full_state
+        super().__init__(stack, input_ids, step, fuse=fuse)
         self._fold = self._kernel(_fold_divergence)
-        if self.linear is not None:
-            self._full = predicting(stack.features(full_state))
-            self._full_normaliser = self._normaliser(self._full, self.linear, _fold_likelihood)
+        self._full: dict[int, State] = {}
+        """The full model's final state of each window."""
 
-    def _blockwise(self, features: Sequence[Tensor], linear: Unembedding) -> list[Tensor]:
+    def take_full(self, state: State, first: int = 0) -> None:
+        """See `Readout.take_full`; keeps the state."""
+        for window in range(state[0].shape[0]):
+            self._full[first + window] = cut(state, window, window + 1)
+
+    def _full_state(self, windows: slice) -> State:
+        return joined([self._full[window] for window in range(windows.start, windows.stop)])
+
+    def _blockwise(self, features: Sequence[Tensor], linear: Unembedding, windows: slice) -> Iterable[Tensor]:
+        full = predicting(self.stack.features(self._full_state(windows)))
+        pieces = zip(*(rows.split(MOST_ROWS_READ_OUT) for rows in (full, *features)), strict=True)
+        found = [self._divergences(full_rows, rows, linear) for full_rows, *rows in pieces]
+        return [torch.cat(parts) for parts in zip(*found, strict=True)]
+
+    def _divergences(self, full: Tensor, features: Sequence[Tensor], linear: Unembedding) -> list[Tensor]:
+        """As `_blockwise`, of a few rows."""
+        normaliser = self._normaliser(full, linear, _fold_likelihood)
         sums = [_nothing(rows) for rows in features]
         cross = [torch.zeros(len(rows), device=rows.device) for rows in features]
         for block in _vocabulary_blocks(linear):
-            logits = F.linear(self._full, *block).float()
-            full = logits, (logits - self._full_normaliser[:, None]).exp_()
+            logits = F.linear(full, *block).float()
+            both = logits, (logits - normaliser[:, None]).exp_()
             for i, rows in enumerate(features):
-                sums[i], cross[i] = self._fold(sums[i], cross[i], rows, full, block)
-        return [
-            total - self._full_normaliser + log_sum_exp(so_far)
-            for total, so_far in zip(cross, sums, strict=True)
-        ]
+                sums[i], cross[i] = self._fold(sums[i], cross[i], rows, both, block)
+        return [total - normaliser + log_sum_exp(so_far) for total, so_far in zip(cross, sums, strict=True)]
 
-    def _plain(self, state: State) -> Tensor:
-        batches = torch.split(self.input_ids, self.stack.batch_size or 1)
-        parts = zip(self._logits(state), batches, self._logits(self._full_state), strict=True)
-        return torch.cat([token_quantity(logits, ids, full) for logits, ids, full in parts])
+    def _plain(self, state: State, windows: slice) -> Tensor:
+        ids = torch.split(self.input_ids[windows], self.stack.batch_size or 1)
+        parts = zip(self._logits(state), ids, self._logits(self._full_state(windows)), strict=True)
+        return torch.cat([token_quantity(logits, some, full) for logits, some, full in parts])
 
 
 def make_readout(
-    measure: Measure, stack: LayerStack, input_ids: Tensor, full_state: State, *, fuse: bool = False
+    measure: Measure, stack: LayerStack, input_ids: Tensor, step: int | None = None, *, fuse: bool = False
 ) -> Readout:
     """The readout for a measure."""
-    if measure == "kl":
-        return Divergence(stack, input_ids, full_state, fuse=fuse)
-    return NextTokenLoss(stack, input_ids, fuse=fuse)
+    kind = Divergence if measure == "kl" else NextTokenLoss
+    return kind(stack, input_ids, step, fuse=fuse)

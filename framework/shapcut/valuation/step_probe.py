@@ -73,6 +73,11 @@ def joined(states: list[State]) -> State:
     return states[0] if len(states) == 1 else tuple(torch.cat(parts) for parts in zip(*states, strict=True))
 
 
+def cut(state: State, first: int, last: int) -> State:
+    """The windows from ``first`` to before ``last`` of a state, without a copy."""
+    return tuple(tensor[first:last] for tensor in state)
+
+
 def divided(state: State, count: int) -> list[State]:
     """The inverse of `joined` for states of equal size; each part owns its memory."""
     parts = zip(*(tensor.chunk(count) for tensor in state), strict=True)

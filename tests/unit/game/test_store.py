@@ -10,9 +10,9 @@ import pytest
 
 from shapcut.game import stored_game as stored_games
 from shapcut.game.coalitions import all_coalitions, keys
-from shapcut.game.game import FunctionGame
+from shapcut.game.game import FunctionGame, WindowedGame, WindowPart, over_text
 from shapcut.game.store import EvaluationStore
-from shapcut.game.stored_game import StoredGame
+from shapcut.game.stored_game import StoredGame, spans
 from shapcut.support.errors import InputError, StoreMismatchError
 
 N = 4
@@ -310,3 +310,113 @@ def test_permits_and_players_are_the_wrapped_games(store):
     assert stored.permits([2])
     assert not stored.permits([1])
     assert stored.players == game.players
+
+
+class OnWindows(WindowedGame):
+    """The value is the mean over windows of the coalition's number plus the window's; notes what is asked."""
+
+    def __init__(self, windows=4, asked=None, fail_at=None):
+        self._windows = windows
+        self.asked = [] if asked is None else asked
+        self._fail_at = fail_at
+
+    @property
+    def players(self):
+        return FunctionGame(N, lambda rows: rows[:, 0]).players
+
+    @property
+    def windows(self):
+        return self._windows
+
+    @property
+    def tokens(self):
+        return 10 * self._windows
+
+    def narrowed(self, tokens):
+        return self if tokens >= self.tokens else OnWindows(tokens // 10, self.asked, self._fail_at)
+
+    def window_parts(self, coalitions, first, last):
+        numbers = coalitions @ (1 << np.arange(N))
+        for window in range(first, last):
+            for rows in (np.arange(len(numbers))[::2], np.arange(len(numbers))[1::2]):
+                if len(self.asked) == self._fail_at:
+                    raise KeyboardInterrupt
+                if len(rows):
+                    self.asked.append((window, numbers[rows].tolist()))
+                    yield WindowPart(rows, window, numbers[rows, None] + float(window))
+
+    def combined(self, means):
+        return over_text(means)
+
+
+def asked_once(game):
+    asked = [(window, number) for window, numbers in game.asked for number in numbers]
+    assert len(set(asked)) == len(asked)
+    return sorted(asked)
+
+
+def test_a_value_on_more_windows_adds_to_the_one_on_fewer(store):
+    game, totals = OnWindows(), []
+    stored = stored_game(store, game, observe=lambda _rows, _values, total: totals.append(total))
+    half = stored.narrowed(20)
+    assert half.values(ROWS[:8]).tolist() == [number + 0.5 for number in range(8)]
+    assert (stored.stored_in_all(), stored.measured_in_all()) == (4.0, 4.0)
+    assert stored.values(ROWS[4:12]).tolist() == [number + 1.5 for number in range(4, 12)]
+    assert stored.measurements(ROWS[4:5]).tolist() == [[5.5, 5.0, 6.0]]
+    assert len(asked_once(game)) == 8 * 2 + 4 * 2 + 4 * 4
+    assert (stored.stored_in_all(), stored.measured_in_all()) == (10.0, 10.0)
+    assert totals == sorted(totals)
+    assert totals[-1] == 10
+    assert (store.count("calibration"), store.count_windows("calibration")) == (8, 8)
+    assert half.values(ROWS[4:5]).tolist() == [4.5]
+
+
+@pytest.mark.parametrize("fail_at", [0, 1, 3, 6, 7])
+def test_an_interrupted_run_repeats_no_window(path, fail_at):
+    asked, first = [], EvaluationStore(path)
+    with pytest.raises(KeyboardInterrupt):
+        stored_game(first, OnWindows(asked=asked, fail_at=fail_at)).values(ROWS)
+    first.close()
+    rest, second = OnWindows(asked=asked), EvaluationStore(path)
+    found = stored_game(second, rest).measurements(ROWS)
+    assert found.tolist() == [[number + 1.5, number + 1.0, number + 2.0] for number in range(16)]
+    assert len(asked_once(rest)) == 16 * 4
+    assert (second.count("calibration"), second.measured("calibration")) == (16, 16)
+    assert second.count_windows("calibration") == 0
+    second.close()
+
+
+def test_windows_that_were_damaged_are_measured_again(store):
+    game = OnWindows()
+    stored_game(store, game).narrowed(10).values(ROWS[:3])
+    store._connection.execute("UPDATE windows SET means = zeroblob(8) WHERE coalition = ?", (keys(ROWS)[1],))
+    assert stored_game(store, game).values(ROWS[:3]).tolist() == [1.5, 2.5, 3.5]
+    assert store.damaged == 1
+
+
+def test_windows_of_no_finite_value_are_measured_again(store):
+    class Broken(OnWindows):
+        def narrowed(self, tokens):
+            return Broken(tokens // 10)
+
+        def window_parts(self, coalitions, first, last):
+            for part in super().window_parts(coalitions, first, last):
+                yield WindowPart(part.rows, part.first, part.means * np.nan)
+
+    stored = stored_game(store, Broken())
+    assert np.isnan(stored.narrowed(10).values(ROWS[:3])).all()
+    assert np.isnan(stored.values(ROWS[:3])).all()
+
+
+@pytest.mark.parametrize(
+    ("missing", "expected"),
+    [
+        ([[1, 1, 1], [1, 1, 1]], [([0, 1], 0, 3)]),
+        ([[0, 0, 1], [1, 1, 1], [0, 0, 1]], [([0, 2], 2, 3), ([1], 0, 3)]),
+        ([[1, 0, 1]], [([0], 0, 1), ([0], 2, 3)]),
+        ([[0, 0, 0]], []),
+    ],
+)
+def test_spans_of_windows_that_are_missing(missing, expected):
+    found = [(rows.tolist(), first, last) for rows, first, last in spans(np.array(missing, dtype=bool))]
+    assert found == expected

@@ -224,7 +224,7 @@ def test_a_tower_whose_package_is_missing_can_be_left_out(tiny_llama_directory: 
     (wrapper,) = [wrapper for wrapper in WRAPPERS if wrapper.model_type == "gemma3n"]
     directory = copy_of(tiny_llama_directory, tmp_path)
     AutoConfig.for_model("gemma3n", **wrapper.config_fields()).save_pretrained(directory)
-    with pytest.raises(InputError, match="requires the timm library.*--text-only"):
+    with pytest.raises(InputError, match=r"requires the timm library.*--text-only"):
         load(ModelSource.find(str(directory)))
 
 

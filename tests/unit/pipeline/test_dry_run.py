@@ -19,7 +19,7 @@ from shapcut.pipeline.dry_run import Forecast, forecast
 from shapcut.recipe.recipe import make_recipe
 from shapcut.support.errors import InputError
 from shapcut.valuation import state_memory
-from shapcut.valuation.state_memory import divide_memory
+from shapcut.valuation.state_memory import divide_memory, most_windows_per_step
 
 WIDTH, INNER, LAYERS, VOCABULARY = 16, 24, 10, 50
 BLOCK = 4 * WIDTH * WIDTH + 3 * WIDTH * INNER + 2 * WIDTH
@@ -120,10 +120,24 @@ def test_advice(config: Path, host: Host, monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def test_division_of_memory() -> None:
-    assert divide_memory(10, 4, 1000).chunk_size == (1000 - 50) // 40
-    scarce = divide_memory(10, 4, 60)
+    assert divide_memory(10, 1, 1, 4, 1000).chunk_size == (1000 - 50) // 40
+    scarce = divide_memory(10, 1, 1, 4, 60)
     assert (scarce.keeps_trunk, scarce.chunk_size, scarce.remembered) == (False, 1, 1)
-    assert divide_memory(10, 4, 0).chunk_size == 1
+    assert divide_memory(10, 1, 1, 4, 0).chunk_size == 1
+
+
+@pytest.mark.parametrize(
+    ("windows", "gibibytes", "keeps_trunk"), [(16, 24, True), (128, 24, False), (128, 64, False)]
+)
+def test_hundreds_of_coalitions_fit_whatever_the_length(
+    windows: int, gibibytes: int, keeps_trunk: bool
+) -> None:
+    state = 2048 * 4096 * 2  # a window of Llama-3-8B
+    step = most_windows_per_step((windows, 2048))
+    division = divide_memory(state, windows, step, 32, gibibytes * 2**30)
+    assert (division.keeps_trunk, division.windows % step) == (keeps_trunk, 0)
+    assert division.chunk_size >= 100
+    assert 4 * division.chunk_size * division.windows * state <= gibibytes * 2**30
 
 
 def test_nothing_is_left_behind_and_no_weights_are_made(

@@ -11,9 +11,11 @@ import torch
 from torch import nn
 
 from shapcut.game.coalitions import Player, all_coalitions, without
+from shapcut.game.game import assembled
 from shapcut.models.adapter import Adapter
 from shapcut.support.errors import InputError
 from shapcut.valuation import prefix_tree as evaluation
+from shapcut.valuation import state_memory
 from shapcut.valuation.bypass import BypassEvaluator
 from shapcut.valuation.prefix_tree import CoalitionEvaluator, Placement
 from shapcut.valuation.state_memory import state_bytes
@@ -152,11 +154,12 @@ def test_what_was_run_before_is_not_run_again():
 @pytest.mark.parametrize("capacity", [0, 1, 2])
 def test_memory_forgets_what_was_not_used_for_longest(capacity):
     memory = evaluation.StateMemory(capacity)
-    memory.pin(0, "pinned")
+    memory.pin((0, 0), "pinned")
     for layers in (1, 2, 4):
-        memory.keep(layers, f"state {layers}")
-        memory.get(1)
-    known = [layers for layers in (0, 1, 2, 4) if memory.get(layers) is not None]
+        memory.keep((0, layers), f"state {layers}")
+        memory.get((0, 1))
+    assert memory.get((3, 0)) is None
+    known = [layers for layers in (0, 1, 2, 4) if memory.get((0, layers)) is not None]
     assert known == {0: [0], 1: [0, 4], 2: [0, 1, 4]}[capacity]
 
 
@@ -217,8 +220,8 @@ def test_the_whole_model_needs_no_further_run():
 def test_little_memory_means_no_trunk_one_coalition_at_a_time_and_the_same_values():
     coalitions = all_coalitions(N)
     plenty, tight = fast(toy.ToyStack()), fast(toy.ToyStack(), memory=TIGHT)
-    assert (plenty.chunk_size, len(plenty._known._pinned)) == (256, N + 1)
-    assert (tight.chunk_size, len(tight._known._pinned)) == (1, 1)
+    assert (plenty.chunk_size, len(plenty._known._pinned)) == (256, N)
+    assert (tight.chunk_size, len(tight._known._pinned)) == (1, 0)
     assert tight.means(coalitions).tolist() == plenty.means(coalitions).tolist()
     assert tight.work.block_runs == N + coalitions.sum()
 
@@ -233,9 +236,11 @@ def test_chunks_hold_coalitions_that_begin_alike():
 def test_memory_budget_covers_trunk_and_states():
     evaluator = fast(toy.ToyStack(), memory=20 * STATE_BYTES)
     evaluator.means(all_coalitions(N))
-    assert {state_bytes(state) for state in evaluator._known._pinned.values()} == {STATE_BYTES}
-    assert len(evaluator._known._pinned) == N + 1
-    assert len(evaluator._known._recent) == evaluator.chunk_size == 3
+    known = evaluator._known
+    pinned, recent = (sum(map(state_bytes, some.values())) for some in (known._pinned, known._recent))
+    assert pinned == N * STATE_BYTES
+    assert 2 * STATE_BYTES < recent <= (20 - N - 1) / 4 * STATE_BYTES
+    assert evaluator.chunk_size * evaluator.windows_together <= (20 - N - 1) / 4 * 3
 
 
 @pytest.mark.parametrize("measure", ["nll", "kl"])
@@ -253,16 +258,14 @@ def test_a_fixed_batch_size_that_does_not_divide_the_samples_is_refused(batch_si
         fast(toy.ToyStack(batch_size=batch_size))
 
 
-def test_long_batches_are_split_into_steps_of_few_tokens(monkeypatch):
-    whole = fast(toy.ToyStack()).means(all_coalitions(N))
-    monkeypatch.setattr(evaluation, "TOKENS_PER_STEP", 15)
-    stack = toy.ToyStack()
-    assert fast(stack).means(all_coalitions(N)) == pytest.approx(whole, abs=1e-6)
-    assert sorted({rows for _, rows in stack.steps}) == [1, 2]
-    monkeypatch.setattr(evaluation, "TOKENS_PER_STEP", 3)
-    stack = toy.ToyStack()
-    assert fast(stack).means(all_coalitions(N)) == pytest.approx(whole, abs=1e-6)
-    assert {rows for _, rows in stack.steps} == {1}
+@pytest.mark.parametrize(("tokens", "windows"), [(1000, 3), (15, 2), (3, 1)])
+def test_a_layer_call_takes_few_tokens_and_at_most_a_quarter_of_the_windows(tokens, windows, monkeypatch):
+    whole = fast_on_many().means(all_coalitions(N))
+    monkeypatch.setattr(state_memory, "TOKENS_PER_STEP", tokens)
+    evaluator = fast_on_many()
+    evaluator.stack.steps.clear()
+    assert evaluator.means(all_coalitions(N)) == pytest.approx(whole, abs=1e-6)
+    assert max(rows for _, rows in evaluator.stack.steps) == windows
 
 
 def test_a_broken_layer_spoils_only_the_coalitions_that_run_it():
@@ -295,3 +298,57 @@ def test_states_of_several_tensors():
     expected = [slowly(np.flatnonzero(row).tolist()) for row in rows]
     assert fast(TwoTensors(batch_size=1)).means(rows) == pytest.approx(expected, abs=1e-5)
     assert fast(TwoTensors()).means(rows) == pytest.approx(expected, abs=1e-5)
+
+
+MANY = toy.tokens(batch=9)
+
+
+@pytest.mark.parametrize("measure", ["nll", "kl"])
+@pytest.mark.parametrize(
+    ("memory", "together", "keeps_trunk"), [(PLENTY, 9, True), (700_000, 3, True), (9_000, 3, False)]
+)
+def test_values_are_the_same_however_many_windows_go_together(measure, memory, together, keeps_trunk):
+    stack = toy.ToyStack()
+    evaluator = CoalitionEvaluator(stack, N, MANY, measure, Placement(memory))
+    assert (evaluator.windows_together, evaluator._keeps_trunk) == (together, keeps_trunk)
+    everything = CoalitionEvaluator(toy.ToyStack(), N, MANY, measure, Placement(PLENTY))
+    coalitions = all_coalitions(N)[np.random.default_rng(0).permutation(32)]
+    expected = everything.window_means(coalitions)
+    assert evaluator.full.tolist() == everything.full.tolist()
+    assert evaluator.window_means(coalitions).tolist() == expected.tolist()
+    assert max(rows for _, rows in stack.steps) == 3
+
+
+def test_windows_measured_in_turn_are_those_measured_at_once():
+    coalitions = all_coalitions(N)
+    expected = fast_on_many().window_means(coalitions)
+    evaluator = fast_on_many()
+    spans = [(0, 3), (3, 6), (6, 9)]
+    found = [assembled(evaluator.parts(coalitions, *span), 32, *span) for span in spans]
+    assert np.hstack(found).tolist() == expected.tolist()
+    again = assembled(evaluator.parts(coalitions, 0, 9), 32, 0, 9)
+    assert again.tolist() == expected.tolist()
+    assert evaluator.work.coalitions == pytest.approx(64)
+
+
+def test_few_windows_cost_their_share():
+    evaluator = fast_on_many()
+    before = evaluator.work.block_runs
+    list(evaluator.parts(all_coalitions(N), 0, 3))
+    whole = fast_on_many()
+    list(whole.parts(all_coalitions(N), 0, 9))
+    assert evaluator.work.block_runs - before == pytest.approx((whole.work.block_runs - before) / 3)
+
+
+def test_all_windows_share_prefixes_where_a_state_of_all_fits_only_once():
+    state = state_bytes(toy.ToyStack().prelude(MANY))
+    evaluator = CoalitionEvaluator(toy.ToyStack(), N, MANY, "nll", Placement(9 * state))
+    assert not evaluator._keeps_trunk
+    assert evaluator.windows_together == 3
+    before = evaluator.work.block_runs
+    evaluator.means(all_coalitions(N))
+    assert evaluator.work.block_runs - before < 2**N + 2 * N
+
+
+def fast_on_many():
+    return CoalitionEvaluator(toy.ToyStack(), N, MANY, "nll", Placement(PLENTY))

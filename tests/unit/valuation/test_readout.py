@@ -15,7 +15,7 @@ from shapcut.valuation.readout import (
     fold_log_sum_exp,
     log_sum_exp,
     make_readout,
-    mean_and_halves,
+    means_of_windows,
     predicting,
     token_quantity,
 )
@@ -53,6 +53,20 @@ def expected_loss(stack, present):
     return F.cross_entropy(logits, IDS[:, 1:].flatten()).item()
 
 
+def means_of(readout, finals):
+    """The mean over all windows for each state."""
+    return list(readout.window_means(finals).mean(dim=1))
+
+
+def taking(readout, full):
+    readout.take_full(full)
+    return readout
+
+
+def divergence(stack, full):
+    return taking(Divergence(stack, IDS), full)
+
+
 def expected_divergence(stack, present):
     rows = stack.reference_logits(IDS, present)[:, :-1].flatten(0, 1).double().log_softmax(-1)
     full = stack.reference_logits(IDS, range(5))[:, :-1].flatten(0, 1).double().log_softmax(-1)
@@ -65,7 +79,7 @@ def expected_divergence(stack, present):
 @pytest.mark.parametrize("batch_size", [None, 1, 3])
 def test_next_token_loss(bias, declared, batch_size):
     stack = toy.ToyStack(bias=bias, declared=declared, batch_size=batch_size)
-    means = NextTokenLoss(stack, IDS).means(states(stack, PRESENTS))
+    means = means_of(NextTokenLoss(stack, IDS), states(stack, PRESENTS))
     assert [mean.dtype for mean in means] == [torch.float64] * 4
     expected = [expected_loss(stack, present) for present in PRESENTS]
     assert [mean.item() for mean in means] == pytest.approx(expected, abs=1e-5)
@@ -78,7 +92,7 @@ def test_next_token_loss(bias, declared, batch_size):
 def test_divergence(bias, declared, batch_size):
     stack = toy.ToyStack(bias=bias, declared=declared, batch_size=batch_size)
     finals = states(stack, PRESENTS)
-    means = Divergence(stack, IDS, finals[0]).means(finals)
+    means = means_of(divergence(stack, finals[0]), finals)
     expected = [expected_divergence(stack, present) for present in PRESENTS]
     assert means[0].item() == pytest.approx(0.0, abs=1e-6)
     assert min(expected[1:]) > 0.01
@@ -90,16 +104,16 @@ def test_divergence(bias, declared, batch_size):
 def test_a_state_is_read_out_alike_alone_and_in_company(measure):
     stack = toy.ToyStack(bias=True)
     finals = states(stack, PRESENTS)
-    readout = make_readout(measure, stack, IDS, finals[0])
-    together = [mean.item() for mean in readout.means(finals)]
-    assert [readout.means([state])[0].item() for state in finals] == together
+    readout = taking(make_readout(measure, stack, IDS), finals[0])
+    together = [mean.item() for mean in means_of(readout, finals)]
+    assert [means_of(readout, [state])[0].item() for state in finals] == together
 
 
 @pytest.mark.usefixtures("block")
 def test_large_logits_do_not_overflow():
     stack = toy.ToyStack(bias=True)
     stack.weight *= 1e4
-    means = NextTokenLoss(stack, IDS).means(states(stack, PRESENTS))
+    means = means_of(NextTokenLoss(stack, IDS), states(stack, PRESENTS))
     expected = [expected_loss(stack, present) for present in PRESENTS]
     assert [mean.item() for mean in means] == pytest.approx(expected, rel=1e-5)
 
@@ -111,10 +125,10 @@ def test_large_logits_do_not_overflow():
 def test_logits_that_are_no_numbers_give_no_finite_mean(bad, measure, declared):
     stack = toy.ToyStack(declared=declared)
     finals = states(stack, PRESENTS[:2])
-    readout = make_readout(measure, stack, IDS, finals[0])
+    readout = taking(make_readout(measure, stack, IDS), finals[0])
     broken = finals[1][0].clone()
     broken[1, 2, 3] = bad
-    means = readout.means([(broken,), finals[1]])
+    means = means_of(readout, [(broken,), finals[1]])
     assert not means[0].isfinite()
     assert means[1].isfinite()
 
@@ -126,12 +140,12 @@ def test_a_token_that_cannot_occur(declared):
     unused = next(token for token in range(50) if token not in IDS)
     stack.bias[unused] = -torch.inf
     finals = states(stack, PRESENTS)
-    means = NextTokenLoss(stack, IDS).means(finals)
+    means = means_of(NextTokenLoss(stack, IDS), finals)
     expected = [expected_loss(stack, present) for present in PRESENTS]
     assert [mean.item() for mean in means] == pytest.approx(expected, abs=1e-5)
     stack.bias[IDS[0, 1]] = -torch.inf
-    assert not NextTokenLoss(stack, IDS).means(finals[:1])[0].isfinite()
-    assert not Divergence(stack, IDS, finals[0]).means(finals[1:2])[0].isfinite()
+    assert not means_of(NextTokenLoss(stack, IDS), finals[:1])[0].isfinite()
+    assert not means_of(divergence(stack, finals[0]), finals[1:2])[0].isfinite()
 
 
 @pytest.mark.parametrize(
@@ -161,19 +175,9 @@ def test_predicting_drops_each_sequences_last_position():
     assert predicting(features)[:, 0].tolist() == [0.0, 3.0, 6.0, 12.0, 15.0, 18.0]
 
 
-@pytest.mark.parametrize("windows", [2, 3])
-def test_halves_are_every_second_window_and_the_others(windows):
-    tokens = torch.arange(4.0 * windows)
-    mean, first, second = mean_and_halves(tokens, windows).tolist()
-    each = tokens.view(windows, 4)
-    assert mean == tokens.double().mean().item()
-    assert (first, second) == (each[::2].mean().item(), each[1::2].mean().item())
-
-
-def test_one_window_has_no_halves():
-    mean, *halves = mean_and_halves(torch.ones(4), 1).tolist()
-    assert mean == 1.0
-    assert np.isnan(halves).all()
+def test_windows_have_means_of_their_own():
+    tokens = torch.arange(12.0)
+    assert means_of_windows(tokens, 3).tolist() == [1.5, 5.5, 9.5]
 
 
 def test_losses_over_a_large_vocabulary_are_not_biased():
@@ -185,3 +189,29 @@ def test_losses_over_a_large_vocabulary_are_not_biased():
     spacing = np.spacing(np.float32(exact.max()))
     assert errors.abs().max() < 4 * spacing
     assert abs(errors.mean()) < 0.5 * spacing
+
+
+@pytest.mark.usefixtures("block")
+@pytest.mark.parametrize("measure", ["nll", "kl"])
+@pytest.mark.parametrize("declared", [False, True])
+def test_windows_are_read_out_alike_however_many_go_together(measure, declared):
+    stack = toy.ToyStack(bias=True, declared=declared)
+    ids = toy.tokens(batch=5)
+    full, final = (stack.prelude(ids), stack.step(1, stack.prelude(ids)))
+    readout = taking(make_readout(measure, stack, ids, 2), full)
+    whole = readout.window_means([final])
+    assert whole.shape == (1, 5)
+    assert whole.dtype == torch.float64
+    ends = [readout.window_means([(final[0][first:last],)], first) for first, last in ((0, 2), (2, 5))]
+    assert torch.equal(torch.cat(ends, dim=1), whole)
+
+
+@pytest.mark.parametrize("measure", ["nll", "kl"])
+def test_rows_are_read_out_in_pieces(measure, monkeypatch):
+    stack = toy.ToyStack(bias=True)
+    finals = states(stack, PRESENTS)
+    whole = taking(make_readout(measure, stack, IDS), finals[0]).window_means(finals)
+    monkeypatch.setattr(readout_module, "MOST_ROWS_READ_OUT", 5)
+    monkeypatch.setattr(readout_module, "MOST_STATES_READ_OUT", 2)
+    pieces = taking(make_readout(measure, stack, IDS), finals[0]).window_means(finals)
+    assert torch.allclose(pieces, whole, atol=1e-6)
