@@ -3,7 +3,7 @@ SHELL := bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup demo test pytest lint unit families recipes bench-speed bench-selection format docs clean
+.PHONY: help setup demo test pytest lint unit families recipes bench-speed bench-selection bench-gpu format docs clean
 
 PYTHON ?= python3
 TORCH ?= $(shell grep '^torch==' constraints.txt)
@@ -74,6 +74,9 @@ bench-selection: $(STAMP) ## compare selection methods (hours); TEXT=file, HELD_
 	$(BIN)/python benchmarks/selection.py --text '$(TEXT)' --held-out '$(HELD_OUT)'
 	$(BIN)/python benchmarks/selection_figure.py
 	$(BIN)/python benchmarks/tables.py
+
+bench-gpu: $(STAMP) ## measure evaluation on a GPU against other ways (some 6 minutes)
+	$(BIN)/python benchmarks/gpu.py
 
 format: $(STAMP) ## put the code into shape
 	$(BIN)/ruff check --fix .

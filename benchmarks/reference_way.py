@@ -3,10 +3,13 @@
 A masked block's weights are copied, set to zero, and copied back after the whole model has run; a block of
 zeros adds nothing to the residual stream. All logits are made at once. Its surrogate is called one row at a
 time. Nothing of it is used by shapcut.
+
+`ZeroedOutputs` and `RemovedLayers` are two other straightforward ways, which copy no weights.
 """
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from typing import Any
 
 import numpy as np
 import torch
@@ -38,7 +41,7 @@ class ReferenceWay:
         return np.array([self._loss(mask) for mask in masks])
 
     def _loss(self, mask: NDArray[np.bool_]) -> float:
-        with self._zeroed(np.flatnonzero(~mask).tolist()):
+        with self._masked(np.flatnonzero(~mask).tolist()):
             return float(np.mean([self._batch_loss(batch) for batch in self.batches]))
 
     def _batch_loss(self, batch: Tensor) -> float:
@@ -47,7 +50,7 @@ class ReferenceWay:
         return float(F.cross_entropy(predictions, batch[:, 1:].reshape(-1)))
 
     @contextmanager
-    def _zeroed(self, masked: list[int]) -> Iterator[None]:
+    def _masked(self, masked: list[int]) -> Iterator[None]:
         saved = [(weight, weight.clone()) for index in masked for weight in self.blocks[index].parameters()]
         for weight, _ in saved:
             weight.zero_()
@@ -56,6 +59,38 @@ class ReferenceWay:
         finally:
             for weight, copy in saved:
                 weight.copy_(copy)
+
+
+class ZeroedOutputs(ReferenceWay):
+    """Masked blocks run too, but what they add to the residual stream is dropped."""
+
+    @contextmanager
+    def _masked(self, masked: list[int]) -> Iterator[None]:
+        with ExitStack() as hooks:
+            for index in masked:
+                handle = self.blocks[index].register_forward_hook(_input_instead, with_kwargs=True)
+                hooks.callback(handle.remove)
+            yield
+
+
+class RemovedLayers(ReferenceWay):
+    """Masked blocks are taken out of the ModuleList and put back after the rest has run."""
+
+    @contextmanager
+    def _masked(self, masked: list[int]) -> Iterator[None]:
+        whole = list(self.blocks)
+        for index in reversed(masked):
+            del self.blocks[index]
+        try:
+            yield
+        finally:
+            del self.blocks[:]
+            self.blocks.extend(whole)
+
+
+def _input_instead(_block: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], _output: Any) -> Any:
+    """A forward hook for a block that returns its hidden state as a tensor."""
+    return args[0] if args else kwargs["hidden_states"]
 
 
 def surrogate_network(players: int) -> nn.Module:

@@ -101,6 +101,7 @@ def cluster() -> Iterator[None]:
     ray.init(
         address="local",
         num_cpus=3,
+        num_gpus=2,
         include_dashboard=False,
         log_to_driver=False,
         logging_level=logging.CRITICAL,
@@ -172,6 +173,26 @@ def test_more_workers_than_the_cluster_has_processors(cluster: None, games: Sequ
     with (
         RayExecutor(workers=4, threads=2).distribute(games) as (game, _),
         pytest.raises(InputError, match="4 workers need 8 CPUs in all, the cluster has 3"),
+    ):
+        game.values(ROWS[:1])
+
+
+def test_the_clusters_gpus_decide_how_many_workers_there_are(
+    cluster: None, games: Sequence[ModelGame], distributed: Sequence[DistributedGame]
+) -> None:
+    """The cluster is told of two GPUs; its workers do not use them, because the games are on a CPU."""
+    distributed[0].values(ROWS[:2])
+    before = set(measurers())
+    assert len(before) == 2
+    with RayExecutor(gpus=2, threads=1).distribute(games) as (game, _):
+        np.testing.assert_array_equal(game.values(ROWS[:6]), games[0].values(ROWS[:6]))
+        assert len(set(measurers()) - before) == 1
+
+
+def test_more_workers_than_the_cluster_has_gpus(cluster: None, games: Sequence[ModelGame]) -> None:
+    with (
+        RayExecutor(workers=1, threads=1, gpus=3).distribute(games) as (game, _),
+        pytest.raises(InputError, match="1 workers need 3 GPUs in all, the cluster has 2"),
     ):
         game.values(ROWS[:1])
 

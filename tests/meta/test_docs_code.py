@@ -39,6 +39,7 @@ OF_OTHER_PROGRAMS = {
     "--once": "benchmarks/selection.py",
     "--part": "benchmarks/quantization.py",
     "--text": "benchmarks/speed.py",
+    "--tiny": "benchmarks/gpu.py",
 }
 
 _PYTHON = re.compile(r"^```python\n(.*?)^```$", re.DOTALL | re.MULTILINE)

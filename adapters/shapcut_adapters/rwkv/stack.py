@@ -23,7 +23,8 @@ class RwkvStack(LayerStack):
         hidden = self._model.embedded(input_ids)
         if self._model.version != "7":
             return (hidden,)
-        return hidden, torch.zeros_like(hidden), torch.zeros(len(hidden), dtype=torch.bool)
+        none_ran = torch.zeros(len(hidden), dtype=torch.bool, device=hidden.device)
+        return hidden, torch.zeros_like(hidden), none_ran
 
     def step(self, index: int, state: State) -> State:
         """Block ``index`` on each sequence."""

@@ -14,6 +14,7 @@ from transformers import PretrainedConfig
 from shapcut.contracts import UnsupportedModelError
 from shapcut_adapters.transformers.families import FAMILIES, Family, family_of, is_wrapper
 from shapcut_adapters.transformers.families.family import Rebuild
+from shapcut_adapters.transformers.offload import execution_device
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,13 +135,7 @@ def find_decoder(model: nn.Module) -> Decoder:
 
 def input_device(model: nn.Module) -> torch.device:
     """The device that accelerate executes on if it manages the weights, else that of the weights."""
-    for module in model.modules():
-        hook = getattr(module, "_hf_hook", None)
-        for part in getattr(hook, "hooks", (hook,)):
-            device = getattr(part, "execution_device", None)
-            if device is not None:
-                return torch.device(device)
-    return next(model.parameters()).device
+    return execution_device(model) or torch.device("cpu")
 
 
 def forward(model: nn.Module, input_ids: Tensor) -> Tensor:

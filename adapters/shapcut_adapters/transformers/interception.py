@@ -41,6 +41,19 @@ class Call:
             return Call(self.args, {**self.kwargs, "hidden_states": hidden_state})
         return Call((hidden_state, *self.args[1:]), self.kwargs)
 
+    def on(self, device: torch.device) -> "Call":
+        """The same call with all its tensors on a device."""
+        return Call(_on(self.args, device), _on(self.kwargs, device))
+
+
+def _on(given: Any, device: torch.device) -> Any:
+    """A value with the tensors in plain containers on a device."""
+    if isinstance(given, Tensor):
+        return given.to(device)
+    if type(given) in {tuple, list}:
+        return type(given)(_on(part, device) for part in given)
+    return {name: _on(part, device) for name, part in given.items()} if type(given) is dict else given
+
 
 @dataclass(frozen=True, slots=True)
 class Container:

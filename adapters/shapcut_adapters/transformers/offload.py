@@ -4,12 +4,24 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
+import torch
 from torch import nn
 
 
 def is_managed(module: nn.Module) -> bool:
     """Whether accelerate hooks this module or one inside it."""
     return any(hasattr(inner, "_hf_hook") for inner in module.modules())
+
+
+def execution_device(module: nn.Module) -> torch.device | None:
+    """The device that accelerate executes on if it manages the weights, else that of the weights, if any."""
+    for inner in module.modules():
+        hook = getattr(inner, "_hf_hook", None)
+        for part in getattr(hook, "hooks", (hook,)):
+            device = getattr(part, "execution_device", None)
+            if device is not None:
+                return torch.device(device)
+    return next((parameter.device for parameter in module.parameters()), None)
 
 
 @contextmanager

@@ -12,7 +12,7 @@ from shapcut.contracts import LayerStack, State, Unembedding
 from shapcut_adapters.shared.forwards import replaced_blocks, replaced_forward
 from shapcut_adapters.transformers.decoder import Decoder, forward, input_device
 from shapcut_adapters.transformers.interception import Call, Container, constant, recorded_calls, skipped
-from shapcut_adapters.transformers.offload import is_managed, resident
+from shapcut_adapters.transformers.offload import execution_device, is_managed, resident
 
 _ROUNDINGS = 16
 
@@ -37,6 +37,7 @@ class RecordedStack(LayerStack):
         self._container_of = containers
         self._ids: Tensor | None = None
         self._calls: list[Call] = []
+        self._devices: list[torch.device] = []  # of the blocks, if they are on several
         self._unembedding: Unembedding | None = None
         self._unembedding_known = False
         self._run: Callable[..., Any] = _run
@@ -50,6 +51,9 @@ class RecordedStack(LayerStack):
         """The hidden state that enters block 0; also records the blocks' calls for this length."""
         self._ids = input_ids[:1]
         self._calls = [call.with_hidden_state(None) for call in self._record(self._ids)]
+        self._devices = self._devices_of_blocks()
+        if self._devices:
+            self._calls = [call.on(its) for call, its in zip(self._calls, self._devices, strict=True)]
         entering = self._entering(input_ids)
         entrance = self._decoder.entrance
         hidden_state = entering if entrance is None else entrance(entering)
@@ -64,10 +68,16 @@ class RecordedStack(LayerStack):
 
     def step(self, index: int, state: State) -> State:
         """Replay the call of block ``index`` on a state of any batch size."""
-        call = self._calls[index].with_hidden_state(state[0])
+        call = self._calls[index].with_hidden_state(self.placed(index, state)[0])
         with self._entered(index):
             output = self._run(self._decoder.blocks[index], call.args, call.kwargs)
         return (output if isinstance(output, Tensor) else output[0],)
+
+    def placed(self, index: int, state: State) -> State:
+        """The state on the device of block ``index``."""
+        if not self._devices:
+            return state
+        return tuple(tensor.to(self._devices[index]) for tensor in state)
 
     def resident(self, index: int) -> AbstractContextManager[None]:
         """Keep the weights of block ``index`` loaded, if accelerate offloads them."""
@@ -89,13 +99,13 @@ class RecordedStack(LayerStack):
             return forward(self._decoder.model, self._ids_like(state))
 
     def features(self, state: State) -> Tensor:
-        """The input of the output embedding."""
+        """The input of the output embedding, on its device."""
         head = _output_embedding(self._decoder.model)
         calls: list[Call] = []
         with recorded_calls((head,), calls, last=head):
             self.readout(state)
         features: Tensor = calls[0].args[0]
-        return features
+        return features.to(execution_device(head) or features.device)
 
     def unembedding(self) -> Unembedding | None:
         """The output embedding's weights, if nothing follows it and they are in memory."""
@@ -112,6 +122,12 @@ class RecordedStack(LayerStack):
         with absent, recorded_calls(self._decoder.blocks, calls, last=self._decoder.blocks[-1]):
             forward(self._decoder.model, input_ids)
         return calls
+
+    def _devices_of_blocks(self) -> list[torch.device]:
+        """The device of each block; empty if it is one and the same."""
+        first = input_device(self._decoder.model)
+        devices = [execution_device(block) or first for block in self._decoder.blocks]
+        return devices if len({first, *devices}) > 1 else []
 
     def _entered(self, index: int) -> AbstractContextManager[None]:
         """Disable the entrance of block 0, which `prelude` has already applied."""
@@ -136,16 +152,16 @@ class RecordedStack(LayerStack):
 
     def _find_unembedding(self) -> Unembedding | None:
         head = _output_embedding(self._decoder.model)
-        if type(head) is not nn.Linear or type(head.weight) is not nn.Parameter or hasattr(head, "_hf_hook"):
-            return None  # other classes of weights are quantized
-        ids = torch.arange(4, device=head.weight.device)[None]
+        if type(head) is not nn.Linear or type(head.weight) is not nn.Parameter or head.weight.is_meta:
+            return None  # other classes of weights are quantized, and those on meta are offloaded
+        ids = torch.arange(4, device=input_device(self._decoder.model))[None]
         embedded = self._entering(ids)
         linear = F.linear(self.features((embedded,)), head.weight, head.bias)
         # Values far outside a tiny model's range show soft caps that its own logits would not.
         probe = torch.linspace(-50, 50, linear.numel(), device=linear.device).view_as(linear).to(linear.dtype)
         with replaced_forward(head, lambda _features: probe):
-            unchanged = torch.equal(self.readout((embedded,)).to(probe.dtype), probe)
-        logits = self.readout((embedded,))
+            unchanged = torch.equal(self.readout((embedded,)).to(probe), probe)
+        logits = self.readout((embedded,)).to(linear.device)
         rounding = _ROUNDINGS * torch.finfo(linear.dtype).eps * linear.abs().max()
         exact = unchanged and bool((logits - linear).abs().max() <= rounding)
         return Unembedding(head.weight, head.bias) if exact else None

@@ -4,6 +4,7 @@ import torch
 
 from shapcut.host.host import build_host
 from shapcut.host.open_model import find_model, open_model
+from shapcut.models.loading import weight_devices
 from shapcut.support.errors import InputError
 from shapcut.valuation.game_spec import GameSpec
 from shapcut.valuation.model_game import ModelGame
@@ -57,7 +58,7 @@ def _load_game(spec: GameSpec, ids: torch.Tensor, share: int) -> ModelGame:
         utility=host.utilities.create(origin.utility),
         granularity=spec.granularity,
         dtype=spec.dtype,
-        memory_budget=(spec.memory_budget or default_memory_budget(torch.device(spec.device))) // share,
+        memory_budget=(spec.memory_budget or default_memory_budget(*weight_devices(opened.model))) // share,
         fuse=spec.fuse,
         sequences_per_step=spec.sequences_per_step,
         origin=origin,

@@ -64,6 +64,14 @@ class LayerStack(ABC):
     def step(self, index: int, state: State) -> State:
         """The state after layer ``index``; the given state is left unchanged."""
 
+    def placed(self, index: int, state: State) -> State:  # noqa: ARG002 - for stacks on several devices
+        """The state on the device of layer ``index``; `step` places its own.
+
+        For models spread over several devices: a state stays on the device of the last layer that ran, so
+        states are placed before they are concatenated.
+        """
+        return state
+
     @abstractmethod
     def readout(self, state: State) -> Tensor:
         """Logits of shape (batch, length, vocabulary) for the state after the last layer."""

@@ -1,5 +1,6 @@
 """Load a model and its tokenizer from a source."""
 
+import copy
 import logging
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -85,6 +86,27 @@ def _load_from_transformers(
 def is_offloaded(model: nn.Module) -> bool:
     """Whether some weights are loaded only on use."""
     return any(parameter.is_meta for parameter in model.parameters())
+
+
+def weight_devices(model: nn.Module) -> tuple[torch.device, ...]:
+    """The devices that hold a model's weights, the first weight's first; offloaded weights are on none."""
+    return tuple(dict.fromkeys(weight.device for weight in model.parameters() if not weight.is_meta))
+
+
+def copied_as(model: nn.Module, dtype: torch.dtype) -> nn.Module:
+    """A copy of a model in another dtype.
+
+    As ``copy.deepcopy(model).to(dtype)``, but each weight is converted while it is copied, so that memory
+    never holds a second copy in the model's own dtype.
+    """
+    tensors = [*model.parameters(), *model.buffers()]
+    known: dict[int, Any] = {}
+    for tensor in tensors:
+        if tensor.is_floating_point() and tensor.dtype != dtype and id(tensor) not in known:
+            found = tensor.detach().to(dtype)
+            is_weight = isinstance(tensor, nn.Parameter)
+            known[id(tensor)] = nn.Parameter(found, tensor.requires_grad) if is_weight else found
+    return copy.deepcopy(model, known).to(dtype)
 
 
 def device_map(config: Any, device: torch.device, offload: Offload, trust_remote_code: bool) -> Any:

@@ -53,6 +53,15 @@ class Case:
         self._removed: dict[frozenset[int], nn.Module] = {}
         self._comparisons: list[Comparison] = []
 
+    def to(self, device: torch.device) -> "Case":
+        """The same example on another device."""
+        model, input_ids = copy.deepcopy(self.model).to(device), self.input_ids.to(device)
+        return Case(self.adapter, self.name, model, input_ids, seed=self.seed, granularity=self.granularity)
+
+    def placed(self, model: nn.Module) -> nn.Module:
+        """A model that was read from files, on the device of this case."""
+        return model.to(self.input_ids.device)
+
     def fresh(self) -> nn.Module:
         """A copy of the model."""
         return copy.deepcopy(self.model)

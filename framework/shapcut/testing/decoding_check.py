@@ -63,4 +63,4 @@ def _rebuilt(case: Case, model: nn.Module) -> nn.Module:
     """The same model, rebuilt from its checkpoint."""
     with tempfile.TemporaryDirectory() as name:
         case.adapter.save(model, Path(name))
-        return case.adapter.load(Path(name))
+        return case.placed(case.adapter.load(Path(name)))

@@ -41,7 +41,7 @@ def reload_equals_removed(case: Case) -> str:
             case.adapter.save(removed, Path(name))
             for who, model in _readers(case, removed, Path(name)):
                 what = f"{sorted(absent)} removed, reloaded by {who}"
-                comparison.same(case.logits(model), reference, effect, what)
+                comparison.same(case.logits(case.placed(model)), reference, effect, what)
     return comparison.summary()
 
 

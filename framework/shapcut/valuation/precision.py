@@ -55,9 +55,18 @@ def fusing_pays(device: torch.device, operations: float) -> bool:
     return device.type == "cpu" and operations >= _OPERATIONS_WORTH_COMPILING
 
 
-def default_memory_budget(device: torch.device) -> int:
-    """A share of the device's free memory, in bytes."""
+def default_memory_budget(*devices: torch.device) -> int:
+    """A share of the free memory of the device that has least, in bytes.
+
+    Args:
+        devices: those of the model's weights; states are on the device of the layer that they come from.
+    """
+    return min(map(_share_of_free, devices))
+
+
+def _share_of_free(device: torch.device) -> int:
     if device.type == "cuda":
         free, _ = torch.cuda.mem_get_info(device)
-        return free // 2
+        unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return (free + unused) // 2
     return min(psutil.virtual_memory().available // 4, 8 * 2**30)

@@ -7,15 +7,12 @@ from functools import partial
 from typing import Annotated
 
 import psutil
-import torch
 from pydantic import Field
 
 from shapcut.contracts import DistributedGame, Executor, GameSpec, PortableGame
+from shapcut_plugins.executors.machine_share import COPIES_A_WORKER
 from shapcut_plugins.executors.ray_cluster import RayCluster, import_ray, require_answer
 from shapcut_plugins.executors.worker_pool import WorkerPool
-
-_COPIES_A_WORKER = 2
-"""Memory of a worker in model sizes: its weights, and as much again for everything else."""
 
 
 class RayExecutor(Executor):
@@ -24,9 +21,10 @@ class RayExecutor(Executor):
     Values equal those of a local run with as many threads; workers must read the same model files.
 
     Args:
-        workers: number of workers; default: one per CPU (or GPU) as memory allows.
-        threads: CPU threads per worker; default: all CPUs, shared evenly.
-        gpus: GPUs per worker, may be a fraction; default: 1 if the model is on a GPU, else 0.
+        workers: number of workers; default: as many as the cluster has CPUs (or GPUs) and memory for.
+        threads: CPU threads per worker; default: all CPUs of a machine, shared evenly.
+        gpus: GPUs per worker; a fraction is that share of one GPU and its memory; default: 1 if the model
+            is on a GPU, else 0.
         address: of a running cluster, ``HOST:PORT`` or ``auto``; default: the variable RAY_ADDRESS, else
             ``local``, a cluster that ends with this process.
     """
@@ -74,26 +72,21 @@ class RayExecutor(Executor):
         on_gpu = any(recipe.device == "cuda" for recipe in specs)
         gpus = self.gpus if self.gpus is not None else float(on_gpu)
         cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        count = self.workers or default_workers(cpus // (self.threads or 1), gpus, specs)
-        return RayCluster(
-            specs,
-            address=self.address,
-            count=count,
-            threads=self.threads or max(1, cpus // count),
-            gpus=gpus,
-        )
+        count, threads = self.workers, self.threads
+        if count is None and self.address == "local" and not gpus:
+            count = default_workers(cpus // (threads or 1), specs)
+        if count is not None and self.address == "local":
+            threads = threads or max(1, cpus // count)
+        return RayCluster(specs, address=self.address, count=count, threads=threads, gpus=gpus, own_cpus=cpus)
 
 
-def default_workers(cpus: int, gpus: float, specs: Sequence[GameSpec]) -> int:
-    """The number of workers that this machine has processors and memory for.
+def default_workers(cpus: int, specs: Sequence[GameSpec]) -> int:
+    """The number of CPU workers that this machine has memory for.
 
     Args:
         cpus: number of workers that the CPUs suffice for.
-        gpus: GPUs per worker; 0 for CPU workers.
         specs: of games of one model; empty if unknown.
     """
-    if gpus:
-        return max(1, int(torch.cuda.device_count() / gpus))
     size = max((recipe.weight_bytes for recipe in specs), default=0)
-    fitting = psutil.virtual_memory().available // (_COPIES_A_WORKER * size) if size else cpus
+    fitting = psutil.virtual_memory().available // (COPIES_A_WORKER * size) if size else cpus
     return max(1, min(cpus, fitting))

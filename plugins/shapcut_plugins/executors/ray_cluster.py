@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from shapcut.contracts import CoalitionMatrix, GameSpec, InputError, Measurements, ShapcutError, build_game
+from shapcut_plugins.executors.machine_share import Share, divided, workers_of_gpu
 from shapcut_plugins.executors.worker_pool import WorkerDiedError
 
 _OBJECT_STORE_BYTES = 100 * 2**20
@@ -60,7 +61,7 @@ class Measurer:
     Args:
         specs: one per game.
         threads: torch threads.
-        share: number of measurers that share a machine's memory.
+        share: number of measurers that share the memory of a GPU or of a machine.
     """
 
     def __init__(self, specs: Sequence[GameSpec], threads: int, share: int) -> None:
@@ -92,21 +93,36 @@ class RayCluster:
     Args:
         specs: of the games to measure.
         address: of a running cluster, or ``local`` to start one that ends with this process.
-        count: number of workers.
-        threads: CPU threads per worker.
+        count: number of workers; None for as many as the cluster takes.
+        threads: CPU threads per worker; None shares the CPUs of the cluster's machines evenly.
         gpus: GPUs per worker, may be a fraction.
+        own_cpus: number of CPUs that a local cluster may use.
     """
 
     def __init__(
-        self, specs: Sequence[GameSpec], *, address: str, count: int, threads: int, gpus: float
+        self,
+        specs: Sequence[GameSpec],
+        *,
+        address: str,
+        count: int | None,
+        threads: int | None,
+        gpus: float,
+        own_cpus: int,
     ) -> None:
         self._ray = import_ray()
         self._specs = specs
         self._address = address
-        self.count = count
+        self._asked = count
         self._threads = threads
         self._gpus = gpus
+        self._own_cpus = own_cpus
+        self._share: Share | None = None
         self._connected = False
+
+    @property
+    def count(self) -> int:
+        """The number of workers; connects, because the cluster may decide it."""
+        return self._connect_once().workers
 
     def connect(self) -> None:
         """Start or join the cluster, unless this process is already connected.
@@ -115,7 +131,8 @@ class RayCluster:
             InputError: if that fails, or the cluster has too few processors for all workers.
         """
         if not self._ray.is_initialized():
-            own = {"num_cpus": self.count * self._threads, "object_store_memory": _OBJECT_STORE_BYTES}
+            cpus = self._asked * self._threads if self._asked and self._threads else self._own_cpus
+            own = {"num_cpus": cpus, "object_store_memory": _OBJECT_STORE_BYTES}
             try:
                 self._ray.init(
                     address=self._address,
@@ -129,25 +146,42 @@ class RayCluster:
                     f"--executor ray: cannot use {self._address}: {_first_line(error)}"
                 ) from error
             self._connected = True
-        self._require("CPU", self.count * self._threads)
-        self._require("GPU", self.count * self._gpus)
+        self._share = self._shares()
+        self._require("CPU", self._share.workers * self._share.threads)
+        self._require("GPU", self._share.workers * self._gpus)
+
+    def _connect_once(self) -> Share:
+        if self._share is None:
+            self.connect()
+        return self._share or self._shares()
+
+    def _shares(self) -> Share:
+        """What a worker gets of the cluster's machines."""
+        machines = [node["Resources"] for node in self._ray.nodes() if node["Alive"]]
+        weights = max((spec.weight_bytes for spec in self._specs), default=0)
+        most = divided(machines, threads=self._threads, gpus=self._gpus, weights=weights)
+        if self._asked is None:
+            return most
+        cpus = int(sum(machine.get("CPU", 0) for machine in machines))
+        sharers = workers_of_gpu(self._gpus) if self._gpus else self._asked
+        return Share(self._asked, self._threads or max(1, cpus // self._asked), sharers)
 
     def close(self) -> None:
         """Disconnect; a local cluster ends."""
         if self._connected:
             self._ray.shutdown()
             self._connected = False
+        self._share = None
 
     def start(self) -> Any:
         """Start an actor; the first one also connects."""
-        if not self._connected:
-            self.connect()
+        share = self._connect_once()
         actor = self._ray.remote(Measurer).options(
-            num_cpus=self._threads,
+            num_cpus=share.threads,
             num_gpus=self._gpus,
-            runtime_env={"env_vars": {"OMP_NUM_THREADS": str(self._threads)}},
+            runtime_env={"env_vars": {"OMP_NUM_THREADS": str(share.threads)}},
         )
-        return actor.remote(self._specs, self._threads, self.count if self._gpus == 0 else 1)
+        return actor.remote(self._specs, share.threads, share.sharers)
 
     def stop(self, worker: Any) -> None:
         """Kill an actor."""
@@ -197,9 +231,10 @@ class RayCluster:
     def _require(self, resource: str, needed: float) -> None:
         there = self._ray.cluster_resources().get(resource, 0)
         if needed > there:
+            workers = self.count
             self.close()
             raise InputError(
-                f"--executor ray: {self.count} workers need {needed:g} {resource}s in all, "
+                f"--executor ray: {workers} workers need {needed:g} {resource}s in all, "
                 f"the cluster has {there:g}; ask for fewer with workers=N or threads=K"
             )
 

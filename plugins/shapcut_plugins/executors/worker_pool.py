@@ -24,7 +24,9 @@ class WorkerDiedError(Exception):
 class Workers(Protocol):
     """Starts and calls workers; worker and task handles are opaque."""
 
-    count: int
+    @property
+    def count(self) -> int:
+        """Number of workers."""
 
     def start(self) -> Any:
         """A new worker."""

@@ -216,8 +216,8 @@ def test_memory_limits_the_number_of_workers(game: ModelGame, monkeypatch: pytes
 
     monkeypatch.setattr("shapcut_plugins.executors.ray.psutil.virtual_memory", Memory)
     specs = [replace(game.spec(), weight_bytes=size) for size in (100, 170)]
-    assert default_workers(8, 0, []) == 8
-    assert default_workers(8, 0, specs[:1]) == 5
-    assert default_workers(8, 0, specs) == 2
-    assert default_workers(1, 0, specs) == 1
-    assert default_workers(8, 0, [replace(specs[0], weight_bytes=9000)]) == 1
+    assert default_workers(8, []) == 8
+    assert default_workers(8, specs[:1]) == 5
+    assert default_workers(8, specs) == 2
+    assert default_workers(1, specs) == 1
+    assert default_workers(8, [replace(specs[0], weight_bytes=9000)]) == 1
