@@ -8,6 +8,10 @@ from .game.coalitions import Values as Values
 from .game.contributions import Contributions as Contributions
 from .game.game import Game as Game
 from .game.game import Measurements as Measurements
+from .game.game import WindowedGame as WindowedGame
+from .game.game import WindowMeans as WindowMeans
+from .game.game import WindowPart as WindowPart
+from .game.game import assembled as assembled
 from .game.plan import RemovalPlan as RemovalPlan
 from .game.surrogate import Surrogate as Surrogate
 from .host.hookspecs import Register as Register
@@ -46,6 +50,7 @@ from .support.plain_json import read_json as read_json
 from .support.progress import Reporter as Reporter
 from .support.run_directory import Run as Run
 from .valuation.executor import DistributedGame as DistributedGame
+from .valuation.executor import DistributedWindows as DistributedWindows
 from .valuation.executor import Executor as Executor
 from .valuation.executor import PortableGame as PortableGame
 from .valuation.game_spec import GameSpec as GameSpec

@@ -24,7 +24,7 @@ from shapcut.game.coalitions import all_coalitions
 from shapcut.host.hookspecs import hookimpl
 from shapcut.host.host import build_host
 from shapcut.support.errors import InputError
-from shapcut.valuation.executor import DistributedGame
+from shapcut.valuation.executor import DistributedWindows
 from shapcut.valuation.model_game import ModelGame
 from shapcut_plugins.executors.ray import RayExecutor
 from shapcut_plugins.executors.ray_cluster import import_ray
@@ -121,7 +121,7 @@ def games(tiny_llama_directory: Path) -> Sequence[ModelGame]:
 
 
 @pytest.fixture(scope="module")
-def distributed(cluster: None, games: Sequence[ModelGame]) -> Iterator[Sequence[DistributedGame]]:
+def distributed(cluster: None, games: Sequence[ModelGame]) -> Iterator[Sequence[DistributedWindows]]:
     executor = RayExecutor(workers=2, threads=1)
     executor.check()
     with executor.distribute(games) as made:
@@ -135,24 +135,26 @@ def measurers() -> dict[int, psutil.Process]:
 
 
 def test_values_are_those_of_a_local_run(
-    games: Sequence[ModelGame], distributed: Sequence[DistributedGame]
+    games: Sequence[ModelGame], distributed: Sequence[DistributedWindows]
 ) -> None:
     for here, there in zip(games, distributed, strict=True):
         np.testing.assert_array_equal(there.values(ROWS), here.values(ROWS))
+        part = here.tokens // 2
+        np.testing.assert_array_equal(there.narrowed(part).values(ROWS), here.narrowed(part).values(ROWS))
 
 
 def test_a_killed_worker_is_replaced(
-    games: Sequence[ModelGame], distributed: Sequence[DistributedGame], capfd: pytest.CaptureFixture[str]
+    games: Sequence[ModelGame], distributed: Sequence[DistributedWindows], capfd: pytest.CaptureFixture[str]
 ) -> None:
-    values = np.full(len(ROWS), np.nan)
+    means = np.full((len(ROWS), games[0].windows), np.nan)
     killed = None
-    for rows, some in distributed[0].parts(ROWS):
-        assert np.isnan(values[rows]).all()
-        values[rows] = some[:, 0]
+    for part in distributed[0].window_parts(ROWS, 0, games[0].windows):
+        assert np.isnan(means[part.rows, part.windows]).all()
+        means[part.rows, part.windows] = part.means
         if killed is None:
             killed = next(iter(measurers()))
             os.kill(killed, signal.SIGKILL)
-    np.testing.assert_array_equal(values, games[0].values(ROWS))
+    np.testing.assert_array_equal(games[0].combined(means), games[0].measurements(ROWS))
     assert killed not in measurers()
     assert capfd.readouterr() == ("", "")
 
@@ -178,7 +180,7 @@ def test_more_workers_than_the_cluster_has_processors(cluster: None, games: Sequ
 
 
 def test_the_clusters_gpus_decide_how_many_workers_there_are(
-    cluster: None, games: Sequence[ModelGame], distributed: Sequence[DistributedGame]
+    cluster: None, games: Sequence[ModelGame], distributed: Sequence[DistributedWindows]
 ) -> None:
     """The cluster is told of two GPUs; its workers do not use them, because the games are on a CPU."""
     distributed[0].values(ROWS[:2])

@@ -33,6 +33,7 @@ class RecordedStack(LayerStack):
         self, decoder: Decoder, containers: dict[type, Container], batch_size: int | None = None
     ) -> None:
         self.batch_size = batch_size
+        self.loads_weights = any(is_managed(block) for block in decoder.blocks)
         self._decoder = decoder
         self._container_of = containers
         self._ids: Tensor | None = None
@@ -85,7 +86,7 @@ class RecordedStack(LayerStack):
 
     def fuse(self, compiled: Callable[[Callable[..., Any]], Callable[..., Any]]) -> bool:
         """Call blocks through a compiled function, unless accelerate manages their weights."""
-        if any(is_managed(block) for block in self._decoder.blocks):
+        if self.loads_weights:
             return False
         self._run = compiled(_run)
         return True

@@ -172,13 +172,23 @@ class WindowedGame(Game):
     def windows(self) -> int:
         """Number of windows; 0 if values do not come from windows after all."""
 
+    @property
+    def windows_per_step(self) -> int:
+        """Means do not depend on how windows are parted at multiples of this number."""
+        return 1
+
     @abstractmethod
     def window_parts(self, coalitions: CoalitionMatrix, first: int, last: int) -> Iterator[WindowPart]:
         """Means of all rows on the windows from ``first`` to before ``last``, in parts worth keeping."""
 
     @abstractmethod
-    def combined(self, means: WindowMeans) -> Measurements:
-        """The value of each row, from its means on all windows."""
+    def combined(self, means: WindowMeans, full: WindowMeans | None = None) -> Measurements:
+        """The value of each row, from its means on all windows.
+
+        Args:
+            means: shape (n_coalitions, windows).
+            full: the means with all players, shape (1, windows); None if the game itself shall know.
+        """
 
     def measurements(self, coalitions: CoalitionMatrix) -> Measurements:
         """The value of each row, from all parts."""

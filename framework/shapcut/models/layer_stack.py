@@ -56,6 +56,9 @@ class LayerStack(ABC):
     batch_size: int | None = None
     """None: steps take any batch. A number (known before `prelude`): steps take that many sequences."""
 
+    loads_weights: bool = False
+    """Whether `resident` loads weights: as many coalitions as fit into memory share it."""
+
     @abstractmethod
     def prelude(self, input_ids: Tensor) -> State:
         """The state that enters layer 0, for token ids of shape (batch, length)."""

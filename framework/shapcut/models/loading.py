@@ -109,6 +109,33 @@ def copied_as(model: nn.Module, dtype: torch.dtype) -> nn.Module:
     return copy.deepcopy(model, known).to(dtype)
 
 
+class Residence:
+    """A model that may leave its GPU for main memory, and returns when it is needed."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self.model = model
+        """The model, wherever its weights are now."""
+        self._left: torch.device | None = None
+
+    def leave(self) -> None:
+        """Move the weights to main memory, unless they are spread, managed by accelerate, or quantized."""
+        devices = weight_devices(self.model)
+        movable = not (
+            is_offloaded(self.model) or is_quantized(self.model) or hasattr(self.model, "_hf_hook")
+        )
+        if self._left is None and movable and len(devices) == 1 and devices[0].type == "cuda":
+            self._left = devices[0]
+            self.model.to("cpu")
+            torch.cuda.empty_cache()  # else the memory stays with this process
+
+    def present(self) -> nn.Module:
+        """The model on its own device."""
+        if self._left is not None:
+            device, self._left = self._left, None
+            self.model.to(device)
+        return self.model
+
+
 def device_map(config: Any, device: torch.device, offload: Offload, trust_remote_code: bool) -> Any:
     """Accelerate's device map for a model, or None if it is not needed.
 

@@ -3,7 +3,10 @@
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from functools import cached_property
 from typing import ClassVar
+
+import numpy as np
 
 from shapcut.game.coalitions import CoalitionMatrix
 from shapcut.game.game import (
@@ -15,11 +18,12 @@ from shapcut.game.game import (
     WindowMeans,
     WindowPart,
     WrappedGame,
+    assembled,
 )
 from shapcut.valuation.game_spec import GameSpec
 
 
-class PortableGame(Game):
+class PortableGame(WindowedGame):
     """A game that other processes can build."""
 
     @abstractmethod
@@ -29,6 +33,9 @@ class PortableGame(Game):
         Raises:
             InputError: if a part of it exists in this process only.
         """
+
+    def leave_device(self) -> None:
+        """Free the GPU's memory until the game itself is evaluated or looked into again."""
 
 
 class DistributedGame(PiecewiseGame, WrappedGame):
@@ -87,9 +94,14 @@ class DistributedWindows(WrappedGame, WindowedGame):
         """Parts as they arrive."""
         return self._measure(coalitions, first, last)
 
-    def combined(self, means: WindowMeans) -> Measurements:
-        """The game's own values."""
-        return self.game.combined(means)
+    @cached_property
+    def _full(self) -> WindowMeans:
+        everyone = np.ones((1, self.n_players), dtype=np.bool_)
+        return assembled(self._measure(everyone, 0, self.windows), 1, 0, self.windows)
+
+    def combined(self, means: WindowMeans, full: WindowMeans | None = None) -> Measurements:
+        """The game's own values; the means with all players are measured elsewhere too."""
+        return self.game.combined(means, self._full if full is None else full)
 
     def measurements(self, coalitions: CoalitionMatrix) -> Measurements:
         """See `WindowedGame.measurements`."""

@@ -13,10 +13,10 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from shapcut.game.coalitions import CoalitionMatrix, Player
-from shapcut.game.game import Measurements, WindowedGame, WindowMeans, WindowPart, as_measurements, over_text
+from shapcut.game.game import Measurements, WindowMeans, WindowPart, as_measurements, over_text
 from shapcut.models.adapter import Adapter, Granularity
 from shapcut.models.fingerprint import model_fingerprint
-from shapcut.models.loading import is_offloaded
+from shapcut.models.loading import Residence, copied_as, is_offloaded, weight_devices
 from shapcut.models.placement import check_dtype
 from shapcut.models.quantization import is_quantized
 from shapcut.support.allocator import keep_freed_memory
@@ -35,7 +35,7 @@ _PACKAGES = ("shapcut", "torch", "transformers")
 """Packages whose versions are part of a game's fingerprint."""
 
 
-class ModelGame(PortableGame, WindowedGame):
+class ModelGame(PortableGame):
     """Coalitions of a model's layers, valued on calibration tokens.
 
     Args:
@@ -69,7 +69,7 @@ class ModelGame(PortableGame, WindowedGame):
         sequences_per_step: int | None = None,
         origin: GameOrigin | None = None,
     ) -> None:
-        self.model = model
+        self._residence = Residence(model)
         self.adapter = adapter
         self.utility = utility or LogLikelihood()
         self.granularity = granularity
@@ -133,6 +133,17 @@ class ModelGame(PortableGame, WindowedGame):
         return other
 
     @property
+    def model(self) -> nn.Module:
+        """The model, on its device."""
+        return self._residence.present()
+
+    def leave_device(self) -> None:
+        """Move the model to main memory and drop converted copies and states, until it is used again."""
+        vars(self).pop("evaluator", None)
+        self._converted.clear()
+        self._residence.leave()
+
+    @property
     def players(self) -> tuple[Player, ...]:
         """The adapter's players."""
         return self._players
@@ -141,7 +152,9 @@ class ModelGame(PortableGame, WindowedGame):
         """Whether the adapter can remove this set; answers are cached."""
         key = frozenset(absent)
         if key not in self._permitted:
-            self._permitted[key] = self.adapter.can_remove(self.model, absent, self.granularity) is None
+            self._permitted[key] = (
+                self.adapter.can_remove(self._residence.model, absent, self.granularity) is None
+            )
         return self._permitted[key]
 
     @property
@@ -184,7 +197,7 @@ class ModelGame(PortableGame, WindowedGame):
         if self.dtype == self.own_dtype:
             return self.model
         if not self._converted:
-            self._converted.append(copy.deepcopy(self.model).to(self.dtype))
+            self._converted.append(copied_as(self.model, self.dtype))
         return self._converted[0]
 
     @cached_property
@@ -206,7 +219,7 @@ class ModelGame(PortableGame, WindowedGame):
             evaluator = BypassEvaluator(self.adapter, model, self.input_ids, measure, self.granularity)
         else:
             placement = Placement(
-                self._memory_budget or default_memory_budget(self._device),
+                self._memory_budget or default_memory_budget(*weight_devices(model)),
                 self.fuse,
                 self._sequences_per_step,
             )
@@ -228,14 +241,15 @@ class ModelGame(PortableGame, WindowedGame):
         """The measure's means on some windows; see `Evaluator.parts`."""
         return self.evaluator.parts(coalitions, first, last)
 
-    def combined(self, means: WindowMeans) -> Measurements:
+    def combined(self, means: WindowMeans, full: WindowMeans | None = None) -> Measurements:
         """The utility of each coalition on all windows, on every second window and on the others."""
         utility = self.utility
         if isinstance(utility, ModelUtility):
             raise TypeError("a model utility has no windows")
-        full = over_text(self.evaluator.full[None, : self.windows])[0].tolist()
+        whole = self.evaluator.full[None, : self.windows] if full is None else full
+        of_all = over_text(whole)[0].tolist()
         parts = over_text(means)
-        return np.column_stack([utility.value(parts[:, part], full[part]) for part in range(3)])
+        return np.column_stack([utility.value(parts[:, part], of_all[part]) for part in range(3)])
 
     def measurements(self, coalitions: CoalitionMatrix) -> Measurements:
         """As `combined`; a `ModelUtility` has no halves."""
@@ -282,7 +296,7 @@ class ModelGame(PortableGame, WindowedGame):
         """The same game on another copy of its model."""
         game = copy.copy(self)
         vars(game).pop("evaluator", None)  # it holds the first copy
-        vars(game).update(model=model, _converted=[], _whole=None)
+        vars(game).update(_residence=Residence(model), _converted=[], _whole=None)
         return game
 
     def spec(self) -> GameSpec:
@@ -306,7 +320,9 @@ class ModelGame(PortableGame, WindowedGame):
             fuse=self.fuse,
             memory_budget=self._memory_budget,
             sequences_per_step=self._sequences_per_step,
-            weight_bytes=sum(weight.numel() * weight.element_size() for weight in self.model.parameters()),
+            weight_bytes=sum(
+                weight.numel() * weight.element_size() for weight in self._residence.model.parameters()
+            ),
             input_ids=self.input_ids.cpu().numpy(),
             fingerprint=self.fingerprint(),
         )

@@ -38,7 +38,7 @@ COALITIONS_BEFORE_TRIAL = 64
 """Coalitions to evaluate before the trial of batched states, which costs as much as tens of coalitions."""
 
 _SECONDS_A_PART = 10.0
-_FEWEST_ROWS = 8
+_FEWEST_ROWS, _FIRST_ROWS = 8, 32
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +102,9 @@ class CoalitionEvaluator(Evaluator):
         division = divide_memory(window, len(self._ids), self._step_windows, self.n_players, budget)
         self.windows_together = division.windows
         self.chunk_size = division.chunk_size
-        self._most_rows = min(_FEWEST_ROWS, division.chunk_size)
+        self._most_rows = (
+            division.chunk_size if self.stack.loads_weights else min(_FIRST_ROWS, division.chunk_size)
+        )
         self._keeps_trunk = division.keeps_trunk
         self._known = StateMemory(division.remembered)
 
@@ -157,7 +159,8 @@ class CoalitionEvaluator(Evaluator):
             with self.stack.resident(layer):
                 after = self._run(layer, state) if after is None else after
                 alone = cycle([after, self._run(layer, before)])
-                together = self.stack.step(layer, joined(list(islice(cycle([state, before]), count))))
+                placed = [self.stack.placed(layer, each) for each in islice(cycle([state, before]), count)]
+                together = self.stack.step(layer, joined(placed))
             expected = joined(list(islice(alone, count)))
             if not all(torch.equal(a, b) for a, b in zip(together, expected, strict=True)):
                 return False
@@ -178,6 +181,8 @@ class CoalitionEvaluator(Evaluator):
 
     def _adapt(self, rows: int, seconds: float) -> None:
         """Let the next part take some seconds, so that little is lost when the process ends."""
+        if self.stack.loads_weights:
+            return
         fitting = max(_FEWEST_ROWS, round(rows * _SECONDS_A_PART / max(seconds, 1e-6)))
         self._most_rows = min(fitting, 4 * max(rows, self._most_rows), self.chunk_size)
 
@@ -220,7 +225,8 @@ class CoalitionEvaluator(Evaluator):
         windows = states[0][0].shape[0]
         self.work.window_runs += len(states) * windows
         if 1 < len(states) == self.states_per_step and windows == self.windows_together:
-            return divided(self.stack.step(layer, joined(states)), len(states))
+            placed = [self.stack.placed(layer, state) for state in states]
+            return divided(self.stack.step(layer, joined(placed)), len(states))
         return [self._run(layer, state) for state in states]
 
     def _run(self, layer: int, state: State) -> State:

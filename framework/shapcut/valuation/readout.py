@@ -114,6 +114,8 @@ class Readout(ABC):
         self._step = step or len(input_ids)
         self.input_ids = input_ids
         self.linear = stack.unembedding()
+        if self.linear is not None:  # as the features are, in a model on several devices
+            self.input_ids = input_ids.to(self.linear.weight.device)
 
     def take_full(self, state: State, first: int = 0) -> None:  # noqa: B027 - most measures need none
         """Note the full model's final state of the windows from ``first`` on, before any other."""

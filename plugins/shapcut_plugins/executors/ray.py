@@ -9,7 +9,7 @@ from typing import Annotated
 import psutil
 from pydantic import Field
 
-from shapcut.contracts import DistributedGame, Executor, GameSpec, PortableGame
+from shapcut.contracts import DistributedWindows, Executor, GameSpec, PortableGame
 from shapcut_plugins.executors.machine_share import COPIES_A_WORKER
 from shapcut_plugins.executors.ray_cluster import RayCluster, import_ray, require_answer
 from shapcut_plugins.executors.worker_pool import WorkerPool
@@ -56,7 +56,7 @@ class RayExecutor(Executor):
                 cluster.connect()
 
     @contextmanager
-    def distribute(self, games: Sequence[PortableGame]) -> Iterator[Sequence[DistributedGame]]:
+    def distribute(self, games: Sequence[PortableGame]) -> Iterator[Sequence[DistributedWindows]]:
         """The games, measured by actors that start with the first request.
 
         Raises:
@@ -66,7 +66,13 @@ class RayExecutor(Executor):
             closing(self._cluster([game.spec() for game in games])) as cluster,
             closing(WorkerPool(cluster)) as pool,
         ):
-            yield [DistributedGame(game, partial(pool.measure, number)) for number, game in enumerate(games)]
+            steps = [game.windows_per_step for game in games]
+            for game in games:
+                game.leave_device()
+            yield [
+                DistributedWindows(game, partial(pool.measure, number, step))
+                for number, (game, step) in enumerate(zip(games, steps, strict=True))
+            ]
 
     def _cluster(self, specs: Sequence[GameSpec]) -> RayCluster:
         on_gpu = any(recipe.device == "cuda" for recipe in specs)

@@ -10,7 +10,15 @@ from typing import Any
 
 import torch
 
-from shapcut.contracts import CoalitionMatrix, GameSpec, InputError, Measurements, ShapcutError, build_game
+from shapcut.contracts import (
+    CoalitionMatrix,
+    GameSpec,
+    InputError,
+    ShapcutError,
+    WindowMeans,
+    assembled,
+    build_game,
+)
 from shapcut_plugins.executors.machine_share import Share, divided, workers_of_gpu
 from shapcut_plugins.executors.worker_pool import WorkerDiedError
 
@@ -75,10 +83,10 @@ class Measurer:
         torch.set_num_threads(self._threads)
         self._game(0)
 
-    def measure(self, game: int, coalitions: CoalitionMatrix) -> Measurements:
-        """Measurements of coalitions in one of the games."""
-        found: Measurements = self._game(game).measurements(coalitions)
-        return found
+    def measure(self, game: int, coalitions: CoalitionMatrix, first: int, last: int) -> WindowMeans:
+        """Means of coalitions on some windows of one of the games."""
+        parts = self._game(game).window_parts(coalitions, first, last)
+        return assembled(parts, len(coalitions), first, last)
 
     def _game(self, number: int) -> Any:
         if number not in self._games:
@@ -192,16 +200,16 @@ class RayCluster:
         """Start loading the model."""
         return worker.prepare.remote()
 
-    def measure(self, worker: Any, game: int, coalitions: CoalitionMatrix) -> Any:
-        """Start measuring coalitions."""
-        return worker.measure.remote(game, coalitions)
+    def measure(self, worker: Any, game: int, coalitions: CoalitionMatrix, first: int, last: int) -> Any:
+        """Start measuring coalitions on some windows."""
+        return worker.measure.remote(game, coalitions, first, last)
 
     def wait(self, tasks: Sequence[Any]) -> Any:
         """Wait for the first finished task."""
         done, _ = self._ray.wait(list(tasks), num_returns=1)
         return done[0]
 
-    def result(self, task: Any) -> Measurements | None:
+    def result(self, task: Any) -> WindowMeans | None:
         """The result of a finished task.
 
         Raises:
@@ -210,7 +218,7 @@ class RayCluster:
         """
         errors = self._ray.exceptions
         try:
-            values: Measurements | None = self._ray.get(task)
+            means: WindowMeans | None = self._ray.get(task)
         except errors.RayTaskError as error:
             if isinstance(error.cause, ShapcutError):
                 raise error.cause from None
@@ -226,7 +234,7 @@ class RayCluster:
             raise WorkerDiedError(_first_line(error)) from error
         except errors.RayError as error:
             raise ShapcutError(f"the Ray cluster failed: {_first_line(error)}") from error
-        return values
+        return means
 
     def _require(self, resource: str, needed: float) -> None:
         there = self._ray.cluster_resources().get(resource, 0)

@@ -1,20 +1,24 @@
 """Distribute coalitions over workers that may die."""
 
-import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from shapcut.contracts import CoalitionMatrix, ShapcutError, Values
+from shapcut.contracts import CoalitionMatrix, ShapcutError, WindowMeans, WindowPart
 
 MOST_DEATHS = 3
 """Consecutive deaths, of one worker or of workers on the same piece, that end a request."""
 
-_SECONDS_A_PIECE = 5.0
-_MOST_ROWS = 256
+_PIECES_A_WORKER = 2
+_FEWEST_ROWS = 32
+"""Fewer coalitions share too little: windows are divided among workers instead."""
+
+_MOST_SPANS = 8
+"""Parts of the text in which a piece is measured, so that each can be kept."""
 
 
 class WorkerDiedError(Exception):
@@ -37,13 +41,13 @@ class Workers(Protocol):
     def prepare(self, worker: Any) -> Any:
         """Start a task that prepares a worker."""
 
-    def measure(self, worker: Any, game: int, coalitions: CoalitionMatrix) -> Any:
-        """Start a task that measures coalitions in one of the games."""
+    def measure(self, worker: Any, game: int, coalitions: CoalitionMatrix, first: int, last: int) -> Any:
+        """Start a task that measures coalitions on some windows of one of the games."""
 
     def wait(self, tasks: Sequence[Any]) -> Any:
         """Wait for the first finished task."""
 
-    def result(self, task: Any) -> Values | None:
+    def result(self, task: Any) -> WindowMeans | None:
         """The result of a finished task.
 
         Raises:
@@ -54,40 +58,43 @@ class Workers(Protocol):
 
 @dataclass(slots=True)
 class Piece:
-    """Rows of a request for one worker, and the number of workers that died on them."""
+    """Rows of a request on a few windows for one worker, and the number of workers that died on them."""
 
     rows: NDArray[np.intp]
+    first: int
+    last: int
     deaths: int = 0
 
 
-class Pieces:
-    """The pending rows of a request, sorted by prefix.
+def pieces(coalitions: CoalitionMatrix, first: int, last: int, *, step: int, workers: int) -> list[Piece]:
+    """Divide a request into pieces that each hold whole subtrees of the prefix tree.
 
     Args:
         coalitions: the request.
-        workers: number of workers; pieces shrink towards the end, so that all finish together.
+        first: its first window.
+        last: the window after its last.
+        step: windows may be parted at multiples of this number, counted from ``first``.
+        workers: number of workers.
     """
+    order = np.lexsort(coalitions.T[::-1])
+    wanted = min(_PIECES_A_WORKER * workers, max(1, len(order) // _FEWEST_ROWS))
+    parts = np.split(order, cuts(coalitions[order], wanted))
+    steps = -(-(last - first) // step)
+    count = min(steps, max(_MOST_SPANS, -(-workers // len(parts))))
+    edges = [first + step * (steps * part // count) for part in range(count)] + [last]
+    return [Piece(rows, begin, end) for begin, end in pairwise(edges) for rows in parts if len(rows)]
 
-    def __init__(self, coalitions: CoalitionMatrix, workers: int) -> None:
-        self._rows = np.lexsort(coalitions.T[::-1])
-        self._workers = workers
-        self._returned: list[Piece] = []
-        self.unfinished = len(self._rows)
 
-    def take(self, most: int) -> Piece | None:
-        """A piece of at most ``most`` rows, returned ones first; None if no row is pending."""
-        if self._returned:
-            return self._returned.pop()
-        if not len(self._rows):
-            return None
-        size = min(most, -(-len(self._rows) // (2 * self._workers)))
-        rows, self._rows = self._rows[:size], self._rows[size:]
-        return Piece(rows)
-
-    def give_back(self, piece: Piece) -> None:
-        """Return a piece whose worker died."""
-        piece.deaths += 1
-        self._returned.append(piece)
+def cuts(ordered: CoalitionMatrix, wanted: int) -> list[int]:
+    """Where to cut sorted rows into ``wanted`` parts of similar size: where neighbours share least."""
+    same = ordered[1:] == ordered[:-1]
+    shared = np.where(same.all(axis=1), same.shape[1], same.argmin(axis=1)) if len(same) else np.array([])
+    found, reach = [], max(1, len(ordered) // (4 * wanted))
+    for part in range(1, wanted):
+        middle = len(ordered) * part // wanted
+        near = np.arange(max(1, middle - reach), min(len(ordered), middle + reach + 1))
+        found.append(int(near[np.argmin(shared[near - 1])]))
+    return found
 
 
 @dataclass(slots=True)
@@ -97,7 +104,6 @@ class _Place:
     worker: Any
     task: Any
     piece: Piece | None = None
-    begin: float = 0.0
     deaths: int = 0
 
 
@@ -107,33 +113,41 @@ class WorkerPool:
     def __init__(self, workers: Workers) -> None:
         self._workers = workers
         self._places: list[_Place] = []
-        self._most = 1
 
-    def measure(self, game: int, coalitions: CoalitionMatrix) -> Iterator[tuple[NDArray[np.intp], Values]]:
-        """Yield row numbers and values piece by piece.
+    def measure(
+        self, game: int, step: int, coalitions: CoalitionMatrix, first: int, last: int
+    ) -> Iterator[WindowPart]:
+        """Yield the means of all rows on the windows from ``first`` to before ``last``, piece by piece.
+
+        Args:
+            game: number of the game.
+            step: windows may be parted at multiples of this number.
+            coalitions: the rows.
+            first: the first window.
+            last: the window after the last.
 
         Raises:
             ShapcutError: if a worker fails, or workers die repeatedly.
         """
         self._places = self._places or [self._new_place() for _ in range(self._workers.count)]
-        pieces = Pieces(coalitions, len(self._places))
+        pending = pieces(coalitions, first, last, step=step, workers=len(self._places))[::-1]
+        unfinished = len(pending)
         try:
-            while pieces.unfinished:
-                self._hand_out(pieces, game, coalitions)
+            while unfinished:
+                self._hand_out(pending, game, coalitions)
                 place = self._next_done()
                 try:
-                    values = self._workers.result(place.task)
+                    means = self._workers.result(place.task)
                 except WorkerDiedError as error:
-                    self._replace(place, pieces, error)
+                    self._replace(place, pending, error)
                     continue
                 piece, place.task, place.piece = place.piece, None, None
-                if piece is not None and values is not None:
+                if piece is not None and means is not None:
                     place.deaths = 0
-                    self._adapt(len(piece.rows), time.monotonic() - place.begin)
-                    pieces.unfinished -= len(piece.rows)
-                    yield piece.rows, values
+                    unfinished -= 1
+                    yield WindowPart(piece.rows, piece.first, means)
         finally:
-            if pieces.unfinished:
+            if unfinished:
                 self.close()
 
     def close(self) -> None:
@@ -146,19 +160,21 @@ class WorkerPool:
         worker = self._workers.start()
         return _Place(worker, self._workers.prepare(worker), deaths=deaths)
 
-    def _hand_out(self, pieces: Pieces, game: int, coalitions: CoalitionMatrix) -> None:
+    def _hand_out(self, pending: list[Piece], game: int, coalitions: CoalitionMatrix) -> None:
         """Give every idle worker a piece."""
         for place in self._places:
-            if place.task is None and (piece := pieces.take(self._most)):
-                place.task = self._workers.measure(place.worker, game, coalitions[piece.rows])
-                place.piece, place.begin = piece, time.monotonic()
+            if place.task is None and pending:
+                place.piece = piece = pending.pop()
+                place.task = self._workers.measure(
+                    place.worker, game, coalitions[piece.rows], piece.first, piece.last
+                )
 
     def _next_done(self) -> _Place:
         busy = [place for place in self._places if place.task is not None]
         done = self._workers.wait([place.task for place in busy])
         return next(place for place in busy if place.task is done)
 
-    def _replace(self, place: _Place, pieces: Pieces, error: WorkerDiedError) -> None:
+    def _replace(self, place: _Place, pending: list[Piece], error: WorkerDiedError) -> None:
         """Replace a dead worker and return its piece.
 
         Raises:
@@ -166,7 +182,8 @@ class WorkerPool:
         """
         piece, deaths = place.piece, place.deaths + 1
         if piece is not None:
-            pieces.give_back(piece)
+            piece.deaths += 1
+            pending.append(piece)
         if max(deaths, 0 if piece is None else piece.deaths) >= MOST_DEATHS:
             raise ShapcutError(
                 f"workers died {MOST_DEATHS} times in a row ({error}); if memory is short for "
@@ -174,8 +191,3 @@ class WorkerPool:
             ) from error
         self._workers.stop(place.worker)
         self._places[self._places.index(place)] = self._new_place(deaths)
-
-    def _adapt(self, rows: int, seconds: float) -> None:
-        """Adapt the size of the next pieces to the duration of this one."""
-        fitting = round(rows * _SECONDS_A_PIECE / max(seconds, 1e-6))
-        self._most = min(max(1, fitting), 4 * max(rows, self._most), _MOST_ROWS)

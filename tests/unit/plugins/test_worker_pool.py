@@ -7,13 +7,19 @@ import pytest
 
 from shapcut.game.coalitions import all_coalitions
 from shapcut.support.errors import InputError, ShapcutError
-from shapcut_plugins.executors.worker_pool import MOST_DEATHS, Pieces, WorkerDiedError, WorkerPool
+from shapcut_plugins.executors.worker_pool import MOST_DEATHS, WorkerDiedError, WorkerPool, cuts, pieces
 
 ROWS = all_coalitions(6)
+WINDOWS = 5
 
 
 def weights(coalitions):
     return (coalitions @ (1 << np.arange(6))).astype(np.float64)
+
+
+def means(coalitions, game=0, first=0, last=WINDOWS):
+    """The coalition's number, plus 1000 for the game, plus a tenth for the window."""
+    return weights(coalitions)[:, None] + 1000 * game + np.arange(first, last) / 10
 
 
 class Task:
@@ -40,11 +46,11 @@ class FakeWorkers:
     def prepare(self, worker):
         return Task(worker, lambda: self.fate(worker, None))
 
-    def measure(self, worker, game, coalitions):
+    def measure(self, worker, game, coalitions, first, last):
         def outcome():
             self.fate(worker, coalitions)
-            self.asked.append(coalitions)
-            return weights(coalitions) + 1000 * game
+            self.asked.append((coalitions, first, last))
+            return means(coalitions, game, first, last)
 
         return Task(worker, outcome)
 
@@ -56,12 +62,13 @@ class FakeWorkers:
         return task.outcome()
 
 
-def measured(pool, rows=ROWS, game=0):
-    values = np.full(len(rows), np.nan)
-    for part, some in pool.measure(game, rows):
-        assert np.isnan(values[part]).all()
-        values[part] = some
-    return values
+def measured(pool, rows=ROWS, game=0, first=0, last=WINDOWS):
+    found = np.full((len(rows), last - first), np.nan)
+    for part in pool.measure(game, 1, rows, first, last):
+        columns = slice(part.first - first, part.first - first + part.means.shape[1])
+        assert np.isnan(found[part.rows, columns]).all()
+        found[part.rows, columns] = part.means
+    return found
 
 
 @pytest.mark.parametrize("count", [1, 2, 5])
@@ -69,9 +76,9 @@ def test_every_row_is_measured_once(count):
     workers = FakeWorkers(count)
     pool = WorkerPool(workers)
     order = np.random.default_rng(0).permutation(64)
-    assert measured(pool, ROWS[order]).tolist() == weights(ROWS[order]).tolist()
-    assert measured(pool, ROWS[:3], game=1).tolist() == [1000, 1001, 1002]
-    assert sum(map(len, workers.asked)) == 64 + 3
+    assert measured(pool, ROWS[order]).tolist() == means(ROWS[order]).tolist()
+    assert measured(pool, ROWS[:3], game=1, first=2, last=4).tolist() == means(ROWS[:3], 1, 2, 4).tolist()
+    assert sum(len(rows) * (last - first) for rows, first, last in workers.asked) == 64 * WINDOWS + 3 * 2
     assert workers.started == count
 
 
@@ -84,24 +91,30 @@ def test_workers_start_with_the_first_request_and_end_with_the_pool():
     assert sorted(workers.stopped) == [1, 2]
 
 
-def test_pieces_hold_neighbours_grow_and_shrink():
+def test_pieces_hold_whole_subtrees():
     order = np.random.default_rng(0).permutation(64)
-    pieces = Pieces(ROWS[order], 2)
-    taken = [pieces.take(most) for most in (1, 4, 100, 100)]
-    assert [len(piece.rows) for piece in taken] == [1, 4, 15, 11]
-    together = ROWS[order][np.concatenate([piece.rows for piece in taken])].tolist()
-    assert together == sorted(together)
-    pieces.give_back(taken[1])
-    assert pieces.take(1) is taken[1]
-    assert taken[1].deaths == 1
+    made = pieces(ROWS[order], 0, 20, step=2, workers=1)
+    spans = list(dict.fromkeys((piece.first, piece.last) for piece in made))
+    assert [first for first, _ in spans] + [20] == [0, *(last for _, last in spans)]
+    assert len(spans) == 8
+    assert all(first % 2 == 0 for first, _ in spans)
+    first, second = (ROWS[order][piece.rows] for piece in made if piece.first == 0)
+    assert np.vstack([first, second]).tolist() == sorted(ROWS.tolist())
+    assert not first[:, 0].any()
+    assert second[:, 0].all()
 
 
-def test_pieces_follow_from_the_time_that_they_take(monkeypatch):
-    clock = iter(range(0, 100_000, 60))
-    monkeypatch.setattr("shapcut_plugins.executors.worker_pool.time.monotonic", lambda: float(next(clock)))
-    workers = FakeWorkers()
-    measured(WorkerPool(workers))
-    assert {len(piece) for piece in workers.asked} == {1}
+def test_few_coalitions_are_divided_by_windows():
+    made = pieces(ROWS[:8], 3, 12, step=2, workers=3)
+    assert {len(piece.rows) for piece in made} == {8}
+    assert [(piece.first, piece.last) for piece in made] == [(3, 5), (5, 7), (7, 9), (9, 11), (11, 12)]
+    assert len(pieces(ROWS[:8], 0, 1, step=4, workers=3)) == 1
+
+
+def test_cuts_are_where_neighbours_share_least():
+    rows = ROWS[np.lexsort(ROWS.T[::-1])][3:]
+    assert cuts(rows, 2) == [29]
+    assert cuts(rows, 1) == []
 
 
 def test_a_dead_worker_is_replaced_and_its_piece_measured_again():
@@ -113,7 +126,7 @@ def test_a_dead_worker_is_replaced_and_its_piece_measured_again():
             raise WorkerDiedError("killed")
 
     workers = FakeWorkers(fate=fate)
-    assert measured(WorkerPool(workers)).tolist() == weights(ROWS).tolist()
+    assert measured(WorkerPool(workers)).tolist() == means(ROWS).tolist()
     assert deaths == {2: 1, 3: 1}
     assert workers.started == 4
     assert workers.stopped == [2, 3]
@@ -129,7 +142,7 @@ def test_workers_may_die_as_often_as_they_like_if_work_gets_done_between():
             raise WorkerDiedError("killed")
 
     workers = FakeWorkers(1, fate)
-    assert measured(WorkerPool(workers)).tolist() == weights(ROWS).tolist()
+    assert measured(WorkerPool(workers)).tolist() == means(ROWS).tolist()
     assert workers.started == 1 + 5
 
 
@@ -169,9 +182,9 @@ def test_an_ordinary_error_ends_the_run_at_once():
 def test_a_request_that_is_broken_off_leaves_no_old_task_behind():
     workers = FakeWorkers()
     pool = WorkerPool(workers)
-    request = pool.measure(0, ROWS)
+    request = pool.measure(0, 1, ROWS, 0, WINDOWS)
     next(request)
     request.close()
     assert sorted(workers.stopped) == [1, 2]
-    assert measured(pool, game=1).tolist() == (weights(ROWS) + 1000).tolist()
+    assert measured(pool, game=1).tolist() == means(ROWS, 1).tolist()
     assert workers.started == 4
