@@ -47,6 +47,49 @@ def speed(content: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def speed_default(content: dict[str, Any]) -> str:
+    """Seconds per coalition of the default way at two lengths, and block runs at a larger model's shape."""
+    if "default" not in content or "shape" not in content:
+        return "Not measured yet: `python benchmarks/speed.py --text FILE default shape`."
+    lines = [
+        *_about(content),
+        "| tokens | coalitions | reference, seconds per coalition | default, seconds per coalition | speedup "
+        "| turn by turn | block runs per coalition |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for tokens, row in content["default"].items():
+        took, ratios = row["seconds a coalition"], ", ".join(f"{turn['ratio']:.2f}" for turn in row["turns"])
+        cells = [
+            tokens,
+            str(row["coalitions"]),
+            f"{took['reference']:.2f}",
+            f"{took['default']:.2f}",
+            f"{row['times faster than the reference']:.2f}",
+            ratios,
+            f"{row['block runs a coalition']:.1f}",
+        ]
+        lines.append(f"| {' | '.join(cells)} |")
+    some = next(iter(content["default"].values()))
+    shape = content["shape"]
+    lines += [
+        "",
+        f"Evaluated in {some['dtype']}, {'fused' if some['fused'] else 'eager'}; instructions: {content['instructions']}. "
+        f"The reference measures {sum(turn['reference coalitions'] for turn in some['turns'])} of the coalitions.",
+        "",
+        f"{shape['coalitions']} guided draws for {shape['removed']} of {shape['blocks']} blocks at the shape of "
+        "Llama-3-8B, counted without weights:",
+        "",
+        "| tokens | GiB for states | block runs per coalition | blocks present |",
+        "|---|---|---|---|",
+    ]
+    lines += [
+        f"| {row['windows']} x {row['length']:,} | {row['GiB for states']} | {row['block runs']:.1f} "
+        f"| {row['blocks present']:.1f} |"
+        for row in shape["rows"]
+    ]
+    return "\n".join(lines)
+
+
 def speed_values(content: dict[str, Any]) -> str:
     """How far values are from the slow bypass."""
     part = content["values"]
