@@ -90,6 +90,44 @@ def speed_default(content: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def siblings(content: dict[str, Any]) -> str:
+    """Block runs and fidelity by the number of generations."""
+    lines = [
+        "| generations | block runs per coalition | distinct among draws | Spearman, equal coalitions "
+        "| Spearman, equal block runs | regret of the plan, equal block runs |",
+        "|---|---|---|---|---|---|",
+    ]
+    for row in content["runs"]:
+        generations = row["generations"]
+        cells = [
+            str(generations),
+            f"{row['block runs']:.1f}",
+            f"{row['distinct among draws']:.0%}",
+            _synthetic(content["fidelity"], generations, "coalitions", "Spearman"),
+            _synthetic(content["fidelity"], generations, "block runs", "Spearman"),
+            _synthetic(
+                content["plans"], generations, "block runs" if generations else "coalitions", "regret"
+            ),
+        ]
+        lines.append(f"| {' | '.join(cells)} |")
+    zoo = [row for row in content["plans"] if row["game"] != "synthetic"]
+    best = sum(row["regret"] == 0.0 for row in zoo)
+    counts = content["seeds"]
+    lines += [
+        "",
+        f"Synthetic games with 32 blocks of which 8 are removed, means and standard errors over {counts['fidelity']} "
+        f"seeds; regret in nats: 20 blocks of which 5 are removed, {counts['plans']} seeds. On the zoo's enumerated games "
+        f"the best set was found in every run in {best} of {len(zoo)} cells. `{content['command']}`.",
+    ]
+    return "\n".join(lines)
+
+
+def _synthetic(rows: list[dict[str, Any]], generations: int, equal: str, figure: str) -> str:
+    wanted = ("synthetic", generations, equal)
+    found = [row for row in rows if (row["game"], row["generations"], row["equal"]) == wanted]
+    return " ".join(f"{row[figure]:.3f} ± {row['standard errors'][figure]:.3f}" for row in found)
+
+
 def speed_values(content: dict[str, Any]) -> str:
     """How far values are from the slow bypass."""
     part = content["values"]
