@@ -63,7 +63,7 @@ families: $(STAMP) ## try every family of transformers again and write docs/fami
 recipes: $(STAMP) ## write the schema of recipes and their tables in docs and benchmarks/paper
 	$(BIN)/python benchmarks/recipes.py
 
-bench-speed: $(STAMP) ## measure evaluation against the reference's way (some 45 minutes); TEXT=file
+bench-speed: $(STAMP) ## measure evaluation against the reference's way (an hour or more); TEXT=file
 	$(PIP) install --editable '.[bench]' -c $(VENV)/constraints.txt
 	$(BIN)/python benchmarks/speed.py --text '$(TEXT)'
 	$(BIN)/python benchmarks/speed_figure.py

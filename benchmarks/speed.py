@@ -19,6 +19,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Collection
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -26,18 +27,20 @@ import numpy as np
 import torch
 from scipy.stats import spearmanr
 
+from block_runs import RunCounter
 from reference_way import ReferenceWay, surrogate_calls, surrogate_network
 from shapcut.api import load_game
 from shapcut.data.windows import load_held_out
 from shapcut.estimators.base import EstimationProblem
 from shapcut.estimators.paper import PaperEstimator
-from shapcut.estimators.sampling import StratifiedSampler
-from shapcut.game.coalitions import CoalitionMatrix, Values
+from shapcut.estimators.sampling import GuidedSampler, StratifiedSampler
+from shapcut.estimators.surrogate import SurrogateEstimator
+from shapcut.game.coalitions import CoalitionMatrix, Player, Values
 from shapcut.host.host import build_host
 from shapcut.measurement.perplexity import perplexity
 from shapcut.pipeline.score import Scoring
 from shapcut.pipeline.session import prepare
-from shapcut.recipe.recipe import make_recipe
+from shapcut.recipe.recipe import Recipe, make_recipe
 from shapcut.selection.base import SelectionProblem
 from shapcut.selection.ranking import RankingSelector
 from shapcut.support.allocator import keep_freed_memory
@@ -54,12 +57,22 @@ RESULT = Path(__file__).parent / "results" / "speed.json"
 COALITIONS, TURNS = 200, 4
 REFERENCE_MASKS, REFERENCE_SURROGATE_MASKS = 8_000, 80_000
 OFFLOAD_LIMIT, EXECUTOR_COALITIONS = 512 * 2**20, 60
+DEFAULT_LENGTHS, DEFAULT_STRIDE = (128, 512), 8
+LLAMA_BLOCKS, LLAMA_WIDTH, LLAMA_LENGTH, LLAMA_REMOVE, LLAMA_COALITIONS = 32, 4096, 2048, 8, 250
 N_REMOVE, BUDGET, WINDOWS, MASKS_RUN, HELD_OUT_WINDOWS = 6, 125, 8, 1_000, 240
 
 
 def peak_memory() -> float:
     """The most that this process has held so far, in MiB."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def instructions() -> str:
+    """The instruction set that torch uses, and the extensions for matrix products that the processor has."""
+    path = Path("/proc/cpuinfo")
+    flags = path.read_text(encoding="ascii", errors="ignore").split() if path.exists() else []
+    extensions = [name for name in ("avx512_bf16", "avx512_fp16", "amx_bf16", "amx_int8") if name in flags]
+    return ", ".join([torch.backends.cpu.get_cpu_capability(), *extensions])
 
 
 def matrix_product_peak() -> float:
@@ -73,18 +86,20 @@ def matrix_product_peak() -> float:
     return best
 
 
-def fastest_reference(bench: Bench) -> tuple[ReferenceWay, list[dict[str, Any]]]:
+def fastest_reference(
+    bench: Bench, ids: torch.Tensor | None = None
+) -> tuple[ReferenceWay, list[dict[str, Any]]]:
     """The reference in the number format and batching that suit this machine best."""
     masks, tried = bench.coalitions(4, 0), []
     for name, model in (("float32", bench.model), ("bfloat16", bench.half)):
         for at_once in (True, False):
-            way = bench.reference(model, at_once=at_once)
+            way = bench.reference(model, at_once=at_once, ids=ids)
             way.losses(masks[:1])
             took, _ = seconds(lambda way=way: way.losses(masks))
             tried.append({"dtype": name, "samples at once": at_once, "seconds": took / len(masks)})
     best = min(tried, key=lambda row: row["seconds"])
     model = bench.half if best["dtype"] == "bfloat16" else bench.model
-    return bench.reference(model, at_once=best["samples at once"]), tried
+    return bench.reference(model, at_once=best["samples at once"], ids=ids), tried
 
 
 def started(bench: Bench, *, fuse: bool) -> CoalitionEvaluator:
@@ -149,6 +164,91 @@ def coalitions(bench: Bench) -> dict[str, Any]:
         "peak memory MiB": peak_memory(),
         "states a step": evaluators["fused"].states_per_step,
     }
+
+
+def default(bench: Bench) -> dict[str, Any]:
+    """Seconds a coalition of those that `shapcut prune` draws by default before its search, in turns."""
+    drawn = default_coalitions(bench)
+    return {f"{SAMPLES} x {length}": default_at(bench, length, drawn) for length in DEFAULT_LENGTHS}
+
+
+def default_at(bench: Bench, length: int, drawn: CoalitionMatrix) -> dict[str, Any]:
+    """The same at one length of windows; the reference measures every eighth coalition of a turn."""
+    default_allocator()
+    reference, tried = fastest_reference(bench, bench.windows(SAMPLES, length))
+    game = default_game(bench, length)
+    warm_up, _ = seconds(lambda: game.values(drawn[:1]))
+    game.values(np.repeat(drawn[:1], COALITIONS_BEFORE_TRIAL, axis=0))
+    turns = []
+    for turn in np.array_split(np.arange(1, len(drawn)), TURNS):
+        default_allocator()
+        some = turn[:: min(DEFAULT_STRIDE, len(turn))]
+        took, _ = seconds(lambda some=some: reference.losses(drawn[some]))
+        row = {"reference": took / len(some), "reference coalitions": len(some), "coalitions": len(turn)}
+        keep_freed_memory()
+        before = game.work.block_runs
+        took, _ = seconds(lambda turn=turn: game.values(drawn[turn]))
+        row |= {"default": took / len(turn), "block runs": (game.work.block_runs - before) / len(turn)}
+        turns.append(row | {"ratio": row["reference"] / row["default"]})
+        print(json.dumps(turns[-1]), file=sys.stderr)
+    sizes = np.array([turn["coalitions"] for turn in turns]) / (len(drawn) - 1)
+    mean = {
+        key: float(sizes @ [turn[key] for turn in turns]) for key in ("reference", "default", "block runs")
+    }
+    return {
+        "reference tried": tried,
+        "coalitions": len(drawn) - 1,
+        "warm-up seconds": warm_up,
+        "dtype": str(game.dtype).removeprefix("torch."),
+        "fused": game.fuse,
+        "turns": turns,
+        "seconds a coalition": {"reference": mean["reference"], "default": mean["default"]},
+        "block runs a coalition": mean["block runs"],
+        "times faster than the reference": mean["reference"] / mean["default"],
+        "peak memory MiB": peak_memory(),
+    }
+
+
+def default_game(bench: Bench, length: int) -> ModelGame:
+    """The game of `shapcut prune` with default options, new."""
+    return prepare(default_recipe(bench, length), build_host(), target=True).game
+
+
+def default_recipe(bench: Bench, length: int) -> Recipe:
+    """Default options but for the number of windows, their length and the text."""
+    options = {"samples": SAMPLES, "sequence_length": length, "calibration": bench.text, "seed": SEED}
+    return make_recipe({"model": MODEL, "remove": N_REMOVE, "finalist_samples": 0, **options})
+
+
+def default_coalitions(bench: Bench) -> CoalitionMatrix:
+    """All players, the single absences and the guided draws, call by call in the order of a store."""
+    game, rng = default_game(bench, LENGTH), np.random.default_rng(SEED)
+    problem = EstimationProblem(game, default_recipe(bench, LENGTH).budget, rng, n_remove=N_REMOVE)
+    measured = SurrogateEstimator().estimate(problem).coalitions
+    singles = 1 + len(bench.players)
+    guided = measured[singles:]
+    return np.vstack([measured[:singles], guided[np.lexsort(guided.T[::-1])]])
+
+
+def shape(_bench: Bench) -> dict[str, Any]:
+    """Block runs a coalition at the shape of Llama-3-8B, counted without weights."""
+    rng = np.random.default_rng(SEED)
+    sampler = GuidedSampler(rng.gamma(1.0, 0.1, LLAMA_BLOCKS), LLAMA_REMOVE + 1)
+    players = [Player(index, f"block {index}", "block", 1) for index in range(LLAMA_BLOCKS)]
+    drawn = sampler.sample(players, LLAMA_COALITIONS, rng)
+    rows = []
+    for windows, gibibytes in product((16, 128), (24, 64)):
+        counter = RunCounter(LLAMA_BLOCKS, (windows, LLAMA_LENGTH, LLAMA_WIDTH), gibibytes * 2**30)
+        rows.append(
+            {
+                "windows": windows,
+                "length": LLAMA_LENGTH,
+                "GiB for states": gibibytes,
+                "block runs": counter.runs(drawn) / len(drawn),
+                "blocks present": float(drawn.sum(axis=1).mean()),
+            }
+        )
+    return {"coalitions": len(drawn), "blocks": LLAMA_BLOCKS, "removed": LLAMA_REMOVE, "rows": rows}
 
 
 def values(bench: Bench) -> dict[str, Any]:
@@ -347,6 +447,8 @@ def executors(bench: Bench) -> dict[str, Any]:
 
 PARTS: dict[str, Callable[[Bench], dict[str, Any]]] = {
     "coalitions": coalitions,
+    "default": default,
+    "shape": shape,
     "values": values,
     "plan": plan,
     "paper": paper,
@@ -375,6 +477,7 @@ def main() -> None:
             "text": f"{text}, {SAMPLES} x {LENGTH} tokens of its first three quarters, seed {SEED}",
             "command": f"python benchmarks/speed.py {shlex.join(sys.argv[1:]).replace(given.text, text)}",
             "hardware": f"2 threads, {platform.machine()}, bfloat16 in hardware: {fast}",
+            "instructions": instructions(),
             "torch": torch.__version__,
             part: found,
         }

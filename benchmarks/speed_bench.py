@@ -38,10 +38,10 @@ class Bench:
         self.players = self.adapter.players(self.model)
         self.ids = self.windows(SAMPLES)
 
-    def windows(self, samples: int) -> torch.Tensor:
-        """Calibration windows of the text, shape (samples, LENGTH)."""
+    def windows(self, samples: int, length: int = LENGTH) -> torch.Tensor:
+        """Calibration windows of the text, shape (samples, length)."""
         found = load_calibration(
-            self.text, self.tokenizer, samples=samples, sequence_length=LENGTH, seed=SEED
+            self.text, self.tokenizer, samples=samples, sequence_length=length, seed=SEED
         )
         return found.input_ids
 
@@ -62,12 +62,14 @@ class Bench:
         ids = self.ids if ids is None else ids
         return CoalitionEvaluator(stack, layers or len(self.players), ids, "nll", Placement(MEMORY, fuse))
 
-    def reference(self, model: torch.nn.Module, *, at_once: bool = True) -> ReferenceWay:
+    def reference(
+        self, model: torch.nn.Module, *, at_once: bool = True, ids: torch.Tensor | None = None
+    ) -> ReferenceWay:
         """The reference's way on the same windows."""
         blocks = model.get_submodule(self.players[0].name.rpartition(".")[0])
         if not isinstance(blocks, torch.nn.ModuleList):
             raise TypeError("the blocks are not in a ModuleList")
-        return ReferenceWay(model, blocks, self.ids, at_once=at_once)
+        return ReferenceWay(model, blocks, self.ids if ids is None else ids, at_once=at_once)
 
 
 def default_allocator() -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from tables_selection import best_sets, calibration_size, estimators, selection, selection_summary
-from tables_speed import speed, speed_growth, speed_places, speed_plan, speed_values
+from tables_speed import siblings, speed, speed_default, speed_growth, speed_places, speed_plan, speed_values
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
@@ -254,7 +254,9 @@ def _json(path: Path) -> Any:
 TABLES: dict[str, Callable[[dict[str, Any]], str]] = {
     "families": families,
     "shapes": shapes,
+    "siblings": siblings,
     "speed": speed,
+    "speed_default": speed_default,
     "speed_values": speed_values,
     "speed_plan": speed_plan,
     "speed_growth": speed_growth,
@@ -277,6 +279,7 @@ PAGES = (
     "docs/after-the-cut.md",
     "docs/estimators.md",
     "docs/families.md",
+    "docs/method.md",
     "docs/quantization.md",
     "docs/security.md",
     "docs/selection.md",

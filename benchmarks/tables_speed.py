@@ -47,6 +47,87 @@ def speed(content: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def speed_default(content: dict[str, Any]) -> str:
+    """Seconds per coalition of the default way at two lengths, and block runs at a larger model's shape."""
+    if "default" not in content or "shape" not in content:
+        return "Not measured yet: `python benchmarks/speed.py --text FILE default shape`."
+    lines = [
+        *_about(content),
+        "| tokens | coalitions | reference, seconds per coalition | default, seconds per coalition | speedup "
+        "| turn by turn | block runs per coalition |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for tokens, row in content["default"].items():
+        took, ratios = row["seconds a coalition"], ", ".join(f"{turn['ratio']:.2f}" for turn in row["turns"])
+        cells = [
+            tokens,
+            str(row["coalitions"]),
+            f"{took['reference']:.2f}",
+            f"{took['default']:.2f}",
+            f"{row['times faster than the reference']:.2f}",
+            ratios,
+            f"{row['block runs a coalition']:.1f}",
+        ]
+        lines.append(f"| {' | '.join(cells)} |")
+    some = next(iter(content["default"].values()))
+    shape = content["shape"]
+    lines += [
+        "",
+        f"Evaluated in {some['dtype']}, {'fused' if some['fused'] else 'eager'}; instructions: {content['instructions']}. "
+        f"The reference measures {sum(turn['reference coalitions'] for turn in some['turns'])} of the coalitions.",
+        "",
+        f"{shape['coalitions']} guided draws for {shape['removed']} of {shape['blocks']} blocks at the shape of "
+        "Llama-3-8B, counted without weights:",
+        "",
+        "| tokens | GiB for states | block runs per coalition | blocks present |",
+        "|---|---|---|---|",
+    ]
+    lines += [
+        f"| {row['windows']} x {row['length']:,} | {row['GiB for states']} | {row['block runs']:.1f} "
+        f"| {row['blocks present']:.1f} |"
+        for row in shape["rows"]
+    ]
+    return "\n".join(lines)
+
+
+def siblings(content: dict[str, Any]) -> str:
+    """Block runs and fidelity by the number of generations."""
+    lines = [
+        "| generations | block runs per coalition | distinct among draws | Spearman, equal coalitions "
+        "| Spearman, equal block runs | regret of the plan, equal block runs |",
+        "|---|---|---|---|---|---|",
+    ]
+    for row in content["runs"]:
+        generations = row["generations"]
+        cells = [
+            str(generations),
+            f"{row['block runs']:.1f}",
+            f"{row['distinct among draws']:.0%}",
+            _synthetic(content["fidelity"], generations, "coalitions", "Spearman"),
+            _synthetic(content["fidelity"], generations, "block runs", "Spearman"),
+            _synthetic(
+                content["plans"], generations, "block runs" if generations else "coalitions", "regret"
+            ),
+        ]
+        lines.append(f"| {' | '.join(cells)} |")
+    zoo = [row for row in content["plans"] if row["game"] != "synthetic"]
+    best = sum(row["regret"] == 0.0 for row in zoo)
+    counts = content["seeds"]
+    lines += [
+        "",
+        f"Synthetic games with 32 blocks of which 8 are removed, means and standard errors over {counts['fidelity']} "
+        f"seeds; regret in nats: 20 blocks of which 5 are removed, {counts['plans']} seeds. On the zoo's enumerated games "
+        f"the best set was found in every run in {best} of {len(zoo)} cells. `{content['command']}`.",
+    ]
+    return "\n".join(lines)
+
+
+def _synthetic(rows: list[dict[str, Any]], generations: int, equal: str, figure: str) -> str:
+    wanted = ("synthetic", generations, equal)
+    found = [row for row in rows if (row["game"], row["generations"], row["equal"]) == wanted]
+    return " ".join(f"{row[figure]:.3f} ± {row['standard errors'][figure]:.3f}" for row in found)
+
+
 def speed_values(content: dict[str, Any]) -> str:
     """How far values are from the slow bypass."""
     part = content["values"]

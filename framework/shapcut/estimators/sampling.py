@@ -2,18 +2,18 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from itertools import chain
 
 import numpy as np
 from numpy.typing import NDArray
 
-from shapcut.game.coalitions import CoalitionMatrix, Player, distinct, keys, without
+from shapcut.game.coalitions import CoalitionMatrix, Player, distinct, keys
 from shapcut.support.errors import InputError
 
 REFERENCE_PRESENT_FRACTIONS = (30 / 32, 27 / 32, 24 / 32, 21 / 32, 18 / 32)
 """Coalition sizes of the paper for 32 layers, as shares of the depth (arXiv 2602.07804)."""
 
-_ATTEMPTS = 50
+_ATTEMPTS, _ATTEMPTS_FOR_SIZES = 50, 5
+_LARGEST_LOG_WEIGHT = 1e6
 
 
 class Sampler(ABC):
@@ -27,13 +27,30 @@ class Sampler(ABC):
         """``count`` coalitions, repeats possible, shape (count, n_players)."""
 
     def sample(self, players: Sequence[Player], budget: int, rng: np.random.Generator) -> CoalitionMatrix:
-        """Up to ``budget`` distinct coalitions; fewer if no more are found."""
-        found: CoalitionMatrix = np.empty((0, len(players)), dtype=np.bool_)
-        for _ in range(_ATTEMPTS):
-            if len(found) >= budget:
+        """Up to ``budget`` distinct coalitions; fewer if no more are found.
+
+        Repeats are replaced by other coalitions of their size, if these are found soon.
+        """
+        drawn = self.draw(players, budget, rng)
+        wanted = np.bincount(drawn.sum(axis=1), minlength=len(players) + 1)
+        found = distinct(drawn)
+        for attempt in range(_ATTEMPTS):
+            enough = len(found) >= budget
+            if enough and (attempt >= _ATTEMPTS_FOR_SIZES or _within(found, wanted).sum() >= budget):
                 break
             found = distinct(np.vstack([found, self.draw(players, budget, rng)]))
-        return found[:budget]
+        first = np.argsort(~_within(found, wanted), kind="stable")[:budget]
+        return found[np.sort(first)]
+
+
+def _within(coalitions: CoalitionMatrix, wanted: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """Whether each row is among the first ``wanted[size]`` rows of its size."""
+    size = coalitions.sum(axis=1)
+    order = np.argsort(size, kind="stable")
+    place = np.empty_like(order)
+    place[order] = np.arange(len(size)) - np.searchsorted(size[order], size[order])
+    among: NDArray[np.bool_] = place < wanted[size]
+    return among
 
 
 def removable(players: Sequence[Player]) -> NDArray[np.int64]:
@@ -42,30 +59,67 @@ def removable(players: Sequence[Player]) -> NDArray[np.int64]:
 
 
 def siblings(
-    candidates: NDArray[np.int64], absent: int, generations: int, rng: np.random.Generator
-) -> list[NDArray[np.int64]]:
-    """Draw sets of absent players that share prefixes, each uniform among the sets of its size.
+    log_weights: NDArray[np.float64], sizes: NDArray[np.int64], generations: int, rng: np.random.Generator
+) -> NDArray[np.bool_]:
+    """Draw families of sets that share prefixes; each set by itself has the distribution of a single draw.
 
-    The first set is drawn uniformly. Each generation doubles the number of sets: every set gets a twin that
-    agrees with it on the first half of the players (three quarters in the next generation, and so on) and
-    redraws the rest uniformly at the same size. Given the beginning of a uniform set, its rest is uniform,
-    so each sibling is uniform by itself. Averages over siblings are unbiased, but siblings are not
-    independent.
+    A set has probability proportional to the product of its members' weights among the sets of its size
+    (conditional Poisson sampling; uniform if all weights are equal). Each generation doubles a family: every
+    set gets a twin that agrees with it on the first half of the players (three quarters in the next
+    generation, and so on) and redraws the rest at the same size. A product of weights is a product over the
+    beginning times one over the rest. So given the beginning, the rest has the same distribution among sets
+    of the remaining size, which is what the twin draws, and each sibling by itself is an exact draw. Averages
+    over siblings are unbiased, but siblings are not independent. (Successive draws without replacement, as by
+    Gumbel top-k, do not factor like this.)
 
     Args:
-        candidates: players that may be absent, in the order in which they run.
-        absent: size of each set.
-        generations: the number of sets is ``2**generations``.
+        log_weights: finite logarithms of the weights, in the order in which players run, shape (n,).
+        sizes: size of each family's sets, each at most n, shape (n_families,).
+        generations: a family has ``2**generations`` sets.
         rng: source of randomness.
+
+    Returns:
+        Members of each set, family by family, shape (n_families * 2**generations, n).
     """
-    sets = [np.sort(rng.choice(len(candidates), size=absent, replace=False))]
-    for generation in range(1, generations + 1):
-        cut = len(candidates) - (len(candidates) >> generation)
-        for existing in list(sets):
-            begin = existing[existing < cut]
-            rest = rng.choice(np.arange(cut, len(candidates)), size=absent - len(begin), replace=False)
-            sets.append(np.concatenate([begin, rest]))
-    return [candidates[positions] for positions in sets]
+    n = len(log_weights)
+    totals = _log_totals(log_weights, int(sizes.max(initial=0)))
+    sets: NDArray[np.bool_] = np.zeros((len(sizes), 1, n), dtype=np.bool_)
+    for generation in range(generations + 1):
+        cut = n - (n >> generation)
+        twins = sets.copy()
+        remaining = sizes[:, None] - twins[:, :, :cut].sum(axis=2)
+        for player in range(cut, n):
+            chance = _membership(log_weights, totals, player, remaining)
+            twins[:, :, player] = rng.random(remaining.shape) < chance
+            remaining -= twins[:, :, player]
+        sets = np.concatenate([sets, twins], axis=1) if generation else twins
+    return sets.reshape(-1, n)
+
+
+def _log_totals(log_weights: NDArray[np.float64], largest: int) -> NDArray[np.float64]:
+    """Logarithms of elementary symmetric polynomials of the last weights.
+
+    Returns:
+        Entry (i, k): the total of all sets of k players from player i on, shape (n + 1, largest + 1).
+    """
+    n = len(log_weights)
+    totals = np.full((n + 1, largest + 1), -np.inf)
+    totals[:, 0] = 0.0
+    for player in reversed(range(n)):
+        without_it, with_it = totals[player + 1, 1:], totals[player + 1, :-1] + log_weights[player]
+        totals[player, 1:] = np.logaddexp(without_it, with_it)
+    return totals
+
+
+def _membership(
+    log_weights: NDArray[np.float64], totals: NDArray[np.float64], player: int, remaining: NDArray[np.int64]
+) -> NDArray[np.float64]:
+    """The probability that a player is a member if ``remaining`` members are left to draw from it on."""
+    with_it = log_weights[player] + totals[player + 1, remaining - 1]
+    chance: NDArray[np.float64] = np.exp(
+        np.where(remaining > 0, with_it - totals[player, remaining], -np.inf)
+    )
+    return chance
 
 
 class StratifiedSampler(Sampler):
@@ -101,11 +155,8 @@ class StratifiedSampler(Sampler):
                 f"no coalition of {n} players, {len(candidates)} of them removable, has one of the sizes "
                 f"{self.present_sizes(n)}; choose other sizes or another sampler"
             )
-        families = (
-            siblings(candidates, absences[family % len(absences)], self.generations, rng)
-            for family in range(-(-count >> self.generations))
-        )
-        return without(n, chain.from_iterable(families))[:count]
+        sizes = np.resize(absences, -(-count >> self.generations))
+        return _lacking(siblings(np.zeros(len(candidates)), sizes, self.generations, rng), players)[:count]
 
     def present_sizes(self, n_players: int) -> list[int]:
         """The coalition sizes for this many players."""
@@ -129,29 +180,34 @@ class ShapleySampler(Sampler):
     def draw(self, players: Sequence[Player], count: int, rng: np.random.Generator) -> CoalitionMatrix:
         """A uniform size, then a uniform coalition of that size."""
         candidates = removable(players)
-        families = (
-            siblings(candidates, int(rng.integers(len(candidates) + 1)), self.generations, rng)
-            for _ in range(-(-count >> self.generations))
-        )
-        return without(len(players), chain.from_iterable(families))[:count]
+        sizes = rng.integers(len(candidates) + 1, size=-(-count >> self.generations))
+        return _lacking(siblings(np.zeros(len(candidates)), sizes, self.generations, rng), players)[:count]
 
 
 class GuidedSampler(Sampler):
     """Coalitions near the target size that mostly lack harmless players.
 
-    Absent players are drawn without replacement with probability proportional to ``exp(-damage /
-    temperature)`` (Gumbel top-k), so fatal sets are rare.
+    Among the coalitions of its size, one is drawn with probability proportional to ``exp(-total damage /
+    temperature)``, the total being over its absent players, so fatal sets are rare.
 
     Args:
         damage: loss of value when each player alone is absent, shape (n_players,).
         largest: largest number of absent players; sizes lean towards it.
         temperature: None takes the median size of the damage.
+        generations: as for `StratifiedSampler`.
     """
 
-    def __init__(self, damage: NDArray[np.float64], largest: int, temperature: float | None = None) -> None:
+    def __init__(
+        self,
+        damage: NDArray[np.float64],
+        largest: int,
+        temperature: float | None = None,
+        generations: int = 2,
+    ) -> None:
         self.damage = damage
         self.largest = largest
         self.temperature = temperature
+        self.generations = generations
 
     @property
     def weighting(self) -> str:  # type: ignore[override]
@@ -162,20 +218,28 @@ class GuidedSampler(Sampler):
         )
 
     def draw(self, players: Sequence[Player], count: int, rng: np.random.Generator) -> CoalitionMatrix:
-        """Sizes from 2 to ``largest``, half of them the largest; members by Gumbel top-k."""
+        """Sizes from 2 to ``largest``, half of the families at the largest; members as `siblings`."""
         candidates = removable(players)
         largest = min(self.largest, len(candidates))
+        sizes = rng.integers(min(2, largest), largest + 1, size=-(-count >> self.generations))
+        sizes[1::2] = largest
+        return _lacking(siblings(self._log_weights(candidates), sizes, self.generations, rng), players)[
+            :count
+        ]
+
+    def _log_weights(self, candidates: NDArray[np.int64]) -> NDArray[np.float64]:
         damage = np.where(np.isfinite(self.damage), self.damage, np.inf)[candidates]
         finite = damage[np.isfinite(damage)]
         median = float(np.median(np.abs(finite))) if len(finite) else 1.0
         temperature = self.temperature or max(median, 1e-12)
-        scores = -np.minimum(damage / temperature, 1e6)
-        coalitions = np.ones((count, len(players)), dtype=np.bool_)
-        for row in range(count):
-            size = largest if row % 2 else int(rng.integers(min(2, largest), largest + 1))
-            order = np.argsort(-(scores + rng.gumbel(size=len(scores))))
-            coalitions[row, candidates[order[:size]]] = False
-        return coalitions
+        return np.clip(-damage / temperature, -_LARGEST_LOG_WEIGHT, _LARGEST_LOG_WEIGHT)
+
+
+def _lacking(absent: NDArray[np.bool_], players: Sequence[Player]) -> CoalitionMatrix:
+    """The coalitions without these sets of removable players, shape (n_sets, n_players)."""
+    coalitions = np.ones((len(absent), len(players)), dtype=np.bool_)
+    coalitions[:, removable(players)] = ~absent
+    return coalitions
 
 
 def not_among(coalitions: CoalitionMatrix, seen: set[bytes]) -> CoalitionMatrix:

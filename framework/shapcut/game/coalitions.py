@@ -95,8 +95,10 @@ def all_coalitions(n_players: int) -> CoalitionMatrix:
 
 def distinct(coalitions: CoalitionMatrix) -> CoalitionMatrix:
     """The distinct rows, in order of first appearance."""
-    _, first = np.unique(coalitions, axis=0, return_index=True)
-    return coalitions[np.sort(first)]
+    first: dict[bytes, int] = {}
+    for row, key in enumerate(keys(coalitions)):
+        first.setdefault(key, row)
+    return coalitions[list(first.values())]
 
 
 def finite_or_none(value: float) -> float | None:

@@ -2,6 +2,7 @@
 
 from collections import Counter
 from dataclasses import replace
+from itertools import combinations
 
 import numpy as np
 import pytest
@@ -12,6 +13,8 @@ from shapcut.estimators.sampling import (
     GuidedSampler,
     ShapleySampler,
     StratifiedSampler,
+    _log_totals,
+    _membership,
     not_among,
     removable,
     siblings,
@@ -76,6 +79,18 @@ def test_strata_are_the_papers_scaled_and_balanced(n, sizes):
 def test_families_take_the_strata_in_turn():
     drawn = StratifiedSampler(generations=2).draw(players(30), 40, np.random.default_rng(0)).sum(axis=1)
     assert drawn.tolist() == 2 * [size for size in PAPER_SIZES[30] for _ in range(4)]
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_repeats_do_not_change_the_balance_of_sizes(seed):
+    """Siblings that lack few players are often equal."""
+    rng = np.random.default_rng(seed)
+    strata = StratifiedSampler([30, 27, 24]).sample(players(32), 90, rng).sum(axis=1)
+    assert all(abs(count - 30) <= 4 for count in Counter(strata.tolist()).values())
+    guided = (~GuidedSampler(np.linspace(0.01, 1.0, 32), 9).sample(players(32), 240, rng)).sum(axis=1)
+    assert 0.5 <= (guided == 9).mean() <= 0.62
+    few = StratifiedSampler([11, 8]).sample(players(12), 100, rng).sum(axis=1)
+    assert Counter(few.tolist()) == {11: 12, 8: 88}
 
 
 def test_strata_are_uniform_within():
@@ -150,25 +165,90 @@ def test_removable():
     assert removable(players(2, fixed=[0, 1])).dtype == np.int64
 
 
+def test_guided_families_share_a_size():
+    drawn = GuidedSampler(np.ones(12), 5, generations=2).draw(players(12), 400, np.random.default_rng(0))
+    absent = (~drawn).sum(axis=1).reshape(-1, 4)
+    assert (absent == absent[:, :1]).all()
+    assert (absent[1::2] == 5).all()
+    assert set(absent[::2, 0].tolist()) == {2, 3, 4, 5}
+
+
 @given(st.integers(2, 40), st.integers(0, 4), st.integers(0, 10**6), st.data())
 def test_siblings_are_sets_of_one_size_that_begin_alike(n, generations, seed, data):
-    absent = data.draw(st.integers(0, n))
-    candidates = np.arange(5, 5 + 3 * n, 3)
-    sets = siblings(candidates, absent, generations, np.random.default_rng(seed))
-    assert len(sets) == 2**generations
-    assert all(len(set(one.tolist())) == absent and set(one) <= set(candidates.tolist()) for one in sets)
-    cut = candidates[n - (n >> 1)] if n > 1 else candidates[-1] + 1
-    assert len({tuple(sorted(one[one < cut])) for one in sets}) == 1
+    sizes = np.array(data.draw(st.lists(st.integers(0, n), max_size=4)), dtype=np.int64)
+    rng = np.random.default_rng(seed)
+    log_weights = data.draw(st.sampled_from([0.0, 1.0, 1e3, 1e6])) * rng.uniform(-1.0, 1.0, n)
+    sets = siblings(log_weights, sizes, generations, rng)
+    assert sets.shape == (len(sizes) * 2**generations, n)
+    assert (sets.sum(axis=1) == np.repeat(sizes, 2**generations)).all()
+    for family in sets.reshape(len(sizes), 2**generations, n):
+        assert len(distinct(family[:, : n - (n >> 1)])) == 1
 
 
-def test_each_sibling_is_uniform_among_the_sets_of_its_size():
-    rng = np.random.default_rng(0)
-    families = [siblings(np.arange(6), 3, 2, rng) for _ in range(6000)]
+WEIGHTS = np.log([1.0, 4.0, 0.5, 2.0, 1.0, 0.05])
+
+
+def product_law(log_weights, size):
+    """The probability of each set of a size, by enumeration."""
+    weights = {s: np.exp(log_weights[list(s)].sum()) for s in combinations(range(len(log_weights)), size)}
+    return {members: weight / sum(weights.values()) for members, weight in weights.items()}
+
+
+def drawn_law(log_weights, size, begin=(), start=0):
+    """The exact probability of each draw, once the players before ``start`` are decided."""
+    totals = _log_totals(log_weights, size)
+    law = {begin: 1.0}
+    for player in range(start, len(log_weights)):
+        decided = {}
+        for members, probability in law.items():
+            remaining = np.array(size - len(members))
+            chance = float(_membership(log_weights, totals, player, remaining))
+            decided[members] = probability * (1.0 - chance)
+            decided[*members, player] = probability * chance
+        law = {members: probability for members, probability in decided.items() if probability > 0.0}
+    return law
+
+
+@pytest.mark.parametrize("size", range(7))
+def test_a_draw_is_proportional_to_the_product_of_weights(size):
+    assert drawn_law(WEIGHTS, size) == pytest.approx(product_law(WEIGHTS, size), abs=1e-12)
+
+
+@pytest.mark.parametrize("size", range(7))
+@pytest.mark.parametrize("cut", [3, 5])
+def test_a_twin_has_the_law_of_its_set(size, cut):
+    twins = Counter()
+    for members, probability in drawn_law(WEIGHTS, size).items():
+        begin = tuple(player for player in members if player < cut)
+        for twin, given_begin in drawn_law(WEIGHTS, size, begin, cut).items():
+            twins[twin] += probability * given_begin
+    assert twins == pytest.approx(product_law(WEIGHTS, size), abs=1e-12)
+
+
+@pytest.mark.parametrize("log_weights", [np.zeros(6), WEIGHTS], ids=["uniform", "weighted"])
+def test_each_sibling_follows_the_law_of_an_independent_draw(log_weights):
+    families = 6000
+    sets = siblings(log_weights, np.full(families, 3), 2, np.random.default_rng(0)).reshape(families, 4, 6)
     for member in range(4):
-        counts = Counter(tuple(sorted(family[member].tolist())) for family in families)
-        assert len(counts) == 20
-        expected = len(families) / 20
-        assert sum((count - expected) ** 2 / expected for count in counts.values()) < 43.8  # chi^2(19), 0.1 %
+        counts = Counter(tuple(np.flatnonzero(row).tolist()) for row in sets[:, member])
+        expected = {s: families * p for s, p in product_law(log_weights, 3).items()}
+        chi_squared = sum((counts[s] - number) ** 2 / number for s, number in expected.items())
+        assert chi_squared < 43.8  # 19 degrees of freedom, 0.1 %
+
+
+def test_many_coalitions_take_time_in_proportion():
+    """Draws are made for all families together, and repeats found by hashing."""
+    sampler = GuidedSampler(np.linspace(0.1, 2.0, 40), 12)
+    calls = []
+
+    class Counting(np.random.Generator):
+        def random(self, size=None, **options):
+            calls.append(size)
+            return super().random(size, **options)
+
+    coalitions = sampler.sample(players(40), 100_000, Counting(np.random.PCG64(0)))
+    assert len(coalitions) == 100_000
+    assert len(calls) <= 6 * (40 + 20 + 10)
 
 
 def test_siblings_need_fewer_distinct_beginnings():
