@@ -151,7 +151,7 @@ class Readout(ABC):
     def _normaliser(self, rows: Tensor, linear: Unembedding, fold: Kernel) -> Tensor:
         """Log-sum-exp of all logits of each row."""
         found = []
-        for some in rows.split(MOST_ROWS_READ_OUT):
+        for some in torch.split(rows, MOST_ROWS_READ_OUT):
             so_far = _nothing(some)
             for block in _vocabulary_blocks(linear):
                 so_far = fold(so_far, some, block)
@@ -236,7 +236,7 @@ class Divergence(Readout):
 
     def _blockwise(self, features: Sequence[Tensor], linear: Unembedding, windows: slice) -> Iterable[Tensor]:
         full = predicting(self.stack.features(self._full_state(windows)))
-        pieces = zip(*(rows.split(MOST_ROWS_READ_OUT) for rows in (full, *features)), strict=True)
+        pieces = zip(*(torch.split(rows, MOST_ROWS_READ_OUT) for rows in (full, *features)), strict=True)
         found = [self._divergences(full_rows, rows, linear) for full_rows, *rows in pieces]
         return [torch.cat(parts) for parts in zip(*found, strict=True)]
 
