@@ -70,7 +70,7 @@ def footprint(
         formats: number formats of the checkpoint and of the evaluation.
     """
     own, dtype = formats
-    width = _width(model)
+    width = state_width(model)
     state = recipe.samples * recipe.sequence_length * width * dtype.itemsize
     budget = recipe.memory_budget or default_memory_budget(device)
     division = divide_memory(state, len(players), budget)
@@ -108,7 +108,7 @@ def advice(recipe: Recipe, memory: Footprint, *, from_config: bool) -> str:
     return f"it does not fit: --offload disk needs {disk}, --offload auto uses all there is"
 
 
-def _width(model: nn.Module) -> int:
+def state_width(model: nn.Module) -> int:
     """The width of the hidden states, taken from the token embedding."""
     embedding: Any = getattr(model, "get_input_embeddings", lambda: None)()
     if embedding is None:
