@@ -1,5 +1,6 @@
 """A multimodal checkpoint is pruned whole; --text-only writes its language model and says what is dropped."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +9,7 @@ import torch
 from heard import Heard
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText
 
+from shapcut.cli.main import run
 from shapcut.game.plan import RemovalPlan
 from shapcut.host.host import build_host
 from shapcut.pipeline.prune import apply_plan
@@ -95,3 +97,52 @@ def test_a_multimodal_kind_that_was_not_tried_is_refused_with_what_to_do(
     monkeypatch.setattr("shapcut_adapters.transformers.families.multimodal._KNOWN", set())
     with pytest.raises(UnsupportedModelError, match="--text-only prunes its language model alone"):
         apply(source, tmp_path / "out")
+
+
+BRIEF = ("--window", "32", "--held-out-samples", "2", "--repeats", "0", "--cache-lengths", "none", "--json")
+
+
+def evaluated(capsys: pytest.CaptureFixture[str], *arguments: str) -> dict[str, Any]:
+    assert run(["evaluate", *arguments, *BRIEF]) == 0, capsys.readouterr().err
+    figures: dict[str, Any] = json.loads(capsys.readouterr().out)
+    return figures
+
+
+def test_a_language_model_is_judged_against_the_one_that_it_was_cut_from(
+    tokenizer: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source, out = build("gemma3", tokenizer, tmp_path / "source"), tmp_path / "out"
+    apply(source, out, text_only=True)
+    whole = evaluated(capsys, str(source))
+    alone = evaluated(capsys, str(source), "--text-only")
+    assert alone["perplexity"]["perplexity"] == pytest.approx(whole["perplexity"]["perplexity"], rel=1e-5)
+    assert alone["parameters"] < whole["parameters"]
+    assert (alone["checkpoint_bytes"], whole["checkpoint_bytes"] is None) == (None, False)
+    assert "no checkpoint size: its files hold more than the language model" in alone["notes"]
+    both = evaluated(capsys, str(out), "--against", str(source), "--text-only")
+    original, cut = both["against"], both["model"]
+    assert original["parameters"] == alone["parameters"] > cut["parameters"]
+    assert cut["checkpoint_bytes"] is not None
+
+
+def test_evaluate_refuses_text_only_where_no_model_is_multimodal(
+    tiny_llama_directory: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = str(tiny_llama_directory)
+    assert run(["evaluate", model, "--against", model, "--text-only", *BRIEF]) == 2
+    assert "--text-only is for multimodal models" in capsys.readouterr().err
+
+
+def test_compare_cuts_the_whole_model_or_its_language_model(
+    tokenizer: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = build("gemma3", tokenizer, tmp_path / "source")
+    options = ["--methods", "random", "--remove", "2", "--samples", "2", "--sequence-length", "32", "--json"]
+    rows = []
+    for name, more in (("whole", ()), ("alone", ("--text-only",))):
+        command = ["compare", str(source), *options, "--run", str(tmp_path / name), *more]
+        assert run(command) == 0, capsys.readouterr().err
+        (row,) = json.loads(capsys.readouterr().out)["rows"]
+        rows.append(row)
+    assert rows[0]["removed"] == rows[1]["removed"]
+    assert rows[0]["held_out_perplexity"] == pytest.approx(rows[1]["held_out_perplexity"], rel=1e-5)

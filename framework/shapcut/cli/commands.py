@@ -15,7 +15,6 @@ from shapcut.cli.evaluate import evaluate
 from shapcut.cli.help import Command
 from shapcut.cli.options import A_PATH, OUTPUT, option, recipe_option, recipe_options
 from shapcut.host.host import Host
-from shapcut.pipeline.throughput import THROUGHPUT
 from shapcut.support.errors import InputError, ShapcutError
 
 if TYPE_CHECKING:
@@ -40,8 +39,7 @@ _throughput = option(
     "--throughput",
     type=float,
     metavar="T",
-    default=THROUGHPUT,
-    help="with --dry-run: TFLOP/s that the device sustains",
+    help="with --dry-run: TFLOP/s that the device sustains [default: measured]",
     panel="Machine",
 )
 
@@ -122,7 +120,7 @@ def score_model(
     recipe: Path | None,
     as_json: bool,
     dry_run: bool,
-    throughput: float,
+    throughput: float | None,
     **given: Any,
 ) -> None:
     """Estimate every player's contribution; the model is not changed."""
@@ -170,7 +168,7 @@ def prune_model(
     recipe: Path | None,
     as_json: bool,
     dry_run: bool,
-    throughput: float,
+    throughput: float | None,
     **given: Any,
 ) -> None:
     """Score, select, remove, post-process, verify and write a checkpoint."""

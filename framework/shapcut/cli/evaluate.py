@@ -39,8 +39,33 @@ class _Job:
     device: str
     trust_remote_code: bool
     seed: int
+    text_only: bool
 
-    def find(self, model: str, revision: str | None = None) -> tuple[ModelSource, SourceFacts]:
+    def find_all(self, asked: list[tuple[str, str | None]]) -> list[tuple[ModelSource, SourceFacts]]:
+        """All models; with --text-only the language models of those that are multimodal, at least one."""
+        found = [self.find(model, revision) for model, revision in asked]
+        if not self.text_only:
+            return found
+        multimodal = [self._is_multimodal(source) for source, _ in found]
+        if not any(multimodal):
+            multimodal[-1] = True  # MODEL itself, which is then refused as by other commands
+        return [
+            self.find(model, revision, text_only=True) if has_more else known
+            for (model, revision), has_more, known in zip(asked, multimodal, found, strict=True)
+        ]
+
+    def _is_multimodal(self, source: ModelSource) -> bool:
+        from shapcut.models.multimodal import is_multimodal
+        from shapcut.models.source import read_config
+
+        location = source.location
+        if location.format is not None or location.gguf_file is not None:
+            return False
+        return is_multimodal(read_config(location, self.trust_remote_code))
+
+    def find(
+        self, model: str, revision: str | None = None, *, text_only: bool = False
+    ) -> tuple[ModelSource, SourceFacts]:
         """A model and what is known of it before its weights are read; refuses what cannot be asked of it."""
         from shapcut.host.open_model import find_model
         from shapcut.models.source import inspect_source
@@ -51,6 +76,7 @@ class _Job:
             device=self.device,
             trust_remote_code=self.trust_remote_code,
             revision=revision,
+            text_only=text_only,
         )
         facts = inspect_source(source)
         self.text.check(facts.max_length)
@@ -75,12 +101,14 @@ class _Job:
             speed=self.speed.within(facts.max_length),
             tasks=self.harness,
             tokenizer=opened.tokenizer,
-            files=source.location.weights,
+            files=None if source.location.text_only else source.location.weights,
             seed=self.seed,
             reporter=said,
         )
         notes = list(found.notes)
-        if source.location.weights is None:
+        if source.location.text_only:
+            notes.append("no checkpoint size: its files hold more than the language model")
+        elif source.location.weights is None:
             notes.append("no checkpoint size: its files are not local")
         if not restarted:
             notes.append("peak memory is the whole process's: this platform cannot reset it")
@@ -159,7 +187,7 @@ _AT_LEAST_ONE = click.IntRange(min=1)
     default_text="the task's",
     panel="Tasks",
 )
-@recipe_options(("device", "seed", "trust_remote_code", "revision"))
+@recipe_options(("device", "seed", "trust_remote_code", "revision", "text_only"))
 @options.as_json
 @click.pass_obj
 def evaluate(
@@ -186,6 +214,7 @@ def evaluate(
     seed: str | None,
     trust_remote_code: bool | None,
     revision: str | None,
+    text_only: bool | None,
     as_json: bool,
 ) -> None:
     """Perplexity, size, memory and latency of a model, or of two."""
@@ -212,6 +241,7 @@ def evaluate(
         device or "auto",
         bool(trust_remote_code),
         recipe.seed,
+        bool(text_only),
     )
     asked = [(model, revision)] if against is None else [(against, None), (model, revision)]
     _evaluate(job, asked, as_json)
@@ -220,7 +250,7 @@ def evaluate(
 def _evaluate(job: _Job, asked: list[tuple[str, str | None]], as_json: bool) -> None:
     from shapcut.cli.output import reporter
 
-    sources = [job.find(model, revision) for model, revision in asked]
+    sources = job.find_all(asked)
     said = reporter()
     found = []
     for source, facts in sources:

@@ -1,5 +1,6 @@
 """How a command ends: its exit status, and errors as one line on stderr."""
 
+import gc
 import io
 import os
 import signal
@@ -29,6 +30,9 @@ from shapcut.support.errors import InputError, ShapcutError
 
 _LONGEST_LINE = 2_000
 
+_COLLECTED_AT = 10_000
+"""New objects after which Python looks for garbage: importing torch and transformers creates a million."""
+
 _OUT_OF_MEMORY = "out of memory: lower --batch-size, --samples or --sequence-length, or try --offload disk"
 
 _ENDING: dict[int, tuple[str, int]] = {
@@ -46,6 +50,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")
     warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")  # of its own functions
+    gc.set_threshold(_COLLECTED_AT, *gc.get_threshold()[1:])
     sys.exit(run(arguments))
 
 

@@ -164,8 +164,8 @@ def forecast_rows(found: Forecast) -> list[list[str]]:
         ["offloading", found.advice],
         ["operations", f"{found.operations:.2e}, if {found.blocks_per_coalition} players are present in each "
          "coalition and no prefix is shared; attention between tokens is not counted"],
-        ["time", f"{_duration(found.seconds)} for all coalitions, if the device sustains "
-         f"{found.throughput / 1e12:g} TFLOP/s in {found.dtype} (--throughput)"],
+        ["time", f"{_duration(found.seconds)} for all coalitions at {found.throughput / 1e12:.3g} TFLOP/s in "
+         f"{found.dtype}, {found.throughput_source}"],
         ["not counted", "loading, finalists' text, figures before and after, post-pruning steps"],
         ["post-pruning steps", ", ".join(found.steps) or "none"],
     ]  # fmt: skip
@@ -186,4 +186,4 @@ def _duration(seconds: float) -> str:
     for size, unit in ((3600.0, "hours"), (60.0, "minutes")):
         if seconds >= size:
             return f"{seconds / size:.1f} {unit}"
-    return f"{seconds:.1f} seconds"
+    return f"{seconds:.1f} seconds" if seconds >= 1.0 else "less than a second"

@@ -1,4 +1,4 @@
-"""Forecast a run from the model's config, without reading weights or downloading anything."""
+"""Forecast a run from the model's config, without downloading anything."""
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -17,11 +17,11 @@ from shapcut.host.open_model import find_model
 from shapcut.models.adapter import Adapter
 from shapcut.models.loading import choose_device, load, model_without_weights
 from shapcut.models.quantization import is_quantized
-from shapcut.models.source import inspect_source, read_config
-from shapcut.pipeline.footprint import Footprint, advice, footprint
+from shapcut.models.source import ModelSource, inspect_source, read_config
+from shapcut.pipeline.footprint import Footprint, advice, footprint, state_width
 from shapcut.pipeline.parts import make_parts
-from shapcut.pipeline.targets import check_target, make_targets
-from shapcut.pipeline.throughput import THROUGHPUT
+from shapcut.pipeline.targets import check_target, checkpoint_size, make_targets
+from shapcut.pipeline.throughput import Throughput, loaded_model, product_throughput, stack_throughput
 from shapcut.recipe.recipe import Recipe
 from shapcut.steps.runner import check_order
 from shapcut.support.errors import InputError, ShapcutError
@@ -68,7 +68,8 @@ class Forecast:
         dtype: number format of the evaluation.
         blocks_per_coalition: assumed number of players present in a coalition.
         operations: floating-point operations of all coalitions without shared prefixes.
-        throughput: assumed operations per second.
+        throughput: operations per second, measured or given.
+        throughput_source: how the throughput is known, in words.
         memory: the memory needed.
         advice: whether to offload weights.
     """
@@ -92,6 +93,7 @@ class Forecast:
     blocks_per_coalition: int
     operations: float
     throughput: float
+    throughput_source: str
     memory: Footprint
     advice: str
 
@@ -102,7 +104,7 @@ class Forecast:
 
     @property
     def seconds(self) -> float:
-        """Estimated time at the assumed throughput."""
+        """Estimated time at that throughput."""
         return self.operations / self.throughput
 
     def to_json(self) -> dict[str, Any]:
@@ -128,8 +130,8 @@ class _Shape(Game):
         raise TypeError(f"{len(coalitions)} coalitions of a model without weights have no values")
 
 
-def forecast(recipe: Recipe, host: Host, *, target: bool, throughput: float = THROUGHPUT) -> Forecast:
-    """Check a recipe and forecast its run, without downloading, writing or running anything.
+def forecast(recipe: Recipe, host: Host, *, target: bool, throughput: float | None = None) -> Forecast:
+    """Check a recipe and forecast its run, without downloading or writing anything.
 
     Checks that need the weights, the tokenizer or the text are left to the run: whether the text is long
     enough, and whether a step works on this architecture.
@@ -138,18 +140,20 @@ def forecast(recipe: Recipe, host: Host, *, target: bool, throughput: float = TH
         recipe: the recipe.
         host: the plugins.
         target: whether the recipe must have a target.
-        throughput: assumed throughput of the device in TFLOP/s.
+        throughput: throughput of the device in TFLOP/s; None measures it for about a second, on the model's
+            own blocks if its weights are here and small, else on matrix products.
 
     Raises:
         InputError: if the recipe is invalid, or the model's config is not available locally.
     """
-    if not 0.0 < throughput < float("inf"):
+    if throughput is not None and not 0.0 < throughput < float("inf"):
         raise InputError(f"--throughput {throughput} is not a positive number of TFLOP/s")
     parts = make_parts(recipe, host)
     parts.executor.check()
     check_source(recipe.calibration)
     device = choose_device(recipe.device)
-    model, from_config = _described(recipe, host, parts.steps)
+    source = _checked_source(recipe, host, parts.steps)
+    model, from_config = _described(recipe, source)
     adapter = select_adapter(host, model)
     shape = _Shape(adapter.canonicalise(model), adapter, recipe)
     targets = _targets(recipe, shape) if target or recipe.has_target else ()
@@ -163,6 +167,11 @@ def forecast(recipe: Recipe, host: Host, *, target: bool, throughput: float = TH
     tokens = recipe.samples * recipe.sequence_length
     budget = capped_budget(recipe.budget, shape.players)
     mean_block = sum(player.parameters for player in shape.players) / shape.n_players
+    speed = (
+        Throughput(throughput * 1e12, "as given by --throughput")
+        if throughput is not None
+        else _measured_throughput(recipe, source, shape, device, dtype)
+    )
     return Forecast(
         model=recipe.model,
         architecture=type(shape.model).__name__,
@@ -182,14 +191,32 @@ def forecast(recipe: Recipe, host: Host, *, target: bool, throughput: float = TH
         dtype=_name(dtype),
         blocks_per_coalition=present,
         operations=2.0 * (present * mean_block + _readout_size(shape.model)) * tokens * budget,
-        throughput=throughput * 1e12,
+        throughput=speed.operations,
+        throughput_source=speed.source,
         memory=memory,
         advice=advice(recipe, memory, from_config=from_config),
     )
 
 
-def _described(recipe: Recipe, host: Host, steps: Any) -> tuple[nn.Module, bool]:
-    """The model without weights, or with them if its format has no config."""
+def _measured_throughput(
+    recipe: Recipe, source: ModelSource, shape: _Shape, device: torch.device, dtype: torch.dtype
+) -> Throughput:
+    """Measured on the model's blocks if it can be loaded at once, else on products as wide as its states."""
+    plain = recipe.offload == "off" and not is_quantized(shape.model)
+    model = loaded_model(source, device, checkpoint_size(shape.model)) if plain else None
+    if model is not None:
+        windows = (recipe.samples, recipe.sequence_length)
+        with quiet_libraries():
+            measured = stack_throughput(shape.adapter, model, recipe.granularity, dtype, windows)
+        if measured is not None:
+            return measured
+    return product_throughput(
+        state_width(shape.model), recipe.samples * recipe.sequence_length, dtype, device
+    )
+
+
+def _checked_source(recipe: Recipe, host: Host, steps: Any) -> ModelSource:
+    """Find the model and run the checks that need only its config."""
     source = find_model(
         host,
         recipe.model,
@@ -199,10 +226,15 @@ def _described(recipe: Recipe, host: Host, steps: Any) -> tuple[nn.Module, bool]
         revision=recipe.revision,
         text_only=recipe.text_only,
     )
-    location = source.location
     facts = inspect_source(source)
     check_order(steps, facts.quantization)
     check_size(recipe.samples, recipe.sequence_length, facts.max_length)
+    return source
+
+
+def _described(recipe: Recipe, source: ModelSource) -> tuple[nn.Module, bool]:
+    """The model without weights, or with them if its format has no config."""
+    location = source.location
     if location.format is not None:
         return load(source).model, False
     config = read_config(location, recipe.trust_remote_code)

@@ -70,7 +70,7 @@ def footprint(
         formats: number formats of the checkpoint and of the evaluation.
     """
     own, dtype = formats
-    width = _width(model)
+    width = state_width(model)
     window = recipe.sequence_length * width * dtype.itemsize
     state = recipe.samples * window
     budget = recipe.memory_budget or default_memory_budget(device)
@@ -111,7 +111,7 @@ def advice(recipe: Recipe, memory: Footprint, *, from_config: bool) -> str:
     return f"it does not fit: --offload disk needs {disk}, --offload auto uses all there is"
 
 
-def _width(model: nn.Module) -> int:
+def state_width(model: nn.Module) -> int:
     """The width of the hidden states, taken from the token embedding."""
     embedding: Any = getattr(model, "get_input_embeddings", lambda: None)()
     if embedding is None:

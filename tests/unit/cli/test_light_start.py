@@ -1,5 +1,7 @@
 """What is answered without a model loads no library that is slow to import."""
 
+import ast
+import gc
 import os
 import subprocess
 import sys
@@ -52,3 +54,12 @@ def test_a_completion_loads_nothing_heavy() -> None:
 
 def test_the_check_sees_what_is_loaded() -> None:
     assert "pydantic" in loaded_by("report", "no-such-run").split()
+
+
+def test_the_collector_does_not_go_through_each_library_again_and_again() -> None:
+    said = "import atexit, gc; atexit.register(lambda: print(gc.get_threshold())); "
+    command = [sys.executable, "-c", said + "from shapcut.cli import main; main(['--version'])"]
+    result = subprocess.run(command, capture_output=True, text=True, check=True)
+    youngest, *older = ast.literal_eval(result.stdout.splitlines()[-1])
+    assert youngest >= 10_000
+    assert older == list(gc.get_threshold()[1:])

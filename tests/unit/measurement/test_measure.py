@@ -1,5 +1,6 @@
 """What is measured beside perplexity: caches, medians of latency, two models side by side."""
 
+import inspect
 import itertools
 import mmap
 from pathlib import Path
@@ -65,6 +66,12 @@ def test_latency_is_the_median(
     assert (found.prefill_seconds, found.decode_seconds) == (2.0, 4.0)
     assert found.prefill_tokens_per_second == 4 * 30 / 2.0
     assert found.decode_tokens_per_second == 4 / 4.0
+
+
+def test_a_run_generates_few_tokens_of_each_model() -> None:
+    speed = inspect.signature(measure).parameters["speed"].default
+    assert speed.repeats * (speed.new_tokens + 1) <= 36
+    assert speed.repeats > 2  # else the median is no better than a mean
 
 
 def test_peak_memory_can_start_anew() -> None:

@@ -1,6 +1,9 @@
 """What a dry run says, and that it needs nothing but a config."""
 
+import itertools
 import json
+import shutil
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -9,13 +12,14 @@ import huggingface_hub
 import psutil
 import pytest
 import torch
-from transformers import LlamaConfig
+from transformers import LlamaConfig, LlamaForCausalLM
 
 from shapcut.cli.main import run
 from shapcut.cli.tables import forecast_rows
-from shapcut.host.host import Host, build_host
-from shapcut.pipeline import footprint
+from shapcut.host.host import Host, build_host, select_adapter
+from shapcut.pipeline import dry_run, footprint
 from shapcut.pipeline.dry_run import Forecast, forecast
+from shapcut.pipeline.throughput import Throughput, block_throughput, product_throughput
 from shapcut.recipe.recipe import make_recipe
 from shapcut.support.errors import InputError
 from shapcut.valuation import state_memory
@@ -50,7 +54,7 @@ def config(tmp_path: Path) -> Path:
 
 def foresee(config: Path, host: Host, *, target: bool = True, **options: Any) -> Forecast:
     options = {"device": "cpu", "samples": 3, "sequence_length": 8, **options}
-    return forecast(make_recipe({"model": str(config), **options}), host, target=target)
+    return forecast(make_recipe({"model": str(config), **options}), host, target=target, throughput=100.0)
 
 
 def test_counts_by_hand(config: Path, host: Host) -> None:
@@ -160,6 +164,59 @@ def test_nothing_is_left_behind_and_no_weights_are_made(
 def test_a_throughput_that_is_none(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["score", str(config), "--dry-run", "--throughput", "0"]) == 2
     assert capsys.readouterr().err.startswith("shapcut: --throughput 0.0 is not a positive number")
+
+
+def test_the_time_scales_with_the_measured_throughput(
+    config: Path, host: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = make_recipe({"model": str(config), "device": "cpu", "remove": 3})
+    found = []
+    for operations in (1e6, 2e6):
+        measured = Throughput(operations, "measured here")
+        monkeypatch.setattr(dry_run, "product_throughput", lambda *_, measured=measured: measured)
+        found.append(forecast(recipe, host, target=True))
+    assert found[0].seconds == 2 * found[1].seconds == found[0].operations / 1e6
+    rows = dict(map(tuple, forecast_rows(found[0])))
+    assert rows["time"].endswith("at 1e-06 TFLOP/s in bfloat16, measured here")
+
+
+@pytest.mark.parametrize("with_weights", [True, False])
+def test_the_throughput_is_that_of_the_blocks_if_the_weights_are_here(
+    tiny_llama_directory: Path, tmp_path: Path, host: Host, *, with_weights: bool
+) -> None:
+    model = tiny_llama_directory
+    if not with_weights:
+        model = tmp_path / "config"
+        model.mkdir()
+        shutil.copy(tiny_llama_directory / "config.json", model)
+    recipe = make_recipe({"model": str(model), "device": "cpu", "remove": 2, "sequence_length": 32})
+    found = forecast(recipe, host, target=True)
+    assert found.throughput > 0
+    ran = "of its blocks on 16 x 32 tokens" if with_weights else "on matrix products of 256 x 32 by 32 x 32"
+    assert ran in found.throughput_source
+
+
+def ticking() -> Callable[[], float]:
+    """A clock that is a quarter of a second later each time it is read."""
+    return itertools.count(0.0, 0.25).__next__
+
+
+def test_a_throughput_counts_what_was_computed(host: Host, tiny_llama_model: LlamaForCausalLM) -> None:
+    device = torch.device("cpu")
+    products = product_throughput(16, 8, torch.float32, device, ticking())
+    assert products.operations == 3 * 2 * 8 * 16 * 16 / 1.25
+    adapter = select_adapter(host, tiny_llama_model)
+    stack, players = adapter.stack(tiny_llama_model), adapter.players(tiny_llama_model)
+    assert stack is not None
+    blocks = block_throughput(stack, players, torch.ones(2, 8, dtype=torch.int64), ticking())
+    assert blocks.operations == sum(2 * player.parameters * 16 for player in players[:3]) / 1.25
+    assert blocks.source == "measured on 3 runs of its blocks on 2 x 8 tokens"
+
+
+def test_a_time_too_short_to_tell(config: Path, host: Host) -> None:
+    rows = dict(map(tuple, forecast_rows(foresee(config, host, remove=3))))
+    assert rows["time"].startswith("less than a second for all coalitions at 100 TFLOP/s")
+    assert "as given by --throughput" in rows["time"]
 
 
 def test_a_hub_id_of_which_only_the_config_is_cached(
