@@ -8,7 +8,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from shapcut.game.coalitions import CoalitionMatrix, Values, without
-from shapcut.game.ranks import spearman
 from shapcut.game.surrogate import Surrogate
 
 Refit = Callable[[Values, np.random.Generator | None], NDArray[np.float64] | None]
@@ -68,7 +67,10 @@ class Fidelity:
 def _rank_correlation(left: Values, right: Values) -> float | None:
     if len(left) < 3 or np.ptp(left) == 0 or np.ptp(right) == 0:  # noqa: PLR2004 - a rank needs three points
         return None
-    return spearman(left, right)
+    from scipy.stats import spearmanr  # noqa: PLC0415 - a second to import
+
+    columns: Any = (left, right)
+    return float(spearmanr(*columns).statistic)
 
 
 @dataclass(frozen=True, slots=True)
