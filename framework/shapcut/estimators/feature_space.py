@@ -45,17 +45,16 @@ class Features:
         return np.repeat(np.arange(5), [1, len(self.players), len(self.first), 1, 1])
 
     def of(self, coalitions: CoalitionMatrix) -> FloatArray:
-        """Shape (n, n_features)."""
-        absent = (~coalitions).astype(np.float64)
-        size = absent.sum(axis=1)
-        features: FloatArray = np.empty((len(absent), len(self)))
-        features[:, 0] = 1.0
+        """Shape (n, n_features); each feature is contiguous in memory."""
+        absent = (~coalitions.T).astype(np.float64, order="C")
+        size = absent.sum(axis=0)
+        features: FloatArray = np.empty((len(self), len(coalitions)))
+        features[0] = 1.0
         singles, pairs = self._slices()
-        features[:, singles] = absent[:, self.players]
-        features[:, pairs] = absent[:, self.first]
-        features[:, pairs] *= absent[:, self.second]
-        features[:, -2], features[:, -1] = size, pairs_among(size)
-        return features
+        features[singles] = absent[self.players]
+        np.multiply(absent[self.first], absent[self.second], out=features[pairs])
+        features[-2], features[-1] = size, pairs_among(size)
+        return features.T
 
     def of_contributions(self, absence: float, chosen: NDArray[np.int64]) -> FloatArray:
         """What multiplies each coefficient in the contributions of the chosen players, up to their sign."""
@@ -96,7 +95,8 @@ class FeatureSpace(Regression):
         self._groups = features.groups
         root = 1.0 / np.sqrt(measured.profile)
         for rows in chunks(self.count, len(features)):
-            weighted = features.of(measured.coalitions[rows]) * root[rows, None]
+            weighted = features.of(measured.coalitions[rows])
+            weighted *= root[rows, None]
             self.gram += weighted.T @ weighted
             self.moment += weighted.T @ (root[rows] * measured.values[rows])
         self._square = float(((root * measured.values) ** 2).sum())
