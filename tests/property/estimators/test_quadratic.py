@@ -7,13 +7,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from shapcut.estimators.base import EstimationProblem
 from shapcut.estimators.data_space import DataSpace
 from shapcut.estimators.exact import exact_shapley_values
 from shapcut.estimators.feature_space import Features, FeatureSpace
 from shapcut.estimators.polynomial import Scales
 from shapcut.estimators.quadratic import QuadraticSurrogate, negative_log_evidence
 from shapcut.estimators.regression import Measured, NotPositiveDefiniteError
+from shapcut.estimators.surrogate import SurrogateEstimator
 from shapcut.game.coalitions import all_coalitions, without
+from shapcut.game.game import FunctionGame
 
 SCALES = Scales(player=0.3, pair=0.05, common_player=0.2, common_pair=0.02, noise=0.01)
 sizes_and_seeds = st.tuples(st.integers(1, 6), st.integers(0, 10**6))
@@ -374,3 +377,27 @@ def test_large_inputs_go_through_in_chunks(monkeypatch):
             parts = QuadraticSurrogate().fit(rows[:count], values[:count], SCALES)
             assert parts.predict(rows) == pytest.approx(expected[0], abs=1e-9)
             assert parts.deviation(rows) == pytest.approx(expected[1], abs=1e-9)
+
+
+def test_folds_start_from_the_scales_of_the_whole_fit(monkeypatch):
+    starts = []
+    fit = QuadraticSurrogate.fit
+
+    def remember(self, coalitions, values, scales=None):
+        starts.append(self.start)
+        return fit(self, coalitions, values, scales)
+
+    monkeypatch.setattr(QuadraticSurrogate, "fit", remember)
+    coefficients = polynomial(6, np.random.default_rng(0))
+    game = FunctionGame(6, lambda rows: evaluate(coefficients, rows))
+    found = SurrogateEstimator().estimate(EstimationProblem(game, 40, np.random.default_rng(0)))
+    assert starts == [None] + [found.surrogate.scales] * 5
+
+
+@pytest.mark.parametrize("count", [12, 80])
+def test_a_refit_needs_no_deviations(count):
+    rng = np.random.default_rng(0)
+    surrogate = QuadraticSurrogate().fit(random_rows(7, count, rng), rng.normal(size=count), SCALES)
+    removable = np.array([0, 2, 3, 6])
+    expected = surrogate.contributions(0.3, removable)[0]
+    np.testing.assert_array_equal(surrogate.mean_contributions(0.3, removable), expected)
