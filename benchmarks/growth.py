@@ -1,7 +1,7 @@
 """How fit, search and report grow with the number of coalitions and of players, on a game with a formula.
 
     python benchmarks/growth.py                       # some minutes
-    python benchmarks/growth.py --before DIRECTORY    # in turns with the code in another checkout
+    python benchmarks/growth.py --before DIRECTORY    # this part: in turns with the code in another checkout
 
 Each size has a process of its own with one thread. Seconds are processor seconds, so that other jobs hardly
 count; memory is the peak of the process.
@@ -112,7 +112,7 @@ def measure(coalitions: int, players: int) -> dict[str, Any]:
     problem = SelectionProblem(
         contributions, game.players, n_remove, game=BudgetedGame(game, budget), budget=budget, rng=rng
     )
-    plan = SearchSelector(patience=sys.maxsize).select(problem)
+    plan = SearchSelector(patience=2).select(problem)
     begin = time.process_time()
     with tempfile.TemporaryDirectory() as directory:
         write_report(write_run(Path(directory), contributions, plan.removed))
@@ -180,25 +180,24 @@ def main() -> None:
         print(json.dumps(measure(*given.size)))
         return
     here = Path(__file__).parents[1]
-    old = json.loads(RESULT.read_text(encoding="utf-8")) if RESULT.exists() else {}
-    content: dict[str, Any] = {
+    content: dict[str, Any] = json.loads(RESULT.read_text(encoding="utf-8")) if RESULT.exists() else {}
+    content |= {
         "command": "python benchmarks/growth.py",
         "hardware": hardware(),
         "numpy": np.__version__,
         "scipy": scipy.__version__,
         "seed": SEED,
     }
-    coalitions, players, largest = (
-        [in_process(*size, here) for size in sizes] for sizes in (BY_COALITIONS, BY_PLAYERS, LARGEST)
-    )
-    content["by coalitions"] = {"rows": coalitions, "slopes": slopes(coalitions, "coalitions")}
-    content["by players"] = {"rows": players, "slopes": slopes(players, "players")}
-    content["largest"] = largest
-    content["before"] = old.get("before", [])
-    RESULT.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
     if given.before:
         content["before"] = compared(given.before, given.turns)
-        RESULT.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    else:
+        coalitions, players, largest = (
+            [in_process(*size, here) for size in sizes] for sizes in (BY_COALITIONS, BY_PLAYERS, LARGEST)
+        )
+        content["by coalitions"] = {"rows": coalitions, "slopes": slopes(coalitions, "coalitions")}
+        content["by players"] = {"rows": players, "slopes": slopes(players, "players")}
+        content["largest"] = largest
+    RESULT.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":
