@@ -12,7 +12,16 @@ from pathlib import Path
 from typing import Any
 
 from tables_selection import best_sets, calibration_size, estimators, selection, selection_summary
-from tables_speed import siblings, speed, speed_default, speed_growth, speed_places, speed_plan, speed_values
+from tables_speed import (
+    growth,
+    siblings,
+    speed,
+    speed_default,
+    speed_growth,
+    speed_places,
+    speed_plan,
+    speed_values,
+)
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
@@ -261,6 +270,7 @@ TABLES: dict[str, Callable[[dict[str, Any]], str]] = {
     "speed_plan": speed_plan,
     "speed_growth": speed_growth,
     "speed_places": speed_places,
+    "growth": growth,
     "selection": selection,
     "selection_summary": selection_summary,
     "quantization": quantization,

@@ -197,6 +197,40 @@ def speed_growth(content: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def growth(content: dict[str, Any]) -> str:
+    """Processor seconds of the surrogate, a round of the search and the report at each size."""
+    by_coalitions, by_players = content["by coalitions"], content["by players"]
+    lines = [
+        "| coalitions | players | fit, seconds | a round of search, seconds | report, seconds | peak memory, MiB |",
+        "|---|---|---|---|---|---|",
+    ]
+    for row in (*by_coalitions["rows"], *by_players["rows"], *content["largest"]):
+        cells = [f"{row['coalitions']:,}", str(row["players"])]
+        cells += [f"{row[step]:.2f}" for step in ("fit", "round", "report")]
+        lines.append(f"| {' | '.join(cells)} | {row['peak MiB']:,} |")
+    slopes = [
+        f"by {name}, fit {part['slopes']['fit']:.1f}, round {part['slopes']['round']:.1f}, "
+        f"report {part['slopes']['report']:.1f}"
+        for name, part in (("coalitions", by_coalitions), ("players", by_players))
+    ]
+    lines += [
+        "",
+        f"Slopes over the size, both as logarithms: {'; '.join(slopes)}. {content['hardware']}, numpy {content['numpy']}, "
+        f"scipy {content['scipy']}, seed {content['seed']}. `{content['command']}`.",
+    ]
+    if content.get("before"):
+        ratios = (
+            f"{row['coalitions']:,}: {row['fit']['times faster']:.1f} and {row['round']['times faster']:.1f}"
+            for row in content["before"]
+        )
+        lines += [
+            "",
+            "Times faster than the version that always used matrices of n coalitions and predicted each swap, fit and "
+            f"round, by coalitions: {'; '.join(ratios)}.",
+        ]
+    return "\n".join(lines)
+
+
 def speed_places(content: dict[str, Any]) -> str:
     """Other processes, and weights on disk."""
     ray, offload = content["executors"], content["offload"]

@@ -93,13 +93,15 @@ class SurrogateEstimator(Estimator):
             full_value=finite_or_none(measured[0]),
             coalitions=coalitions,
             measured=measured,
-            fidelity=held_out_fidelity(lambda: QuadraticSurrogate(self.focus), usable, values, rng),
+            fidelity=held_out_fidelity(
+                lambda: QuadraticSurrogate(self.focus, surrogate.scales), usable, values, rng
+            ),
             interactions=surrogate.coefficients()[1],
             surrogate=surrogate,
             refit=refit_quadratic(
                 surrogate,
                 coalitions,
-                lambda fitted: fitted.contributions(at, candidates)[0],
+                lambda fitted: fitted.mean_contributions(at, candidates),
             ),
         )
 

@@ -1,16 +1,8 @@
 """The interface of a surrogate."""
 
 from abc import ABC, abstractmethod
-from typing import Protocol
 
 from shapcut.game.coalitions import CoalitionMatrix, Values
-
-
-class Predictor(Protocol):
-    """Predicts the value of coalitions."""
-
-    def predict(self, coalitions: CoalitionMatrix) -> Values:
-        """The predicted value of each row."""
 
 
 class Surrogate(ABC):

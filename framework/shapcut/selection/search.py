@@ -1,21 +1,30 @@
 """Selection by search over sets: a ranking ignores interactions between layers."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import islice
 
 import numpy as np
 from numpy.typing import NDArray
 
 from shapcut.estimators.base import finite
+from shapcut.estimators.polynomial import Polynomial, Scales
 from shapcut.estimators.quadratic import QuadraticSurrogate
 from shapcut.game.budget import BudgetedGame
 from shapcut.game.coalitions import CoalitionMatrix, Values, absent_players, distinct, keys, without
 from shapcut.game.feasible import Permits, permitted_sets
 from shapcut.game.plan import RemovalPlan
-from shapcut.game.surrogate import Predictor
 from shapcut.selection.base import SelectionProblem, Selector
 from shapcut.selection.race import race
 from shapcut.support.errors import InputError
+
+_GROWTH = 64
+"""A round measures at least one coalition for this many known ones, so that rounds stay few."""
+
+_NEIGHBOURS = 256
+"""Neighbours of a local optimum that are looked at: all of up to 32 players, the best of more."""
+
+_ROUNDING = 1e-12
+"""Gains below this share of the largest coefficient are rounding."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +59,8 @@ class SearchSelector(Selector):
     Args:
         batch: candidates measured in each round: half of them optima of polynomials drawn from the
             surrogate's posterior (Thompson sampling), half the most promising ones by mean and deviation.
-            The last batch of the budget goes to the best ones by mean.
+            The last batch of the budget goes to the best ones by mean. Rounds that follow many coalitions
+            measure a 64th as many, if that is more.
         exploration: posterior standard deviations added to a candidate's mean.
         patience: rounds without a new leader after which the search stops.
         starts: random starts of each local search, besides the best known sets.
@@ -87,7 +97,7 @@ class SearchSelector(Selector):
         if problem.game is not None:
             seen = set(keys(contributions.coalitions))
             evidence = search.measure(evidence, BudgetedGame(problem.game, problem.budget), seen)
-        surrogate = QuadraticSurrogate().fit(evidence.coalitions, evidence.values)
+        surrogate = search.fit(evidence)
         leaders = search.leaders(surrogate, evidence)
         winner, final_value = race(leaders, problem.finals if len(leaders) > 1 else ())
         measured = evidence.value_of(leaders[winner])
@@ -101,12 +111,24 @@ class SearchSelector(Selector):
         )
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class _Search:
     """The rounds of one search, and its local searches."""
 
     options: SearchSelector
     problem: SelectionProblem
+    scales: Scales | None = field(init=False)
+    """Those of the last fit, where the next one starts."""
+
+    def __post_init__(self) -> None:
+        fitted = self.problem.contributions.surrogate
+        self.scales = fitted.scales if isinstance(fitted, QuadraticSurrogate) else None
+
+    def fit(self, evidence: Evidence) -> QuadraticSurrogate:
+        """A surrogate of all evidence."""
+        surrogate = QuadraticSurrogate(start=self.scales).fit(evidence.coalitions, evidence.values)
+        self.scales = surrogate.scales
+        return surrogate
 
     def best(self, evidence: Evidence, at_most: int) -> CoalitionMatrix:
         """The best measured sets of the right size that may be removed."""
@@ -127,11 +149,10 @@ class _Search:
         """Fit, propose and measure unseen sets in rounds; return all evidence."""
         leader, stale = keys(self.best(evidence, 1)), 0
         while stale < self.options.patience and game.remaining > 0:
-            surrogate = QuadraticSurrogate().fit(evidence.coalitions, evidence.values)
-            last = game.remaining <= self.options.batch
-            proposals = self.propose(surrogate, evidence, last=last)
+            batch = max(self.options.batch, len(evidence.values) // _GROWTH)
+            proposals = self.propose(self.fit(evidence), evidence, batch, last=game.remaining <= batch)
             fresh = proposals[[key not in seen for key in keys(proposals)]]
-            fresh = permitted(fresh, self.problem.permits, min(self.options.batch, game.remaining))
+            fresh = permitted(fresh, self.problem.permits, min(batch, game.remaining))
             if not len(fresh):
                 break
             seen.update(keys(fresh))
@@ -142,17 +163,17 @@ class _Search:
         return evidence
 
     def propose(
-        self, surrogate: QuadraticSurrogate, evidence: Evidence, *, last: bool = False
+        self, surrogate: QuadraticSurrogate, evidence: Evidence, batch: int, *, last: bool = False
     ) -> CoalitionMatrix:
         """Sets of the right size in the order to measure: optima of draws, then the most promising.
 
         The last round does not explore, since no later round could use the result.
         """
-        pool = self._pool(surrogate, evidence)
+        pool = self._pool(surrogate.polynomial, evidence)
         if last:
             return pool[np.argsort(-surrogate.predict(pool), kind="stable")]
         promise = surrogate.predict(pool) + self.options.exploration * surrogate.deviation(pool)
-        drawn = self._optima_of_draws(surrogate, evidence, self.options.batch // 2)
+        drawn = self._optima_of_draws(surrogate, evidence, batch // 2)
         return distinct(np.vstack([drawn, pool[np.argsort(-promise, kind="stable")]]))
 
     def _optima_of_draws(
@@ -163,12 +184,13 @@ class _Search:
         found = [evidence.coalitions[:0]]
         for _ in range(count):
             start = starts[self.problem.rng.integers(len(starts))]
-            found.append(climb(surrogate.draw(self.problem.rng), start, self.problem.candidates)[:1])
+            drawn = surrogate.draw(self.problem.rng)
+            found.append(climb(drawn, start, self.problem.candidates)[None])
         return np.vstack(found)
 
     def most_valuable(self, surrogate: QuadraticSurrogate, evidence: Evidence) -> CoalitionMatrix:
         """Sets of the right size by value, measured or else predicted, best first."""
-        pool = self._pool(surrogate, evidence)
+        pool = self._pool(surrogate.polynomial, evidence)
         measured = self.best(evidence, self.options.starts)
         pool = distinct(np.vstack([measured, pool]))
         known = dict(zip(keys(evidence.coalitions), evidence.values.tolist(), strict=True))
@@ -176,10 +198,11 @@ class _Search:
         values = np.array([known.get(key, value) for key, value in predicted], dtype=np.float64)
         return pool[np.argsort(-values, kind="stable")]
 
-    def _pool(self, surrogate: Predictor, evidence: Evidence) -> CoalitionMatrix:
+    def _pool(self, mean: Polynomial, evidence: Evidence) -> CoalitionMatrix:
         """Starts and ends of the local searches, and the neighbours of the ends."""
-        starts = self._starts(evidence)
-        around = [climb(surrogate, start, self.problem.candidates) for start in starts]
+        starts, candidates = self._starts(evidence), self.problem.candidates
+        ends = distinct(np.array([climb(mean, start, candidates) for start in starts]))
+        around = [np.vstack([end, swaps(mean, end, candidates, _NEIGHBOURS)]) for end in ends]
         return distinct(np.vstack([starts, *around]))
 
     def _starts(self, evidence: Evidence) -> CoalitionMatrix:
@@ -204,34 +227,45 @@ def permitted(coalitions: CoalitionMatrix, permits: Permits, at_most: int) -> Co
     return coalitions[list(islice(rows, at_most))]
 
 
-def climb(surrogate: Predictor, start: NDArray[np.bool_], candidates: NDArray[np.int64]) -> CoalitionMatrix:
-    """Steepest ascent by swapping one absent player for a present one.
+def climb(
+    polynomial: Polynomial, start: NDArray[np.bool_], candidates: NDArray[np.int64]
+) -> NDArray[np.bool_]:
+    """Steepest ascent by swapping one absent player for a present candidate, to a local optimum."""
+    largest = max(np.abs(polynomial.linear).max(), np.abs(polynomial.pairs).max())
+    current = start.copy()
+    while True:
+        back, gone, gains = swap_gains(polynomial, current, candidates)
+        best = int(np.argmax(gains)) if gains.size else 0
+        if not gains.size or gains.flat[best] <= _ROUNDING * largest:
+            return current
+        row, column = divmod(best, len(back))
+        current[back[column]], current[gone[row]] = True, False
+
+
+def swaps(
+    polynomial: Polynomial, coalition: NDArray[np.bool_], candidates: NDArray[np.int64], at_most: int
+) -> CoalitionMatrix:
+    """The ``at_most`` best coalitions that swap one absent player for a present candidate."""
+    back, gone, gains = swap_gains(polynomial, coalition, candidates)
+    chosen = np.sort(np.argsort(-gains, axis=None, kind="stable")[:at_most])
+    rows = np.repeat(coalition[None], len(chosen), axis=0)
+    rows[np.arange(len(chosen)), back[chosen % max(1, len(back))]] = True
+    rows[np.arange(len(chosen)), gone[chosen // max(1, len(back))]] = False
+    return rows
+
+
+def swap_gains(
+    polynomial: Polynomial, coalition: NDArray[np.bool_], candidates: NDArray[np.int64]
+) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64]]:
+    """What each swap adds to the polynomial, in closed form.
 
     Returns:
-        The local optimum and all its neighbours.
+        The players that may come back, those that may go, and the gains, shape (n_gone, n_back).
     """
-    current = start
-    value = float(surrogate.predict(current[None])[0])
-    while True:
-        around = swaps(current, candidates)
-        if not len(around):
-            return current[None]
-        values = surrogate.predict(around)
-        best = int(np.argmax(values))
-        if not values[best] > value:
-            return np.vstack([current[None], around])
-        current, value = around[best], float(values[best])
-
-
-def swaps(coalition: NDArray[np.bool_], candidates: NDArray[np.int64]) -> CoalitionMatrix:
-    """All coalitions that swap one absent player for a present candidate."""
-    absent = np.flatnonzero(~coalition)
-    present = candidates[coalition[candidates]]
-    back, gone = (grid.ravel() for grid in np.meshgrid(absent, present))
-    rows = np.repeat(coalition[None], len(back), axis=0)
-    rows[np.arange(len(back)), back] = True
-    rows[np.arange(len(back)), gone] = False
-    return rows
+    back, gone = np.flatnonzero(~coalition), candidates[coalition[candidates]]
+    slopes = polynomial.linear + polynomial.pairs[:, back].sum(axis=1)
+    gains = slopes[gone][:, None] - slopes[back] - polynomial.pairs[np.ix_(gone, back)]
+    return back, gone, gains
 
 
 def _reason(measured: float | None, evaluations: int, finalists: int) -> str:

@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 from shapcut.estimators.base import EstimationProblem, finite, held_out_fidelity
 from shapcut.estimators.network import NetworkSurrogate
 from shapcut.estimators.paper import PaperEstimator
-from shapcut.estimators.quadratic import QuadraticSurrogate, Scales
+from shapcut.estimators.polynomial import Scales
+from shapcut.estimators.quadratic import QuadraticSurrogate
 from shapcut.estimators.surrogate import SurrogateEstimator
 from shapcut.game.budget import BudgetedGame
 from shapcut.game.coalitions import keys, without
@@ -27,7 +28,7 @@ def quick_fits():
     """Fixed prior scales: finding them takes most of a fit's time and is not what is tested here."""
     scales = Scales(player=0.1, pair=0.03, common_player=0.1, common_pair=0.01, noise=1e-5)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(QuadraticSurrogate, "_most_evident_scales", lambda self: scales)
+        patch.setattr(QuadraticSurrogate, "_most_evident_scales", lambda self, regression: scales)
         yield
 
 

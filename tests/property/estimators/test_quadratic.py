@@ -6,11 +6,17 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy.linalg import cho_solve
 
+from shapcut.estimators.base import EstimationProblem
+from shapcut.estimators.data_space import DataSpace
 from shapcut.estimators.exact import exact_shapley_values
-from shapcut.estimators.quadratic import QuadraticSurrogate, Scales
+from shapcut.estimators.feature_space import Features, FeatureSpace
+from shapcut.estimators.polynomial import Scales
+from shapcut.estimators.quadratic import QuadraticSurrogate, negative_log_evidence
+from shapcut.estimators.regression import Measured, NotPositiveDefiniteError
+from shapcut.estimators.surrogate import SurrogateEstimator
 from shapcut.game.coalitions import all_coalitions, without
+from shapcut.game.game import FunctionGame
 
 SCALES = Scales(player=0.3, pair=0.05, common_player=0.2, common_pair=0.02, noise=0.01)
 sizes_and_seeds = st.tuples(st.integers(1, 6), st.integers(0, 10**6))
@@ -231,22 +237,61 @@ def test_an_unfitted_surrogate_says_so():
         QuadraticSurrogate().coefficients()
 
 
-def test_draws_have_the_posterior_mean_and_deviation():
+@pytest.mark.parametrize("count", [12, 25], ids=["more features", "more measurements"])
+def test_draws_have_the_posterior_mean_and_deviation(count):
     rng = np.random.default_rng(5)
-    rows = random_rows(6, 25, rng)
-    surrogate = QuadraticSurrogate(np.inf).fit(rows, evaluate(polynomial(6, rng), rows), SCALES)
+    rows = random_rows(6, count, rng)
+    values = evaluate(polynomial(6, rng), rows)
+    surrogate = QuadraticSurrogate(np.inf).fit(rows, values, SCALES)
     points = random_rows(6, 12, rng)
     drawn = np.array([surrogate.draw(rng).predict(points) for _ in range(4000)])
-    drawn -= drawn.mean(axis=1, keepdims=True)  # constants are not drawn
-    mean = surrogate.predict(points)
-    spread = drawn.std(axis=0)
-    assert np.abs(drawn.mean(axis=0) - (mean - mean.mean())).max() < 5 * spread.max() / 4000**0.5
-    cross = surrogate._kernel((~points) * 1.0, surrogate._absent, SCALES)
-    covariance = surrogate._kernel((~points) * 1.0, (~points) * 1.0, SCALES)
-    covariance -= cross @ cho_solve(surrogate._factor, cross.T)
-    centre = np.eye(12) - 1 / 12
-    expected = surrogate._unit * np.sqrt(np.diag(centre @ covariance @ centre))
-    np.testing.assert_allclose(spread, expected, rtol=0.1)
+    _, covariance = explicit_posterior(rows, values, np.inf)
+    features, _ = basis(points)
+    expected = np.sqrt(np.diag(features @ covariance @ features.T))
+    np.testing.assert_allclose(
+        drawn.mean(axis=0), surrogate.predict(points), atol=5 * expected.max() / 4000**0.5
+    )
+    np.testing.assert_allclose(drawn.std(axis=0), expected, rtol=0.1)
+
+
+def both_spaces(n, count, rng):
+    """The two regressions on the same measurements; some players or pairs may never be absent."""
+    coalitions = np.vstack([np.ones(n, dtype=np.bool_), random_rows(n, count, rng)])
+    coalitions[:, rng.random(n) < 0.2] = True
+    profile = np.exp(np.abs(rng.normal(size=count + 1)))
+    measured = Measured(coalitions, rng.normal(size=count + 1), profile)
+    return DataSpace(measured), FeatureSpace(measured, Features(coalitions))
+
+
+@given(sizes_and_seeds, st.sampled_from([2, 12, 60]))
+def test_both_spaces_have_the_same_posterior(case, count):
+    n, seed = case
+    rng = np.random.default_rng(seed)
+    spaces = both_spaces(n, count, rng)
+    new = all_coalitions(n)
+    chosen = np.flatnonzero(rng.random(n) < 0.7)
+    first, second = (space.condition(SCALES) for space in spaces)
+    np.testing.assert_allclose(first.mean().predict(new), second.mean().predict(new), atol=1e-9)
+    np.testing.assert_allclose(first.mean().linear, second.mean().linear, atol=1e-9)
+    np.testing.assert_allclose(first.mean().pairs, second.mean().pairs, atol=1e-9)
+    np.testing.assert_allclose(first.variance(new), second.variance(new), atol=1e-9)
+    for absence in (0.0, 0.5):
+        np.testing.assert_allclose(
+            first.contribution_variance(absence, chosen),
+            second.contribution_variance(absence, chosen),
+            atol=1e-9,
+        )
+
+
+@given(sizes_and_seeds, st.sampled_from([2, 12, 60]))
+def test_both_spaces_have_the_same_evidence(case, count):
+    n, seed = case
+    rng = np.random.default_rng(seed)
+    data, features = both_spaces(n, count, rng)
+    scales = Scales(*np.exp(rng.normal(-2.0, 1.0, 5)).tolist())
+    (left, left_gradient), (right, right_gradient) = data.evidence(scales), features.evidence(scales)
+    assert left == pytest.approx(right, rel=1e-9, abs=1e-9)
+    np.testing.assert_allclose(left_gradient, right_gradient, rtol=1e-7, atol=1e-8)
 
 
 @settings(max_examples=20, deadline=None)
@@ -254,14 +299,105 @@ def test_draws_have_the_posterior_mean_and_deviation():
 def test_the_gradient_of_the_evidence_is_that_of_finite_differences(size_and_seed):
     n, seed = size_and_seed
     rng = np.random.default_rng(seed)
-    coalitions = np.vstack([np.ones(n, dtype=np.bool_), random_rows(n, 12, rng)])
-    surrogate = QuadraticSurrogate().fit(coalitions, rng.normal(size=len(coalitions)), SCALES)
-    at = rng.normal(-2.0, 1.0, 5)
-    gradient = surrogate._negative_log_evidence(at)[1]
-    steps = 1e-5 * np.eye(5)
-    differences = [
-        (surrogate._negative_log_evidence(at + step)[0] - surrogate._negative_log_evidence(at - step)[0])
-        / 2e-5
-        for step in steps
-    ]
-    np.testing.assert_allclose(gradient, differences, rtol=1e-4, atol=1e-5)
+    for space in both_spaces(n, 12, rng):
+        at = rng.normal(-2.0, 1.0, 5)
+        gradient = negative_log_evidence(space, at)[1]
+        differences = [
+            (negative_log_evidence(space, at + step)[0] - negative_log_evidence(space, at - step)[0]) / 2e-5
+            for step in 1e-5 * np.eye(5)
+        ]
+        np.testing.assert_allclose(gradient, differences, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(("count", "matrices"), [(30, "DataPosterior"), (200, "FeaturePosterior")])
+def test_a_fit_uses_the_smaller_matrices(count, matrices):
+    rng = np.random.default_rng(0)
+    rows = random_rows(10, count, rng)
+    surrogate = QuadraticSurrogate().fit(rows, rng.normal(size=count), SCALES)
+    assert type(surrogate._posterior).__name__ == matrices
+    assert max(surrogate._posterior.factor.shape) == min(count, 10 + 45 + 3)
+
+
+@pytest.mark.parametrize("count", [60, 300])
+def test_a_warm_start_finds_the_same_scales_in_fewer_steps(count, monkeypatch):
+    rng = np.random.default_rng(3)
+    rows = random_rows(8, count, rng)
+    values = evaluate(polynomial(8, rng), rows) + rng.normal(0, 0.05, count)
+    asked = []
+
+    def counted(regression, logarithms):
+        asked.append(1)
+        return negative_log_evidence(regression, logarithms)
+
+    monkeypatch.setattr("shapcut.estimators.quadratic.negative_log_evidence", counted)
+    earlier = QuadraticSurrogate().fit(rows[:-4], values[:-4])
+    asked.clear()
+    cold = QuadraticSurrogate().fit(rows, values)
+    from_cold = len(asked)
+    asked.clear()
+    warm = QuadraticSurrogate(start=earlier.scales).fit(rows, values)
+    assert len(asked) < from_cold
+    assert warm.predict(rows) == pytest.approx(cold.predict(rows), abs=1e-3)
+
+
+@pytest.mark.parametrize("noise", [1e-6, 1e-3, 1.0])
+def test_a_start_with_collapsed_scales_recovers(noise):
+    rng = np.random.default_rng(4)
+    rows = random_rows(7, 120, rng)
+    values = evaluate(polynomial(7, rng), rows)
+    cold = QuadraticSurrogate().fit(rows, values)
+    warm = QuadraticSurrogate(start=Scales(1e-6, 1e-6, 1e-6, 1e-6, noise)).fit(rows, values)
+    assert warm.predict(rows) == pytest.approx(cold.predict(rows), abs=1e-2)
+
+
+def test_a_start_that_cannot_be_represented_is_ignored(monkeypatch):
+    rng = np.random.default_rng(4)
+    rows, values = random_rows(7, 20, rng), rng.normal(size=20)
+
+    def evidence(self, scales):
+        if scales.noise > 9.0:
+            raise NotPositiveDefiniteError
+        return known(self, scales)
+
+    known = DataSpace.evidence
+    monkeypatch.setattr(DataSpace, "evidence", evidence)
+    cold = QuadraticSurrogate().fit(rows, values)
+    warm = QuadraticSurrogate(start=Scales(0.1, 0.1, 0.1, 0.1, 10.0)).fit(rows, values)
+    assert warm.scales == cold.scales
+
+
+def test_large_inputs_go_through_in_chunks(monkeypatch):
+    rng = np.random.default_rng(2)
+    rows, values = random_rows(6, 90, rng), rng.normal(size=90)
+    for count in (12, 90):
+        whole = QuadraticSurrogate().fit(rows[:count], values[:count], SCALES)
+        expected = whole.predict(rows), whole.deviation(rows)
+        with monkeypatch.context() as patch:
+            patch.setattr("shapcut.estimators.polynomial._CHUNK", 64)
+            parts = QuadraticSurrogate().fit(rows[:count], values[:count], SCALES)
+            assert parts.predict(rows) == pytest.approx(expected[0], abs=1e-9)
+            assert parts.deviation(rows) == pytest.approx(expected[1], abs=1e-9)
+
+
+def test_folds_start_from_the_scales_of_the_whole_fit(monkeypatch):
+    starts = []
+    fit = QuadraticSurrogate.fit
+
+    def remember(self, coalitions, values, scales=None):
+        starts.append(self.start)
+        return fit(self, coalitions, values, scales)
+
+    monkeypatch.setattr(QuadraticSurrogate, "fit", remember)
+    coefficients = polynomial(6, np.random.default_rng(0))
+    game = FunctionGame(6, lambda rows: evaluate(coefficients, rows))
+    found = SurrogateEstimator().estimate(EstimationProblem(game, 40, np.random.default_rng(0)))
+    assert starts == [None] + [found.surrogate.scales] * 5
+
+
+@pytest.mark.parametrize("count", [12, 80])
+def test_a_refit_needs_no_deviations(count):
+    rng = np.random.default_rng(0)
+    surrogate = QuadraticSurrogate().fit(random_rows(7, count, rng), rng.normal(size=count), SCALES)
+    removable = np.array([0, 2, 3, 6])
+    expected = surrogate.contributions(0.3, removable)[0]
+    np.testing.assert_array_equal(surrogate.mean_contributions(0.3, removable), expected)

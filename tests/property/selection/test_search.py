@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from shapcut.comparison.contestants import parse_methods
 from shapcut.estimators.base import EstimationProblem
 from shapcut.estimators.exact import ExactEstimator
-from shapcut.estimators.quadratic import QuadraticSurrogate, Scales
+from shapcut.estimators.polynomial import Polynomial, Scales
+from shapcut.estimators.quadratic import QuadraticSurrogate
 from shapcut.estimators.surrogate import SurrogateEstimator
 from shapcut.game.budget import BudgetedGame
 from shapcut.game.coalitions import absent_players, keys, without
@@ -18,7 +19,7 @@ from shapcut.game.game import FunctionGame
 from shapcut.recipe.recipe import make_recipe
 from shapcut.selection.base import SelectionProblem
 from shapcut.selection.race import race
-from shapcut.selection.search import Evidence, SearchSelector, climb, swaps
+from shapcut.selection.search import Evidence, SearchSelector, climb, swap_gains, swaps
 from shapcut.support.errors import InputError
 
 SPACED = "neighbours may not go together"
@@ -29,7 +30,7 @@ def quick_fits():
     """Fixed prior scales: finding them takes most of a fit's time and is not what is tested here."""
     scales = Scales(player=0.1, pair=0.03, common_player=0.1, common_pair=0.01, noise=1e-5)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(QuadraticSurrogate, "_most_evident_scales", lambda self: scales)
+        patch.setattr(QuadraticSurrogate, "_most_evident_scales", lambda self, regression: scales)
         yield
 
 
@@ -153,30 +154,102 @@ def test_swaps_are_all_sets_at_distance_one(n, seed):
         for other in combinations(candidates.tolist(), len(absent))
         if len(absent - set(other)) == 1
     }
-    found = [frozenset(absent_players(row)) for row in swaps(coalition, candidates)]
+    everything = swaps(random_polynomial(n, rng), coalition, candidates, n * n)
+    found = [frozenset(absent_players(row)) for row in everything]
     assert len(found) == len(set(found))
     assert set(found) == expected
 
 
-@given(st.integers(3, 8), st.integers(0, 10**6))
-def test_climb_ends_on_a_local_optimum_with_its_neighbours(n, seed):
+def random_polynomial(n, rng):
+    upper = np.triu(rng.normal(size=(n, n)), 1)
+    return Polynomial(rng.normal(), rng.normal(size=n), upper + upper.T)
+
+
+@given(st.integers(2, 9), st.integers(0, 10**6))
+def test_gains_are_the_differences_of_the_values(n, seed):
     rng = np.random.default_rng(seed)
-    game = quadratic_game(n, seed)
-    rows = rng.random((20, n)) < 0.5
-    surrogate = QuadraticSurrogate().fit(rows, game.values(rows))
-    start = without(n, [rng.choice(n, size=int(rng.integers(1, n)), replace=False).tolist()])[0]
-    reached = climb(surrogate, start, np.arange(n))
-    values = surrogate.predict(reached)
-    assert values[0] >= values.max() - 1e-9
-    assert values[0] >= surrogate.predict(start[None])[0] - 1e-9
-    assert ((~reached).sum(axis=1) == (~start).sum()).all()
-    assert set(keys(reached[1:])) == set(keys(swaps(reached[0], np.arange(n))))
+    polynomial, coalition = random_polynomial(n, rng), rng.random(n) < 0.5
+    candidates = np.flatnonzero(rng.random(n) < 0.8)
+    back, gone, gains = swap_gains(polynomial, coalition, candidates)
+    assert gains.shape == (len(gone), len(back))
+    for row, out in enumerate(gone):
+        for column, home in enumerate(back):
+            other = coalition.copy()
+            other[home], other[out] = True, False
+            before, after = polynomial.predict(np.array([coalition, other]))
+            assert gains[row, column] == pytest.approx(after - before, abs=1e-9)
 
 
-def test_climb_with_nothing_to_swap():
-    start = without(3, [[0]])
-    surrogate = QuadraticSurrogate().fit(start, np.zeros(1))
-    assert (climb(surrogate, start[0], np.array([0])) == start).all()
+@given(st.integers(2, 9), st.integers(0, 10**6), st.integers(0, 12))
+def test_few_swaps_are_the_best_ones(n, seed, at_most):
+    rng = np.random.default_rng(seed)
+    polynomial, coalition = random_polynomial(n, rng), rng.random(n) < 0.5
+    everything = swaps(polynomial, coalition, np.arange(n), n * n)
+    best = np.sort(polynomial.predict(everything))[::-1][:at_most]
+    found = polynomial.predict(swaps(polynomial, coalition, np.arange(n), at_most))
+    assert np.sort(found)[::-1] == pytest.approx(best, abs=1e-9)
+
+
+@given(st.integers(3, 8), st.integers(0, 10**6))
+def test_climb_ends_on_a_local_optimum_of_the_candidates(n, seed):
+    rng = np.random.default_rng(seed)
+    polynomial = random_polynomial(n, rng)
+    candidates = np.flatnonzero(rng.random(n) < 0.8)
+    start = np.ones(n, dtype=np.bool_)
+    start[rng.permutation(candidates)[: rng.integers(len(candidates) + 1)]] = False
+    reached = climb(polynomial, start, candidates)
+    around = swaps(polynomial, reached, candidates, n * n)
+    value, before = polynomial.predict(np.array([reached, start]))
+    assert value >= before
+    assert (polynomial.predict(around) <= value + 1e-9).all()
+    assert (~reached).sum() == (~start).sum()
+    assert set(np.flatnonzero(~reached)) <= set(candidates.tolist())
+
+
+@pytest.mark.parametrize("size", [1e-30, 1e30])
+def test_climb_ends_whatever_the_unit(size):
+    rng = np.random.default_rng(0)
+    polynomial, start = random_polynomial(40, rng), rng.random(40) < 0.7
+    expected = climb(polynomial, start, np.arange(40))
+    assert (climb(polynomial.scaled(size), start, np.arange(40)) == expected).all()
+
+
+def test_climb_with_nothing_to_swap_or_to_gain():
+    start = without(3, [[0]])[0]
+    flat = Polynomial(0.0, np.zeros(3), np.zeros((3, 3)))
+    assert (climb(flat, start, np.array([0])) == start).all()
+    assert (climb(flat, start, np.arange(3)) == start).all()
+    assert swaps(flat, start, np.array([0]), 5).shape == (0, 3)
+
+
+def test_the_best_set_of_256_layers_is_found_among_many_neighbours():
+    rng = np.random.default_rng(1)
+    linear = rng.uniform(-1.0, 1.0, 256)
+    pairs = np.zeros((256, 256))
+    start = without(256, [range(60)])[0]
+    reached = climb(Polynomial(0.0, linear, pairs), start, np.arange(256))
+    assert set(np.flatnonzero(~reached)) == set(np.argsort(-linear)[:60].tolist())
+    assert len(swaps(Polynomial(0.0, linear, pairs), reached, np.arange(256), 100)) == 100
+
+
+def test_rounds_grow_with_the_evidence_and_start_from_the_last_scales(monkeypatch):
+    game, rng = quadratic_game(16, 0), np.random.default_rng(0)
+    found = SurrogateEstimator(share=1.0).estimate(EstimationProblem(game, 1000, rng, n_remove=5))
+    starts, asked = [], []
+    fit, values = QuadraticSurrogate.fit, game.values
+
+    def remember(self, coalitions, known):
+        starts.append(self.start)
+        return fit(self, coalitions, known)
+
+    monkeypatch.setattr(QuadraticSurrogate, "fit", remember)
+    measuring = FunctionGame(16, lambda rows: asked.append(len(rows)) or values(rows))
+    problem = SelectionProblem(found, game.players, 5, game=measuring, budget=100, rng=rng)
+    SearchSelector(batch=4, patience=100).select(problem)
+    assert asked[0] == 1000 // 64
+    assert sorted(asked[:-1]) == asked[:-1]
+    assert starts[0] == found.surrogate.scales
+    assert None not in starts
 
 
 def test_evidence_orders_permitted_sets_of_the_right_size():

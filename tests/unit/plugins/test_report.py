@@ -9,6 +9,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 
 from shapcut.cli.help import Group
@@ -418,6 +419,16 @@ def test_cells_of_the_heat_map_are_as_strong_as_their_interactions() -> None:
     assert second.y == pytest.approx(first.y + drawn.cell)
     assert heat_map([[0.0, 0.0], [0.0, 0.0]], removed=[]) is None
     assert heat_map([[0.0, 1.0], [1.0, 0.0]], removed=[], without=[1]) is None
+
+
+def test_a_heat_map_of_many_players_draws_the_strongest_pairs() -> None:
+    values = np.random.default_rng(0).uniform(0.5, 1.0, (120, 120))
+    drawn = heat_map(((values + values.T) / 2).tolist(), removed=[])
+    assert drawn is not None
+    assert len(drawn.cells) == 5000
+    assert drawn.left_out == 120 * 119 // 2 - 5000
+    assert drawn.cells[0].strength == 1.0
+    assert len(drawn.pairs) == 120 * 119 // 2
 
 
 def test_dots_lie_on_the_diagonal_where_prediction_and_measurement_agree() -> None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from shapcut_plugins.report.charts.scale import Plot, Scale
 
 _MARGIN, _MAP_WIDTH, _SMALLEST, _LARGEST, _LABEL_WIDTH = 26, 300, 8.0, 24.0, 15
-_FAINTEST = 0.02
+_FAINTEST, _MOST_CELLS = 0.02, 5000
 LEFT, SIDE, TOP, BELOW = 52, 262, 10, 36
 _MOST_DOTS = 1500
 
@@ -30,7 +30,8 @@ class HeatMap:
     Attributes:
         size: width and height of the drawing.
         cell: side of a cell.
-        cells: the pairs of players below the diagonal.
+        cells: the pairs of players below the diagonal, at most `_MOST_CELLS`, the strongest first.
+        left_out: number of pairs not drawn because there are more.
         labels: (place, player, whether it is removed), along both sides.
         margin: offset of the cells.
         strongest: absolute value of the strongest interaction.
@@ -40,6 +41,7 @@ class HeatMap:
     size: float
     cell: float
     cells: tuple[Cell, ...]
+    left_out: int
     labels: tuple[tuple[float, int, bool], ...]
     margin: float
     strongest: float
@@ -50,11 +52,12 @@ def strongest_pairs(
     interactions: Sequence[Sequence[float | None]], without: Collection[int] = ()
 ) -> list[tuple[int, int, float]]:
     """(player, later player, interaction), the strongest first, except for players in ``without``."""
+    absent = set(without)
     pairs = [
         (one, other, value)
         for one, row in enumerate(interactions)
         for other, value in enumerate(row)
-        if one < other and value is not None and not {one, other} & set(without)
+        if one < other and value is not None and one not in absent and other not in absent
     ]
     return sorted(pairs, key=lambda pair: -abs(pair[2]))
 
@@ -74,6 +77,7 @@ def heat_map(
         return None
     n_players, strongest = len(interactions), abs(pairs[0][2])
     side = min(max(_MAP_WIDTH / n_players, _SMALLEST), _LARGEST)
+    drawn = [pair for pair in pairs if abs(pair[2]) >= _FAINTEST * strongest]
     cells = tuple(
         Cell(
             x=round(_MARGIN + one * side, 1),
@@ -82,8 +86,7 @@ def heat_map(
             negative=value < 0,
             text=f"{one} and {other}: {value:+.3g}",
         )
-        for one, other, value in pairs
-        if abs(value) >= _FAINTEST * strongest
+        for one, other, value in drawn[:_MOST_CELLS]
     )
     every = math.ceil(_LABEL_WIDTH / side)
     shown = [player for player in range(n_players) if player % every == 0]
@@ -91,6 +94,7 @@ def heat_map(
         size=round(_MARGIN + n_players * side + 4, 1),
         cell=round(side, 1),
         cells=cells,
+        left_out=len(drawn) - len(cells),
         labels=tuple((round(_MARGIN + (p + 0.5) * side, 1), p, p in removed) for p in shown),
         margin=_MARGIN,
         strongest=strongest,
