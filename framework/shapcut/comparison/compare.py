@@ -121,6 +121,8 @@ def compare(
     require_run_directory(run_directory)
     if held_out is not None:
         held_out.check(recipe.calibration)
+    if "vocabulary" not in recipe.model_fields_set:  # no method shall be judged by another's estimates
+        recipe = recipe.model_copy(update={"vocabulary": "whole"})
     session = prepare(recipe, host, target=False)
     if held_out is not None:
         session = replace(session, held_out=held_out.windows(session.opened.tokenizer))

@@ -108,6 +108,11 @@ class Game(ABC):
         """Tokens read for one coalition; 0 if values do not come from tokens."""
         return 0
 
+    @property
+    def narrowing_unit(self) -> int:
+        """Tokens at whose multiples a narrowed game costs least; 0 if there is none."""
+        return 0
+
     def narrowed(self, tokens: int) -> "Game":  # noqa: ARG002 - for games that have tokens
         """This game on its first windows: at most ``tokens`` tokens, but at least one window.
 
@@ -144,6 +149,11 @@ class WrappedGame(Game):
     def tokens(self) -> int:
         """The wrapped game's tokens."""
         return self.game.tokens
+
+    @property
+    def narrowing_unit(self) -> int:
+        """The wrapped game's unit."""
+        return self.game.narrowing_unit
 
 
 class PiecewiseGame(Game):

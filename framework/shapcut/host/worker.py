@@ -61,5 +61,6 @@ def _load_game(spec: GameSpec, ids: torch.Tensor, share: int) -> ModelGame:
         memory_budget=(spec.memory_budget or default_memory_budget(*weight_devices(opened.model))) // share,
         fuse=spec.fuse,
         sequences_per_step=spec.sequences_per_step,
+        sampled=spec.sampled,
         origin=origin,
     )

@@ -215,6 +215,7 @@ def _game(recipe: Recipe, opened: OpenModel, parts: Parts, calibration: Calibrat
             recipe.compile, opened, players, calibration.n_tokens * capped_budget(recipe.budget, players)
         ),
         sequences_per_step=recipe.batch_size,
+        sampled=recipe.vocabulary == "sampled",
         origin=GameOrigin(
             recipe.model,
             recipe.utility,

@@ -15,6 +15,7 @@ Granularity = Literal["block", "sublayer"]
 """What a player is."""
 
 Compile = Literal["auto", "on", "off"]
+Vocabulary = Literal["sampled", "whole"]
 """Whether layers are compiled."""
 
 MODEL = "directory, file, hub id or demo:smollm2-135m"
@@ -139,6 +140,14 @@ _ALL = (
         "NAME",
         default="auto",
         choices=get_args(Compile),
+    ),
+    RecipeField(
+        "vocabulary",
+        "Machine",
+        "tokens whose probabilities the search adds up: whole, or sampled where there are many",
+        "NAME",
+        default="sampled",
+        choices=get_args(Vocabulary),
     ),
     RecipeField(
         "offload",

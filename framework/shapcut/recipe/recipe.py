@@ -19,7 +19,7 @@ from pydantic import (
 from pydantic_core import ErrorDetails
 
 from shapcut.models.placement import Dtype, Offload
-from shapcut.recipe.fields import FIELDS, Compile, Granularity
+from shapcut.recipe.fields import FIELDS, Compile, Granularity, Vocabulary
 from shapcut.recipe.methods import METHODS
 from shapcut.recipe.wording import accepted_values
 from shapcut.recipe.yaml_file import read_recipe_file
@@ -27,8 +27,8 @@ from shapcut.support.errors import InputError
 from shapcut.support.spec import Spec
 from shapcut.support.suggest import did_you_mean
 
-_PAPER_TEXT = {"samples": 10, "sequence_length": 128}
-"""The paper's calibration text (arXiv 2602.07804)."""
+_PAPER_TEXT = {"samples": 10, "sequence_length": 128, "vocabulary": "whole"}
+"""The paper's calibration text (arXiv 2602.07804), and its exact losses."""
 
 _LONGEST_SHOWN = 60
 
@@ -103,6 +103,7 @@ class Recipe(BaseModel):
     memory_budget: Annotated[_Size, Field(ge=1)] | None = FIELDS["memory_budget"].default
     batch_size: Annotated[int, Field(ge=1)] | None = FIELDS["batch_size"].default
     compile: Compile = FIELDS["compile"].default
+    vocabulary: Vocabulary = FIELDS["vocabulary"].default
     offload: Offload = FIELDS["offload"].default
     seed: Annotated[int, Field(ge=0)] = FIELDS["seed"].default
     trust_remote_code: _Switch = FIELDS["trust_remote_code"].default

@@ -1,10 +1,11 @@
-"""A race of finalists over more text."""
+"""Races: candidates are measured on more and more text, and the worse half drops out."""
 
 from collections.abc import Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 
-from shapcut.game.coalitions import CoalitionMatrix
+from shapcut.game.coalitions import CoalitionMatrix, Values
 from shapcut.game.game import Game
 
 
@@ -29,3 +30,38 @@ def race(leaders: CoalitionMatrix, finals: Sequence[Game]) -> tuple[int, float |
         alive = np.sort(ranked[: max(2, -(-len(ranked) // 2))]) if doubled else alive
     winner = int(alive[np.argmax(totals[alive])])
     return winner, float(totals[winner]) / len(finals) if finals else None
+
+
+class Heats:
+    """Successive halving on the first windows of one game's text.
+
+    All candidates are measured on a quarter of the tokens, the better half on half of them, the better half
+    of these on all. A value on more tokens adds to the one on fewer, so that a candidate costs little more
+    than half of a coalition. Those that dropped out keep an estimate: their value on a part of the text,
+    plus what the rest of the text changed for those that reached the end.
+
+    Args:
+        game: the game; one that has no narrower form measures all candidates at once.
+    """
+
+    def __init__(self, game: Game) -> None:
+        unit, self._games = game.narrowing_unit, [game]
+        for part in (2, 4) if unit else ():
+            narrower = game.narrowed(-(-game.tokens // (unit * part)) * unit)
+            if narrower.tokens < self._games[0].tokens:
+                self._games.insert(0, narrower)
+
+    def run(self, candidates: CoalitionMatrix) -> tuple[Values, NDArray[np.bool_]]:
+        """Values of all candidates, and which were measured on all text; each of shape (n_candidates,)."""
+        alive, found = np.arange(len(candidates)), np.full((len(self._games), len(candidates)), np.nan)
+        for heat, game in enumerate(self._games):
+            found[heat, alive] = game.values(candidates[alive])
+            if heat + 1 < len(self._games):
+                order = np.argsort(-np.nan_to_num(found[heat, alive], nan=-np.inf), kind="stable")
+                alive = np.sort(alive[order[: -(-len(alive) // 2)]])
+        values, measured = found[-1].copy(), np.isin(np.arange(len(candidates)), alive)
+        for part in found[-2::-1]:
+            changes = (found[-1] - part)[np.isfinite(found[-1]) & np.isfinite(part)]
+            unknown = ~measured & np.isnan(values)
+            values[unknown] = part[unknown] + (changes.mean() if len(changes) else np.nan)
+        return values, measured

@@ -14,7 +14,7 @@ from shapcut.game.coalitions import CoalitionMatrix, Values, absent_players, dis
 from shapcut.game.feasible import Permits, permitted_sets
 from shapcut.game.plan import RemovalPlan
 from shapcut.selection.base import SelectionProblem, Selector
-from shapcut.selection.race import race
+from shapcut.selection.race import Heats, race
 from shapcut.support.errors import InputError
 
 _GROWTH = 64
@@ -29,25 +29,38 @@ _ROUNDING = 1e-12
 
 @dataclass(frozen=True, slots=True)
 class Evidence:
-    """Measured coalitions (n, n_players) and their finite values (n,)."""
+    """Coalitions (n, n_players) and their finite values (n,).
+
+    Attributes:
+        coalitions: the coalitions.
+        values: measured on all text, or estimated from a part of it.
+        measured: which of them are measured on all text, shape (n,).
+    """
 
     coalitions: CoalitionMatrix
     values: Values
+    measured: NDArray[np.bool_]
 
-    def with_measured(self, coalitions: CoalitionMatrix, values: Values) -> "Evidence":
-        """This evidence and the finite ones of further measurements."""
-        usable = finite(coalitions, values)
-        return Evidence(np.vstack([self.coalitions, usable[0]]), np.concatenate([self.values, usable[1]]))
+    def with_more(
+        self, coalitions: CoalitionMatrix, values: Values, measured: NDArray[np.bool_]
+    ) -> "Evidence":
+        """This evidence and the finite ones of further values."""
+        usable = np.isfinite(values)
+        return Evidence(
+            np.vstack([self.coalitions, coalitions[usable]]),
+            np.concatenate([self.values, values[usable]]),
+            np.concatenate([self.measured, measured[usable]]),
+        )
 
     def best(self, n_remove: int, permits: Permits, at_most: int) -> CoalitionMatrix:
-        """The best permitted coalitions without ``n_remove`` players, best value first."""
-        right = (~self.coalitions).sum(axis=1) == n_remove
+        """The best measured and permitted coalitions without ``n_remove`` players, best value first."""
+        right = self.measured & ((~self.coalitions).sum(axis=1) == n_remove)
         ordered = self.coalitions[right][np.argsort(-self.values[right], kind="stable")]
         return permitted(ordered, permits, at_most)
 
     def value_of(self, coalition: NDArray[np.bool_]) -> float | None:
         """The measured value of one coalition, or None."""
-        same = np.flatnonzero((self.coalitions == coalition).all(axis=1))
+        same = np.flatnonzero(self.measured & (self.coalitions == coalition).all(axis=1))
         return float(self.values[same[0]]) if len(same) else None
 
 
@@ -57,8 +70,9 @@ class SearchSelector(Selector):
     Without a game to measure in, the set with the best measured or predicted value wins.
 
     Args:
-        batch: candidates measured in each round: half of them optima of polynomials drawn from the
-            surrogate's posterior (Thompson sampling), half the most promising ones by mean and deviation.
+        batch: candidates of each round, half of them optima of polynomials drawn from the surrogate's
+            posterior (Thompson sampling), half the most promising ones by mean and deviation. They race over
+            the text, see `shapcut.selection.race.Heats`.
             The last batch of the budget goes to the best ones by mean. Rounds that follow many coalitions
             measure a 64th as many, if that is more.
         exploration: posterior standard deviations added to a candidate's mean.
@@ -91,7 +105,8 @@ class SearchSelector(Selector):
             InputError: if no permitted set of that size is found, or nothing measured has a finite value.
         """
         contributions, search = problem.contributions, _Search(self, problem)
-        evidence = Evidence(*finite(contributions.coalitions, contributions.measured))
+        known = finite(contributions.coalitions, contributions.measured)
+        evidence = Evidence(*known, np.ones(len(known[1]), dtype=np.bool_))
         if not len(evidence.values):
             raise InputError(f"none of {contributions.evaluations} measured coalitions has a finite value")
         if problem.game is not None:
@@ -107,7 +122,9 @@ class SearchSelector(Selector):
             measured_value=measured,
             final_value=final_value,
             method=f"{contributions.estimator} + {self.name}",
-            reason=_reason(measured, len(evidence.values), 0 if final_value is None else len(leaders)),
+            reason=_reason(
+                measured, int(evidence.measured.sum()), 0 if final_value is None else len(leaders)
+            ),
         )
 
 
@@ -147,7 +164,7 @@ class _Search:
 
     def measure(self, evidence: Evidence, game: BudgetedGame, seen: set[bytes]) -> Evidence:
         """Fit, propose and measure unseen sets in rounds; return all evidence."""
-        leader, stale = keys(self.best(evidence, 1)), 0
+        leader, stale, heats = keys(self.best(evidence, 1)), 0, Heats(game)
         while stale < self.options.patience and game.remaining > 0:
             batch = max(self.options.batch, len(evidence.values) // _GROWTH)
             proposals = self.propose(self.fit(evidence), evidence, batch, last=game.remaining <= batch)
@@ -156,14 +173,14 @@ class _Search:
             if not len(fresh):
                 break
             seen.update(keys(fresh))
-            evidence = evidence.with_measured(fresh, game.values(fresh))
+            evidence = evidence.with_more(fresh, *heats.run(fresh))
             leading = keys(self.best(evidence, 1))
             stale = stale + 1 if leading == leader else 0
             leader = leading
         return evidence
 
     def propose(
-        self, surrogate: QuadraticSurrogate, evidence: Evidence, batch: int, *, last: bool = False
+        self, surrogate: QuadraticSurrogate, evidence: Evidence, count: int, *, last: bool = False
     ) -> CoalitionMatrix:
         """Sets of the right size in the order to measure: optima of draws, then the most promising.
 
@@ -173,7 +190,7 @@ class _Search:
         if last:
             return pool[np.argsort(-surrogate.predict(pool), kind="stable")]
         promise = surrogate.predict(pool) + self.options.exploration * surrogate.deviation(pool)
-        drawn = self._optima_of_draws(surrogate, evidence, batch // 2)
+        drawn = self._optima_of_draws(surrogate, evidence, count // 2)
         return distinct(np.vstack([drawn, pool[np.argsort(-promise, kind="stable")]]))
 
     def _optima_of_draws(

@@ -49,6 +49,7 @@ class GameSpec:
         fuse: whether to run blocks as fused kernels.
         memory_budget: bytes for the states of coalitions, or None for a share of the builder's memory.
         sequences_per_step: maximum sequences per layer call, or None.
+        sampled: whether to read out a part of a large vocabulary.
         weight_bytes: size of the model's weights.
         input_ids: calibration tokens, shape (samples, length).
         fingerprint: everything that the values depend on.
@@ -61,6 +62,7 @@ class GameSpec:
     fuse: bool
     memory_budget: int | None
     sequences_per_step: int | None
+    sampled: bool
     weight_bytes: int
     input_ids: NDArray[np.int64]
     fingerprint: Mapping[str, str]

@@ -48,6 +48,8 @@ class ModelGame(PortableGame):
         memory_budget: bytes for the states of coalitions; default: a share of free memory.
         fuse: run blocks as fused kernels where possible; changes the last bits of values.
         sequences_per_step: maximum sequences per layer call; default: by their length.
+        sampled: whether to read out a part of a large vocabulary, see
+            `shapcut.valuation.readout.SampledLoss`; its values are estimates.
         origin: source of model and utility, from which other processes can rebuild the game.
 
     Raises:
@@ -67,6 +69,7 @@ class ModelGame(PortableGame):
         memory_budget: int | None = None,
         fuse: bool = False,
         sequences_per_step: int | None = None,
+        sampled: bool = False,
         origin: GameOrigin | None = None,
     ) -> None:
         self._residence = Residence(model)
@@ -99,6 +102,7 @@ class ModelGame(PortableGame):
         self.fuse = fuse
         self._memory_budget = memory_budget
         self._sequences_per_step = sequences_per_step
+        self.sampled = sampled
         self._origin = origin
         # Before the first forward pass, in which some libraries repack quantized weights.
         self.model_fingerprint = model_fingerprint(model)
@@ -114,7 +118,7 @@ class ModelGame(PortableGame):
         dtype: torch.dtype | None = None,
         fuse: bool | None = None,
     ) -> "ModelGame":
-        """The same game on other tokens; both share a converted model.
+        """The same game on other tokens, read out on the whole vocabulary; both share a converted model.
 
         Args:
             input_ids: the tokens, shape (samples, length).
@@ -124,7 +128,7 @@ class ModelGame(PortableGame):
         """
         other = copy.copy(self)
         vars(other).pop("evaluator", None)
-        vars(other).update(_whole=None)
+        vars(other).update(_whole=None, sampled=False)
         if utility is not None:
             vars(other).update(utility=utility, _origin=None)
         other.input_ids = input_ids.to(self._device)
@@ -181,6 +185,11 @@ class ModelGame(PortableGame):
         windows, length = (self._whole or self).input_ids.shape
         return stack.batch_size or most_windows_per_step((windows, length), self._sequences_per_step)
 
+    @property
+    def narrowing_unit(self) -> int:
+        """The tokens of a layer call."""
+        return self.windows_per_step * self.input_ids.shape[1] if self.windows else 0
+
     def narrowed(self, tokens: int) -> "ModelGame":
         """The game on the first windows only; itself for a `ModelUtility`, which has no windows."""
         windows = max(1, tokens // self.input_ids.shape[1])
@@ -222,6 +231,7 @@ class ModelGame(PortableGame):
                 self._memory_budget or default_memory_budget(*weight_devices(model)),
                 self.fuse,
                 self._sequences_per_step,
+                self.sampled,
             )
             evaluator = CoalitionEvaluator(stack, self.n_players, self.input_ids, measure, placement)
         if not np.isfinite(evaluator.full_mean):
@@ -290,6 +300,7 @@ class ModelGame(PortableGame):
             "device": self._device.type,
             "adapter": self.adapter.name,
             "kernels": "fused" if self.fuse else "eager",
+            "vocabulary": "sampled" if self.sampled else "whole",
         }
 
     def with_model(self, model: nn.Module) -> "ModelGame":
@@ -320,6 +331,7 @@ class ModelGame(PortableGame):
             fuse=self.fuse,
             memory_budget=self._memory_budget,
             sequences_per_step=self._sequences_per_step,
+            sampled=self.sampled,
             weight_bytes=sum(
                 weight.numel() * weight.element_size() for weight in self._residence.model.parameters()
             ),

@@ -49,11 +49,13 @@ class Placement:
         memory_budget: bytes for states; decides how many windows go together, and the chunk size.
         fuse: whether to fuse the readout, and steps that are short and regular enough.
         sequences_per_step: maximum sequences per layer call; None: by their length.
+        sampled: whether to read out a part of a large vocabulary, see `SampledLoss`.
     """
 
     memory_budget: int
     fuse: bool = False
     sequences_per_step: int | None = None
+    sampled: bool = False
 
 
 class CoalitionEvaluator(Evaluator):
@@ -95,7 +97,14 @@ class CoalitionEvaluator(Evaluator):
             most = placement.sequences_per_step or max(1, MOST_TOKENS_PER_STEP // length)
             may_share = regularity.fixed and stack.batch_size is None
             self._states_to_try = min(most // self.windows_together, MOST_STATES_PER_STEP) if may_share else 1
-            self._readout = make_readout(measure, stack, input_ids, self._step_windows, fuse=placement.fuse)
+            self._readout = make_readout(
+                measure,
+                stack,
+                input_ids,
+                self._step_windows,
+                fuse=placement.fuse,
+                sampled=placement.sampled,
+            )
             self.full = np.concatenate([self._walk_trunk(*some) for some in self._groups(0, batch)])
 
     def _divide(self, window: int, budget: int) -> None:

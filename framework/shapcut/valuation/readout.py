@@ -25,6 +25,10 @@ MOST_STATES_READ_OUT = 8
 """States whose normalised copies exist at a time."""
 
 
+EXACT_TOKENS, SAMPLED_TOKENS = 14_336, 2_048
+"""Of a large vocabulary, for `SampledLoss`."""
+
+
 def predicting(features: Tensor) -> Tensor:
     """The positions that predict a next token: (batch, length, width) -> (batch * (length - 1), width)."""
     return features[:, :-1].flatten(0, 1)
@@ -211,6 +215,73 @@ class NextTokenLoss(Readout):
         return torch.cat([token_quantity(logits, some) for logits, some in parts])
 
 
+class SampledLoss(NextTokenLoss):
+    """`NextTokenLoss` with the normaliser of a large vocabulary estimated from a part of it.
+
+    The tokens that the full model finds likeliest on this text are summed exactly, the others through a
+    sample (importance sampling, its weights added to the logits). What the estimate gets wrong for the full
+    model is taken off each window, so that only differences to the full model carry an error, and small ones
+    a small one.
+    """
+
+    def __init__(
+        self, stack: LayerStack, input_ids: Tensor, step: int | None = None, *, fuse: bool = False
+    ) -> None:
+        super().__init__(stack, input_ids, step, fuse=fuse)
+        self._exact = NextTokenLoss(stack, input_ids, step)
+        self._part: Unembedding | None = None
+        self._errors: dict[int, Tensor] = {}
+        """Of the estimate, for the full model on each window."""
+
+    def take_full(self, state: State, first: int = 0) -> None:
+        """See `Readout.take_full`: learns which tokens are likely, and the estimate's errors."""
+        if self.linear is None:
+            raise TypeError("the readout is not one linear map")
+        if self._part is None:
+            rows = predicting(self.stack.features(cut(state, 0, self._step)))
+            self._part = sampled_vocabulary(self.linear, self._likelihood(rows, self.linear))
+        errors = super().window_means([state], first) - self._exact.window_means([state], first)
+        self._errors.update(enumerate(errors[0], first))
+
+    def window_means(self, states: Sequence[State], first: int = 0) -> Tensor:
+        """See `Readout.window_means`."""
+        windows = range(first, first + states[0][0].shape[0])
+        return super().window_means(states, first) - torch.stack([self._errors[each] for each in windows])
+
+    def _likelihood(self, rows: Tensor, linear: Unembedding) -> Tensor:
+        """The mean probability of each token over predictions, shape (vocabulary,)."""
+        normaliser = self._normaliser(rows, linear, _fold_likelihood)[:, None]
+        blocks = _vocabulary_blocks(linear)
+        return torch.cat(
+            [(F.linear(rows, *block).float() - normaliser).exp().mean(dim=0) for block in blocks]
+        )
+
+    def _normaliser(self, rows: Tensor, linear: Unembedding, fold: Kernel) -> Tensor:
+        return super()._normaliser(rows, self._part or linear, fold)
+
+
+def sampled_vocabulary(linear: Unembedding, likelihood: Tensor) -> Unembedding:
+    """The likeliest tokens and a sample of the others, whose log-sum-exp estimates that of all.
+
+    Args:
+        linear: the map to all logits.
+        likelihood: the mean probability of each token, shape (vocabulary,).
+    """
+    order = likelihood.argsort(descending=True)
+    top, rest = order[:EXACT_TOKENS], order[EXACT_TOKENS:]
+    known = likelihood[rest].double().cpu()
+    chance = (known / known.sum().clamp_min(1e-300) + 1 / len(rest)) / 2
+    drawn = torch.multinomial(
+        chance, SAMPLED_TOKENS, replacement=True, generator=torch.Generator().manual_seed(0)
+    )
+    weights = torch.cat(
+        [torch.zeros(len(top)), -(SAMPLED_TOKENS * chance[drawn] / chance.sum()).log().float()]
+    )
+    chosen = torch.cat([top, rest[drawn.to(rest.device)]])
+    bias = weights.to(linear.weight)
+    return Unembedding(linear.weight[chosen], bias if linear.bias is None else bias + linear.bias[chosen])
+
+
 class Divergence(Readout):
     """KL(full || coalition) of next-token distributions, in nats.
 
@@ -259,8 +330,17 @@ class Divergence(Readout):
 
 
 def make_readout(
-    measure: Measure, stack: LayerStack, input_ids: Tensor, step: int | None = None, *, fuse: bool = False
+    measure: Measure,
+    stack: LayerStack,
+    input_ids: Tensor,
+    step: int | None = None,
+    *,
+    fuse: bool = False,
+    sampled: bool = False,
 ) -> Readout:
-    """The readout for a measure."""
-    kind = Divergence if measure == "kl" else NextTokenLoss
-    return kind(stack, input_ids, step, fuse=fuse)
+    """The readout for a measure; ``sampled``: see `SampledLoss`, where the vocabulary is large enough."""
+    linear = stack.unembedding()
+    if measure == "kl":
+        return Divergence(stack, input_ids, step, fuse=fuse)
+    large = linear is not None and len(linear.weight) >= 2 * (EXACT_TOKENS + SAMPLED_TOKENS)
+    return (SampledLoss if sampled and large else NextTokenLoss)(stack, input_ids, step, fuse=fuse)

@@ -14,11 +14,11 @@ from shapcut.estimators.polynomial import Polynomial, Scales
 from shapcut.estimators.quadratic import QuadraticSurrogate
 from shapcut.estimators.surrogate import SurrogateEstimator
 from shapcut.game.budget import BudgetedGame
-from shapcut.game.coalitions import absent_players, keys, without
+from shapcut.game.coalitions import absent_players, all_coalitions, keys, without
 from shapcut.game.game import FunctionGame
 from shapcut.recipe.recipe import make_recipe
 from shapcut.selection.base import SelectionProblem
-from shapcut.selection.race import race
+from shapcut.selection.race import Heats, race
 from shapcut.selection.search import Evidence, SearchSelector, climb, swap_gains, swaps
 from shapcut.support.errors import InputError
 
@@ -254,8 +254,11 @@ def test_rounds_grow_with_the_evidence_and_start_from_the_last_scales(monkeypatc
 
 def test_evidence_orders_permitted_sets_of_the_right_size():
     rows = without(4, [[0], [1], [2], [0, 1], [3]])
-    evidence = Evidence(rows[:3], np.array([1.0, 3.0, 2.0]))
-    evidence = evidence.with_measured(rows[3:], np.array([9.0, np.nan]))
+    evidence = Evidence(rows[:3], np.array([1.0, 3.0, 2.0]), np.ones(3, dtype=bool))
+    evidence = evidence.with_more(rows[3:], np.array([9.0, np.nan]), np.ones(2, dtype=bool))
+    evidence = evidence.with_more(without(4, [[0, 2]]), np.array([99.0]), np.zeros(1, dtype=bool))
+    assert [absent_players(row) for row in evidence.best(2, lambda _: True, 5)] == [(0, 1)]
+    assert evidence.value_of(without(4, [[0, 2]])[0]) is None
     best = evidence.best(1, lambda absent: absent != (2,), 5)
     assert [absent_players(row) for row in best] == [(1,), (0,)]
     assert evidence.value_of(rows[3]) == 9.0
@@ -323,3 +326,71 @@ def test_a_set_without_a_finite_value_loses_the_race():
     first = Text(dict(zip(keys(field), [np.nan, -5.0], strict=True)))
     assert race(field, [first]) == (1, -5.0)
     assert race(field, []) == (0, None)
+
+
+class Lengths(FunctionGame):
+    """A game on a number of windows, whose value falls a little with each; notes what it was asked for."""
+
+    def __init__(self, windows, asked, values):
+        super().__init__(4, lambda rows: np.array([values[key] - self._windows for key in keys(rows)]))
+        self._windows, self._asked, self._values = windows, asked, values
+
+    @property
+    def tokens(self):
+        return 5 * self._windows
+
+    @property
+    def narrowing_unit(self):
+        return 10
+
+    def narrowed(self, tokens):
+        return self if tokens >= self.tokens else Lengths(tokens // 5, self._asked, self._values)
+
+    def measurements(self, coalitions):
+        self._asked.append((self._windows, len(coalitions)))
+        return super().measurements(coalitions)
+
+
+def heats(windows, values):
+    asked, field = [], all_coalitions(4)[: len(values)]
+    game = Lengths(windows, asked, dict(zip(keys(field), values, strict=True)))
+    return Heats(game).run(field), asked
+
+
+def test_the_worse_half_drops_out_of_each_heat_and_keeps_an_estimate():
+    (values, measured), asked = heats(16, [1.0, 8.0, 2.0, 7.0, 3.0, 6.0, 4.0, 5.0])
+    assert asked == [(4, 8), (8, 4), (16, 2)]
+    assert np.flatnonzero(measured).tolist() == [1, 3]
+    assert values.tolist() == [1.0 - 16, 8 - 16, 2 - 16, 7 - 16, 3 - 16, 6 - 16, 4 - 16, 5 - 16]
+
+
+def test_a_candidate_without_a_finite_value_drops_out_first():
+    (values, measured), _ = heats(16, [np.nan, 8.0, np.nan, 7.0])
+    assert measured.tolist() == [False, True, False, False]
+    assert np.isfinite(values).tolist() == [False, True, False, True]
+    (values, measured), _ = heats(16, [np.nan, np.nan])
+    assert not np.isfinite(values).any()
+
+
+@pytest.mark.parametrize(("windows", "expected"), [(2, [2]), (4, [2, 4]), (6, [2, 4, 6]), (10, [4, 6, 10])])
+def test_heats_are_multiples_of_what_costs_least(windows, expected):
+    _, asked = heats(windows, [1.0, 2.0])
+    assert [windows for windows, _ in asked] == expected
+
+
+def test_a_game_that_has_no_text_measures_all_at_once():
+    game = FunctionGame(4, lambda rows: rows.sum(axis=1))
+    values, measured = Heats(game).run(all_coalitions(4))
+    assert values.tolist() == all_coalitions(4).sum(axis=1).tolist()
+    assert measured.all()
+
+
+def test_a_search_in_heats_costs_less_and_its_winner_is_measured_on_all_text():
+    rng, asked = np.random.default_rng(0), []
+    weights = rng.gamma(1.0, size=4)
+    field = all_coalitions(4)
+    game = Lengths(16, asked, dict(zip(keys(field), (field @ weights).tolist(), strict=True)))
+    found = SurrogateEstimator(share=0.2).estimate(EstimationProblem(game, 64, rng, n_remove=2))
+    plan = SearchSelector().select(SelectionProblem(found, game.players, 2, game=game, budget=20, rng=rng))
+    assert plan.removed == tuple(sorted(np.argsort(weights)[:2].tolist()))
+    assert plan.measured_value == (field @ weights)[~field[:, list(plan.removed)].any(axis=1)].max() - 16

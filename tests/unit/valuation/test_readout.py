@@ -8,15 +8,18 @@ import pytest
 import torch
 import torch.nn.functional as F  # noqa: N812 - the name that PyTorch's users know
 
+from shapcut.models.layer_stack import Unembedding
 from shapcut.valuation import readout as readout_module
 from shapcut.valuation.readout import (
     Divergence,
     NextTokenLoss,
+    SampledLoss,
     fold_log_sum_exp,
     log_sum_exp,
     make_readout,
     means_of_windows,
     predicting,
+    sampled_vocabulary,
     token_quantity,
 )
 
@@ -215,3 +218,69 @@ def test_rows_are_read_out_in_pieces(measure, monkeypatch):
     monkeypatch.setattr(readout_module, "MOST_STATES_READ_OUT", 2)
     pieces = taking(make_readout(measure, stack, IDS), finals[0]).window_means(finals)
     assert torch.allclose(pieces, whole, atol=1e-6)
+
+
+@pytest.fixture
+def sampling(monkeypatch):
+    """A vocabulary of 400 of which 100 tokens are read out exactly and 60 in a sample."""
+    monkeypatch.setattr(readout_module, "EXACT_TOKENS", 100)
+    monkeypatch.setattr(readout_module, "SAMPLED_TOKENS", 60)
+
+
+def sampled(stack, ids, full, step=None):
+    readout = make_readout("nll", stack, ids, step, sampled=True)
+    assert isinstance(readout, SampledLoss)
+    return taking(readout, full)
+
+
+@pytest.mark.usefixtures("sampling")
+@pytest.mark.parametrize("bias", [False, True])
+def test_a_sampled_loss_is_exact_for_the_full_model_and_near_it_otherwise(bias):
+    stack, ids = toy.ToyStack(vocabulary=400, bias=bias), toy.tokens(8, 40, 400)
+    full = states_of(stack, ids, range(5))
+    near, far = states_of(stack, ids, (0, 1, 2, 3)), states_of(stack, ids, (2,))
+    exact = NextTokenLoss(stack, ids).window_means([full, near, far])
+    found = sampled(stack, ids, full).window_means([full, near, far])
+    assert torch.allclose(found[0], exact[0], atol=1e-5)
+    errors = (found - exact).mean(dim=1).abs()
+    assert errors[1:].min() > 1e-4
+    assert errors[1:].max() < 0.2
+
+
+@pytest.mark.usefixtures("sampling")
+def test_a_sampled_loss_does_not_depend_on_the_windows_that_go_together():
+    stack, ids = toy.ToyStack(vocabulary=400), toy.tokens(6, 7, 400)
+    full, final = states_of(stack, ids, range(5)), states_of(stack, ids, (1, 3))
+    whole = sampled(stack, ids, full, 2).window_means([final])
+    readout = make_readout("nll", stack, ids, 2, sampled=True)
+    for first in (0, 4):
+        readout.take_full((full[0][first : first + 4],), first)
+    parts = [readout.window_means([(final[0][first : first + 4],)], first) for first in (0, 4)]
+    assert torch.equal(torch.cat(parts, dim=1), whole)
+
+
+@pytest.mark.usefixtures("sampling")
+def test_a_sample_estimates_the_sum_over_the_whole_vocabulary():
+    generator = torch.Generator().manual_seed(0)
+    linear = Unembedding(torch.randn(5000, 8, generator=generator), torch.randn(5000, generator=generator))
+    rows = torch.randn(300, 8, generator=generator) / 4
+    logits = F.linear(rows, *((linear.weight, linear.bias)))
+    part = sampled_vocabulary(linear, logits.softmax(-1).mean(dim=0))
+    assert part.weight.shape == (160, 8)
+    estimate = F.linear(rows, part.weight, part.bias).logsumexp(-1)
+    assert abs(float((estimate - logits.logsumexp(-1)).exp().mean()) - 1.0) < 0.5
+
+
+@pytest.mark.parametrize(("tokens", "measure"), [(13, "nll"), (12, "kl")])
+def test_a_small_vocabulary_and_a_divergence_are_read_out_whole(tokens, measure, monkeypatch):
+    monkeypatch.setattr(readout_module, "EXACT_TOKENS", tokens)
+    monkeypatch.setattr(readout_module, "SAMPLED_TOKENS", 13)
+    assert not isinstance(make_readout(measure, toy.ToyStack(), IDS, sampled=True), SampledLoss)
+    assert not isinstance(make_readout("nll", toy.ToyStack(declared=False), IDS, sampled=True), SampledLoss)
+
+
+def states_of(stack, ids, present):
+    state = stack.prelude(ids)
+    for index in present:
+        state = stack.step(index, state)
+    return state
