@@ -200,7 +200,7 @@ class Scoring:
             evaluations_stored={name: self._store.count(name) for name in self._kept},
             evaluations_of_all_starts={name: self._store.measured(name) for name in self._kept},
             cost=self._game.cost.to_json(),
-            block_runs=work.block_runs if self._measured[0] is self.session.game else None,
+            block_runs=round(work.block_runs) if self._measured[0] is self.session.game else None,
         )
 
 
