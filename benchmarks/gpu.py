@@ -30,8 +30,8 @@ from shapcut.support.files import write_json_atomically
 from shapcut.support.quiet import one_line
 from shapcut.valuation.bypass import BypassEvaluator
 from shapcut.valuation.compiled import Fused
-from shapcut.valuation.prefix_tree import TOKENS_PER_STEP
 from shapcut.valuation.readout import make_readout
+from shapcut.valuation.state_memory import TOKENS_PER_STEP
 
 HERE = Path(__file__).parent
 
@@ -149,10 +149,10 @@ def _calls(bench: Bench, ids: Tensor) -> dict[str, Any]:
         if way == "fused":
             stack.fuse(Fused)
         state = stack.prelude(ids)
-        readout = make_readout("nll", stack, ids, state, fuse=way == "fused")
+        readout = make_readout("nll", stack, ids, fuse=way == "fused")
         calls: dict[str, Callable[[State], Any]] = {
             "step": lambda state, stack=stack: stack.step(1, state),
-            "readout": lambda state, readout=readout: readout.measurements([state]),
+            "readout": lambda state, readout=readout: readout.window_means([state]),
         }
         for name, call in calls.items():
             found[name][way] = _seconds(bench, lambda call=call, state=state: call(state))

@@ -1,6 +1,7 @@
 """Values that are no numbers: left out, counted, said once, and without harm to the rest."""
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from shapcut.cli.exits import BAD_INPUT
 from shapcut.cli.main import run
+from shapcut.game.game import WindowPart
 from shapcut.support.quiet import quiet_libraries
 from shapcut.valuation.prefix_tree import CoalitionEvaluator
 
@@ -41,12 +43,14 @@ def test_planted_values_are_found_without_the_damaged_coalitions(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    def planted(self: CoalitionEvaluator, coalitions: np.ndarray) -> np.ndarray:
+    def planted(
+        self: CoalitionEvaluator, coalitions: np.ndarray, first: int, last: int
+    ) -> Iterator[WindowPart]:
         losses = -(coalitions @ PLANTED)
         losses[~coalitions[:, 2] & ~coalitions[:, 4] & coalitions[:, 1]] = bad
-        return np.repeat(losses[:, None], 3, axis=1)
+        yield WindowPart(np.arange(len(losses)), first, np.repeat(losses[:, None], last - first, axis=1))
 
-    monkeypatch.setattr(CoalitionEvaluator, "measurements", planted)
+    monkeypatch.setattr(CoalitionEvaluator, "parts", planted)
     found = score(tiny_llama_directory, tmp_path / "run", "--estimator", estimator, "--budget", "40")
     error = capsys.readouterr().err
     assert found["excluded_non_finite"] > 0

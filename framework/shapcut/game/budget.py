@@ -90,7 +90,8 @@ class MeteredGame(WrappedGame):
         new = {name: row for row, name in enumerate(names) if name not in self._seen}
         if new:
             asked = coalitions[list(new.values())]
-            more = np.array([max(0, self.tokens - self._read.get(name, 0)) for name in new])
+            read = np.array([self._read.get(name, 0) for name in new])
+            more = np.where(read < self.tokens, self.tokens - read, self.tokens)
             self.spend(more.sum() / (self._whole or self).tokens if self.tokens else len(new))
             found = self.game.measurements(asked)
             self._require_usable(found, len(asked))

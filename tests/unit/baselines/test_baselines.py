@@ -184,7 +184,7 @@ def test_evolution_measures_first_on_few_tokens():
     few = counted.narrowed(100)
     assert few.tokens == 100
     assert 1 + 5 <= few.spent <= 1 + 5 + 6
-    assert counted.cost.tokens == counted.spent * 800 + few.spent * 100
+    assert counted.cost.tokens == counted.spent * (800 - 100) + few.spent * 100
 
 
 def test_evolution_says_what_is_wrong_with_its_options():
@@ -245,6 +245,9 @@ def test_a_metered_game_charges_every_distinct_coalition_once():
     assert metered.cost.tokens == 1600 + 2 * 200
     assert inner.cost.tokens == 2 * 200
     assert inner.remaining == 4  # half an evaluation is gone
+    inner.values(rows)
+    assert inner.cost.tokens == 2 * 800  # only what is new
+    assert inner.remaining == 3
 
 
 def test_games_without_tokens_have_no_narrower_form():
