@@ -89,9 +89,10 @@ def matrix_product_peak() -> float:
 def fastest_reference(
     bench: Bench, ids: torch.Tensor | None = None
 ) -> tuple[ReferenceWay, list[dict[str, Any]]]:
-    """The reference in the number format and batching that suit this machine best."""
+    """The reference in the number format and batching that suit this machine best; emulated ones do not."""
     masks, tried = bench.coalitions(4, 0), []
-    for name, model in (("float32", bench.model), ("bfloat16", bench.half)):
+    formats = [("float32", bench.model), ("bfloat16", bench.half)]
+    for name, model in formats if has_fast_bfloat16(torch.device("cpu")) else formats[:1]:
         for at_once in (True, False):
             way = bench.reference(model, at_once=at_once, ids=ids)
             way.losses(masks[:1])

@@ -14,6 +14,8 @@ from typing import Any
 from tables_selection import best_sets, calibration_size, estimators, selection, selection_summary
 from tables_speed import (
     growth,
+    racing,
+    readout,
     siblings,
     speed,
     speed_default,
@@ -264,6 +266,8 @@ TABLES: dict[str, Callable[[dict[str, Any]], str]] = {
     "families": families,
     "shapes": shapes,
     "siblings": siblings,
+    "racing": racing,
+    "readout": readout,
     "speed": speed,
     "speed_default": speed_default,
     "speed_values": speed_values,

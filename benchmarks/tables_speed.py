@@ -128,6 +128,64 @@ def _synthetic(rows: list[dict[str, Any]], generations: int, equal: str, figure:
     return " ".join(f"{row[figure]:.3f} ± {row['standard errors'][figure]:.3f}" for row in found)
 
 
+def racing(content: dict[str, Any]) -> str:
+    """What heats inside the search save and cost."""
+    lines = [
+        "| windows | noise of a block, nats | coalitions without heats | with heats | regret without heats, nats "
+        "| with heats | difference of regrets |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for row in content["rows"]:
+        regret, coalitions = row["regret"], row["coalitions"]
+        difference, error = row["difference of regrets"]
+        cells = [
+            str(row["windows"]),
+            f"{row['noise']:g}",
+            f"{coalitions['without heats']:.0f}",
+            f"{coalitions['with heats']:.0f}",
+            f"{regret['without heats']:.3f}",
+            f"{regret['with heats']:.3f}",
+            f"{difference:.3f} ± {error:.3f}",
+        ]
+        lines.append(f"| {' | '.join(cells)} |")
+    lines += [
+        "",
+        f"Synthetic games with 20 blocks of which 5 are removed, budget {content['budget']}, {content['seeds']} seeds, "
+        f"means and the standard error of paired differences; coalitions are those charged in all, on parts of the "
+        f"text as parts. `{content['command']}`.",
+    ]
+    return "\n".join(lines)
+
+
+def readout(content: dict[str, Any]) -> str:
+    """How far a sampled vocabulary is from the whole one."""
+    lines = [
+        "| model | vocabulary | sets | losses, nats | largest error | largest error among the best quarter | Spearman "
+        "| readout, times faster |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for row in content["models"]:
+        low, high = row["losses"]
+        cells = [
+            row["model"],
+            f"{row['vocabulary']:,}",
+            str(row["sets"]),
+            f"{low:.2f} to {high:.2f}",
+            f"{row['largest error']:.3f}",
+            f"{row['largest error among the best']:.3f}",
+            f"{row['Spearman']:.4f}",
+            f"{row['times faster']:.1f}",
+        ]
+        lines.append(f"| {' | '.join(cells)} |")
+    lines += [
+        "",
+        f"A sampled vocabulary against the whole one: {content['windows']} windows of {content['length']} tokens of "
+        f"{content['text']}, {content['dtype']}, {content['instructions']}, seed {content['seed']}; sets lack "
+        f"{content['absent']} blocks. Errors in nats. `{content['command']}`.",
+    ]
+    return "\n".join(lines)
+
+
 def speed_values(content: dict[str, Any]) -> str:
     """How far values are from the slow bypass."""
     part = content["values"]
