@@ -35,7 +35,8 @@ from shapcut.estimators.base import EstimationProblem
 from shapcut.estimators.paper import PaperEstimator
 from shapcut.estimators.sampling import GuidedSampler, StratifiedSampler
 from shapcut.estimators.surrogate import SurrogateEstimator
-from shapcut.game.coalitions import CoalitionMatrix, Player, Values
+from shapcut.game.coalitions import CoalitionMatrix, Player, Values, without
+from shapcut.game.game import FunctionGame
 from shapcut.host.host import build_host
 from shapcut.measurement.perplexity import perplexity
 from shapcut.pipeline.score import Scoring
@@ -57,7 +58,7 @@ RESULT = Path(__file__).parent / "results" / "speed.json"
 COALITIONS, TURNS = 200, 4
 REFERENCE_MASKS, REFERENCE_SURROGATE_MASKS = 8_000, 80_000
 OFFLOAD_LIMIT, EXECUTOR_COALITIONS = 512 * 2**20, 60
-DEFAULT_LENGTHS, DEFAULT_STRIDE = (128, 512), 8
+DEFAULT_LENGTHS, DEFAULT_STRIDE, DEFAULT_BUDGET = (128, 512), 8, 150
 LLAMA_BLOCKS, LLAMA_WIDTH, LLAMA_LENGTH, LLAMA_REMOVE, LLAMA_COALITIONS = 32, 4096, 2048, 8, 250
 N_REMOVE, BUDGET, WINDOWS, MASKS_RUN, HELD_OUT_WINDOWS = 6, 125, 8, 1_000, 240
 
@@ -216,19 +217,27 @@ def default_game(bench: Bench, length: int) -> ModelGame:
 
 
 def default_recipe(bench: Bench, length: int) -> Recipe:
-    """Default options but for the number of windows, their length and the text."""
+    """Default options but for the budget, the number of windows, their length and the text."""
     options = {"samples": SAMPLES, "sequence_length": length, "calibration": bench.text, "seed": SEED}
-    return make_recipe({"model": MODEL, "remove": N_REMOVE, "finalist_samples": 0, **options})
+    return make_recipe(
+        {"model": MODEL, "remove": N_REMOVE, "budget": DEFAULT_BUDGET, "finalist_samples": 0, **options}
+    )
 
 
 def default_coalitions(bench: Bench) -> CoalitionMatrix:
-    """All players, the single absences and the guided draws, call by call in the order of a store."""
+    """All players, the single absences and the guided draws, call by call in the order of a store.
+
+    The draws follow from the values of the single absences alone, so that the others need not be measured.
+    """
     game, rng = default_game(bench, LENGTH), np.random.default_rng(SEED)
-    problem = EstimationProblem(game, default_recipe(bench, LENGTH).budget, rng, n_remove=N_REMOVE)
-    measured = SurrogateEstimator().estimate(problem).coalitions
-    singles = 1 + len(bench.players)
-    guided = measured[singles:]
-    return np.vstack([measured[:singles], guided[np.lexsort(guided.T[::-1])]])
+    n = game.n_players
+    singles = without(n, [(), *([player] for player in range(n))])
+    known = game.values(singles)
+    damage = known[0] - known[1:]
+    alike = FunctionGame(n, lambda rows: known[0] - (~rows) @ damage)
+    problem = EstimationProblem(alike, default_recipe(bench, LENGTH).budget, rng, n_remove=N_REMOVE)
+    guided = SurrogateEstimator().estimate(problem).coalitions[len(singles) :]
+    return np.vstack([singles, guided[np.lexsort(guided.T[::-1])]])
 
 
 def shape(_bench: Bench) -> dict[str, Any]:
