@@ -26,7 +26,7 @@ from shapcut.valuation.readout import make_readout
 from speed import instructions
 
 RESULT = Path(__file__).parent / "results" / "readout.json"
-SAMPLES, LENGTH, SEED, SETS = 8, 128, 0, 40
+SAMPLES, LENGTH, SEED, SETS = 4, 128, 0, 24
 
 
 def of_model(name: str, text: str) -> dict[str, Any]:
