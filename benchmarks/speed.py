@@ -19,7 +19,6 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Collection
-from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -27,15 +26,14 @@ import numpy as np
 import torch
 from scipy.stats import spearmanr
 
-from block_runs import RunCounter
 from reference_way import ReferenceWay, surrogate_calls, surrogate_network
 from shapcut.api import load_game
 from shapcut.data.windows import load_held_out
 from shapcut.estimators.base import EstimationProblem
 from shapcut.estimators.paper import PaperEstimator
-from shapcut.estimators.sampling import GuidedSampler, StratifiedSampler
+from shapcut.estimators.sampling import StratifiedSampler
 from shapcut.estimators.surrogate import SurrogateEstimator
-from shapcut.game.coalitions import CoalitionMatrix, Player, Values, without
+from shapcut.game.coalitions import CoalitionMatrix, Values, without
 from shapcut.game.game import FunctionGame
 from shapcut.host.host import build_host
 from shapcut.measurement.perplexity import perplexity
@@ -59,7 +57,6 @@ COALITIONS, TURNS = 200, 4
 REFERENCE_MASKS, REFERENCE_SURROGATE_MASKS = 8_000, 80_000
 OFFLOAD_LIMIT, EXECUTOR_COALITIONS = 512 * 2**20, 60
 DEFAULT_LENGTHS, DEFAULT_STRIDE, DEFAULT_BUDGET = (128, 512), 8, 150
-LLAMA_BLOCKS, LLAMA_WIDTH, LLAMA_LENGTH, LLAMA_REMOVE, LLAMA_COALITIONS = 32, 4096, 2048, 8, 250
 N_REMOVE, BUDGET, WINDOWS, MASKS_RUN, HELD_OUT_WINDOWS = 6, 125, 8, 1_000, 240
 
 
@@ -238,27 +235,6 @@ def default_coalitions(bench: Bench) -> CoalitionMatrix:
     problem = EstimationProblem(alike, default_recipe(bench, LENGTH).budget, rng, n_remove=N_REMOVE)
     guided = SurrogateEstimator().estimate(problem).coalitions[len(singles) :]
     return np.vstack([singles, guided[np.lexsort(guided.T[::-1])]])
-
-
-def shape(_bench: Bench) -> dict[str, Any]:
-    """Block runs a coalition at the shape of Llama-3-8B, counted without weights."""
-    rng = np.random.default_rng(SEED)
-    sampler = GuidedSampler(rng.gamma(1.0, 0.1, LLAMA_BLOCKS), LLAMA_REMOVE + 1)
-    players = [Player(index, f"block {index}", "block", 1) for index in range(LLAMA_BLOCKS)]
-    drawn = sampler.sample(players, LLAMA_COALITIONS, rng)
-    rows = []
-    for windows, gibibytes in product((16, 128), (24, 64)):
-        counter = RunCounter(LLAMA_BLOCKS, (windows, LLAMA_LENGTH, LLAMA_WIDTH), gibibytes * 2**30)
-        rows.append(
-            {
-                "windows": windows,
-                "length": LLAMA_LENGTH,
-                "GiB for states": gibibytes,
-                "block runs": counter.runs(drawn) / len(drawn),
-                "blocks present": float(drawn.sum(axis=1).mean()),
-            }
-        )
-    return {"coalitions": len(drawn), "blocks": LLAMA_BLOCKS, "removed": LLAMA_REMOVE, "rows": rows}
 
 
 def values(bench: Bench) -> dict[str, Any]:
@@ -458,7 +434,6 @@ def executors(bench: Bench) -> dict[str, Any]:
 PARTS: dict[str, Callable[[Bench], dict[str, Any]]] = {
     "coalitions": coalitions,
     "default": default,
-    "shape": shape,
     "values": values,
     "plan": plan,
     "paper": paper,

@@ -13,6 +13,7 @@ from typing import Any
 
 from tables_selection import best_sets, calibration_size, estimators, selection, selection_summary
 from tables_speed import (
+    block_runs,
     growth,
     racing,
     readout,
@@ -267,6 +268,7 @@ TABLES: dict[str, Callable[[dict[str, Any]], str]] = {
     "shapes": shapes,
     "siblings": siblings,
     "racing": racing,
+    "block_runs": block_runs,
     "readout": readout,
     "speed": speed,
     "speed_default": speed_default,

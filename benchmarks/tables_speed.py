@@ -48,9 +48,9 @@ def speed(content: dict[str, Any]) -> str:
 
 
 def speed_default(content: dict[str, Any]) -> str:
-    """Seconds per coalition of the default way at two lengths, and block runs at a larger model's shape."""
-    if "default" not in content or "shape" not in content:
-        return "Not measured yet: `python benchmarks/speed.py --text FILE default shape`."
+    """Seconds per coalition of the default way at two lengths."""
+    if "default" not in content:
+        return "Not measured yet: `python benchmarks/speed.py --text FILE default`."
     lines = [
         *_about(content),
         "| tokens | coalitions | reference, seconds per coalition | default, seconds per coalition | speedup "
@@ -70,22 +70,29 @@ def speed_default(content: dict[str, Any]) -> str:
         ]
         lines.append(f"| {' | '.join(cells)} |")
     some = next(iter(content["default"].values()))
-    shape = content["shape"]
     lines += [
         "",
         f"Evaluated in {some['dtype']}, {'fused' if some['fused'] else 'eager'}; instructions: {content['instructions']}. "
         f"The reference measures {sum(turn['reference coalitions'] for turn in some['turns'])} of the coalitions.",
-        "",
-        f"{shape['coalitions']} guided draws for {shape['removed']} of {shape['blocks']} blocks at the shape of "
-        "Llama-3-8B, counted without weights:",
-        "",
+    ]
+    return "\n".join(lines)
+
+
+def block_runs(content: dict[str, Any]) -> str:
+    """Block runs at a larger model's shape."""
+    lines = [
         "| tokens | GiB for states | block runs per coalition | blocks present |",
         "|---|---|---|---|",
     ]
     lines += [
         f"| {row['windows']} x {row['length']:,} | {row['GiB for states']} | {row['block runs']:.1f} "
         f"| {row['blocks present']:.1f} |"
-        for row in shape["rows"]
+        for row in content["rows"]
+    ]
+    lines += [
+        "",
+        f"{content['coalitions']} guided draws for {content['removed']} of {content['blocks']} blocks at the shape of "
+        f"Llama-3-8B in bfloat16, counted without weights, seed {content['seed']}. `{content['command']}`.",
     ]
     return "\n".join(lines)
 
