@@ -47,7 +47,8 @@ def stopped_at(moment: str, number: int, arguments: Sequence[str]) -> tuple[int,
 
 def stored(run_directory: Path) -> int:
     with sqlite3.connect(run_directory / "evaluations.sqlite") as store:
-        return int(store.execute("SELECT COUNT(*) FROM evaluations").fetchone()[0])
+        query = "SELECT COUNT(*) FROM evaluations WHERE game = 'calibration'"
+        return int(store.execute(query).fetchone()[0])
 
 
 @pytest.mark.parametrize(
