@@ -170,7 +170,7 @@ def _seconds(bench: Bench, call: Callable[[], Any]) -> float:
 
 
 def _graphed(bench: Bench, call: Callable[[], Any]) -> float | str:
-    """Seconds a replay of a call that was captured as a CUDA graph, or why it cannot be captured."""
+    """Seconds per replay of a CUDA graph of the call, or the reason that capturing it failed."""
     side = torch.cuda.Stream()
     side.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(side):

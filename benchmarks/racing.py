@@ -2,8 +2,8 @@
 
     python benchmarks/racing.py        some minutes
 
-Synthetic games with 20 blocks of which 5 are removed (see siblings.py), whose value on each window of text
-differs by effects of single blocks of its own. The search runs with heats (a quarter of the windows, half,
+Five of 20 blocks are removed in the synthetic games of siblings.py. Each window of text adds random effects
+of single blocks to a game's value. The search runs with heats (a quarter of the windows, half,
 all) and without, on the same draws. *Regret* is how much lower the chosen set's value on unlimited text is
 than the best set's, in nats.
 """

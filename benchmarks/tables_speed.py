@@ -122,8 +122,8 @@ def siblings(content: dict[str, Any]) -> str:
     counts = content["seeds"]
     lines += [
         "",
-        f"Synthetic games with 32 blocks of which 8 are removed, means and standard errors over {counts['fidelity']} "
-        f"seeds; regret in nats: 20 blocks of which 5 are removed, {counts['plans']} seeds. On the zoo's enumerated games "
+        f"Eight of 32 blocks removed in synthetic games, means and standard errors over {counts['fidelity']} "
+        f"seeds; regret in nats: five of 20 blocks removed, {counts['plans']} seeds. On the zoo's enumerated games "
         f"the best set was found in every run in {best} of {len(zoo)} cells. `{content['command']}`.",
     ]
     return "\n".join(lines)
@@ -157,7 +157,7 @@ def racing(content: dict[str, Any]) -> str:
         lines.append(f"| {' | '.join(cells)} |")
     lines += [
         "",
-        f"Synthetic games with 20 blocks of which 5 are removed, budget {content['budget']}, {content['seeds']} seeds, "
+        f"Five of 20 blocks removed in synthetic games, budget {content['budget']}, {content['seeds']} seeds, "
         f"means and the standard error of paired differences; coalitions are those charged in all, on parts of the "
         f"text as parts. `{content['command']}`.",
     ]

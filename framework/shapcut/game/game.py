@@ -110,7 +110,7 @@ class Game(ABC):
 
     @property
     def narrowing_unit(self) -> int:
-        """Tokens at whose multiples a narrowed game costs least; 0 if there is none."""
+        """`narrowed` is cheapest at multiples of this number of tokens; 0 if it makes no difference."""
         return 0
 
     def narrowed(self, tokens: int) -> "Game":  # noqa: ARG002 - for games that have tokens

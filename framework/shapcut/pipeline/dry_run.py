@@ -146,8 +146,7 @@ def forecast(recipe: Recipe, host: Host, *, target: bool, throughput: float | No
     Raises:
         InputError: if the recipe is invalid, or the model's config is not available locally.
     """
-    if throughput is not None and not 0.0 < throughput < float("inf"):
-        raise InputError(f"--throughput {throughput} is not a positive number of TFLOP/s")
+    given = None if throughput is None else _given_throughput(throughput)
     parts = make_parts(recipe, host)
     parts.executor.check()
     check_source(recipe.calibration)
@@ -167,11 +166,7 @@ def forecast(recipe: Recipe, host: Host, *, target: bool, throughput: float | No
     tokens = recipe.samples * recipe.sequence_length
     budget = capped_budget(recipe.budget, shape.players)
     mean_block = sum(player.parameters for player in shape.players) / shape.n_players
-    speed = (
-        Throughput(throughput * 1e12, "as given by --throughput")
-        if throughput is not None
-        else _measured_throughput(recipe, source, shape, device, dtype)
-    )
+    speed = given or _measured_throughput(recipe, source, shape, device, dtype)
     return Forecast(
         model=recipe.model,
         architecture=type(shape.model).__name__,
@@ -196,6 +191,12 @@ def forecast(recipe: Recipe, host: Host, *, target: bool, throughput: float | No
         memory=memory,
         advice=advice(recipe, memory, from_config=from_config),
     )
+
+
+def _given_throughput(throughput: float) -> Throughput:
+    if not 0.0 < throughput < float("inf"):
+        raise InputError(f"--throughput {throughput} is not a positive number of TFLOP/s")
+    return Throughput(throughput * 1e12, "as given by --throughput")
 
 
 def _measured_throughput(
