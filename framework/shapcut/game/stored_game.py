@@ -130,10 +130,11 @@ class StoredGame(WrappedGame):
 
     def measured_in_all(self) -> float:
         """Coalitions measured since the start; on a part of the text they count as that part."""
-        narrowed = sum(
+        if self._windows:
+            return self._measured_windows / self._windows
+        return self.measured + sum(
             narrow.measured_in_all() * narrow.tokens / self.tokens for narrow in self._narrowed.values()
         )
-        return self.measured + narrowed if not self._windows else self._measured_windows / self._windows
 
     def stored_in_all(self) -> float:
         """Coalitions in the store; on a part of the text they count as that part."""

@@ -64,7 +64,7 @@ MeasureWindows = Callable[[CoalitionMatrix, int, int], Iterator[WindowPart]]
 """Means of all rows on the windows from the first number to before the second; see `WindowedGame`."""
 
 
-class DistributedWindows(WrappedGame, WindowedGame):
+class DistributedWindows(WindowedGame, WrappedGame):
     """A game whose windows are measured elsewhere.
 
     Args:
@@ -102,10 +102,6 @@ class DistributedWindows(WrappedGame, WindowedGame):
     def combined(self, means: WindowMeans, full: WindowMeans | None = None) -> Measurements:
         """The game's own values; the means with all players are measured elsewhere too."""
         return self.game.combined(means, self._full if full is None else full)
-
-    def measurements(self, coalitions: CoalitionMatrix) -> Measurements:
-        """See `WindowedGame.measurements`."""
-        return WindowedGame.measurements(self, coalitions)
 
 
 class Executor(ABC):
