@@ -13,7 +13,6 @@ import json
 import os
 import platform
 import resource
-import shlex
 import subprocess
 import sys
 import tempfile
@@ -65,12 +64,17 @@ def peak_memory() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
-def instructions() -> str:
-    """The instruction set that torch uses, and the extensions for matrix products that the processor has."""
+def environment() -> dict[str, str]:
+    """Where a part was measured: with the instruction set of torch, and the processor's extensions for products."""
     path = Path("/proc/cpuinfo")
     flags = path.read_text(encoding="ascii", errors="ignore").split() if path.exists() else []
     extensions = [name for name in ("avx512_bf16", "avx512_fp16", "amx_bf16", "amx_int8") if name in flags]
-    return ", ".join([torch.backends.cpu.get_cpu_capability(), *extensions])
+    fast = "yes" if has_fast_bfloat16(torch.device("cpu")) else "no"
+    return {
+        "hardware": f"{torch.get_num_threads()} threads, {platform.machine()}, bfloat16 in hardware: {fast}",
+        "instructions": ", ".join([torch.backends.cpu.get_cpu_capability(), *extensions]),
+        "torch": torch.__version__,
+    }
 
 
 def matrix_product_peak() -> float:
@@ -168,7 +172,8 @@ def coalitions(bench: Bench) -> dict[str, Any]:
 def default(bench: Bench) -> dict[str, Any]:
     """Seconds a coalition of those that `shapcut prune` draws by default before its search, in turns."""
     drawn = default_coalitions(bench)
-    return {f"{SAMPLES} x {length}": default_at(bench, length, drawn) for length in DEFAULT_LENGTHS}
+    lengths = {f"{SAMPLES} x {length}": default_at(bench, length, drawn) for length in DEFAULT_LENGTHS}
+    return {"lengths": lengths}
 
 
 def default_at(bench: Bench, length: int, drawn: CoalitionMatrix) -> dict[str, Any]:
@@ -366,7 +371,7 @@ def growth(bench: Bench) -> dict[str, Any]:
         some = sampler.sample(bench.adapter.players(model), 20, np.random.default_rng(SEED))
         took, _ = seconds(lambda e=evaluator, s=some: e.means(s))
         found["layers"].append([layers, took])
-    return found
+    return {"curves": found}
 
 
 def limited(directory: Path, limit: int, arguments: list[str]) -> dict[str, Any]:
@@ -452,18 +457,13 @@ def main() -> None:
     torch.set_num_threads(2)
     bench = Bench(given.text)
     text = "/".join(Path(given.text).parts[-2:])
-    fast = "yes" if has_fast_bfloat16(torch.device("cpu")) else "no"
     for part in given.parts or list(PARTS):
         print(f"{part} ...", file=sys.stderr)
-        found = PARTS[part](bench)
+        found = PARTS[part](bench) | {"environment": environment()}
         content = json.loads(RESULT.read_text()) if RESULT.exists() else {}
         content |= {
             "model": "SmolLM2-135M-Instruct, 30 blocks, Q4_1 weights dequantized",
             "text": f"{text}, {SAMPLES} x {LENGTH} tokens of its first three quarters, seed {SEED}",
-            "command": f"python benchmarks/speed.py {shlex.join(sys.argv[1:]).replace(given.text, text)}",
-            "hardware": f"2 threads, {platform.machine()}, bfloat16 in hardware: {fast}",
-            "instructions": instructions(),
-            "torch": torch.__version__,
             part: found,
         }
         RESULT.write_text(json.dumps(content, indent=2) + "\n")

@@ -13,7 +13,7 @@ ROOT = Path(__file__).parents[1]
 
 def main() -> None:
     """Write docs/figures/speed-growth.svg."""
-    growth = json.loads((ROOT / "benchmarks" / "results" / "speed.json").read_text())["growth"]
+    growth = json.loads((ROOT / "benchmarks" / "results" / "speed.json").read_text())["growth"]["curves"]
     mpl.rcParams["svg.hashsalt"] = "shapcut"
     figure, axes = plt.subplots(1, len(growth), figsize=(9, 2.8), layout="constrained")
     for axis, (what, points) in zip(axes, growth.items(), strict=True):

@@ -2,13 +2,21 @@
 
 from typing import Any
 
+import numpy as np
+
 LENGTH = 128
 
 
-def _about(content: dict[str, Any]) -> list[str]:
+def _where(part: dict[str, Any]) -> str:
+    environment = part["environment"]
+    instructions = f", {environment['instructions']}" if "instructions" in environment else ""
+    return f"{environment['hardware']}{instructions}, torch {environment['torch']}"
+
+
+def _about(content: dict[str, Any], part: str) -> list[str]:
     return [
-        f"{content['model']}; {content['text']}; {content['hardware']}, torch {content['torch']}. "
-        "`python benchmarks/speed.py --text wikitext2/valid.txt`.",
+        f"{content['model']}; {content['text']}; {_where(content[part])}. "
+        f"`python benchmarks/speed.py --text wikitext2/valid.txt {part}`.",
         "",
     ]
 
@@ -17,7 +25,7 @@ def speed(content: dict[str, Any]) -> str:
     """Seconds per coalition, shapcut and the reference in turns."""
     part = content["coalitions"]
     lines = [
-        *_about(content),
+        *_about(content, "coalitions"),
         "| approach | seconds per coalition | speedup | block runs per coalition | share of peak matrix throughput |",
         "|---|---|---|---|---|",
     ]
@@ -52,12 +60,13 @@ def speed_default(content: dict[str, Any]) -> str:
     if "default" not in content:
         return "Not measured yet: `python benchmarks/speed.py --text FILE default`."
     lines = [
-        *_about(content),
+        *_about(content, "default"),
         "| tokens | coalitions | reference, seconds per coalition | default, seconds per coalition | speedup "
         "| turn by turn | block runs per coalition |",
         "|---|---|---|---|---|---|---|",
     ]
-    for tokens, row in content["default"].items():
+    part = content["default"]["lengths"]
+    for tokens, row in part.items():
         took, ratios = row["seconds a coalition"], ", ".join(f"{turn['ratio']:.2f}" for turn in row["turns"])
         cells = [
             tokens,
@@ -69,10 +78,10 @@ def speed_default(content: dict[str, Any]) -> str:
             f"{row['block runs a coalition']:.1f}",
         ]
         lines.append(f"| {' | '.join(cells)} |")
-    some = next(iter(content["default"].values()))
+    some = next(iter(part.values()))
     lines += [
         "",
-        f"Evaluated in {some['dtype']}, {'fused' if some['fused'] else 'eager'}; instructions: {content['instructions']}. "
+        f"Evaluated in {some['dtype']}, {'fused' if some['fused'] else 'eager'}. "
         f"The reference measures {sum(turn['reference coalitions'] for turn in some['turns'])} of the coalitions.",
     ]
     return "\n".join(lines)
@@ -206,7 +215,7 @@ def speed_values(content: dict[str, Any]) -> str:
                 for row in part["rows"]
             ),
             "",
-            f"Losses range from {low:.1f} to {high:.1f} nats. The bypass runs all windows at once.",
+            f"Losses range from {low:.1f} to {high:.1f} nats. The bypass runs all windows at once. {_where(part)}.",
         ]
     )
 
@@ -234,8 +243,8 @@ def speed_plan(content: dict[str, Any]) -> str:
         rows.insert(2, (masks, "", str(quality["removed"]), f"{quality['perplexity']:.2f}"))
     lines = [
         f"{content['model']}; {len(part['ours removed'])} blocks removed; {content['text'].partition(',')[0]}, "
-        f"calibration on its first three quarters, held out the last; {content['hardware']}, "
-        f"torch {content['torch']}. `python benchmarks/speed.py --text wikitext2/valid.txt plan paper`.",
+        f"calibration on its first three quarters, held out the last; {_where(part)}. "
+        "`python benchmarks/speed.py --text wikitext2/valid.txt plan paper`.",
         "",
         "| approach | seconds | removed | held-out perplexity |",
         "|---|---|---|---|",
@@ -253,13 +262,21 @@ def speed_plan(content: dict[str, Any]) -> str:
 
 def speed_growth(content: dict[str, Any]) -> str:
     """Seconds against the number of coalitions, tokens and layers."""
+    part = content["growth"]
     lines = ["| | seconds | seconds over the first row's | size over the first row's |", "|---|---|---|---|"]
-    for what, points in content["growth"].items():
+    for what, points in part["curves"].items():
         size, took = points[0]
         lines += [
             f"| {n:,} {what} | {value:.1f} | {value / took:.2f} | {n / size:.2f} |" for n, value in points
         ]
+    slopes = ", ".join(f"{what} {_slope(points):.2f}" for what, points in part["curves"].items())
+    lines += ["", f"Slopes of the seconds over the size, both as logarithms: {slopes}. {_where(part)}."]
     return "\n".join(lines)
+
+
+def _slope(points: list[list[float]]) -> float:
+    sizes, took = np.log(points).T
+    return float(np.polyfit(sizes, took, 1)[0])
 
 
 def growth(content: dict[str, Any]) -> str:

@@ -26,7 +26,7 @@ def build_game(spec: GameSpec, relative: ModelGame | None = None, *, share: int 
     if relative is None:
         game = _load_game(spec, ids, share)
     else:
-        game = relative.on(ids, dtype=getattr(torch, spec.dtype), fuse=spec.fuse)
+        game = relative.on(ids, dtype=getattr(torch, spec.dtype), fuse=spec.fuse, sampled=spec.sampled)
     found = game.fingerprint()
     for key in sorted({*found, *spec.fingerprint}):
         here, wanted = found.get(key), spec.fingerprint.get(key)

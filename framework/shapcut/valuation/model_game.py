@@ -117,18 +117,20 @@ class ModelGame(PortableGame):
         utility: Utility | None = None,
         dtype: torch.dtype | None = None,
         fuse: bool | None = None,
+        sampled: bool = False,
     ) -> "ModelGame":
-        """The same game on other tokens, read out on the whole vocabulary; both share a converted model.
+        """The same game on other tokens; both share a converted model.
 
         Args:
             input_ids: the tokens, shape (samples, length).
             utility: another token utility; other processes cannot build such a game.
             dtype: another number format of the evaluation.
             fuse: whether to run blocks as fused kernels; default: as this game does.
+            sampled: whether to read out a part of a large vocabulary.
         """
         other = copy.copy(self)
         vars(other).pop("evaluator", None)
-        vars(other).update(_whole=None, sampled=False)
+        vars(other).update(_whole=None, sampled=sampled)
         if utility is not None:
             vars(other).update(utility=utility, _origin=None)
         other.input_ids = input_ids.to(self._device)
