@@ -34,6 +34,8 @@ class Player:
         parameters: number of parameters removed with it.
         removable: False if the architecture needs it.
         reason: why it is not removable; empty if it is.
+        group: number of its group, if a model can only be written when every group has lost equally many
+            players: the experts of a layer. None if there is no such constraint.
     """
 
     index: int
@@ -42,6 +44,7 @@ class Player:
     parameters: int
     removable: bool = True
     reason: str = ""
+    group: int | None = None
 
 
 def require_numbered(players: Sequence[Player]) -> None:

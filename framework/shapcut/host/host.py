@@ -194,12 +194,13 @@ def require_contract(adapter: "Adapter", entry: "Entry[Adapter]") -> None:
     Raises:
         ShapcutError: naming the adapter, its distribution and both versions.
     """
-    from shapcut.models.adapter import CONTRACT_VERSION  # noqa: PLC0415 - imports torch
+    from shapcut.models.adapter import SUPPORTED_CONTRACTS  # noqa: PLC0415 - imports torch
 
-    if adapter.contract_version != CONTRACT_VERSION:
+    if adapter.contract_version not in SUPPORTED_CONTRACTS:
+        wanted = " or ".join(map(str, SUPPORTED_CONTRACTS))
         raise ShapcutError(
             f"adapter {entry.name!r} of {entry.distribution} was written for version "
-            f"{adapter.contract_version} of the adapter contract, not for {CONTRACT_VERSION}; "
+            f"{adapter.contract_version} of the adapter contract, not for {wanted}; "
             f"install a matching release of {entry.distribution}, or uninstall it"
         )
 

@@ -6,9 +6,9 @@ conformance kit (`shapcut.testing`) checks every statement made here.
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -19,12 +19,15 @@ from shapcut.models.multimodal import auto_class
 from shapcut.models.predictors import is_predictor
 from shapcut.support.errors import UnsupportedModelError
 
-Granularity = Literal["block", "sublayer"]
+Granularity = Literal["block", "sublayer", "expert"]
+GRANULARITIES: tuple[Granularity, ...] = get_args(Granularity)
 
 Example = Callable[[int], tuple[nn.Module, Tensor]]
 """Builds a tiny model and token ids of shape (batch, length) from a seed, offline."""
 
-CONTRACT_VERSION = 1
+CONTRACT_VERSION = 2
+SUPPORTED_CONTRACTS = (1, 2)
+"""Version 2 adds `Adapter.granularities`, `Player.group` and `LayerStack.stages`, each with a default."""
 
 _STATE_FIELDS = ("past_key_values", "cache_params", "state")
 """Fields of a transformers output that hold the generation state."""
@@ -63,6 +66,15 @@ class Adapter(ABC):
         Raises:
             UnsupportedModelError: if the model cannot be split that way.
         """
+
+    def granularities(self, model: nn.Module) -> tuple[Granularity, ...]:
+        """The granularities at which this model has players, coarsest first."""
+        found = []
+        for granularity in GRANULARITIES:
+            with suppress(UnsupportedModelError):
+                self.players(model, granularity)
+                found.append(granularity)
+        return tuple(found)
 
     @abstractmethod
     def bypass(

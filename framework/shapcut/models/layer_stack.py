@@ -1,7 +1,7 @@
 """The layer stack: the fast path of evaluation, one step per player."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -49,8 +49,8 @@ class OutputProjection:
 class LayerStack(ABC):
     """A model split into prelude, layers and readout: the fast path of coalition evaluation.
 
-    Skipping ``step(i, ...)`` makes player i absent. A stack keeps its recordings for the sequence length of
-    the last `prelude`; it does not own or copy weights.
+    Skipping ``step(i, ...)`` makes player i absent, unless players are parts of a layer, see `stages`. A
+    stack keeps its recordings for the sequence length of the last `prelude`; it does not own or copy weights.
     """
 
     batch_size: int | None = None
@@ -66,6 +66,25 @@ class LayerStack(ABC):
     @abstractmethod
     def step(self, index: int, state: State) -> State:
         """The state after layer ``index``; the given state is left unchanged."""
+
+    def stages(self, n_players: int) -> Sequence[range]:
+        """The players of each layer, in order; a layer without players has an empty range.
+
+        By default each layer is one player, and `run` runs or skips its step. Stacks whose players are parts
+        of a layer that depend on each other, such as experts, override both; `step` then runs the whole
+        layer.
+        """
+        return [range(player, player + 1) for player in range(n_players)]
+
+    def run(self, index: int, present: Sequence[bool], state: State) -> State:
+        """The state after layer ``index`` with some of its players; the given state is left unchanged.
+
+        Args:
+            index: the layer.
+            present: which of its players run, in the order of `stages`.
+            state: the state before it.
+        """
+        return self.step(index, state) if all(present) else state
 
     def placed(self, index: int, state: State) -> State:  # noqa: ARG002 - for stacks on several devices
         """The state on the device of layer ``index``; `step` places its own.

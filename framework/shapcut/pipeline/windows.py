@@ -59,8 +59,8 @@ class RunText:
 def final_games(text: RunText, samples: int, game: ModelGame, *, required: bool) -> tuple[ModelGame, ...]:
     """The game on further windows, in up to 8 equal parts; a remainder is unused.
 
-    The second half of the parts, which few sets reach, is measured in the model's own number format and on the
-    whole vocabulary, because these values decide. The finals are too small to compile kernels for.
+    The second half of the parts, which few sets reach, is measured in the model's own number format and on
+    the whole vocabulary, because these values decide. The finals are too small to compile kernels for.
 
     Args:
         text: the run's text.
