@@ -65,7 +65,7 @@ def peak_memory() -> float:
 
 
 def environment() -> dict[str, str]:
-    """The machine, the instruction set that torch uses, and the processor's extensions for matrix products."""
+    """The machine, torch's instruction set, and the processor's extensions for products of matrices."""
     path = Path("/proc/cpuinfo")
     flags = path.read_text(encoding="ascii", errors="ignore").split() if path.exists() else []
     extensions = [name for name in ("avx512_bf16", "avx512_fp16", "amx_bf16", "amx_int8") if name in flags]
