@@ -106,7 +106,7 @@ def estimate(
     problem = EstimationProblem(counted, counted.budget, np.random.default_rng(seed), remove)
     found: Contributions = chosen.estimate(problem)
     require_spread(found.measured)
-    measurements = counted.measurements(found.coalitions)
+    measurements = counted.measurements(found.coalitions[found.on_all_text])
     return examined(found, measurements, np.random.default_rng([seed, 1]))
 
 

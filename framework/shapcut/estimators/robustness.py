@@ -23,11 +23,12 @@ def examined(
 
     Args:
         contributions: an estimator's result.
-        measurements: measurements of its coalitions, shape (n_coalitions, 3).
+        measurements: those of its coalitions that were measured on all text, shape (n_coalitions, 3).
         rng: source of the resamples.
     """
     if contributions.refit is None:
         return contributions
+    measurements = np.vstack([measurements, contributions.estimated])
     count = RESAMPLES if contributions.evaluations <= MANY_COALITIONS else FEW_RESAMPLES
     drawn = (contributions.refit(contributions.measured, rng) for _ in range(count))
     resamples = [each for each in drawn if each is not None]

@@ -64,7 +64,7 @@ class MeteredGame(WrappedGame):
         access = self.game.access
         return access.charged_to(self.cost) if isinstance(access, Charged) else access
 
-    def narrowed(self, tokens: int) -> Game:
+    def narrowed(self, tokens: int) -> "MeteredGame":
         """The narrower game on the same account.
 
         A coalition counts as its share of the tokens, and on more tokens later as the share that is new.

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from shapcut.game.coalitions import CoalitionMatrix, Values, without
+from shapcut.game.game import Measurements
 from shapcut.game.surrogate import Surrogate
 
 Refit = Callable[[Values, np.random.Generator | None], NDArray[np.float64] | None]
@@ -120,6 +121,8 @@ class Contributions:
         full_value: the value of all players together, or None if it was not measured or is not finite.
         coalitions: every measured coalition, shape (evaluations, n_players).
         measured: their values, shape (evaluations,); non-finite ones are excluded from every fit.
+        estimated: of the last coalitions, if these were measured on a part of the text: values estimated for
+            all of it and for its halves, shape (number of them, 3).
         fidelity: the surrogate's fidelity on held-out coalitions, if there is a surrogate.
         interactions: pairwise effect on the value of two players being absent together, (n, n), if known.
         surrogate: the fitted surrogate, for selectors that search it.
@@ -134,6 +137,7 @@ class Contributions:
     full_value: float | None
     coalitions: CoalitionMatrix
     measured: Values
+    estimated: Measurements = field(default_factory=lambda: np.empty((0, 3)), compare=False)
     fidelity: Fidelity | None = None
     interactions: NDArray[np.float64] | None = None
     surrogate: Surrogate | None = field(default=None, compare=False)
@@ -144,6 +148,11 @@ class Contributions:
     def evaluations(self) -> int:
         """Number of measured coalitions."""
         return len(self.measured)
+
+    @property
+    def on_all_text(self) -> NDArray[np.bool_]:
+        """Which coalitions were measured on all text, shape (evaluations,)."""
+        return np.arange(self.evaluations) < self.evaluations - len(self.estimated)
 
     @property
     def excluded(self) -> int:
@@ -161,9 +170,9 @@ class Contributions:
         return order
 
     def lookup(self, absent: Sequence[int]) -> Values:
-        """The measured value without these players, shape (1,); empty if it was not measured."""
+        """The value without these players measured on all text, shape (1,); empty if there is none."""
         row = without(self.coalitions.shape[1], [absent])
-        found: Values = self.measured[(self.coalitions == row).all(axis=1)]
+        found: Values = self.measured[(self.coalitions == row).all(axis=1) & self.on_all_text]
         return found
 
     def to_json(self) -> dict[str, Any]:

@@ -120,6 +120,14 @@ class Game(ABC):
         """
         return self
 
+    def tokens_of_part(self, share: int) -> int:
+        """One ``share``-th of the tokens, or a little more where `narrowed` is cheaper so.
+
+        All tokens if narrowing makes no difference.
+        """
+        unit = self.narrowing_unit
+        return min(-(-self.tokens // (unit * share)) * unit, self.tokens) if unit else self.tokens
+
 
 class WrappedGame(Game):
     """A game that delegates to another one; subclasses override what differs."""

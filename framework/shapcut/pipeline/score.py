@@ -75,7 +75,7 @@ class Scoring:
             contributions = self.session.parts.estimator.estimate(problem)
         require_spread(contributions.measured)
         again = np.random.default_rng([seed, 1])  # leaves the selector's draws unchanged
-        measurements = self._game.measurements(contributions.coalitions)
+        measurements = self._game.measurements(contributions.coalitions[contributions.on_all_text])
         with self.reporter.working("examining the contributions"):
             contributions = examined(contributions, measurements, again)
         self._warn(contributions)

@@ -45,9 +45,9 @@ class Heats:
     """
 
     def __init__(self, game: Game) -> None:
-        unit, self._games = game.narrowing_unit, [game]
-        for part in (2, 4) if unit else ():
-            narrower = game.narrowed(-(-game.tokens // (unit * part)) * unit)
+        self._games = [game]
+        for share in (2, 4):
+            narrower = game.narrowed(game.tokens_of_part(share))
             if narrower.tokens < self._games[0].tokens:
                 self._games.insert(0, narrower)
 

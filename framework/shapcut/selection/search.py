@@ -6,7 +6,6 @@ from itertools import islice
 import numpy as np
 from numpy.typing import NDArray
 
-from shapcut.estimators.base import finite
 from shapcut.estimators.polynomial import Polynomial, Scales
 from shapcut.estimators.quadratic import QuadraticSurrogate
 from shapcut.game.budget import BudgetedGame
@@ -44,12 +43,13 @@ class Evidence:
     def with_more(
         self, coalitions: CoalitionMatrix, values: Values, measured: NDArray[np.bool_]
     ) -> "Evidence":
-        """This evidence and the finite ones of further values."""
-        usable = np.isfinite(values)
+        """This evidence and the finite ones of further values, which replace those of the same coalitions."""
+        usable, new = np.isfinite(values), set(keys(coalitions))
+        kept = np.array([key not in new for key in keys(self.coalitions)], dtype=np.bool_)
         return Evidence(
-            np.vstack([self.coalitions, coalitions[usable]]),
-            np.concatenate([self.values, values[usable]]),
-            np.concatenate([self.measured, measured[usable]]),
+            np.vstack([self.coalitions[kept], coalitions[usable]]),
+            np.concatenate([self.values[kept], values[usable]]),
+            np.concatenate([self.measured[kept], measured[usable]]),
         )
 
     def best(self, n_remove: int, permits: Permits, at_most: int) -> CoalitionMatrix:
@@ -105,12 +105,14 @@ class SearchSelector(Selector):
             InputError: if no permitted set of that size is found, or nothing measured has a finite value.
         """
         contributions, search = problem.contributions, _Search(self, problem)
-        known = finite(contributions.coalitions, contributions.measured)
-        evidence = Evidence(*known, np.ones(len(known[1]), dtype=np.bool_))
+        usable, on_all_text = np.isfinite(contributions.measured), contributions.on_all_text
+        evidence = Evidence(
+            contributions.coalitions[usable], contributions.measured[usable], on_all_text[usable]
+        )
         if not len(evidence.values):
             raise InputError(f"none of {contributions.evaluations} measured coalitions has a finite value")
         if problem.game is not None:
-            seen = set(keys(contributions.coalitions))
+            seen = set(keys(contributions.coalitions[on_all_text]))
             evidence = search.measure(evidence, BudgetedGame(problem.game, problem.budget), seen)
         surrogate = search.fit(evidence)
         leaders = search.leaders(surrogate, evidence)
