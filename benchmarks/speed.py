@@ -31,7 +31,7 @@ from shapcut.data.windows import load_held_out
 from shapcut.estimators.base import EstimationProblem
 from shapcut.estimators.paper import PaperEstimator
 from shapcut.estimators.sampling import StratifiedSampler
-from shapcut.estimators.surrogate import SurrogateEstimator
+from shapcut.estimators.surrogate import PART, SHARE, SurrogateEstimator
 from shapcut.game.coalitions import CoalitionMatrix, Values, without
 from shapcut.game.game import FunctionGame
 from shapcut.host.host import build_host
@@ -55,7 +55,7 @@ RESULT = Path(__file__).parent / "results" / "speed.json"
 COALITIONS, TURNS = 200, 4
 REFERENCE_MASKS, REFERENCE_SURROGATE_MASKS = 8_000, 80_000
 OFFLOAD_LIMIT, EXECUTOR_COALITIONS = 512 * 2**20, 60
-DEFAULT_LENGTHS, DEFAULT_STRIDE, DEFAULT_BUDGET = (128, 512), 8, 150
+DEFAULT_LENGTHS, DEFAULT_STRIDE, DEFAULT_BUDGET = (128, 512), 12, 150
 N_REMOVE, BUDGET, WINDOWS, MASKS_RUN, HELD_OUT_WINDOWS = 6, 125, 8, 1_000, 240
 
 
@@ -170,19 +170,18 @@ def coalitions(bench: Bench) -> dict[str, Any]:
 
 
 def default(bench: Bench) -> dict[str, Any]:
-    """Seconds a coalition of those that `shapcut prune` draws by default before its search, in turns."""
+    """Seconds a coalition of those that `shapcut prune` measures by default before its search, in turns."""
     drawn = default_coalitions(bench)
     lengths = {f"{SAMPLES} x {length}": default_at(bench, length, drawn) for length in DEFAULT_LENGTHS}
     return {"lengths": lengths}
 
 
 def default_at(bench: Bench, length: int, drawn: CoalitionMatrix) -> dict[str, Any]:
-    """The same at one length of windows; the reference measures every eighth coalition of a turn."""
+    """The same at one length of windows; the reference measures some coalitions of each turn, on all text."""
     default_allocator()
     reference, tried = fastest_reference(bench, bench.windows(SAMPLES, length))
     game = default_game(bench, length)
     warm_up, _ = seconds(lambda: game.values(drawn[:1]))
-    game.values(np.repeat(drawn[:1], COALITIONS_BEFORE_TRIAL, axis=0))
     turns = []
     for turn in np.array_split(np.arange(1, len(drawn)), TURNS):
         default_allocator()
@@ -190,32 +189,34 @@ def default_at(bench: Bench, length: int, drawn: CoalitionMatrix) -> dict[str, A
         took, _ = seconds(lambda some=some: reference.losses(drawn[some]))
         row = {"reference": took / len(some), "reference coalitions": len(some), "coalitions": len(turn)}
         keep_freed_memory()
-        before = game.work.block_runs
+        before = game.work.window_runs
         took, _ = seconds(lambda turn=turn: game.values(drawn[turn]))
-        row |= {"default": took / len(turn), "block runs": (game.work.block_runs - before) / len(turn)}
+        row |= {"default": took / len(turn), "window runs": (game.work.window_runs - before) / len(turn)}
         turns.append(row | {"ratio": row["reference"] / row["default"]})
         print(json.dumps(turns[-1]), file=sys.stderr)
     sizes = np.array([turn["coalitions"] for turn in turns]) / (len(drawn) - 1)
     mean = {
-        key: float(sizes @ [turn[key] for turn in turns]) for key in ("reference", "default", "block runs")
+        key: float(sizes @ [turn[key] for turn in turns]) for key in ("reference", "default", "window runs")
     }
     return {
         "reference tried": tried,
         "coalitions": len(drawn) - 1,
+        "windows": len(game.input_ids),
         "warm-up seconds": warm_up,
         "dtype": str(game.dtype).removeprefix("torch."),
         "fused": game.fuse,
         "turns": turns,
         "seconds a coalition": {"reference": mean["reference"], "default": mean["default"]},
-        "block runs a coalition": mean["block runs"],
+        "window runs a coalition": mean["window runs"],
         "times faster than the reference": mean["reference"] / mean["default"],
         "peak memory MiB": peak_memory(),
     }
 
 
 def default_game(bench: Bench, length: int) -> ModelGame:
-    """The game of `shapcut prune` with default options, new."""
-    return prepare(default_recipe(bench, length), build_host(), target=True).game
+    """What `shapcut prune` with default options measures in before its search, new."""
+    game = prepare(default_recipe(bench, length), build_host(), target=True).game
+    return game.narrowed(game.tokens_of_part(PART))
 
 
 def default_recipe(bench: Bench, length: int) -> Recipe:
@@ -237,8 +238,9 @@ def default_coalitions(bench: Bench) -> CoalitionMatrix:
     known = game.values(singles)
     damage = known[0] - known[1:]
     alike = FunctionGame(n, lambda rows: known[0] - (~rows) @ damage)
-    problem = EstimationProblem(alike, default_recipe(bench, LENGTH).budget, rng, n_remove=N_REMOVE)
-    guided = SurrogateEstimator().estimate(problem).coalitions[len(singles) :]
+    affordable = int(SHARE * DEFAULT_BUDGET * SAMPLES / len(game.input_ids))
+    problem = EstimationProblem(alike, affordable, rng, n_remove=N_REMOVE)
+    guided = SurrogateEstimator(share=1.0).estimate(problem).coalitions[len(singles) :]
     return np.vstack([singles, guided[np.lexsort(guided.T[::-1])]])
 
 
@@ -453,8 +455,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("parts", nargs="*", choices=[*PARTS, []])
     parser.add_argument("--text", required=True)
+    parser.add_argument("--threads", type=int, default=2)
     given = parser.parse_args()
-    torch.set_num_threads(2)
+    torch.set_num_threads(given.threads)
     bench = Bench(given.text)
     text = "/".join(Path(given.text).parts[-2:])
     for part in given.parts or list(PARTS):

@@ -16,8 +16,8 @@ from shapcut.game.contributions import Contributions, Refit
 from shapcut.game.game import Game
 from shapcut.support.errors import ShapcutError
 
-_PART = 4
-"""Where a search follows, coalitions are measured on one part in so many of the text."""
+PART, SHARE = 4, 0.25
+"""Where a search follows: one part in so many of the text is read, and this share of the budget is spent."""
 
 
 class SurrogateEstimator(Estimator):
@@ -66,7 +66,7 @@ class SurrogateEstimator(Estimator):
         largest = problem.n_remove or max(2, len(candidates) // 4)
         singles = single_absences(problem)
         problem.require_budget(len(singles), self.name)
-        game = whole if problem.n_remove is None else whole.narrowed(whole.tokens_of_part(_PART))
+        game = whole if problem.n_remove is None else whole.narrowed(whole.tokens_of_part(PART))
         values = game.values(singles)
         damage = np.zeros(problem.n_players)
         known = np.where(np.isfinite(values), values, np.nan)
@@ -88,7 +88,7 @@ class SurrogateEstimator(Estimator):
         """How many coalitions the share of the budget pays for, if they are measured in ``game``."""
         if game is whole:
             return round((self.share or (1.0 if problem.n_remove is None else 0.5)) * problem.budget)
-        return int((self.share or 0.25) * problem.budget * whole.tokens / game.tokens)
+        return int((self.share or SHARE) * problem.budget * whole.tokens / game.tokens)
 
     def _contributions(
         self,

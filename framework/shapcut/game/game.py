@@ -121,12 +121,12 @@ class Game(ABC):
         return self
 
     def tokens_of_part(self, share: int) -> int:
-        """One ``share``-th of the tokens, or a little more where `narrowed` is cheaper so.
+        """About one ``share``-th of the tokens: the nearest number at which `narrowed` is cheapest.
 
         All tokens if narrowing makes no difference.
         """
         unit = self.narrowing_unit
-        return min(-(-self.tokens // (unit * share)) * unit, self.tokens) if unit else self.tokens
+        return max(1, round(self.tokens / (unit * share))) * unit if unit else self.tokens
 
 
 class WrappedGame(Game):
