@@ -1,10 +1,10 @@
-"""What heats inside the search save and cost: coalitions charged, and how good the chosen set is.
+"""What measuring on parts of the text saves and costs: coalitions charged, and how good the chosen set is.
 
     python benchmarks/racing.py        some minutes
 
 Five of 20 blocks are removed in the synthetic games of siblings.py. Each window of text adds random effects
-of single blocks to a game's value. The search runs with heats (a quarter of the windows, half,
-all) and without, on the same draws. *Regret* is how much lower the chosen set's value on unlimited text is
+of single blocks to a game's value. The default estimator and search run once with all windows, and once with
+a quarter of them for the surrogate and a quarter, half and all for the candidates of the search. *Regret* is how much lower the chosen set's value on unlimited text is
 than the best set's, in nats.
 """
 
@@ -39,13 +39,13 @@ class OnWindows(WindowedGame):
         seed: of the game and of its windows.
         windows: how many.
         noise: standard deviation of a block's effect on one window.
-        heats: whether the search may measure candidates on fewer windows.
+        parts: whether coalitions may be measured on fewer windows.
     """
 
-    def __init__(self, seed: int, windows: int, noise: float, *, heats: bool) -> None:
+    def __init__(self, seed: int, windows: int, noise: float, *, parts: bool) -> None:
         self._game = synthetic(seed, FEWER)
         self._effects = np.random.default_rng([seed, windows]).normal(0.0, noise, (FEWER, windows))
-        self._heats = heats
+        self._parts = parts
         self._arguments = seed, noise
 
     @property
@@ -65,13 +65,13 @@ class OnWindows(WindowedGame):
 
     @property
     def narrowing_unit(self) -> int:
-        """A window, if there are heats."""
-        return int(self._heats)
+        """A window, if there are parts."""
+        return int(self._parts)
 
     def narrowed(self, tokens: int) -> "OnWindows":
         """The same on the first windows."""
         seed, noise = self._arguments
-        fewer = OnWindows(seed, tokens, noise, heats=self._heats)
+        fewer = OnWindows(seed, tokens, noise, parts=self._parts)
         fewer._effects = self._effects[:, :tokens]
         return fewer
 
@@ -85,9 +85,9 @@ class OnWindows(WindowedGame):
         return over_text(means)
 
 
-def searched(seed: int, windows: int, noise: float, *, heats: bool) -> tuple[float, float]:
+def searched(seed: int, windows: int, noise: float, *, parts: bool) -> tuple[float, float]:
     """The regret of the chosen set, and the coalitions charged in all."""
-    game = OnWindows(seed, windows, noise, heats=heats)
+    game = OnWindows(seed, windows, noise, parts=parts)
     rng = np.random.default_rng(seed)
     counted = BudgetedGame(game, FEWER_BUDGET)
     found = SurrogateEstimator().estimate(EstimationProblem(counted, FEWER_BUDGET, rng, FEWER_REMOVE))
@@ -104,15 +104,15 @@ def searched(seed: int, windows: int, noise: float, *, heats: bool) -> tuple[flo
 def row(windows: int, noise: float) -> dict[str, Any]:
     """Means and standard errors over the seeds, of both ways and of their difference."""
     found = np.array(
-        [[searched(seed, windows, noise, heats=heats) for heats in (False, True)] for seed in SEEDS]
+        [[searched(seed, windows, noise, parts=parts) for parts in (False, True)] for seed in SEEDS]
     )
     plain, raced = found[:, 0], found[:, 1]
     return {
         "windows": windows,
         "noise": noise,
-        "regret": {"without heats": plain[:, 0].mean(), "with heats": raced[:, 0].mean()},
+        "regret": {"all text": plain[:, 0].mean(), "parts": raced[:, 0].mean()},
         "difference of regrets": _mean_and_error(raced[:, 0] - plain[:, 0]),
-        "coalitions": {"without heats": plain[:, 1].mean(), "with heats": raced[:, 1].mean()},
+        "coalitions": {"all text": plain[:, 1].mean(), "parts": raced[:, 1].mean()},
         "difference of coalitions": _mean_and_error(raced[:, 1] - plain[:, 1]),
     }
 

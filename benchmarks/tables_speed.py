@@ -147,10 +147,10 @@ def _synthetic(rows: list[dict[str, Any]], generations: int, equal: str, figure:
 
 
 def racing(content: dict[str, Any]) -> str:
-    """What heats inside the search save and cost."""
+    """What measuring on parts of the text saves and costs."""
     lines = [
-        "| windows | noise of a block, nats | coalitions without heats | with heats | regret without heats, nats "
-        "| with heats | difference of regrets |",
+        "| windows | noise of a block, nats | coalitions, all text | parts | regret, all text, nats "
+        "| parts | difference of regrets |",
         "|---|---|---|---|---|---|---|",
     ]
     for row in content["rows"]:
@@ -159,10 +159,10 @@ def racing(content: dict[str, Any]) -> str:
         cells = [
             str(row["windows"]),
             f"{row['noise']:g}",
-            f"{coalitions['without heats']:.0f}",
-            f"{coalitions['with heats']:.0f}",
-            f"{regret['without heats']:.3f}",
-            f"{regret['with heats']:.3f}",
+            f"{coalitions['all text']:.0f}",
+            f"{coalitions['parts']:.0f}",
+            f"{regret['all text']:.3f}",
+            f"{regret['parts']:.3f}",
             f"{difference:.3f} ± {error:.3f}",
         ]
         lines.append(f"| {' | '.join(cells)} |")

@@ -372,7 +372,7 @@ def test_a_candidate_without_a_finite_value_drops_out_first():
     assert not np.isfinite(values).any()
 
 
-@pytest.mark.parametrize(("windows", "expected"), [(2, [2]), (4, [2, 4]), (6, [2, 4, 6]), (10, [4, 6, 10])])
+@pytest.mark.parametrize(("windows", "expected"), [(2, [2]), (4, [2, 4]), (6, [2, 4, 6]), (10, [2, 4, 10])])
 def test_heats_are_multiples_of_what_costs_least(windows, expected):
     _, asked = heats(windows, [1.0, 2.0])
     assert [windows for windows, _ in asked] == expected
@@ -394,3 +394,56 @@ def test_a_search_in_heats_costs_less_and_its_winner_is_measured_on_all_text():
     plan = SearchSelector().select(SelectionProblem(found, game.players, 2, game=game, budget=20, rng=rng))
     assert plan.removed == tuple(sorted(np.argsort(weights)[:2].tolist()))
     assert plan.measured_value == (field @ weights)[~field[:, list(plan.removed)].any(axis=1)].max() - 16
+
+
+def estimated(n_remove, values):
+    asked, field = [], all_coalitions(4)
+    game = Lengths(16, asked, dict(zip(keys(field), values.tolist(), strict=True)))
+    problem = EstimationProblem(game, 16, np.random.default_rng(0), n_remove=n_remove)
+    return SurrogateEstimator().estimate(problem), game, asked
+
+
+def test_what_a_search_follows_is_measured_on_a_quarter_of_the_text():
+    field = all_coalitions(4)
+    found, game, asked = estimated(2, field @ np.array([1.0, 2.0, 3.0, 4.0]))
+    assert [windows for windows, _ in asked] == [4, 4, 16]
+    assert asked[-1] == (16, 1)  # all players together, by which the others are known
+    assert found.on_all_text.tolist() == [True] + [False] * (found.evaluations - 1)
+    assert found.evaluations == 5 + asked[1][1]
+    expected = game.values(found.coalitions)
+    assert found.measured == pytest.approx(expected)
+    assert found.estimated[:, 0] == pytest.approx(expected[1:])
+    assert found.full_value == 10 - 16
+
+
+def test_without_a_target_all_are_measured_on_all_text():
+    found, _, asked = estimated(None, all_coalitions(4) @ np.array([1.0, 2.0, 3.0, 4.0]))
+    assert {windows for windows, _ in asked} == {16}
+    assert found.on_all_text.all()
+
+
+def test_an_estimate_is_not_a_measurement():
+    found, *_ = estimated(1, all_coalitions(4) @ np.array([1.0, 2.0, 3.0, 4.0]))
+    assert not len(found.lookup([0]))
+    assert len(found.lookup([])) == 1
+
+
+@pytest.mark.parametrize("n_remove", [1, 2])
+def test_a_set_that_was_estimated_can_win_once_it_is_measured(n_remove):
+    weights = np.array([1.0, 2.0, 3.0, 4.0])
+    found, game, _ = estimated(n_remove, all_coalitions(4) @ weights)
+    problem = SelectionProblem(
+        found, game.players, n_remove, game=game, budget=10, rng=np.random.default_rng(0)
+    )
+    plan = SearchSelector().select(problem)
+    assert plan.removed == tuple(range(n_remove))
+    assert plan.measured_value == weights[n_remove:].sum() - 16
+
+
+def test_a_measurement_replaces_an_estimate():
+    field = all_coalitions(3)
+    before = Evidence(field[:4], np.arange(4.0), np.array([True, False, True, False]))
+    after = before.with_more(field[[3, 5]], np.array([7.0, 8.0]), np.array([True, True]))
+    assert [keys(field[[row]])[0] for row in (0, 1, 2, 3, 5)] == keys(after.coalitions)
+    assert after.values.tolist() == [0.0, 1.0, 2.0, 7.0, 8.0]
+    assert after.measured.tolist() == [True, False, True, True, True]

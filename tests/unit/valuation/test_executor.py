@@ -78,8 +78,9 @@ def test_a_spec_builds_an_equal_game(
     assert spec.weight_bytes == sum(p.numel() * p.element_size() for p in game.model.parameters())
 
 
-def test_a_relative_shares_its_model(game: ModelGame) -> None:
-    other = game.on(game.input_ids[:2])
+@pytest.mark.parametrize("sampled", [False, True])
+def test_a_relative_shares_its_model(game: ModelGame, sampled: bool) -> None:
+    other = game.on(game.input_ids[:2], sampled=sampled)
     built = build_game(game.spec())
     relative = build_game(other.spec(), built)
     assert relative.model is built.model
@@ -155,7 +156,8 @@ def test_a_run_elsewhere_is_a_run_here(tiny_llama_directory: Path, tmp_path: Pat
         out = tmp_path / executor
         plans.append(prune(make_recipe({**options, "executor": executor}), out, host).plan)
     assert plans[0] == plans[1]
-    assert len(plugin.built) == 5  # calibration, and four parts of the finals
+    # Calibration, and four parts of the finals; the last two, which decide, read the whole vocabulary.
+    assert [game.sampled for game in plugin.built] == [True, True, True, False, False]
     assert all(game.work.coalitions > 0 for game in plugin.built)
     manifest = (tmp_path / "elsewhere.run" / "manifest.json").read_text()
     assert '"executor": "elsewhere"' in manifest
