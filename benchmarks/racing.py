@@ -4,8 +4,8 @@
 
 Five of 20 blocks are removed in the synthetic games of siblings.py. Each window of text adds random effects
 of single blocks to a game's value. The default estimator and search run once with all windows, and once with
-a quarter of them for the surrogate and a quarter, half and all for the candidates of the search. *Regret* is how much lower the chosen set's value on unlimited text is
-than the best set's, in nats.
+a quarter of them for the surrogate and a quarter, half and all for the candidates of the search. *Regret* is
+how much lower the chosen set's value on unlimited text is than the best set's, in nats.
 """
 
 import platform
