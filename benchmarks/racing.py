@@ -70,6 +70,8 @@ class OnWindows(WindowedGame):
 
     def narrowed(self, tokens: int) -> "OnWindows":
         """The same on the first windows."""
+        if tokens >= self.windows:
+            return self
         seed, noise = self._arguments
         fewer = OnWindows(seed, tokens, noise, parts=self._parts)
         fewer._effects = self._effects[:, :tokens]
