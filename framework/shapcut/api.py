@@ -14,11 +14,11 @@ from shapcut.game.budget import BudgetedGame, capped_budget
 from shapcut.game.coalitions import Player
 from shapcut.game.contributions import Contributions
 from shapcut.game.game import Game, WrappedGame
+from shapcut.game.granularity import Granularity
 from shapcut.game.plan import RemovalPlan
 from shapcut.game.scale import require_spread
 from shapcut.host.host import build_host, select_adapter
 from shapcut.host.open_model import find_model, open_model
-from shapcut.models.adapter import Granularity
 from shapcut.models.fingerprint import model_fingerprint
 from shapcut.models.quantization import is_quantized
 from shapcut.pipeline.prune import prune as run_pipeline

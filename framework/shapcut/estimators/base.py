@@ -25,12 +25,15 @@ class EstimationProblem:
         budget: number of distinct coalitions that may be measured; at most as many as there are.
         rng: source of all randomness.
         n_remove: number of players to remove later; None if unknown.
+        first_evidence: returns a score for each player, known before any coalition is measured, lower: less
+            harm if it is absent, shape (n_players,); None if there is none. Called by estimators that use it.
     """
 
     game: Game
     budget: int
     rng: np.random.Generator
     n_remove: int | None = None
+    first_evidence: Callable[[], NDArray[np.float64] | None] | None = None
 
     def __post_init__(self) -> None:
         require_numbered(self.players)

@@ -8,19 +8,18 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
-from typing import Any, ClassVar, Literal, get_args
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from shapcut.game.coalitions import Player
+from shapcut.game.granularity import GRANULARITIES, Granularity
+from shapcut.game.groups import equal_by_group
 from shapcut.models.layer_stack import LayerStack, OutputProjection
 from shapcut.models.multimodal import auto_class
 from shapcut.models.predictors import is_predictor
 from shapcut.support.errors import UnsupportedModelError
-
-Granularity = Literal["block", "sublayer", "expert"]
-GRANULARITIES: tuple[Granularity, ...] = get_args(Granularity)
 
 Example = Callable[[int], tuple[nn.Module, Tensor]]
 """Builds a tiny model and token ids of shape (batch, length) from a seed, offline."""
@@ -131,6 +130,8 @@ class Adapter(ABC):
         for index in sorted(absent):
             if not players[index].removable:
                 return f"player {index} ({players[index].name}) cannot be removed: {players[index].reason}"
+        if not equal_by_group(players, set(absent)):
+            return "each group of players must lose equally many"
         present = len(players) - len(set(absent))
         if present < self.min_present(model):
             return f"only {present} players would stay, at least {self.min_present(model)} are needed"

@@ -11,6 +11,7 @@ from shapcut.data.windows import check_size, check_source
 from shapcut.game.budget import capped_budget
 from shapcut.game.coalitions import CoalitionMatrix, Player
 from shapcut.game.game import Game, Measurements
+from shapcut.game.groups import Groups
 from shapcut.game.target import Target
 from shapcut.host.host import Host, select_adapter
 from shapcut.host.open_model import find_model
@@ -251,7 +252,7 @@ def _described(recipe: Recipe, source: ModelSource) -> tuple[nn.Module, bool]:
 
 def _targets(recipe: Recipe, shape: _Shape) -> tuple[Target, ...]:
     """The recipe's targets; none for a speed, which requires measured latencies."""
-    recipe.require_target(shape.n_players)
+    recipe.require_target(shape.n_players, len(Groups.of(shape.players)))
     if recipe.speedup is not None:
         return ()
     targets = make_targets(recipe, shape.players, shape.model, _no_latencies)

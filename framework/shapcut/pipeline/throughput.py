@@ -8,8 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from shapcut.game.coalitions import Player
+from shapcut.game.granularity import Granularity
 from shapcut.measurement.latency import random_prompt
-from shapcut.models.adapter import Adapter, Granularity
+from shapcut.models.adapter import Adapter
 from shapcut.models.layer_stack import LayerStack
 from shapcut.models.loading import load
 from shapcut.models.source import ModelSource

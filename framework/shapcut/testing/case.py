@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from shapcut.game.coalitions import Player
-from shapcut.models.adapter import Adapter, Example, Granularity
+from shapcut.game.granularity import Granularity
+from shapcut.models.adapter import Adapter, Example
 from shapcut.models.layer_stack import LayerStack, State
 from shapcut.support.errors import InputError, UnsupportedModelError
 from shapcut.support.suggest import did_you_mean

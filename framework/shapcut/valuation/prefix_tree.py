@@ -1,10 +1,10 @@
 """Evaluation of many coalitions in one pass over the layers.
 
-Coalitions that agree on the layers so far share one state: a prefix tree, walked breadth first. A layer is one
-player, or holds several, see `LayerStack.stages`. A few windows
-of the text go through all coalitions before the next few do, so that the states of hundreds of coalitions fit
-into memory whatever the model and the length of the text. States are cached across calls, by their windows
-and the layers that they passed; the path on which every layer runs (the *trunk*) stays where it fits.
+Coalitions that agree on the layers so far share one state: a prefix tree, walked breadth first. A layer is
+one player or holds several, see `LayerStack.stages`. A few windows of the text go through all coalitions
+before the next few do, so that the states of hundreds of coalitions fit into memory whatever the model and
+the length of the text. States are cached across calls, by their windows and the layers that they passed; the
+path on which every layer runs (the *trunk*) stays where it fits.
 States are batched through a layer only if a trial shows that the result is bitwise identical to running each
 alone, and a layer call takes the same windows however many go together, so that a coalition's value depends
 neither on the other rows of a call nor on the memory.

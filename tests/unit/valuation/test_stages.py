@@ -1,4 +1,4 @@
-"""Layers of several players: the values of plain runs, and each layer run once for coalitions that agree so far."""
+"""Layers of several players: the values of plain runs, and no layer run twice for the same beginning."""
 
 import importlib.util
 from pathlib import Path
