@@ -1,14 +1,16 @@
 """The Python API: the steps of the pipeline as functions, and all of them in one."""
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from torch import nn
 
+from shapcut.baselines.expert_statistics import first_evidence
 from shapcut.data.windows import load_calibration
-from shapcut.estimators.base import EstimationProblem
+from shapcut.estimators.base import EstimationProblem, require_handles_groups
 from shapcut.estimators.robustness import examined
 from shapcut.game.budget import BudgetedGame, capped_budget
 from shapcut.game.coalitions import Player
@@ -103,7 +105,9 @@ def estimate(
     """
     chosen = build_host().estimators.create(estimator)
     counted = BudgetedGame(game, capped_budget(budget, game.players))
-    problem = EstimationProblem(counted, counted.budget, np.random.default_rng(seed), remove)
+    require_handles_groups(game.players, "estimator", chosen.name, handles_groups=chosen.handles_groups)
+    evidence = partial(first_evidence, counted)
+    problem = EstimationProblem(counted, counted.budget, np.random.default_rng(seed), remove, evidence)
     found: Contributions = chosen.estimate(problem)
     require_spread(found.measured)
     measurements = counted.measurements(found.coalitions)
@@ -135,6 +139,7 @@ def select(
         InputError: if the selector is unknown, or no set of that size can be removed.
     """
     chosen = build_host().selectors.create(selector)
+    require_handles_groups(players, "selector", chosen.name, handles_groups=chosen.handles_groups)
     problem = SelectionProblem(
         contributions, players, remove, game=game, budget=budget, rng=np.random.default_rng(seed)
     )

@@ -50,6 +50,7 @@ class EvolutionarySelector(Selector):
     """
 
     name = "evolutionary"
+    handles_groups = True
 
     def __init__(
         self,

@@ -27,6 +27,7 @@ class GreedySelector(Selector):
     """
 
     name = "greedy"
+    handles_groups = True
 
     def select(self, problem: SelectionProblem) -> RemovalPlan:
         """See `Selector.select`.

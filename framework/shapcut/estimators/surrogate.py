@@ -39,6 +39,7 @@ class SurrogateEstimator(Estimator):
     """
 
     name = "surrogate"
+    handles_groups = True
 
     def __init__(
         self,

@@ -105,3 +105,11 @@ def require_equal(number: int, n_groups: int, most: int, what: str) -> None:
     below = number // n_groups * n_groups
     near = " or ".join(str(each) for each in (below, below + n_groups) if 0 < each <= most)
     raise InputError(f"{what}: each of {n_groups} groups of players must lose equally many; give {near}")
+
+
+def layer_parameters(players: Sequence[Player]) -> list[int]:
+    """The parameters of each layer: of each player, or of all players of a group together."""
+    if players[0].group is None:
+        return [player.parameters for player in players]
+    labels = Groups.of(players).labels
+    return [int(n) for n in np.bincount(labels, weights=[player.parameters for player in players])]

@@ -8,9 +8,11 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from shapcut.game.coalitions import Player
@@ -20,6 +22,9 @@ from shapcut.models.layer_stack import LayerStack, OutputProjection
 from shapcut.models.multimodal import auto_class
 from shapcut.models.predictors import is_predictor
 from shapcut.support.errors import UnsupportedModelError
+
+ExpertStatistic = Literal["frequency", "ean", "reap"]
+"""See `Adapter.expert_statistics`."""
 
 Example = Callable[[int], tuple[nn.Module, Tensor]]
 """Builds a tiny model and token ids of shape (batch, length) from a seed, offline."""
@@ -150,6 +155,31 @@ class Adapter(ABC):
             for parameter in module.parameters(recurse=False)
         }
         return [p for p in model.get_submodule(player.name).parameters() if id(p) not in shared]
+
+    def expert_statistics(
+        self,
+        model: nn.Module,
+        input_ids: Tensor,  # noqa: ARG002 - for models with experts
+    ) -> Mapping[ExpertStatistic, NDArray[np.float64]]:
+        """Statistics of the experts from one forward pass of the whole model.
+
+        Args:
+            model: in evaluation mode.
+            input_ids: shape (samples, length), on the model's device.
+
+        Returns:
+            Three arrays of shape (n_players,), each higher for experts that are more worth keeping:
+            ``frequency``, the share of tokens that are routed to the expert; ``ean``, the norm of its output,
+            summed over these tokens; ``reap``, the router's weight times that norm, mean over these tokens
+            (0 if there are none).
+
+        Raises:
+            UnsupportedModelError: if the model has no experts, or they cannot be observed.
+        """
+        raise UnsupportedModelError(
+            f"adapter {self.name}: the experts of {type(model).__name__} cannot be observed; "
+            "choose a method that measures coalitions"
+        )
 
     def output_projections(self, model: nn.Module, player: Player) -> tuple[OutputProjection, ...]:  # noqa: ARG002
         """The modules whose outputs sum to the player's update of the residual stream, in execution order.

@@ -20,7 +20,7 @@ from shapcut.models.loading import choose_device, load, model_without_weights
 from shapcut.models.quantization import is_quantized
 from shapcut.models.source import ModelSource, inspect_source, read_config
 from shapcut.pipeline.footprint import Footprint, advice, footprint, state_width
-from shapcut.pipeline.parts import make_parts
+from shapcut.pipeline.parts import check_players, make_parts
 from shapcut.pipeline.targets import check_target, checkpoint_size, make_targets
 from shapcut.pipeline.throughput import Throughput, loaded_model, product_throughput, stack_throughput
 from shapcut.recipe.recipe import Recipe
@@ -156,6 +156,7 @@ def forecast(recipe: Recipe, host: Host, *, target: bool, throughput: float | No
     model, from_config = _described(recipe, source)
     adapter = select_adapter(host, model)
     shape = _Shape(adapter.canonicalise(model), adapter, recipe)
+    check_players(parts, shape.players)
     targets = _targets(recipe, shape) if target or recipe.has_target else ()
     removable = sum(player.removable for player in shape.players)
     n_remove = max((each.typical_size() for each in targets), default=None)

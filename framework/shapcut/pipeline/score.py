@@ -3,9 +3,11 @@
 import logging
 import time
 from contextlib import AbstractContextManager, ExitStack, closing
+from functools import partial
 
 import numpy as np
 
+from shapcut.baselines.expert_statistics import first_evidence
 from shapcut.estimators.base import EstimationProblem
 from shapcut.estimators.robustness import examined
 from shapcut.game.budget import BudgetedGame, MeteredGame, capped_budget
@@ -67,7 +69,13 @@ class Scoring:
         if found := self._store.count(_BUDGETED):
             self.reporter.say(f"{found} evaluations found from an earlier start")
         begin = time.monotonic()
-        problem = EstimationProblem(self._game, self._game.budget, self._rng, self.session.n_remove)
+        problem = EstimationProblem(
+            self._game,
+            self._game.budget,
+            self._rng,
+            self.session.n_remove,
+            partial(first_evidence, self._game),
+        )
         with (
             self.reporter.counting("measuring coalitions", self._game.budget) as count,
             self._counted_by(count),

@@ -3,6 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -98,9 +99,15 @@ class SelectionProblem:
 
 
 class Selector(ABC):
-    """Chooses what to remove; its options are its constructor's keyword arguments."""
+    """Chooses what to remove; its options are its constructor's keyword arguments.
+
+    Attributes:
+        name: under which it is registered.
+        handles_groups: whether it works for players whose groups must lose equally many, such as experts.
+    """
 
     name: str
+    handles_groups: ClassVar[bool] = False
 
     @abstractmethod
     def select(self, problem: SelectionProblem) -> RemovalPlan:

@@ -14,6 +14,7 @@ class RankingSelector(Selector):
     """Removes the players with the lowest contributions: the paper's selection."""
 
     name = "ranking"
+    handles_groups = True
 
     def select(self, problem: SelectionProblem) -> RemovalPlan:
         """Remove the lowest contributions, equals by index, among removable players.

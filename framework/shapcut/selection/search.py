@@ -49,6 +49,7 @@ class SearchSelector(Selector):
     """
 
     name = "search"
+    handles_groups = True
 
     def __init__(
         self,
