@@ -93,4 +93,5 @@ def first_evidence(game: Game) -> NDArray[np.float64] | None:
     groups = Groups.of(game.players)
     count = np.bincount(groups.labels)
     means = np.bincount(groups.labels, weights=norms) / count
-    return norms / np.where(means > 0.0, means, 1.0)[groups.labels]
+    relative: NDArray[np.float64] = norms / np.where(means > 0.0, means, 1.0)[groups.labels]
+    return relative
