@@ -8,12 +8,15 @@ from pathlib import Path
 from typing import ClassVar
 from weakref import WeakKeyDictionary
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from shapcut.contracts import (
     Adapter,
     Example,
+    ExpertStatistic,
     Granularity,
     LayerStack,
     OutputProjection,
@@ -28,6 +31,7 @@ from shapcut_adapters.shared.removal import require_removable
 from shapcut_adapters.transformers.decoder import Decoder, find_blocks, find_decoder, forward, input_device
 from shapcut_adapters.transformers.experts.players import Experts
 from shapcut_adapters.transformers.experts.stack import ExpertStack
+from shapcut_adapters.transformers.experts.statistics import expert_statistics
 from shapcut_adapters.transformers.families import FAMILIES, WRAPPERS, family_of, is_wrapper
 from shapcut_adapters.transformers.families.rules import Cut
 from shapcut_adapters.transformers.file_cut import (
@@ -49,6 +53,7 @@ from shapcut_adapters.transformers.tiny_models import tiny_model, tiny_wrapper
 
 _CHECK_SHAPE = (3, 16)
 _CHECK_VOCABULARY = 32
+_OBSERVED_TOKENS = 4096
 
 
 class HFDecoderAdapter(Adapter):
@@ -165,6 +170,18 @@ class HFDecoderAdapter(Adapter):
         if not cut.kept:
             return "no player would stay, at least 1 is needed"
         return removal_objection(decoder, cut) or None
+
+    def expert_statistics(
+        self, model: nn.Module, input_ids: Tensor
+    ) -> Mapping[ExpertStatistic, NDArray[np.float64]]:
+        """See `Adapter.expert_statistics`; experts that are given all tokens cannot be observed."""
+        mixtures = [mixture for mixture in Experts.of(model).mixtures if mixture is not None]
+
+        def run() -> None:
+            for ids in torch.split(input_ids, max(1, _OBSERVED_TOKENS // input_ids.shape[1])):
+                self.logits(model, ids)
+
+        return expert_statistics(mixtures, run)
 
     def canonicalise(self, model: nn.Module) -> nn.Module:
         """Undo or prevent in-place weight changes by the family's model."""

@@ -16,7 +16,7 @@ from shapcut_adapters.shared.forwards import Forward, replaced_forward
 from shapcut_adapters.transformers.experts.layout import COUNT_FIELDS, TOP_K_FIELDS, Mixture
 from shapcut_adapters.transformers.offload import resident
 
-_EXPERTS_ARGUMENTS = 3
+EXPERTS_ARGUMENTS = 3
 """Of experts that are told which tokens go to whom: hidden states, indices, weights."""
 
 
@@ -103,7 +103,7 @@ def _with_shorter_router(stack: ExitStack, mixture: Mixture, kept: tuple[int, ..
     modules = [mixture.module, *mixture.router.modules()]
     tables = list(mixture.routing)
     experts = mixture.experts
-    if len(inspect.signature(type(experts).forward).parameters) == _EXPERTS_ARGUMENTS + 1:
+    if len(inspect.signature(type(experts).forward).parameters) == EXPERTS_ARGUMENTS + 1:
         numbers = (*kept, *range(mixture.count, mixture.choices))
         stack.enter_context(replaced_forward(experts, _translated(experts, numbers)))
     else:  # each expert is given all tokens, in order
