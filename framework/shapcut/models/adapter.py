@@ -150,6 +150,14 @@ class Adapter(ABC):
         }
         return [p for p in model.get_submodule(player.name).parameters() if id(p) not in shared]
 
+    def player_weights(self, model: nn.Module, player: Player) -> list[Tensor]:
+        """The weights that only this player uses, as tensors that share the model's memory.
+
+        By default those of `player_parameters`. A player whose weights are slices of larger tensors, such as
+        an expert, has views of the slices.
+        """
+        return [parameter.detach() for parameter in self.player_parameters(model, player)]
+
     def output_projections(self, model: nn.Module, player: Player) -> tuple[OutputProjection, ...]:  # noqa: ARG002
         """The modules whose outputs sum to the player's update of the residual stream, in execution order.
 
