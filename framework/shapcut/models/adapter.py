@@ -31,7 +31,8 @@ Example = Callable[[int], tuple[nn.Module, Tensor]]
 
 CONTRACT_VERSION = 2
 SUPPORTED_CONTRACTS = (1, 2)
-"""Version 2 adds `Adapter.granularities`, `Player.group` and `LayerStack.stages`, each with a default."""
+"""Version 2 adds `Adapter.granularities` and `expert_statistics`, `Player.group` and `LayerStack.stages`, each
+with a default."""
 
 _STATE_FIELDS = ("past_key_values", "cache_params", "state")
 """Fields of a transformers output that hold the generation state."""
@@ -180,6 +181,14 @@ class Adapter(ABC):
             f"adapter {self.name}: the experts of {type(model).__name__} cannot be observed; "
             "choose a method that measures coalitions"
         )
+
+    def player_weights(self, model: nn.Module, player: Player) -> list[Tensor]:
+        """The weights that only this player uses, as tensors that share the model's memory.
+
+        By default those of `player_parameters`. A player whose weights are slices of larger tensors, such as
+        an expert, has views of the slices.
+        """
+        return [parameter.detach() for parameter in self.player_parameters(model, player)]
 
     def output_projections(self, model: nn.Module, player: Player) -> tuple[OutputProjection, ...]:  # noqa: ARG002
         """The modules whose outputs sum to the player's update of the residual stream, in execution order.
