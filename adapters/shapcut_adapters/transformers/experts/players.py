@@ -62,7 +62,7 @@ class Experts:
 
     def objection(self, absent: Collection[int]) -> str:
         """Why a set cannot be removed; empty if it can."""
-        return removal_objection(self._without(absent))
+        return removal_objection(self.decoder.model, self._without(absent))
 
     def remove(self, absent: Collection[int]) -> nn.Module:
         """Remove players for good, in place."""

@@ -10,8 +10,11 @@ from shapcut_adapters.transformers.experts.layout import COUNT_FIELDS, Mixture, 
 from shapcut_adapters.transformers.file_cut import forbid_file_cut
 
 
-def removal_objection(kept: Sequence[tuple[Mixture, Collection[int]]]) -> str:
-    """Why layers with only these experts cannot be written; empty if they can."""
+def removal_objection(model: nn.Module, kept: Sequence[tuple[Mixture, Collection[int]]]) -> str:
+    """Why layers of a model with only these experts cannot be written; empty if they can.
+
+    A model without any weights, of which only the shape is asked for, is not offloaded.
+    """
     counts = {mixture.layer: len(experts) for mixture, experts in kept}
     if len(set(counts.values())) > 1:
         fewest, most = (choose(counts, key=lambda layer: counts[layer]) for choose in (min, max))
@@ -19,7 +22,8 @@ def removal_objection(kept: Sequence[tuple[Mixture, Collection[int]]]) -> str:
             f"layer {fewest} would have {counts[fewest]} experts and layer {most} {counts[most]}, "
             "but the config has one count for all layers"
         )
-    if any(table.of(mixture.module).is_meta for mixture, _ in kept for table in mixture.tables):
+    absent = any(table.of(mixture.module).is_meta for mixture, _ in kept for table in mixture.tables)
+    if absent and not all(weight.is_meta for weight in model.parameters()):
         return "its experts are offloaded; load the whole model into memory to remove experts"
     return next((why for mixture, experts in kept if (why := mixture.objection(experts))), "")
 
