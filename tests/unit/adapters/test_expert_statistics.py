@@ -25,7 +25,7 @@ def plainly(model, ids):
             tokens = hidden.flatten(0, 1)
             chances = F.linear(tokens, mixture.router.weight).softmax(-1)
             best, chosen = chances.topk(mixture.top_k, dim=-1)
-            best = best / best.sum(-1, keepdim=True)
+            best = best / best.sum(-1, keepdim=True) if model.config.norm_topk_prob else best
             for expert in range(mixture.count):
                 gate, up = (tokens @ mixture.experts.gate_up_proj[expert].T).chunk(2, -1)
                 output = (mixture.experts.act_fn(gate) * up) @ mixture.experts.down_proj[expert].T
