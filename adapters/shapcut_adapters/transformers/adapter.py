@@ -203,8 +203,20 @@ class HFDecoderAdapter(Adapter):
         )
 
     def player_parameters(self, model: nn.Module, player: Player) -> list[nn.Parameter]:
-        """A block's parameters that nothing outside it shares."""
+        """A block's parameters that nothing outside it shares.
+
+        Raises:
+            UnsupportedModelError: for an expert, whose weights are parts of parameters.
+        """
+        if player.kind == "expert":
+            raise UnsupportedModelError(f"{player.name} has no parameters of its own, only slices; use block")
         return find_decoder(model).own_parameters()[player.index]
+
+    def player_weights(self, model: nn.Module, player: Player) -> list[Tensor]:
+        """As `Adapter.player_weights`; an expert's slices, also of the router and its biases."""
+        if player.kind == "expert":
+            return Experts.of(model).weights(player)
+        return super().player_weights(model, player)
 
     def output_projections(self, model: nn.Module, player: Player) -> tuple[OutputProjection, ...]:
         """See `found_projections`.

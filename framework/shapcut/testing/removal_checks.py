@@ -112,7 +112,8 @@ def _parameters(model: nn.Module) -> int:
 def reindexed_players(case: Case) -> str:
     """The remaining players are numbered from 0, in order, and can be bypassed by their new numbers."""
     comparison = case.comparison()
-    for absent in case.telling_sets:
+    # A largest set of players in groups may leave too few for one more to be absent.
+    for absent in case.telling_sets[:1] if case.groups else case.telling_sets:
         kept = sorted(case.present(absent))
         removed = case.remove(case.fresh(), absent)
         players = case.players_of(removed)

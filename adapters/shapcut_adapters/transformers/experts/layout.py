@@ -83,6 +83,7 @@ class Mixture:
         top_k: how many a token is routed to.
         weights: slices of the experts' own weights.
         routing: slices of what the router chooses by.
+        ranks_groups: whether the router chooses groups of experts first.
         groups: how many equal groups the router divides the experts into.
         chosen_groups: in how many of them a token's experts are.
     """
@@ -96,6 +97,7 @@ class Mixture:
     top_k: int
     weights: tuple[Table, ...]
     routing: tuple[Table, ...]
+    ranks_groups: bool
     groups: int
     chosen_groups: int
 
@@ -106,9 +108,9 @@ class Mixture:
 
     @property
     def choices(self) -> int:
-        """The number of the router's choices: the experts, and what stays behind them in its tables."""
+        """How many the router chooses from: the experts, and those without weights behind them."""
         tables = ((table, table.of(self.module)) for table in self.routing)
-        return max(tensor.shape[table.dim] for table, tensor in tables)
+        return min(tensor.shape[table.dim] for table, tensor in tables)
 
     def expert_parameters(self) -> int:
         """The number of parameters that go with one expert."""
@@ -225,6 +227,7 @@ def _mixture(decoder: Decoder, layer: int, path: str, count: int) -> Mixture:
         top_k=_top_k(name, module, router, decoder.config),
         weights=tuple(_weight_tables(name, experts, count)),
         routing=tuple(_routing_tables(name, module, routers[0], count)),
+        ranks_groups=hasattr(router, "num_group"),
         groups=getattr(router, "num_group", 1),
         chosen_groups=getattr(router, "topk_group", 1),
     )

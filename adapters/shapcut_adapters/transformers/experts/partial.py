@@ -25,8 +25,8 @@ def present_experts(mixture: Mixture, experts: Collection[int]) -> Iterator[None
     """Route tokens only to some experts of a mixture while the context is open.
 
     The router runs with their rows only, and its choice is translated to their numbers; the experts' weights
-    stay where they are. With fewer experts than a token is routed to, it is routed to all of them; with none,
-    to nobody. Contexts nest.
+    stay where they are. With fewer experts than a token is routed to, it is routed to all of them; without
+    any, the experts give zero. Contexts nest.
     """
     module = mixture.module
     before = vars(module).get("forward")
@@ -61,7 +61,7 @@ class PartialForward:
             stack.enter_context(resident(mixture.module))
             if not kept:
                 tensors = _without_experts(stack, mixture)
-            elif mixture.groups > 1 and mixture.objection(kept):
+            elif mixture.ranks_groups and mixture.objection(kept):
                 tensors = _with_masked_router(stack, mixture, kept)
             else:
                 tensors = _with_shorter_router(stack, mixture, kept)
@@ -114,7 +114,7 @@ def _with_shorter_router(stack: ExitStack, mixture: Mixture, kept: tuple[int, ..
 
 
 def _with_masked_router(stack: ExitStack, mixture: Mixture, kept: tuple[int, ...]) -> dict[str, Tensor]:
-    """Let the router score absent experts as impossible, for groups that are not equal; returns its tensors.
+    """Let the router score absent experts as impossible, for groups that it cannot rank; returns its tensors.
 
     An absent expert is chosen only where the chosen groups have too few others, with weight zero, and another
     stands in for it.
@@ -169,10 +169,11 @@ def _translated(experts: nn.Module, numbers: Collection[int]) -> Forward:
 def _shorter(mixture: Mixture, modules: Collection[nn.Module], left: int) -> Iterator[None]:
     """Let modules count only the experts that are left."""
     gone = mixture.count - left
+    top_k = min(mixture.top_k, mixture.choices - gone)
     edits = [(module, name, vars(module)[name] - gone) for module, name in mixture.counters(modules)]
-    edits += [(module, "top_k", min(mixture.top_k, left)) for module in modules if "top_k" in vars(module)]
+    edits += [(module, "top_k", top_k) for module in modules if "top_k" in vars(module)]
     configs = [module for module in modules if "config" in vars(module) and module is not mixture.experts]
-    edits += [(module, "config", _shorter_config(mixture, module.config, left)) for module in configs]
+    edits += [(module, "config", _shorter_config(module.config, left, top_k)) for module in configs]
     before = [(module, name, vars(module)[name]) for module, name, _ in edits]
     try:
         for module, name, value in edits:
@@ -183,7 +184,7 @@ def _shorter(mixture: Mixture, modules: Collection[nn.Module], left: int) -> Ite
             setattr(module, name, value)
 
 
-def _shorter_config(mixture: Mixture, config: Any, left: int) -> Any:
+def _shorter_config(config: Any, left: int, top_k: int) -> Any:
     """A copy of a config, for routers that read it in their forward."""
     shorter = copy.copy(config)
     for name in COUNT_FIELDS:
@@ -191,5 +192,5 @@ def _shorter_config(mixture: Mixture, config: Any, left: int) -> Any:
             setattr(shorter, name, left)
     for name in TOP_K_FIELDS:
         if name in vars(shorter):
-            setattr(shorter, name, min(mixture.top_k, left))
+            setattr(shorter, name, top_k)
     return shorter

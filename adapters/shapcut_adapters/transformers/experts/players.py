@@ -77,7 +77,8 @@ class Experts:
             for mixture, first in self._numbered()
             if first <= player.index < first + mixture.count
         )
-        return [table.view(table.of(mixture.module), player.index - first) for table in mixture.tables]
+        tensors = [(table, table.of(mixture.module).detach()) for table in mixture.tables]
+        return [table.view(tensor, player.index - first) for table, tensor in tensors]
 
     def _numbered(self) -> Iterator[tuple[Mixture, int]]:
         """The mixtures, each with the number of its first expert among all players."""
