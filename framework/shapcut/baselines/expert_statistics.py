@@ -31,7 +31,7 @@ class ExpertStatisticEstimator(Estimator):
         access = require_access(problem.game, f"estimator {self.name!r}")
         if access.granularity != "expert":
             raise InputError(f"estimator {self.name!r} scores experts; use --granularity expert")
-        values = expert_statistic(access, self.statistic)
+        values = expert_statistic(access, Groups.of(problem.players), self.statistic)
         weighting = f"{self.weighting}; no coalition was measured"
         return scored(problem.players, values, estimator=self.name, weighting=weighting)
 
@@ -69,15 +69,14 @@ class ReapEstimator(ExpertStatisticEstimator):
     weighting = "router weight times norm of an expert's output, mean over its tokens"
 
 
-def expert_statistic(access: ModelAccess, statistic: ExpertStatistic) -> NDArray[np.float64]:
+def expert_statistic(access: ModelAccess, groups: Groups, statistic: ExpertStatistic) -> NDArray[np.float64]:
     """A statistic of every player on the calibration tokens, shape (n_players,); charges the pass.
 
     Raises:
         UnsupportedModelError: if the adapter cannot observe this model's experts.
     """
     found = access.adapter.expert_statistics(access.model, access.input_ids)[statistic]
-    players = access.adapter.players(access.model, access.granularity)
-    access.charge(len(Groups.of(players)))
+    access.charge(len(groups))
     return np.asarray(found, dtype=np.float64)
 
 
@@ -86,11 +85,11 @@ def first_evidence(game: Game) -> NDArray[np.float64] | None:
     access = game.access
     if not isinstance(access, ModelAccess) or access.granularity != "expert":
         return None
+    groups = Groups.of(game.players)
     try:
-        norms = expert_statistic(access, "ean")
+        norms = expert_statistic(access, groups, "ean")
     except UnsupportedModelError:
         return None
-    groups = Groups.of(game.players)
     count = np.bincount(groups.labels)
     means = np.bincount(groups.labels, weights=norms) / count
     relative: NDArray[np.float64] = norms / np.where(means > 0.0, means, 1.0)[groups.labels]
