@@ -204,7 +204,8 @@ class HFDecoderAdapter(Adapter):
     def output_projections(self, model: nn.Module, player: Player) -> tuple[OutputProjection, ...]:
         """See `found_projections`.
 
-        None for experts. Weights that other blocks share, or that accelerate manages, are not declared linear.
+        Experts have none. Weights that other blocks share, or that accelerate manages, are not declared
+        linear.
         """
         if player.kind == "expert":
             return ()
