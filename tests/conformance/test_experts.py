@@ -183,6 +183,16 @@ def test_layers_and_router_groups_are_groups(adapter):
     assert [player.group for player in adapter.players(grouped, "expert")[:8]] == [4] * 4 + [5] * 4
 
 
+def test_a_router_that_ranks_no_groups_has_none(adapter):
+    model, input_ids = tiny("deepseek_v2", topk_method="greedy", n_group=None, topk_group=None)
+    players = adapter.players(model, "expert")
+    assert [player.group for player in players[::8]] == [2, 3, 4, 5]
+    absent = set(one_of_each_group(adapter, model))
+    expected = bypassed(adapter, model, input_ids, absent)
+    removed = adapter.remove(model, absent, "expert")
+    torch.testing.assert_close(adapter.logits(removed, input_ids), expected, rtol=0, atol=1e-5)
+
+
 def test_shared_experts_and_dense_layers_stay(adapter):
     model, _ = tiny("qwen2_moe")
     whole = copy.deepcopy(model)
