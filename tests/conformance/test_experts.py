@@ -4,12 +4,14 @@ import copy
 import dataclasses
 from contextlib import ExitStack
 
+import accelerate
 import pytest
 import torch
 from torch.nn import functional
 
 from shapcut.support.errors import UnsupportedModelError
 from shapcut.testing import CHECKS, cases_of, run_check
+from shapcut.testing.case import run_stack
 from shapcut_adapters.shared.forwards import replaced_forward
 from shapcut_adapters.transformers.adapter import HFDecoderAdapter
 from shapcut_adapters.transformers.families import FAMILIES
@@ -181,6 +183,16 @@ def test_layers_and_router_groups_are_groups(adapter):
     assert [player.group for player in adapter.players(grouped, "expert")[:8]] == [4] * 4 + [5] * 4
 
 
+def test_a_router_that_ranks_no_groups_has_none(adapter):
+    model, input_ids = tiny("deepseek_v2", topk_method="greedy", n_group=None, topk_group=None)
+    players = adapter.players(model, "expert")
+    assert [player.group for player in players[::8]] == [2, 3, 4, 5]
+    absent = set(one_of_each_group(adapter, model))
+    expected = bypassed(adapter, model, input_ids, absent)
+    removed = adapter.remove(model, absent, "expert")
+    torch.testing.assert_close(adapter.logits(removed, input_ids), expected, rtol=0, atol=1e-5)
+
+
 def test_shared_experts_and_dense_layers_stay(adapter):
     model, _ = tiny("qwen2_moe")
     whole = copy.deepcopy(model)
@@ -293,3 +305,17 @@ def test_an_expert_has_weights_and_no_parameters_of_its_own(adapter):
     assert sum(weight.numel() for weight in weights) == player.parameters
     with pytest.raises(UnsupportedModelError, match="only slices"):
         adapter.player_parameters(model, player)
+    assert adapter.output_projections(model, player) == ()
+
+
+def test_offloaded_experts_run_as_others(adapter):
+    model, input_ids = tiny("mixtral")
+    n_players, absent = len(adapter.players(model, "expert")), {1, 6, 7}
+    expected = bypassed(adapter, model, input_ids, absent)
+    accelerate.cpu_offload(model, torch.device("cpu"))
+    gate = model.model.layers[0].mlp.gate
+    assert gate.weight.is_meta
+    torch.testing.assert_close(bypassed(adapter, model, input_ids, absent), expected, rtol=0, atol=1e-5)
+    found = run_stack(adapter.stack(model, "expert"), n_players, input_ids, absent)
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
+    assert gate.weight.is_meta

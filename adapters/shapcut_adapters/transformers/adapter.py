@@ -221,8 +221,11 @@ class HFDecoderAdapter(Adapter):
     def output_projections(self, model: nn.Module, player: Player) -> tuple[OutputProjection, ...]:
         """See `found_projections`.
 
-        Weights that other blocks share, or that accelerate manages, are not declared linear.
+        Experts have none. Weights that other blocks share, or that accelerate manages, are not declared
+        linear.
         """
+        if player.kind == "expert":
+            return ()
         decoder = find_decoder(model)
         stack = self.stack(model)
         if stack is None:

@@ -227,9 +227,9 @@ def _mixture(decoder: Decoder, layer: int, path: str, count: int) -> Mixture:
         top_k=_top_k(name, module, router, decoder.config),
         weights=tuple(_weight_tables(name, experts, count)),
         routing=tuple(_routing_tables(name, module, routers[0], count)),
-        ranks_groups=hasattr(router, "num_group"),
-        groups=getattr(router, "num_group", 1),
-        chosen_groups=getattr(router, "topk_group", 1),
+        ranks_groups=getattr(router, "num_group", None) is not None,
+        groups=getattr(router, "num_group", None) or 1,
+        chosen_groups=getattr(router, "topk_group", None) or 1,
     )
 
 

@@ -30,8 +30,8 @@ def removal_objection(model: nn.Module, kept: Sequence[tuple[Mixture, Collection
 
 def remove_experts(decoder: Decoder, kept: Sequence[tuple[Mixture, Collection[int]]]) -> None:
     """Keep only some experts of each layer, in place."""
-    configs = {id(config): config for module in decoder.model.modules() for config in _configs(module)}
-    configs[id(decoder.config)] = decoder.config
+    held = [decoder.config, *(vars(module).get("config") for module in decoder.model.modules())]
+    configs = {id(config): config for config in held if type(config) is type(decoder.config)}
     for mixture, experts in kept:
         _count(mixture, decoder.model, len(experts))
         for table in mixture.tables:
@@ -53,11 +53,6 @@ def _count(mixture: Mixture, model: nn.Module, left: int) -> None:
     for name in COUNT_FIELDS:  # what the auxiliary loss counts by
         if vars(model).get(name) == mixture.count:
             setattr(model, name, left)
-
-
-def _configs(module: nn.Module) -> list[PretrainedConfig]:
-    found = vars(module).get("config")
-    return count_holders(found) if isinstance(found, PretrainedConfig) else []
 
 
 def _edit(config: PretrainedConfig, kept: Sequence[tuple[Mixture, Collection[int]]]) -> None:
