@@ -238,7 +238,7 @@ def default_coalitions(bench: Bench) -> CoalitionMatrix:
     known = game.values(singles)
     damage = known[0] - known[1:]
     alike = FunctionGame(n, lambda rows: known[0] - (~rows) @ damage)
-    affordable = int(SHARE * DEFAULT_BUDGET * SAMPLES / len(game.input_ids))
+    affordable = int((SHARE * DEFAULT_BUDGET - 1) * SAMPLES / len(game.input_ids))
     problem = EstimationProblem(alike, affordable, rng, n_remove=N_REMOVE)
     guided = SurrogateEstimator(share=1.0).estimate(problem).coalitions[len(singles) :]
     return np.vstack([singles, guided[np.lexsort(guided.T[::-1])]])

@@ -115,6 +115,22 @@ def _family(name: str, row: dict[str, Any]) -> list[str]:
     return [name, row["class"], row["verdict"], str(row["removals"]), difference, fast, "; ".join(notes)]
 
 
+def players_families(content: dict[str, Any]) -> str:
+    """The families whose experts were tried, and why some are refused."""
+    rows = content["families"]
+    exact = [name for name, row in rows.items() if row["verdict"] == "exact"]
+    largest = max(rows[name]["largest_difference"] for name in exact)
+    lines = [
+        f"transformers {content['transformers']}, torch {content['torch']}, {content['machine']}: {len(rows)} families with "
+        f"experts, {len(exact)} exact; the largest difference {largest:.1g} of the effect.",
+        "",
+        f"Exact: {', '.join(exact)}.",
+        "",
+    ]
+    lines += [f"- {name}, {row['verdict']}: {row['reason']}" for name, row in rows.items() if "reason" in row]
+    return "\n".join([*lines, "", f"`{content['command']}`."])
+
+
 def shapes(content: dict[str, Any]) -> str:
     """Each published shape, cut at random places."""
     values = {"config.json": "its config.json", "transformers": "transformers' defaults"}
@@ -265,6 +281,7 @@ def _json(path: Path) -> Any:
 
 TABLES: dict[str, Callable[[dict[str, Any]], str]] = {
     "families": families,
+    "players_families": players_families,
     "shapes": shapes,
     "siblings": siblings,
     "racing": racing,

@@ -1,4 +1,4 @@
-"""The five architectures of the zoo: configuration, class and first weights of each."""
+"""The architectures of the zoo: configuration, class and first weights of each."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,7 +14,11 @@ from transformers import (
     Mamba2ForCausalLM,
     MambaConfig,
     MambaForCausalLM,
+    MixtralConfig,
+    MixtralForCausalLM,
     PreTrainedModel,
+    Qwen3MoeConfig,
+    Qwen3MoeForCausalLM,
     RwkvConfig,
     RwkvForCausalLM,
 )
@@ -87,6 +91,8 @@ ARCHITECTURES = {
     "llama": Architecture(LlamaConfig, LlamaForCausalLM, "model.layers"),
     "mamba": Architecture(MambaConfig, MambaForCausalLM, "backbone.layers"),
     "mamba2": Architecture(Mamba2Config, Mamba2ForCausalLM, "backbone.layers"),
+    "mixtral": Architecture(MixtralConfig, MixtralForCausalLM, "model.layers"),
+    "qwen3moe": Architecture(Qwen3MoeConfig, Qwen3MoeForCausalLM, "model.layers"),
     "rwkv4": Architecture(RwkvConfig, RwkvForCausalLM, "rwkv.blocks"),
     "rwkv7": Architecture(RWKV7Config, RWKV7ForCausalLM, "model.layers", _prepare_rwkv7),
 }

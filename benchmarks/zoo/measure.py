@@ -29,9 +29,13 @@ _BATCH = 16
 
 def language_loss(model: PreTrainedModel, context: Tensor, targets: Tensor | None = None) -> Tensor:
     """Mean negative log-likelihood in nats of each window's tokens but the first, given those before."""
-    logits = model(input_ids=context, use_cache=False).logits[:, :-1]
-    wanted = (context if targets is None else targets)[:, 1:]
-    return functional.cross_entropy(logits.flatten(0, 1), wanted.flatten())
+    logits = model(input_ids=context, use_cache=False).logits
+    return next_token_loss(logits, context if targets is None else targets)
+
+
+def next_token_loss(logits: Tensor, targets: Tensor) -> Tensor:
+    """Mean negative log-likelihood in nats of each window's tokens but the first."""
+    return functional.cross_entropy(logits[:, :-1].flatten(0, 1), targets[:, 1:].flatten())
 
 
 @torch.no_grad()

@@ -18,7 +18,7 @@ import torch
 import yaml
 from architectures import ARCHITECTURES
 from corpus import Corpus, model_directory, new_corpus, random_windows, spread_windows
-from measure import language_loss, left_out, write_measurements
+from measure import language_loss, left_out, next_token_loss, write_measurements
 from recurrences import fast_recurrences
 from torch import Tensor, nn
 from transformers import PreTrainedModel
@@ -48,6 +48,7 @@ class Recipe:
         replace_tokens: how often a token of the context is replaced by a random one in a training step.
         report_every: steps between points of the loss curve.
         checkpoint_every: steps.
+        balance: weight of the loss that a mixture of experts has if it does not route to all alike.
     """
 
     architecture: str
@@ -64,6 +65,7 @@ class Recipe:
     replace_tokens: float
     report_every: int
     checkpoint_every: int
+    balance: float = 0.0
 
     @classmethod
     def read(cls, path: Path) -> "Recipe":
@@ -140,13 +142,21 @@ def take_step(training: Training, corpus: Corpus) -> None:
     blocks = ARCHITECTURES[recipe.architecture].blocks_of(model)[1:]  # the first one normalizes the embedding
     dropped = (torch.rand(len(blocks), generator=generator) < recipe.drop_blocks).tolist()
     with left_out(list(compress(blocks, dropped))):
-        loss = language_loss(model, context, tokens)
+        loss = training_loss(model, context, tokens, recipe.balance)
     training.optimizer.zero_grad()
     loss.backward()
     nn.utils.clip_grad_norm_(model.parameters(), 1.0)
     training.optimizer.step()
     training.losses.append(loss.item())
     training.step += 1
+
+
+def training_loss(model: PreTrainedModel, context: Tensor, tokens: Tensor, balance: float) -> Tensor:
+    """The language loss and, for a mixture of experts, that of unequal routing."""
+    if not balance:
+        return language_loss(model, context, tokens)
+    output = model(input_ids=context, use_cache=False, output_router_logits=True)
+    return next_token_loss(output.logits, tokens) + balance * output.aux_loss
 
 
 def replaced(tokens: Tensor, recipe: Recipe, generator: torch.Generator) -> Tensor:

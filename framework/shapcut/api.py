@@ -1,24 +1,26 @@
 """The Python API: the steps of the pipeline as functions, and all of them in one."""
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from torch import nn
 
+from shapcut.baselines.expert_statistics import first_evidence
 from shapcut.data.windows import load_calibration
-from shapcut.estimators.base import EstimationProblem
+from shapcut.estimators.base import EstimationProblem, require_handles_groups
 from shapcut.estimators.robustness import examined
 from shapcut.game.budget import BudgetedGame, capped_budget
 from shapcut.game.coalitions import Player
 from shapcut.game.contributions import Contributions
 from shapcut.game.game import Game, WrappedGame
+from shapcut.game.granularity import Granularity
 from shapcut.game.plan import RemovalPlan
 from shapcut.game.scale import require_spread
 from shapcut.host.host import build_host, select_adapter
 from shapcut.host.open_model import find_model, open_model
-from shapcut.models.adapter import Granularity
 from shapcut.models.fingerprint import model_fingerprint
 from shapcut.models.quantization import is_quantized
 from shapcut.pipeline.prune import prune as run_pipeline
@@ -103,7 +105,9 @@ def estimate(
     """
     chosen = build_host().estimators.create(estimator)
     counted = BudgetedGame(game, capped_budget(budget, game.players))
-    problem = EstimationProblem(counted, counted.budget, np.random.default_rng(seed), remove)
+    require_handles_groups(game.players, "estimator", chosen.name, handles_groups=chosen.handles_groups)
+    evidence = partial(first_evidence, counted)
+    problem = EstimationProblem(counted, counted.budget, np.random.default_rng(seed), remove, evidence)
     found: Contributions = chosen.estimate(problem)
     require_spread(found.measured)
     measurements = counted.measurements(found.coalitions[found.on_all_text])
@@ -135,6 +139,7 @@ def select(
         InputError: if the selector is unknown, or no set of that size can be removed.
     """
     chosen = build_host().selectors.create(selector)
+    require_handles_groups(players, "selector", chosen.name, handles_groups=chosen.handles_groups)
     problem = SelectionProblem(
         contributions, players, remove, game=game, budget=budget, rng=np.random.default_rng(seed)
     )

@@ -12,6 +12,7 @@ from .game.game import WindowedGame as WindowedGame
 from .game.game import WindowMeans as WindowMeans
 from .game.game import WindowPart as WindowPart
 from .game.game import assembled as assembled
+from .game.granularity import Granularity as Granularity
 from .game.plan import RemovalPlan as RemovalPlan
 from .game.surrogate import Surrogate as Surrogate
 from .host.hookspecs import Register as Register
@@ -19,7 +20,7 @@ from .host.hookspecs import hookimpl as hookimpl
 from .host.worker import build_game as build_game
 from .models.adapter import Adapter as Adapter
 from .models.adapter import Example as Example
-from .models.adapter import Granularity as Granularity
+from .models.adapter import ExpertStatistic as ExpertStatistic
 from .models.checkpoint_format import CheckpointFormat as CheckpointFormat
 from .models.checkpoint_format import Tokenizer as Tokenizer
 from .models.layer_stack import LayerStack as LayerStack

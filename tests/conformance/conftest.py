@@ -22,5 +22,4 @@ def adapter() -> HFDecoderAdapter:
 def family_case(request: pytest.FixtureRequest) -> Case:
     """The example of the family that the test is parametrized with; one at a time is kept."""
     adapter = HFDecoderAdapter()
-    (case,) = cases_of(adapter, request.param, adapter.examples()[request.param])
-    return case
+    return cases_of(adapter, request.param, adapter.examples()[request.param])[0]

@@ -36,8 +36,7 @@ VALUES = 1e-4
 
 def case_of(family: str) -> Case:
     adapter = HFDecoderAdapter()
-    (case,) = cases_of(adapter, family, adapter.examples()[family])
-    return case
+    return cases_of(adapter, family, adapter.examples()[family])[0]
 
 
 def game_of(case: Case, *, fuse: bool = False) -> ModelGame:

@@ -1,7 +1,7 @@
 """Adapters that each break one promise of the contract."""
 
 import copy
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from weakref import WeakSet
 
@@ -12,7 +12,7 @@ from shapcut.game.coalitions import Player
 from shapcut.models.adapter import Adapter
 from shapcut.models.layer_stack import LayerStack, Unembedding
 from shapcut.support.errors import UnsupportedModelError
-from shapcut_adapters.shared.forwards import replaced_blocks
+from shapcut_adapters.shared.forwards import replaced_blocks, replaced_forward
 from shapcut_adapters.shared.indices import checked_indices
 from shapcut_adapters.transformers.adapter import HFDecoderAdapter
 from shapcut_adapters.transformers.decoder import find_decoder
@@ -497,7 +497,7 @@ class Sublayers(Sound):
     """Breaks nothing: also has the two halves of a layer as players, which it cannot remove."""
 
     def players(self, model, granularity="block"):
-        if granularity == "block":
+        if granularity != "sublayer":
             return super().players(model, granularity)
         return tuple(
             Player(
@@ -515,7 +515,7 @@ class Sublayers(Sound):
 
     @contextmanager
     def bypass(self, model, present, granularity="block"):
-        if granularity == "block":
+        if granularity != "sublayer":
             with super().bypass(model, present, granularity):
                 yield
             return
@@ -559,6 +559,99 @@ class IgnoresAbsentHalves(Sublayers):
         everyone = range(len(self.players(model, granularity))) if granularity == "sublayer" else ()
         with super().bypass(model, {*present, *everyone}, granularity):
             yield
+
+
+class ExpertPlayers(Sound):
+    """Breaks nothing: its blocks are mixtures of experts."""
+
+    family = small("qwen3_moe", hidden_size=16, mlp_only_layers=[1])
+
+
+class SilencesExperts(ExpertPlayers):
+    """Chooses among all experts and drops what absent ones give."""
+
+    @contextmanager
+    def bypass(self, model, present, granularity="block"):
+        if granularity != "expert":
+            with super().bypass(model, present, granularity):
+                yield
+            return
+        players = self.players(model, granularity)
+        running = checked_indices(present, len(players))
+        with super().bypass(model, range(len(players)), granularity), ExitStack() as stack:
+            for experts in {player.name.rpartition(".")[0] for player in players}:
+                numbers = [player for player in players if player.name.rpartition(".")[0] == experts]
+                absent = [number for number, player in enumerate(numbers) if player.index not in running]
+                module = model.get_submodule(experts)
+                stack.enter_context(replaced_forward(module, self.silenced(module, absent)))
+            yield
+
+    def silenced(self, experts, absent):
+        forward = vars(experts).get("forward") or type(experts).forward.__get__(experts)
+
+        def run(hidden_states, indices, weights):
+            for expert in absent:
+                weights = weights.masked_fill(indices == expert, 0.0)
+            return forward(hidden_states, indices, weights)
+
+        return run
+
+
+class WithStackOfAllExperts(ExpertPlayers):
+    def stack(self, model, granularity="block"):
+        stack = super().stack(model, granularity)
+        if granularity == "expert":
+            stack.run = lambda index, present, state: stack.step(index, state)
+        return stack
+
+
+class WithExpertsOverwritingTheState(ExpertPlayers):
+    """Only where an expert is absent."""
+
+    def stack(self, model, granularity="block"):
+        stack = super().stack(model, granularity)
+        run = stack.run
+
+        def overwriting(index, present, state):
+            following = run(index, present, state)
+            if not all(present):
+                state[0].zero_()
+            return following
+
+        if granularity == "expert":
+            stack.run = overwriting
+        return stack
+
+
+class KeepsTheFirstExperts(ExpertPlayers):
+    """Removes the right number of experts from each layer, but always the last ones."""
+
+    def remove(self, model, absent, granularity="block"):
+        if granularity == "expert" and self.can_remove(model, absent, granularity) is None:
+            players = self.players(model, granularity)
+            groups = sorted({player.group for player in players})
+            each = len(absent) // len(groups)
+            members = [[player.index for player in players if player.group == group] for group in groups]
+            absent = {index for group in members for index in group[len(group) - each :]}
+        return super().remove(model, absent, granularity)
+
+
+class KeepsTheOldCountOfExperts(ExpertPlayers):
+    """Cuts the weights and forgets the config."""
+
+    def remove(self, model, absent, granularity="block"):
+        count = model.config.num_experts
+        removed = super().remove(model, absent, granularity)
+        if granularity == "expert":
+            removed.config.num_experts = count
+        return removed
+
+
+class CountsNoRouterRows(ExpertPlayers):
+    def players(self, model, granularity="block"):
+        found = super().players(model, granularity)
+        rows = model.config.hidden_size if granularity == "expert" else 0
+        return tuple(replace(player, parameters=player.parameters - rows) for player in found)
 
 
 class MatchesEverything(Sound):

@@ -115,6 +115,23 @@ EXPECTED = {
         "first-forward-inside-bypass",
     },
     broken.RemovesIntoFloat32: {"dtype-and-device-kept"},
+    broken.SilencesExperts: {
+        "absent-is-ignored",
+        "stack-equals-bypass",
+        "remove-equals-bypass",
+        "cached-decoding",
+        "reindexed-players",
+    },
+    broken.WithStackOfAllExperts: {"stack-equals-bypass"},
+    broken.WithExpertsOverwritingTheState: {"stack-leaves-states"},
+    broken.KeepsTheFirstExperts: {"remove-equals-bypass", "cached-decoding", "reindexed-players"},
+    broken.KeepsTheOldCountOfExperts: {
+        "reload-equals-removed",
+        "removal-composes",
+        "reindexed-players",
+        "dtype-and-device-kept",
+    },
+    broken.CountsNoRouterRows: {"parameter-count"},
 }
 
 
@@ -159,6 +176,12 @@ def test_a_declared_fault_of_the_cache_is_reported():
 def test_sublayers_are_checked_where_they_are_players():
     results = check_adapter(broken.Sublayers())
     assert {result.example for result in results} == {"tiny", "tiny by sublayer"}
+    assert [result for result in results if not result.passed] == []
+
+
+def test_experts_are_checked_where_they_are_players():
+    results = check_adapter(broken.ExpertPlayers())
+    assert {result.example for result in results} == {"tiny", "tiny by expert"}
     assert [result for result in results if not result.passed] == []
 
 

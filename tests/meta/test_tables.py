@@ -29,6 +29,15 @@ def test_tables_are_generated_from_results(page: str) -> None:
     assert tables.filled(text) == text
 
 
+def test_experts_of_every_family_are_exact_or_refused() -> None:
+    file = ROOT / "benchmarks" / "results" / "players_families.json"
+    content = json.loads(file.read_text(encoding="utf-8"))
+    assert content["complete"]
+    assert content["counts"].keys() == {"exact", "refused"}
+    assert all(row["reason"] for row in content["families"].values() if row["verdict"] == "refused")
+    assert content["families"].keys() <= HFDecoderAdapter().examples().keys()
+
+
 def test_every_claimed_family_was_swept_and_none_is_wrong() -> None:
     content = json.loads((ROOT / "benchmarks" / "results" / "families.json").read_text(encoding="utf-8"))
     assert content["complete"]

@@ -22,8 +22,9 @@ from transformers import (
 )
 
 from shapcut.game.coalitions import Player
+from shapcut.game.granularity import Granularity
 from shapcut.measurement.latency import LatencyResult, latency
-from shapcut.models.adapter import Adapter, Granularity
+from shapcut.models.adapter import Adapter
 from shapcut.support.quiet import quiet_libraries
 
 BOS, EOS = "<s>", "</s>"

@@ -8,12 +8,15 @@ from pathlib import Path
 from typing import ClassVar
 from weakref import WeakKeyDictionary
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from shapcut.contracts import (
     Adapter,
     Example,
+    ExpertStatistic,
     Granularity,
     LayerStack,
     OutputProjection,
@@ -26,6 +29,9 @@ from shapcut_adapters.shared.indices import checked_indices
 from shapcut_adapters.shared.output_projections import found_projections
 from shapcut_adapters.shared.removal import require_removable
 from shapcut_adapters.transformers.decoder import Decoder, find_blocks, find_decoder, forward, input_device
+from shapcut_adapters.transformers.experts.players import Experts
+from shapcut_adapters.transformers.experts.stack import ExpertStack
+from shapcut_adapters.transformers.experts.statistics import expert_statistics
 from shapcut_adapters.transformers.families import FAMILIES, WRAPPERS, family_of, is_wrapper
 from shapcut_adapters.transformers.families.rules import Cut
 from shapcut_adapters.transformers.file_cut import (
@@ -47,10 +53,11 @@ from shapcut_adapters.transformers.tiny_models import tiny_model, tiny_wrapper
 
 _CHECK_SHAPE = (3, 16)
 _CHECK_VOCABULARY = 32
+_OBSERVED_TOKENS = 4096
 
 
 class HFDecoderAdapter(Adapter):
-    """Blocks of the decoder-only families in `shapcut_adapters.transformers.families`.
+    """Blocks, and experts, of the decoder-only families in `shapcut_adapters.transformers.families`.
 
     Models must be in evaluation mode. The adapter probes once per model what its blocks return and whether
     their calls can be replayed, and caches the answer with the model.
@@ -68,7 +75,9 @@ class HFDecoderAdapter(Adapter):
         return family is not None and find_blocks(model, family) is not None
 
     def players(self, model: nn.Module, granularity: Granularity = "block") -> tuple[Player, ...]:
-        """One player per block, named by its dotted path."""
+        """One player per block, named by its dotted path; or one per expert, see `Experts`."""
+        if granularity == "expert":
+            return Experts.of(model).players()
         decoder = _decoder(model, granularity)
         pinned = pinned_blocks(decoder)
         return tuple(
@@ -89,13 +98,18 @@ class HFDecoderAdapter(Adapter):
     ) -> Iterator[None]:
         """Let absent blocks return their input hidden state; runs the model without a cache.
 
-        Contexts nest: a block runs if every open context has it present.
+        Absent experts are not among those that their router chooses from. Contexts nest: a player runs if
+        every open context has it present.
 
         Raises:
-            IndexError: on entering, if an index names no block.
+            IndexError: on entering, if an index names no player.
             UnsupportedModelError: on entering, if other blocks cannot run without an absent one.
             ShapcutError: from a forward pass with ``past_key_values``.
         """
+        if granularity == "expert":
+            with Experts.of(model).bypass(present):
+                yield
+            return
         decoder = _decoder(model, granularity)
         running = checked_indices(present, len(decoder.blocks))
         for index, reason in needed_blocks(decoder).items():
@@ -110,11 +124,18 @@ class HFDecoderAdapter(Adapter):
 
     def stack(self, model: nn.Module, granularity: Granularity = "block") -> LayerStack | None:
         """The recorded calls of the blocks, or None if replaying them differs from the model."""
-        decoder = _decoder(model, granularity)
+        experts = Experts.of(model) if granularity == "expert" else None
+        decoder = experts.decoder if experts else _decoder(model, granularity)
         if model not in self._stack_batch_sizes:
             self._stack_batch_sizes[model] = self._usable_batch_sizes(decoder)
-        usable = self._stack_batch_sizes[model]
-        return RecordedStack(decoder, self._block_containers(decoder), usable[0]) if usable else None
+        if not (usable := self._stack_batch_sizes[model]):
+            return None
+        containers = self._block_containers(decoder)
+        return (
+            ExpertStack(experts, containers, usable[0])
+            if experts
+            else RecordedStack(decoder, containers, usable[0])
+        )
 
     def input_device(self, model: nn.Module) -> torch.device:
         """The device that accelerate executes on if it manages the weights, else that of the weights."""
@@ -125,16 +146,21 @@ class HFDecoderAdapter(Adapter):
     ) -> nn.Module:
         """Delete blocks, renumber the rest, and shorten the config; see `Family.rebuild`.
 
-        A family that must be rebuilt gives a new model that shares the remaining weights.
+        A family that must be rebuilt gives a new model that shares the remaining weights. Experts are cut
+        from their packed weights and from the router.
         """
         require_removable(self, model, absent, granularity)
+        if granularity == "expert":
+            return Experts.of(model).remove(absent)
         decoder = _decoder(model, granularity)
         return remove_blocks(decoder, _cut(decoder, absent))
 
     def can_remove(
         self, model: nn.Module, absent: Collection[int], granularity: Granularity = "block"
     ) -> str | None:
-        """As `Adapter.can_remove`; the family's rules may also object to a set."""
+        """As `Adapter.can_remove`; the family's rules or the router may also object to a set."""
+        if granularity == "expert":
+            return Experts.of(model).objection(absent) or None
         decoder = _decoder(model, granularity)
         cut = _cut(decoder, checked_indices(absent, len(decoder.blocks)))
         pinned = pinned_blocks(decoder)
@@ -144,6 +170,18 @@ class HFDecoderAdapter(Adapter):
         if not cut.kept:
             return "no player would stay, at least 1 is needed"
         return removal_objection(decoder, cut) or None
+
+    def expert_statistics(
+        self, model: nn.Module, input_ids: Tensor
+    ) -> Mapping[ExpertStatistic, NDArray[np.float64]]:
+        """See `Adapter.expert_statistics`; experts that are given all tokens cannot be observed."""
+        mixtures = [mixture for mixture in Experts.of(model).mixtures if mixture is not None]
+
+        def run() -> None:
+            for ids in torch.split(input_ids, max(1, _OBSERVED_TOKENS // input_ids.shape[1])):
+                self.logits(model, ids)
+
+        return expert_statistics(mixtures, run)
 
     def canonicalise(self, model: nn.Module) -> nn.Module:
         """Undo or prevent in-place weight changes by the family's model."""
@@ -165,14 +203,29 @@ class HFDecoderAdapter(Adapter):
         )
 
     def player_parameters(self, model: nn.Module, player: Player) -> list[nn.Parameter]:
-        """A block's parameters that nothing outside it shares."""
+        """A block's parameters that nothing outside it shares.
+
+        Raises:
+            UnsupportedModelError: for an expert, whose weights are parts of parameters.
+        """
+        if player.kind == "expert":
+            raise UnsupportedModelError(f"{player.name} has no parameters of its own, only slices; use block")
         return find_decoder(model).own_parameters()[player.index]
+
+    def player_weights(self, model: nn.Module, player: Player) -> list[Tensor]:
+        """As `Adapter.player_weights`; an expert's slices, also of the router and its biases."""
+        if player.kind == "expert":
+            return Experts.of(model).weights(player)
+        return super().player_weights(model, player)
 
     def output_projections(self, model: nn.Module, player: Player) -> tuple[OutputProjection, ...]:
         """See `found_projections`.
 
-        Weights that other blocks share, or that accelerate manages, are not declared linear.
+        Experts have none. Weights that other blocks share, or that accelerate manages, are not declared
+        linear.
         """
+        if player.kind == "expert":
+            return ()
         decoder = find_decoder(model)
         stack = self.stack(model)
         if stack is None:
@@ -262,5 +315,7 @@ def _cut(decoder: Decoder, absent: Collection[int]) -> Cut:
 
 def _decoder(model: nn.Module, granularity: Granularity) -> Decoder:
     if granularity != "block":
-        raise UnsupportedModelError(f"hf-decoder has whole blocks as players, not {granularity}; use block")
+        raise UnsupportedModelError(
+            f"hf-decoder has whole blocks or experts as players, not {granularity}; use block or expert"
+        )
     return find_decoder(model)

@@ -23,6 +23,9 @@ from shapcut_adapters.transformers.stored_files import copy_weights, stored_name
 _STORED_AS, _STORED_DEPTH = "shapcut_stored_as", "shapcut_stored_depth"
 """Attributes of a block and of the stack: a block's number and their number where they were loaded from."""
 
+_WITHOUT_EXPERTS = "shapcut_without_experts"
+"""Attribute of a stack whose layers have lost experts since they were loaded."""
+
 _QUANTIZATION = "quantization_config"
 _QUANTIZATION_FILES = ("hf_quant_config.json", "quantize_config.json", "quant_config.json")
 _NUMBERED = re.compile(r"(.+?)\.(\d+)\.")
@@ -33,6 +36,11 @@ def note_stored_numbers(decoder: Decoder) -> None:
     vars(decoder.blocks).setdefault(_STORED_DEPTH, len(decoder.blocks))
     for index, block in enumerate(decoder.blocks):
         vars(block).setdefault(_STORED_AS, index)
+
+
+def forbid_file_cut(decoder: Decoder) -> None:
+    """Note that layers have lost experts, which files pack with others or number otherwise."""
+    vars(decoder.blocks)[_WITHOUT_EXPERTS] = True
 
 
 def is_cut_as_files(model: nn.Module) -> bool:
@@ -61,6 +69,8 @@ def save_without_predictors(model: Any, directory: Path) -> None:
 def files_objection(decoder: Decoder, source: Path) -> str:
     """Why a checkpoint cannot be cut as files; empty if it can."""
     family = type(decoder.model).__name__
+    if _WITHOUT_EXPERTS in vars(decoder.blocks):
+        return f"the layers of the {family} have lost experts"
     if decoder.rebuild is not None:
         return f"a {family} must be rebuilt for a removal"
     if decoder.family.entrance:

@@ -36,6 +36,7 @@ def tiny_model(family: Family, seed: int) -> tuple[nn.Module, Tensor]:
         model = builder.from_config(config)
     perturb(model, generator)
     tokens = torch.randint(3, VOCABULARY, _SHAPE, generator=generator)
+    _shift_router_biases(model, generator)
     return model.eval(), tokens
 
 
@@ -47,4 +48,14 @@ def tiny_wrapper(wrapper: Wrapper, seed: int) -> tuple[nn.Module, Tensor]:
     with seeded(seed):
         model = builder.from_config(config)
     perturb(model, generator)
-    return model.eval(), torch.randint(3, _TEXT_ONLY, _SHAPE, generator=generator)
+    tokens = torch.randint(3, _TEXT_ONLY, _SHAPE, generator=generator)
+    _shift_router_biases(model, generator)
+    return model.eval(), tokens
+
+
+def _shift_router_biases(model: nn.Module, generator: torch.Generator) -> None:
+    """Shift the buffers by which routers choose among experts; they start at zero."""
+    stored = model.state_dict().keys()
+    for name, buffer in model.named_buffers():
+        if name in stored and "bias" in name.rpartition(".")[2] and buffer.is_floating_point():
+            buffer.add_(0.1 * torch.randn(buffer.shape, generator=generator))

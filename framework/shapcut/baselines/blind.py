@@ -11,6 +11,7 @@ class NoEstimator(Estimator):
     """Estimates nothing: for selectors that measure sets themselves."""
 
     name = "none"
+    handles_groups = True
 
     def estimate(self, problem: EstimationProblem) -> Contributions:
         """NaN for every player."""
@@ -22,6 +23,7 @@ class RandomEstimator(Estimator):
     """A random order of the players."""
 
     name = "random"
+    handles_groups = True
 
     def estimate(self, problem: EstimationProblem) -> Contributions:
         """Ranks drawn uniformly."""

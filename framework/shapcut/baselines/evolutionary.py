@@ -11,6 +11,7 @@ from shapcut.game.budget import BudgetedGame
 from shapcut.game.coalitions import finite_or_none, without
 from shapcut.game.feasible import Permits, permitted_sets
 from shapcut.game.game import Game
+from shapcut.game.groups import Groups
 from shapcut.game.plan import RemovalPlan
 from shapcut.selection.base import SelectionProblem, Selector
 from shapcut.support.errors import BudgetExceededError, InputError
@@ -49,6 +50,7 @@ class EvolutionarySelector(Selector):
     """
 
     name = "evolutionary"
+    handles_groups = True
 
     def __init__(
         self,
@@ -77,7 +79,9 @@ class EvolutionarySelector(Selector):
         """
         counted = BudgetedGame(problem.require_game(self.name), problem.budget)
         candidates, n_remove = problem.candidates.tolist(), problem.n_remove
-        evolution = _Evolution(self._stages(counted), candidates, problem.permits, problem.rng)
+        evolution = _Evolution(
+            self._stages(counted), candidates, problem.permits, problem.rng, problem.groups
+        )
         wanted = n_remove * (len(candidates) - n_remove) / 1.5
         most = max(1, round(wanted)) if self.generations is None else self.generations
         try:
@@ -129,12 +133,13 @@ class _Evolution:
     candidates: list[int]
     permits: Permits
     rng: np.random.Generator
+    groups: Groups
 
     def begin(self, n_remove: int, initial: int, population: int) -> list[Removed]:
         """The best of some random sets, measured in the first stage."""
         for stage in self.stages:
             stage.game.values(np.ones((1, stage.game.n_players), dtype=np.bool_))
-        sets = permitted_sets(self.candidates, n_remove, self.permits, initial, self.rng)
+        sets = permitted_sets(self.candidates, n_remove, self.permits, initial, self.rng, groups=self.groups)
         if not sets:
             raise InputError(f"no permitted set of {n_remove} players was found")
         return self.stages[0].best(sets, population)
@@ -159,12 +164,19 @@ class _Evolution:
         return list(found)
 
     def _mutated(self, parent: Removed) -> Removed:
-        """Swap a removed player for a present one, one to three times; once is the most likely."""
-        removed = set(parent)
+        """Swap a removed player for a present one of its group, one to three times, most often once."""
+        removed, labels = set(parent), self.groups.labels
         for _ in range(int(self.rng.integers(1, MOST_SWITCHES + 1, size=2).min())):
-            staying = [player for player in self.candidates if player not in removed]
-            if not staying:
+            if len(removed) == len(self.candidates):
                 break
-            removed.remove(int(self.rng.choice(sorted(removed))))
+            back = int(self.rng.choice(sorted(removed)))
+            staying = [
+                player
+                for player in self.candidates
+                if player not in removed and labels[player] == labels[back]
+            ]
+            if not staying:
+                continue
+            removed.remove(back)
             removed.add(int(self.rng.choice(staying)))
         return tuple(sorted(removed))

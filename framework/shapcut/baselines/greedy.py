@@ -13,19 +13,21 @@ from shapcut.selection.base import SelectionProblem, Selector
 from shapcut.support.errors import InputError, ShapcutError
 
 
-def greedy_evaluations(n_candidates: int, n_remove: int) -> int:
+def greedy_evaluations(n_candidates: int, n_remove: int, n_groups: int = 1) -> int:
     """Number of coalitions that a greedy search measures."""
-    return sum(n_candidates - removed for removed in range(n_remove))
+    return sum(n_candidates // n_groups - removed // n_groups for removed in range(n_remove))
 
 
 class GreedySelector(Selector):
     """Removes players one by one, each time the best of the remaining ones.
 
     Source: SLEB, Song et al., arXiv 2402.09025, section 3.3. If no single further player may be removed,
-    pairs and runs of neighbours are tried. The estimator's measurements are reused.
+    pairs and runs of neighbours are tried. The estimator's measurements are reused. Players that have groups
+    are removed from one group after the other, in turns.
     """
 
     name = "greedy"
+    handles_groups = True
 
     def select(self, problem: SelectionProblem) -> RemovalPlan:
         """See `Selector.select`.
@@ -37,7 +39,7 @@ class GreedySelector(Selector):
         """
         game = problem.require_game(self.name)
         contributions, n_remove = problem.contributions, problem.n_remove
-        needed = greedy_evaluations(len(problem.candidates), n_remove)
+        needed = greedy_evaluations(len(problem.candidates), n_remove, len(problem.groups))
         if problem.budget + contributions.evaluations < needed:
             raise InputError(
                 f"selector {self.name!r} needs a budget of {needed} coalitions, {problem.budget} are left"
@@ -87,6 +89,8 @@ class _Search:
 
 def _extensions(removed: tuple[int, ...], problem: SelectionProblem) -> list[tuple[int, ...]]:
     """The permitted supersets by the smallest possible step."""
+    if len(problem.groups) > 1:
+        return _one_more_of_a_group(removed, problem)
     present = [player for player in problem.candidates.tolist() if player not in removed]
     further = steps(present, problem.n_remove - len(removed))
     for size in sorted({len(step) for step in further}):
@@ -95,3 +99,12 @@ def _extensions(removed: tuple[int, ...], problem: SelectionProblem) -> list[tup
         if permitted:
             return permitted
     return []
+
+
+def _one_more_of_a_group(removed: tuple[int, ...], problem: SelectionProblem) -> list[tuple[int, ...]]:
+    """The supersets by one player of the group whose turn it is; only those of full size need permission."""
+    members = problem.groups.members[len(removed) % len(problem.groups)]
+    larger = [tuple(sorted((*removed, player))) for player in members.tolist() if player not in removed]
+    if len(removed) + 1 < problem.n_remove:
+        return larger
+    return [candidate for candidate in larger if problem.permits(candidate)]

@@ -17,6 +17,7 @@ class LeaveOneOutEstimator(Estimator):
     """
 
     name = "leave-one-out"
+    handles_groups = True
 
     def estimate(self, problem: EstimationProblem) -> Contributions:
         """See `Estimator.estimate`; measures one coalition per removable player, and all players."""

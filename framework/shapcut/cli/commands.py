@@ -85,6 +85,7 @@ def inspect_model(
                 "adapter": adapter.name,
                 "parameters": total,
                 "fast_evaluation": fast,
+                "granularities": adapter.granularities(opened.model),
                 "players": [{name: getattr(player, name) for name in player.__slots__} for player in players],
             }
         )
@@ -99,7 +100,9 @@ def inspect_model(
         if fast
         else "one forward pass a coalition (no fast path for this model)"
     )
-    tables.say(f"adapter {adapter.name}; coalitions are evaluated {way}")
+    finer = ", ".join(each for each in adapter.granularities(opened.model) if each != recipe.granularity)
+    others = f"; players can also be --granularity {finer}" if finer else ""
+    tables.say(f"adapter {adapter.name}; coalitions are evaluated {way}{others}")
 
 
 @command("score", panel="Prune")

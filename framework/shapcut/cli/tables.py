@@ -1,12 +1,14 @@
 """Results as tables for people."""
 
 from collections.abc import Iterable, Sequence
+from itertools import groupby
 
 from rich.console import Console
 from rich.table import Table
 
 from shapcut.game.coalitions import Player
 from shapcut.game.contributions import Contributions
+from shapcut.game.groups import Groups
 from shapcut.measurement.record import ModelMeasurement
 from shapcut.pipeline.dry_run import Forecast
 from shapcut.pipeline.footprint import gigabytes
@@ -31,7 +33,9 @@ def say(text: str) -> None:
 
 
 def players_table(players: Sequence[Player]) -> list[list[str]]:
-    """One row a player."""
+    """One row a player, or a group of players."""
+    if len(Groups.of(players)) > 1:
+        return [_group_row(list(group)) for _, group in groupby(players, key=lambda player: player.group)]
     return [
         [
             str(player.index),
@@ -41,6 +45,19 @@ def players_table(players: Sequence[Player]) -> list[list[str]]:
             "yes" if player.removable else f"no: {player.reason}",
         ]
         for player in players
+    ]
+
+
+def _group_row(players: Sequence[Player]) -> list[str]:
+    first, last = players[0], players[-1]
+    removable = sum(player.removable for player in players)
+    reason = next((f": {player.reason}" for player in players if not player.removable), "")
+    return [
+        f"{first.index} to {last.index}",
+        f"{first.name} to {last.name.rpartition('.')[2]}",
+        first.kind,
+        f"{sum(player.parameters for player in players):,}",
+        f"{removable} of {len(players)}{reason}",
     ]
 
 

@@ -13,6 +13,7 @@ from shapcut.comparison.contestants import Contestant
 from shapcut.comparison.row import ResultRow, read_rows, write_rows
 from shapcut.data.text import BUILTIN, check_source
 from shapcut.data.windows import Calibration, check_size, first_windows
+from shapcut.game.groups import Groups
 from shapcut.game.store import EvaluationStore
 from shapcut.game.target import Target
 from shapcut.host.host import Host
@@ -126,7 +127,8 @@ def compare(
     session = prepare(recipe, host, target=False)
     if held_out is not None:
         session = replace(session, held_out=held_out.windows(session.opened.tokenizer))
-    sizes = list(dict.fromkeys(target.n_remove(session.game.n_players) for target in targets))
+    n_groups = len(Groups.of(session.game.players))
+    sizes = list(dict.fromkeys(target.n_remove(session.game.n_players, n_groups) for target in targets))
     for size in sizes:
         check_target(Target.count(session.game.players, size), session.game, recipe.seed)
     with open_run(run_directory) as run, closing(EvaluationStore(run.evaluations)) as store:

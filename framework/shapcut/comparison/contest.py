@@ -6,17 +6,20 @@ import math
 import time
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
 
+from shapcut.baselines.expert_statistics import first_evidence
 from shapcut.comparison.contestants import Contestant
 from shapcut.comparison.row import ResultRow
-from shapcut.estimators.base import EstimationProblem
+from shapcut.estimators.base import EstimationProblem, require_handles_groups
 from shapcut.estimators.sampling import removable
 from shapcut.game.budget import BudgetedGame, MeteredGame, capped_budget
 from shapcut.game.coalitions import CoalitionMatrix, Values, without
 from shapcut.game.game import Game
+from shapcut.game.groups import Groups
 from shapcut.game.plan import RemovalPlan
 from shapcut.game.store import EvaluationStore
 from shapcut.game.stored_game import Observer, StoredGame
@@ -154,7 +157,10 @@ class Contest:
         host, rng = self._session.host, np.random.default_rng(self.seed)
         estimator = host.estimators.create(contestant.method.estimator)
         selector = host.selectors.create(contestant.method.selector)
-        contributions = estimator.estimate(EstimationProblem(game, game.budget, rng, n_remove))
+        for kind, part in (("estimator", estimator), ("selector", selector)):
+            require_handles_groups(game.players, kind, part.name, handles_groups=part.handles_groups)
+        evidence = partial(first_evidence, game)
+        contributions = estimator.estimate(EstimationProblem(game, game.budget, rng, n_remove, evidence))
         problem = SelectionProblem(
             contributions,
             game.players,
@@ -169,7 +175,7 @@ class Contest:
     def _budget(self, contestant: Contestant, n_remove: int) -> int:
         players = self._first.players
         budget = capped_budget(self._session.recipe.budget, players)
-        return contestant.evaluations(len(removable(players)), n_remove, budget)
+        return contestant.evaluations(len(removable(players)), n_remove, budget, len(Groups.of(players)))
 
     def _played_on(self, contestant: Contestant) -> ModelGame:
         """The game that a method runs in."""

@@ -24,11 +24,11 @@ class Contestant:
     method: Method
     budget: int | None = None
 
-    def evaluations(self, candidates: int, n_remove: int, given: int) -> int:
-        """The budget for ``n_remove`` of ``candidates`` removable players."""
+    def evaluations(self, candidates: int, n_remove: int, given: int, n_groups: int = 1) -> int:
+        """The budget for ``n_remove`` of ``candidates`` removable players in some groups."""
         if self.budget is not None:
             return self.budget
-        return given if self.method.needs is None else self.method.needs(candidates, n_remove)
+        return given if self.method.needs is None else self.method.needs(candidates, n_remove, n_groups)
 
 
 def parse_methods(text: str) -> tuple[Contestant, ...]:

@@ -1,8 +1,9 @@
 """Estimators: from a game and a budget to every player's contribution."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,6 +13,7 @@ from shapcut.game.budget import capped_budget
 from shapcut.game.coalitions import CoalitionMatrix, Player, Values, require_numbered
 from shapcut.game.contributions import Contributions, Fidelity
 from shapcut.game.game import Game
+from shapcut.game.groups import Groups
 from shapcut.game.surrogate import Surrogate
 from shapcut.support.errors import InputError
 
@@ -25,12 +27,15 @@ class EstimationProblem:
         budget: number of distinct coalitions that may be measured; at most as many as there are.
         rng: source of all randomness.
         n_remove: number of players to remove later; None if unknown.
+        first_evidence: returns a score for each player, known before any coalition is measured, lower: less
+            harm if it is absent, shape (n_players,); None if there is none. Called by estimators that use it.
     """
 
     game: Game
     budget: int
     rng: np.random.Generator
     n_remove: int | None = None
+    first_evidence: Callable[[], NDArray[np.float64] | None] | None = None
 
     def __post_init__(self) -> None:
         require_numbered(self.players)
@@ -70,9 +75,15 @@ class EstimationProblem:
 
 
 class Estimator(ABC):
-    """Estimates contributions; its options are its constructor's keyword arguments."""
+    """Estimates contributions; its options are its constructor's keyword arguments.
+
+    Attributes:
+        name: under which it is registered.
+        handles_groups: whether it works for players whose groups must lose equally many, such as experts.
+    """
 
     name: str
+    handles_groups: ClassVar[bool] = False
 
     @abstractmethod
     def estimate(self, problem: EstimationProblem) -> Contributions:
@@ -81,6 +92,25 @@ class Estimator(ABC):
         Raises:
             InputError: if the budget is too small or the game too large for this estimator.
         """
+
+
+def require_handles_groups(players: Sequence[Player], kind: str, name: str, *, handles_groups: bool) -> None:
+    """Refuse a method that does not work for the players of a game.
+
+    Args:
+        players: the game's players.
+        kind: estimator or selector.
+        name: of the method.
+        handles_groups: see `Estimator`.
+
+    Raises:
+        InputError: naming the method.
+    """
+    if not handles_groups and len(Groups.of(players)) > 1:
+        raise InputError(
+            f"{kind} {name!r} does not work for players of which each group must lose equally many, such as "
+            "experts; choose another"
+        )
 
 
 def finite(coalitions: CoalitionMatrix, values: Values) -> tuple[CoalitionMatrix, Values]:

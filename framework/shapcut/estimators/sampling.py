@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from shapcut.game.coalitions import CoalitionMatrix, Player, distinct, keys
+from shapcut.game.groups import Groups
 from shapcut.support.errors import InputError
 
 REFERENCE_PRESENT_FRACTIONS = (30 / 32, 27 / 32, 24 / 32, 21 / 32, 18 / 32)
@@ -96,30 +97,122 @@ def siblings(
     return sets.reshape(-1, n)
 
 
+def siblings_by_group(
+    log_weights: NDArray[np.float64], sizes: NDArray[np.int64], generations: int, rng: np.random.Generator
+) -> NDArray[np.bool_]:
+    """As `siblings`, with a set of the same size in each of several groups: the experts of each layer.
+
+    Groups are independent of each other given the size. A twin redraws the second half of the groups (the
+    last quarter in the next generation, and so on, at least the last group) and keeps the others.
+
+    Args:
+        log_weights: logarithms of the weights, shape (n_groups, n); minus infinity fills up shorter groups.
+        sizes: number of members in each group, for each family, shape (n_families,).
+        generations: a family has ``2**generations`` sets.
+        rng: source of randomness.
+
+    Returns:
+        Members of each set, family by family, shape (n_families * 2**generations, n_groups, n).
+    """
+    groups, n = log_weights.shape
+    totals = _log_totals(log_weights, int(sizes.max(initial=0)))
+    sets: NDArray[np.bool_] = np.zeros((len(sizes), 1, groups, n), dtype=np.bool_)
+    for generation in range(generations + 1):
+        redrawn = slice(groups - max(1, groups >> generation), groups)
+        twins = sets.copy()
+        remaining = np.broadcast_to(sizes[:, None, None], twins[:, :, redrawn, 0].shape).copy()
+        for player in range(n):
+            chance = _membership(
+                log_weights[redrawn], totals[redrawn], player, remaining, (np.arange(remaining.shape[2]),)
+            )
+            twins[:, :, redrawn, player] = rng.random(remaining.shape) < chance
+            remaining -= twins[:, :, redrawn, player]
+        sets = np.concatenate([sets, twins], axis=1) if generation else twins
+    return sets.reshape(-1, groups, n)
+
+
 def _log_totals(log_weights: NDArray[np.float64], largest: int) -> NDArray[np.float64]:
     """Logarithms of elementary symmetric polynomials of the last weights.
 
     Returns:
-        Entry (i, k): the total of all sets of k players from player i on, shape (n + 1, largest + 1).
+        Entry (..., i, k): the total of all sets of k players from player i on, shape (..., n + 1,
+        largest + 1).
     """
-    n = len(log_weights)
-    totals = np.full((n + 1, largest + 1), -np.inf)
-    totals[:, 0] = 0.0
+    *leading, n = log_weights.shape
+    totals = np.full((*leading, n + 1, largest + 1), -np.inf)
+    totals[..., 0] = 0.0
     for player in reversed(range(n)):
-        without_it, with_it = totals[player + 1, 1:], totals[player + 1, :-1] + log_weights[player]
-        totals[player, 1:] = np.logaddexp(without_it, with_it)
+        without_it = totals[..., player + 1, 1:]
+        with_it = totals[..., player + 1, :-1] + log_weights[..., player, None]
+        totals[..., player, 1:] = np.logaddexp(without_it, with_it)
     return totals
 
 
 def _membership(
-    log_weights: NDArray[np.float64], totals: NDArray[np.float64], player: int, remaining: NDArray[np.int64]
+    log_weights: NDArray[np.float64],
+    totals: NDArray[np.float64],
+    player: int,
+    remaining: NDArray[np.int64],
+    leading: tuple[NDArray[np.int64], ...] = (),
 ) -> NDArray[np.float64]:
-    """The probability that a player is a member if ``remaining`` members are left to draw from it on."""
-    with_it = log_weights[player] + totals[player + 1, remaining - 1]
+    """The probability that a player is a member if ``remaining`` members are left to draw from it on.
+
+    ``leading`` are the indices of ``remaining`` into the leading dimensions of weights and totals.
+    """
+    with_it = log_weights[..., player] + totals[(*leading, player + 1, remaining - 1)]
     chance: NDArray[np.float64] = np.exp(
-        np.where(remaining > 0, with_it - totals[player, remaining], -np.inf)
+        np.where(remaining > 0, with_it - totals[(*leading, player, remaining)], -np.inf)
     )
     return chance
+
+
+class _Absences:
+    """Draws coalitions that lack some removable players, equally many of each group.
+
+    Args:
+        players: the players.
+        generations: see `siblings`.
+        log_weights: logarithms of the weights of the removable players; None weighs all alike.
+    """
+
+    def __init__(
+        self, players: Sequence[Player], generations: int, log_weights: NDArray[np.float64] | None = None
+    ) -> None:
+        self.groups = Groups.of(players)
+        self.candidates = removable(players)
+        self.generations = generations
+        self._log_weights = np.zeros(len(self.candidates)) if log_weights is None else log_weights
+
+    @property
+    def most(self) -> int:
+        """The largest number of absent players in each group."""
+        return len(self.candidates) if len(self.groups) == 1 else self.groups.most
+
+    def each(self, total: int) -> int:
+        """How many of each group are absent if ``total`` players are, at most `most`, rounded."""
+        return min(round(total / len(self.groups)), self.most)
+
+    def families(self, count: int) -> int:
+        """The number of families for ``count`` coalitions."""
+        return -(-count >> self.generations)
+
+    def lacking(self, sizes: NDArray[np.int64], rng: np.random.Generator) -> CoalitionMatrix:
+        """Coalitions of families that lack these numbers of players of each group, (n, n_players)."""
+        if len(self.groups) == 1:
+            absent = siblings(self._log_weights, sizes, self.generations, rng)
+            return self._without(absent, self.candidates)
+        members = self.groups.members
+        weights = np.full((len(members), max(map(len, members))), -np.inf)
+        inside = np.array([np.arange(weights.shape[1]) < len(some) for some in members])
+        order = np.concatenate(members)
+        weights[inside] = self._log_weights[np.searchsorted(self.candidates, order)]
+        drawn = siblings_by_group(weights, sizes, self.generations, rng)
+        return self._without(drawn[:, inside], order)
+
+    def _without(self, absent: NDArray[np.bool_], players: NDArray[np.int64]) -> CoalitionMatrix:
+        coalitions = np.ones((len(absent), len(self.groups.labels)), dtype=np.bool_)
+        coalitions[:, players] = ~absent
+        return coalitions
 
 
 class StratifiedSampler(Sampler):
@@ -147,16 +240,15 @@ class StratifiedSampler(Sampler):
         Raises:
             InputError: if no coalition has one of the sizes.
         """
-        candidates, n = removable(players), len(players)
-        absences = sorted({n - size for size in self.present_sizes(n)})
-        absences = [absent for absent in absences if 0 < absent <= len(candidates)]
+        drawing, n = _Absences(players, self.generations), len(players)
+        wanted = {(n - size) / len(drawing.groups) for size in self.present_sizes(n)}
+        absences = sorted({round(absent) for absent in wanted if 0 < round(absent) <= drawing.most})
         if not absences:
             raise InputError(
-                f"no coalition of {n} players, {len(candidates)} of them removable, has one of the sizes "
-                f"{self.present_sizes(n)}; choose other sizes or another sampler"
+                f"no coalition of {n} players, {len(drawing.candidates)} of them removable, has one of the "
+                f"sizes {self.present_sizes(n)}; choose other sizes or another sampler"
             )
-        sizes = np.resize(absences, -(-count >> self.generations))
-        return _lacking(siblings(np.zeros(len(candidates)), sizes, self.generations, rng), players)[:count]
+        return drawing.lacking(np.resize(absences, drawing.families(count)), rng)[:count]
 
     def present_sizes(self, n_players: int) -> list[int]:
         """The coalition sizes for this many players."""
@@ -179,9 +271,9 @@ class ShapleySampler(Sampler):
 
     def draw(self, players: Sequence[Player], count: int, rng: np.random.Generator) -> CoalitionMatrix:
         """A uniform size, then a uniform coalition of that size."""
-        candidates = removable(players)
-        sizes = rng.integers(len(candidates) + 1, size=-(-count >> self.generations))
-        return _lacking(siblings(np.zeros(len(candidates)), sizes, self.generations, rng), players)[:count]
+        drawing = _Absences(players, self.generations)
+        sizes = rng.integers(drawing.most + 1, size=drawing.families(count))
+        return drawing.lacking(sizes, rng)[:count]
 
 
 class GuidedSampler(Sampler):
@@ -219,13 +311,12 @@ class GuidedSampler(Sampler):
 
     def draw(self, players: Sequence[Player], count: int, rng: np.random.Generator) -> CoalitionMatrix:
         """Sizes from 2 to ``largest``, half of the families at the largest; members as `siblings`."""
-        candidates = removable(players)
-        largest = min(self.largest, len(candidates))
-        sizes = rng.integers(min(2, largest), largest + 1, size=-(-count >> self.generations))
-        sizes[1::2] = largest
-        return _lacking(siblings(self._log_weights(candidates), sizes, self.generations, rng), players)[
-            :count
-        ]
+        drawing = _Absences(players, self.generations, self._log_weights(removable(players)))
+        largest = drawing.each(self.largest)
+        fewest = min(2, largest) if len(drawing.groups) == 1 else 1
+        sizes = rng.integers(fewest, max(fewest, largest) + 1, size=drawing.families(count))
+        sizes[1::2] = max(fewest, largest)
+        return drawing.lacking(sizes, rng)[:count]
 
     def _log_weights(self, candidates: NDArray[np.int64]) -> NDArray[np.float64]:
         damage = np.where(np.isfinite(self.damage), self.damage, np.inf)[candidates]
@@ -233,13 +324,6 @@ class GuidedSampler(Sampler):
         median = float(np.median(np.abs(finite))) if len(finite) else 1.0
         temperature = self.temperature or max(median, 1e-12)
         return np.clip(-damage / temperature, -_LARGEST_LOG_WEIGHT, _LARGEST_LOG_WEIGHT)
-
-
-def _lacking(absent: NDArray[np.bool_], players: Sequence[Player]) -> CoalitionMatrix:
-    """The coalitions without these sets of removable players, shape (n_sets, n_players)."""
-    coalitions = np.ones((len(absent), len(players)), dtype=np.bool_)
-    coalitions[:, removable(players)] = ~absent
-    return coalitions
 
 
 def not_among(coalitions: CoalitionMatrix, seen: set[bytes]) -> CoalitionMatrix:

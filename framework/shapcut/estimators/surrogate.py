@@ -1,19 +1,20 @@
 """The default estimator: a quadratic surrogate with closed-form contributions."""
 
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from shapcut.estimators.base import EstimationProblem, Estimator, finite, held_out_fidelity
+from shapcut.estimators.main_effects import MOST_PLAYERS_WITH_PAIRS, MainEffects
 from shapcut.estimators.quadratic import QuadraticSurrogate
 from shapcut.estimators.sampling import GuidedSampler, Sampler, not_among
-from shapcut.game.budget import BudgetedGame
+from shapcut.game.budget import BudgetedGame, MeteredGame
 from shapcut.game.coalitions import CoalitionMatrix, Values, finite_or_none, keys, without
 from shapcut.game.contributions import Contributions, Refit
-from shapcut.game.game import Game
+from shapcut.game.game import Game, Measurements
+from shapcut.game.groups import Groups
 from shapcut.support.errors import ShapcutError
 
 PART, SHARE = 4, 0.25
@@ -29,6 +30,11 @@ class SurrogateEstimator(Estimator):
     exactly. Their values on all text are estimated by adding what it changes for all players together.
     Players that are not removable get NaN.
 
+    With more than 512 players, or where single absences would take most of the budget of players that have
+    groups, it measures no single absences, fits main effects only (`MainEffects`) to coalitions near the
+    target, and prefers to leave out players whose first evidence is low. A contribution is then a ridge
+    estimate: fewer coalitions than players cannot tell all of them apart.
+
     Args:
         weighting: ``shapley`` reports the surrogate's Shapley values; ``target`` the mean marginal
             contribution with as many other players absent as will be removed (a weighted Banzhaf value),
@@ -40,6 +46,7 @@ class SurrogateEstimator(Estimator):
     """
 
     name = "surrogate"
+    handles_groups = True
 
     def __init__(
         self,
@@ -59,45 +66,82 @@ class SurrogateEstimator(Estimator):
     def estimate(self, problem: EstimationProblem) -> Contributions:
         """See `Estimator.estimate`; the budget must cover one coalition per removable player, plus one.
 
+        Of main effects, one coalition is enough.
+
         Raises:
             ShapcutError: if no coalition has a finite value.
         """
-        whole, candidates = BudgetedGame(problem.game, problem.budget), problem.candidates
-        largest = problem.n_remove or max(2, len(candidates) // 4)
-        singles = single_absences(problem)
-        problem.require_budget(len(singles), self.name)
+        whole = BudgetedGame(problem.game, problem.budget)
         game = whole if problem.n_remove is None else whole.narrowed(whole.tokens_of_part(PART))
+        affordable = self._affordable(problem, game, whole)
+        largest = problem.n_remove or max(2, len(problem.candidates) // 4)
+        estimate = self._main_effects if _without_pairs(problem, affordable) else self._with_pairs
+        return estimate(problem, game, whole, affordable, largest)
+
+    def _affordable(self, problem: EstimationProblem, game: Game, whole: Game) -> int:
+        """How many coalitions the share of the budget pays for, if they are measured in ``game``.
+
+        On a part of the text, all players together are measured on all of it, too.
+        """
+        if game is whole:
+            return round((self.share or (1.0 if problem.n_remove is None else 0.5)) * problem.budget)
+        return int(((self.share or SHARE) * problem.budget - 1) * whole.tokens / game.tokens)
+
+    def _with_pairs(
+        self, problem: EstimationProblem, game: MeteredGame, whole: Game, affordable: int, largest: int
+    ) -> Contributions:
+        """Measure all players, single absences and coalitions near the target; fit effects and pairs."""
+        candidates, singles = problem.candidates, single_absences(problem)
+        problem.require_budget(len(singles), self.name)
         values = game.values(singles)
         damage = np.zeros(problem.n_players)
         known = np.where(np.isfinite(values), values, np.nan)
         damage[candidates] = known[0] - known[1:]
         sampler = self.sampler or GuidedSampler(damage, min(largest + 1, len(candidates)))
-        wanted = max(0, self._affordable(problem, game, whole) - len(singles))
-        drawn = sampler.sample(problem.players, wanted + len(singles), problem.rng)
-        game.values(not_among(drawn, set(keys(singles)))[:wanted])
-        coalitions, _ = game.evaluated()
-        measurements = game.measurements(coalitions)
-        if game is not whole:
-            measurements += whole.measurements(coalitions[:1]) - measurements[0]
-        found = self._contributions(
-            coalitions, measurements[:, 0], sampler, problem, largest / max(1, len(candidates))
-        )
-        return found if game is whole else replace(found, estimated=measurements[1:])
+        _measure_drawn(game, sampler, problem, singles, affordable)
+        return self._contributions(game, whole, sampler, problem, largest / max(1, len(candidates)))
 
-    def _affordable(self, problem: EstimationProblem, game: Game, whole: Game) -> int:
-        """How many coalitions the share of the budget pays for, if they are measured in ``game``."""
-        if game is whole:
-            return round((self.share or (1.0 if problem.n_remove is None else 0.5)) * problem.budget)
-        return int((self.share or SHARE) * problem.budget * whole.tokens / game.tokens)
+    def _main_effects(
+        self, problem: EstimationProblem, game: MeteredGame, whole: Game, affordable: int, largest: int
+    ) -> Contributions:
+        """Measure all players, then coalitions near the target; fit one effect for each player."""
+        evidence = None if problem.first_evidence is None else problem.first_evidence()
+        everyone = without(problem.n_players, [()])
+        game.values(everyone)
+        damage = np.zeros(problem.n_players) if evidence is None else evidence
+        sampler = self.sampler or GuidedSampler(damage, largest)
+        _measure_drawn(game, sampler, problem, everyone, affordable)
+        coalitions, measurements, estimated = _on_all_text(game, whole)
+        measured = measurements[:, 0]
+        usable, values = finite(coalitions, measured)
+        if not len(values):
+            raise ShapcutError(f"none of {len(measured)} coalitions has a finite value: nothing to fit")
+        surrogate = MainEffects(evidence).fit(usable, values)
+        chosen = problem.candidates
+        return Contributions(
+            values=problem.spread(surrogate.contributions()[chosen]),
+            standard_errors=problem.spread(surrogate.standard_errors()[chosen]),
+            weighting=f"main effects, ridge estimates fitted to {sampler.weighting}",
+            estimator=self.name,
+            full_value=finite_or_none(measured[0]),
+            coalitions=coalitions,
+            measured=measured,
+            estimated=estimated,
+            fidelity=held_out_fidelity(lambda: MainEffects(evidence), usable, values, problem.rng),
+            surrogate=surrogate,
+            refit=refit_effects(problem, evidence, coalitions),
+        )
 
     def _contributions(
         self,
-        coalitions: CoalitionMatrix,
-        measured: Values,
+        game: MeteredGame,
+        whole: Game,
         sampler: Sampler,
         problem: EstimationProblem,
         absence: float,
     ) -> Contributions:
+        coalitions, measurements, estimated = _on_all_text(game, whole)
+        measured = measurements[:, 0]
         usable, values = finite(coalitions, measured)
         if not len(values):
             raise ShapcutError(f"none of {len(measured)} coalitions has a finite value: nothing to fit")
@@ -118,6 +162,7 @@ class SurrogateEstimator(Estimator):
             full_value=finite_or_none(measured[0]),
             coalitions=coalitions,
             measured=measured,
+            estimated=estimated,
             fidelity=held_out_fidelity(
                 lambda: QuadraticSurrogate(self.focus, surrogate.scales), usable, values, problem.rng
             ),
@@ -131,9 +176,53 @@ class SurrogateEstimator(Estimator):
         )
 
 
+def _without_pairs(problem: EstimationProblem, affordable: int) -> bool:
+    """Whether there are too many players for pairs, or for single absences."""
+    singles, grouped = len(problem.candidates) + 1, len(Groups.of(problem.players)) > 1
+    return problem.n_players > MOST_PLAYERS_WITH_PAIRS or (grouped and 2 * singles > affordable)
+
+
+def _measure_drawn(
+    game: MeteredGame, sampler: Sampler, problem: EstimationProblem, known: CoalitionMatrix, affordable: int
+) -> None:
+    """Measure coalitions that the sampler draws, beside those that are known."""
+    wanted = max(0, affordable - len(known))
+    drawn = sampler.sample(problem.players, wanted + len(known), problem.rng)
+    game.values(not_among(drawn, set(keys(known)))[:wanted])
+
+
+def _on_all_text(game: MeteredGame, whole: Game) -> tuple[CoalitionMatrix, Measurements, Measurements]:
+    """All measured coalitions, their measurements, and those that are estimates from a part of the text.
+
+    What all text changes for all players together, who come first, is added to each.
+    """
+    coalitions, _ = game.evaluated()
+    measurements = game.measurements(coalitions)
+    if game is whole:
+        return coalitions, measurements, measurements[:0]
+    measurements += whole.measurements(coalitions[:1]) - measurements[0]
+    return coalitions, measurements, measurements[1:]
+
+
 def single_absences(problem: EstimationProblem) -> CoalitionMatrix:
     """All players, then each removable player absent alone, shape (n_candidates + 1, n_players)."""
     return without(problem.n_players, [(), *([player] for player in problem.candidates.tolist())])
+
+
+def refit_effects(
+    problem: EstimationProblem, evidence: NDArray[np.float64] | None, coalitions: CoalitionMatrix
+) -> Refit:
+    """A refit of main effects to other values."""
+
+    def refit(values: Values, rng: np.random.Generator | None) -> NDArray[np.float64] | None:
+        rows = np.arange(len(values)) if rng is None else rng.integers(len(values), size=len(values))
+        usable, known = finite(coalitions[rows], values[rows])
+        if not len(known):
+            return None
+        fitted = MainEffects(evidence).fit(usable, known)
+        return problem.spread(fitted.contributions()[problem.candidates])
+
+    return refit
 
 
 def refit_quadratic(

@@ -19,6 +19,7 @@ _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 _DATA_SET = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 _LICENSE_FIELDS = ("license", "license_name", "license_link")
 _LONGEST_CARD = 1 << 20
+_PRUNED = {"block": "layer", "sublayer": "layer", "expert": "expert"}
 _MARKUP = re.compile(r"([\\`*_{}\[\]<>#|~!])")
 
 
@@ -65,7 +66,7 @@ def render_card(facts: CardFacts) -> str:
     """A model card in Markdown with the hub's YAML front matter."""
     plan, before, after = facts.plan, facts.before, facts.after
     players = len(plan.removed) + len(plan.kept)
-    what = "blocks" if plan.granularity == "block" else "sublayers"
+    what = f"{plan.granularity}s"
     removed = ", ".join(str(player) for player in plan.removed) or "none"
     share = 1 - after.parameters / before.parameters
     return f"""---
@@ -112,7 +113,7 @@ def _front_matter(facts: CardFacts) -> dict[str, Any]:
         **facts.license_fields,
         "library_name": facts.library,
         "pipeline_tag": "text-generation",
-        "tags": ["shapcut", "pruned", "layer-pruning"],
+        "tags": ["shapcut", "pruned", f"{_PRUNED[facts.plan.granularity]}-pruning"],
         **_data_sets(facts.calibration),
         "metrics": ["perplexity"],
         **_model_index(facts.name, facts.held_out, facts.after.perplexity),

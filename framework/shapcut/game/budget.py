@@ -9,6 +9,7 @@ import numpy as np
 from shapcut.game.coalitions import CoalitionMatrix, Player, Values, keys
 from shapcut.game.cost import Cost
 from shapcut.game.game import Game, Measurements, WrappedGame
+from shapcut.game.groups import Groups
 from shapcut.game.scale import require_scale
 from shapcut.support.errors import BudgetExceededError, InputError
 
@@ -52,11 +53,17 @@ class MeteredGame(WrappedGame):
         self._read: dict[bytes, int] = {} if whole is None else whole._read  # noqa: SLF001 - of its own class
         """The most tokens that each coalition was valued on, in a game or one that it narrows."""
         self._range = (np.inf, -np.inf)
+        self._groups = Groups.of(game.players)
 
     @property
     def spent(self) -> int:
         """Distinct coalitions requested so far."""
         return len(self._seen)
+
+    @property
+    def asked(self) -> int:
+        """Distinct coalitions requested so far, on all text or on a part of it."""
+        return len(self._seen.keys() | self._read.keys())
 
     @property
     def access(self) -> object | None:
@@ -97,7 +104,7 @@ class MeteredGame(WrappedGame):
             self._require_usable(found, len(asked))
             self._seen.update(zip(new, found.tolist(), strict=True))
             self._read.update((name, self.tokens) for name in new if self._read.get(name, 0) < self.tokens)
-            self.cost.add_evaluations(len(new), int(more.sum()), int(more @ asked.sum(axis=1)))
+            self.cost.add_evaluations(len(new), int(more.sum()), int(more @ self._groups.layers_run(asked)))
         return np.array([self._seen[name] for name in names], dtype=np.float64).reshape(-1, 3)
 
     def _require_usable(self, found: Measurements, count: int) -> None:

@@ -1,26 +1,35 @@
 """Search for sets of players that may be removed together, where few sets may."""
 
 from collections.abc import Callable, Collection, Iterator, Sequence
-from itertools import combinations
-from math import comb
+from itertools import chain, combinations, product
+from math import comb, prod
 
 import numpy as np
 
+from shapcut.game.groups import Groups
 from shapcut.support.errors import InputError
 
 Permits = Callable[[Sequence[int]], bool]
 
 _ENUMERABLE = 20_000
 _QUESTIONS = 20_000
+_MORE_DRAWS = 256
 
 
 def permitted_sets(
-    candidates: Collection[int], n_remove: int, permits: Permits, count: int, rng: np.random.Generator
+    candidates: Collection[int],
+    n_remove: int,
+    permits: Permits,
+    count: int,
+    rng: np.random.Generator,
+    *,
+    groups: Groups | None = None,
 ) -> list[tuple[int, ...]]:
     """Find distinct permitted sets of one size, in random order.
 
     Tries random sets first. Then, if there are few sets, it tries them all, which finds one if one exists;
-    otherwise it grows smaller permitted sets by one player, two players or a run of neighbours.
+    otherwise it grows smaller permitted sets by one player, two players or a run of neighbours. Sets with
+    equally many of several groups do not grow so; more random ones are tried.
 
     Args:
         candidates: players that may be absent.
@@ -28,7 +37,10 @@ def permitted_sets(
         permits: whether a set may be removed.
         count: maximum number of sets.
         rng: source of all randomness.
+        groups: the groups of the candidates, of which each set has equally many; None for no groups.
     """
+    if groups is not None and len(groups) > 1:
+        return _permitted_by_group(groups, n_remove, permits, count, rng)
     order = np.array(sorted(candidates), dtype=np.int64)
     if n_remove > len(order):
         return []
@@ -52,18 +64,49 @@ def permitted_sets(
     return list(found)[:count]
 
 
+def _permitted_by_group(
+    groups: Groups, n_remove: int, permits: Permits, count: int, rng: np.random.Generator
+) -> list[tuple[int, ...]]:
+    """As `permitted_sets`, with equally many players of each group."""
+    each, uneven = divmod(n_remove, len(groups))
+    if uneven or any(each > len(some) for some in groups.members):
+        return []
+    few = prod(comb(len(some), each) for some in groups.members) <= _ENUMERABLE
+    drawn = (tuple(sorted(groups.draw(n_remove, rng))) for _ in range(2 * count + _MORE_DRAWS * (not few)))
+    tried = chain(drawn, _all_by_group(groups, each, rng)) if few else drawn
+    found: dict[tuple[int, ...], None] = {}
+    for one in tried:
+        if one not in found and permits(one):
+            found[one] = None
+        if len(found) >= count:
+            break
+    return list(found)
+
+
+def _all_by_group(groups: Groups, each: int, rng: np.random.Generator) -> Iterator[tuple[int, ...]]:
+    sets = list(product(*(combinations(some.tolist(), each) for some in groups.members)))
+    for index in rng.permutation(len(sets)).tolist():
+        yield tuple(sorted(chain.from_iterable(sets[index])))
+
+
 def require_permitted(
-    candidates: Collection[int], n_remove: int, permits: Permits, rng: np.random.Generator
+    candidates: Collection[int],
+    n_remove: int,
+    permits: Permits,
+    rng: np.random.Generator,
+    *,
+    groups: Groups | None = None,
 ) -> None:
     """Check that a set of this size may be removed.
 
     Raises:
         InputError: if none is found; the message lists nearby sizes for which one is.
     """
-    if permitted_sets(candidates, n_remove, permits, 1, rng):
+    if permitted_sets(candidates, n_remove, permits, 1, rng, groups=groups):
         return
-    near = [size for size in range(max(1, n_remove - 4), n_remove + 5) if size != n_remove]
-    possible = [size for size in near if permitted_sets(candidates, size, permits, 1, rng)]
+    step = 1 if groups is None else len(groups)
+    near = [n_remove + step * more for more in range(-4, 5) if more and n_remove + step * more > 0]
+    possible = [size for size in near if permitted_sets(candidates, size, permits, 1, rng, groups=groups)]
     advice = f"try one of the sizes {possible}" if possible else "no nearby size has one either"
     raise InputError(f"found no set of {n_remove} players that can be removed from this model; {advice}")
 

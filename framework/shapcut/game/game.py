@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from shapcut.game.coalitions import CoalitionMatrix, Player, Values
+from shapcut.game.groups import equal_by_group
 from shapcut.support.errors import InputError
 
 Measurements = NDArray[np.float64]
@@ -70,6 +71,11 @@ def over_text(means: WindowMeans) -> Measurements:
         return np.column_stack([part.mean(axis=1) for part in (means, *halves)])
 
 
+def may_be_absent(players: Sequence[Player], absent: Sequence[int]) -> bool:
+    """Whether all of these players are removable, and equally many of each group."""
+    return all(players[player].removable for player in absent) and equal_by_group(players, absent)
+
+
 class Game(ABC):
     """A set of players and the value of every coalition of them.
 
@@ -91,7 +97,7 @@ class Game(ABC):
 
     def permits(self, absent: Sequence[int]) -> bool:
         """Whether a model without these players can be built."""
-        return all(self.players[player].removable for player in absent)
+        return may_be_absent(self.players, absent)
 
     @property
     def n_players(self) -> int:

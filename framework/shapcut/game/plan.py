@@ -7,6 +7,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from shapcut.game.granularity import Granularity
 from shapcut.support.errors import InputError
 from shapcut.support.files import write_text_atomically
 from shapcut.support.plain_json import read_json
@@ -38,7 +39,7 @@ class RemovalPlan(BaseModel):
 
     format_version: Literal[1] = 1
     model_fingerprint: str = ""
-    granularity: Literal["block", "sublayer"] = "block"
+    granularity: Granularity = "block"
     removed: tuple[Index, ...]
     kept: tuple[Index, ...]
     predicted_value: Value | None = None
@@ -72,7 +73,8 @@ class RemovalPlan(BaseModel):
             raise InputError(f"cannot remove player {unknown[-1]}: the players are 0 to {n_players - 1}")
         if len(set(absent)) < len(absent):
             raise InputError(f"cannot remove players {absent}: one is named twice")
-        kept = [player for player in range(n_players) if player not in absent]
+        gone = set(absent)
+        kept = [player for player in range(n_players) if player not in gone]
         return cls.model_validate({"removed": tuple(absent), "kept": tuple(kept), **fields})
 
     def write(self, path: Path) -> None:

@@ -128,6 +128,12 @@ class StoredGame(WrappedGame):
             self._tell(chunk, found[:, 0])
         return np.array([known[name] for name in names], dtype=np.float64).reshape(-1, 3)
 
+    def with_narrowed(self) -> Iterator["StoredGame"]:
+        """This game and the narrower ones that were made of it."""
+        yield self
+        for narrower in self._narrowed.values():
+            yield from narrower.with_narrowed()
+
     def measured_in_all(self) -> float:
         """Coalitions measured since the start; on a part of the text they count as that part."""
         if self._windows:

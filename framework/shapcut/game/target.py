@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from shapcut.game.coalitions import Player
 from shapcut.game.feasible import Permits, permitted_sets
 from shapcut.game.game import Game, WrappedGame
+from shapcut.game.groups import Groups
 from shapcut.support.errors import InputError
 
 _ROUNDING = 1e-9
@@ -113,6 +114,26 @@ class Target:
         sizes = self.sizes()
         likely = min(max(len(self.complete(order)), sizes[0]), sizes[-1])
         return [size for size in (likely, likely - 1, likely + 1) if size in sizes]
+
+    def by_group(self, groups: Groups) -> "Target":
+        """The smallest number of players, equally many of each group, that reaches the target.
+
+        Each group is taken to lose its cheapest players, so that any choice of that number is enough.
+
+        Raises:
+            InputError: if the target is out of reach.
+        """
+        if len(groups) == 1 or self.number is not None:
+            return self
+        costs = np.zeros(groups.most + 1)
+        for some in groups.members:
+            costs[1:] += np.sort([self.costs[player] for player in some])[: groups.most]
+        each = int(np.searchsorted(np.cumsum(costs), self.needed * (1.0 - _ROUNDING)))
+        if each > groups.most:
+            raise InputError(f"{self.text}: {self.shortfall(float(costs.sum()))}")
+        number = max(each, 1) * len(groups)
+        same = tuple(1.0 if cost > 0.0 else 0.0 for cost in self.costs)
+        return replace(self, costs=same, needed=float(number), number=number)
 
     def within(self, allowed: Sequence[int]) -> "Target":
         """The same target with only these players as candidates."""

@@ -12,8 +12,9 @@ from pydantic import BaseModel, ConfigDict
 from torch import nn
 
 from shapcut.game.coalitions import Player
+from shapcut.game.granularity import Granularity
 from shapcut.measurement.latency import generation_seconds, random_prompt
-from shapcut.models.adapter import Adapter, Granularity
+from shapcut.models.adapter import Adapter
 from shapcut.support.errors import InputError
 from shapcut.support.plain_json import read_json
 from shapcut.support.quiet import quiet_libraries

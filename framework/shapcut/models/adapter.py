@@ -8,26 +8,31 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
-from typing import Any, ClassVar, Literal, get_args
+from typing import Any, ClassVar, Literal
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from shapcut.game.coalitions import Player
+from shapcut.game.granularity import GRANULARITIES, Granularity
+from shapcut.game.groups import equal_by_group
 from shapcut.models.layer_stack import LayerStack, OutputProjection
 from shapcut.models.multimodal import auto_class
 from shapcut.models.predictors import is_predictor
 from shapcut.support.errors import UnsupportedModelError
 
-Granularity = Literal["block", "sublayer", "expert"]
-GRANULARITIES: tuple[Granularity, ...] = get_args(Granularity)
+ExpertStatistic = Literal["frequency", "ean", "reap"]
+"""See `Adapter.expert_statistics`."""
 
 Example = Callable[[int], tuple[nn.Module, Tensor]]
 """Builds a tiny model and token ids of shape (batch, length) from a seed, offline."""
 
 CONTRACT_VERSION = 2
 SUPPORTED_CONTRACTS = (1, 2)
-"""Version 2 adds `Adapter.granularities`, `Player.group` and `LayerStack.stages`, each with a default."""
+"""Version 2 adds `Adapter.granularities` and `.expert_statistics`, `Player.group`, and `LayerStack.stages`,
+each with a default."""
 
 _STATE_FIELDS = ("past_key_values", "cache_params", "state")
 """Fields of a transformers output that hold the generation state."""
@@ -131,6 +136,8 @@ class Adapter(ABC):
         for index in sorted(absent):
             if not players[index].removable:
                 return f"player {index} ({players[index].name}) cannot be removed: {players[index].reason}"
+        if not equal_by_group(players, set(absent)):
+            return "each group of players must lose equally many"
         present = len(players) - len(set(absent))
         if present < self.min_present(model):
             return f"only {present} players would stay, at least {self.min_present(model)} are needed"
@@ -149,6 +156,39 @@ class Adapter(ABC):
             for parameter in module.parameters(recurse=False)
         }
         return [p for p in model.get_submodule(player.name).parameters() if id(p) not in shared]
+
+    def expert_statistics(
+        self,
+        model: nn.Module,
+        input_ids: Tensor,  # noqa: ARG002 - for models with experts
+    ) -> Mapping[ExpertStatistic, NDArray[np.float64]]:
+        """Statistics of the experts from one forward pass of the whole model.
+
+        Args:
+            model: in evaluation mode.
+            input_ids: shape (samples, length), on the model's device.
+
+        Returns:
+            Three arrays of shape (n_players,), each higher for experts that are more worth keeping:
+            ``frequency``, the share of tokens that are routed to the expert; ``ean``, the norm of its output,
+            summed over these tokens; ``reap``, the router's weight times that norm, mean over these tokens
+            (0 if there are none).
+
+        Raises:
+            UnsupportedModelError: if the model has no experts, or they cannot be observed.
+        """
+        raise UnsupportedModelError(
+            f"adapter {self.name}: the experts of {type(model).__name__} cannot be observed; "
+            "choose a method that measures coalitions"
+        )
+
+    def player_weights(self, model: nn.Module, player: Player) -> list[Tensor]:
+        """The weights that only this player uses, as tensors that share the model's memory.
+
+        By default those of `player_parameters`. A player whose weights are slices of larger tensors, such as
+        an expert, has views of the slices.
+        """
+        return [parameter.detach() for parameter in self.player_parameters(model, player)]
 
     def output_projections(self, model: nn.Module, player: Player) -> tuple[OutputProjection, ...]:  # noqa: ARG002
         """The modules whose outputs sum to the player's update of the residual stream, in execution order.

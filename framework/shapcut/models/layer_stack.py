@@ -72,7 +72,7 @@ class LayerStack(ABC):
 
         By default each layer is one player, and `run` runs or skips its step. Stacks whose players are parts
         of a layer that depend on each other, such as experts, override both; `step` then runs the whole
-        layer.
+        layer. A layer that is one player is skipped while it is absent; all others always run.
         """
         return [range(player, player + 1) for player in range(n_players)]
 

@@ -11,6 +11,7 @@ from shapcut.data.windows import check_size, check_source
 from shapcut.game.budget import capped_budget
 from shapcut.game.coalitions import CoalitionMatrix, Player
 from shapcut.game.game import Game, Measurements
+from shapcut.game.groups import Groups
 from shapcut.game.target import Target
 from shapcut.host.host import Host, select_adapter
 from shapcut.host.open_model import find_model
@@ -19,7 +20,7 @@ from shapcut.models.loading import choose_device, load, model_without_weights
 from shapcut.models.quantization import is_quantized
 from shapcut.models.source import ModelSource, inspect_source, read_config
 from shapcut.pipeline.footprint import Footprint, advice, footprint, state_width
-from shapcut.pipeline.parts import make_parts
+from shapcut.pipeline.parts import check_players, make_parts
 from shapcut.pipeline.targets import check_target, checkpoint_size, make_targets
 from shapcut.pipeline.throughput import Throughput, loaded_model, product_throughput, stack_throughput
 from shapcut.recipe.recipe import Recipe
@@ -155,6 +156,7 @@ def forecast(recipe: Recipe, host: Host, *, target: bool, throughput: float | No
     model, from_config = _described(recipe, source)
     adapter = select_adapter(host, model)
     shape = _Shape(adapter.canonicalise(model), adapter, recipe)
+    check_players(parts, shape.players)
     targets = _targets(recipe, shape) if target or recipe.has_target else ()
     removable = sum(player.removable for player in shape.players)
     n_remove = max((each.typical_size() for each in targets), default=None)
@@ -251,7 +253,7 @@ def _described(recipe: Recipe, source: ModelSource) -> tuple[nn.Module, bool]:
 
 def _targets(recipe: Recipe, shape: _Shape) -> tuple[Target, ...]:
     """The recipe's targets; none for a speed, which requires measured latencies."""
-    recipe.require_target(shape.n_players)
+    recipe.require_target(shape.n_players, len(Groups.of(shape.players)))
     if recipe.speedup is not None:
         return ()
     targets = make_targets(recipe, shape.players, shape.model, _no_latencies)

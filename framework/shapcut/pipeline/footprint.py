@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from shapcut.game.coalitions import Player
+from shapcut.game.groups import layer_parameters
 from shapcut.models.quantization import is_quantized
 from shapcut.pipeline.targets import checkpoint_size
 from shapcut.recipe.recipe import Recipe
@@ -75,10 +76,10 @@ def footprint(
     state = recipe.samples * window
     budget = recipe.memory_budget or default_memory_budget(device)
     step = most_windows_per_step((recipe.samples, recipe.sequence_length), recipe.batch_size)
-    division = divide_memory(window, recipe.samples, step, len(players), budget)
-    trunk = state * (len(players) + 1 if division.keeps_trunk else 1)
+    blocks = [parameters * own.itemsize for parameters in layer_parameters(players)]
+    division = divide_memory(window, recipe.samples, step, len(blocks), budget)
+    trunk = state * (len(blocks) + 1 if division.keeps_trunk else 1)
     used = trunk + 4 * window * division.windows * division.chunk_size
-    blocks = [player.parameters * own.itemsize for player in players]
     size = checkpoint_size(model)
     return Footprint(
         device=str(device),

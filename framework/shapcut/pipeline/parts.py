@@ -1,8 +1,10 @@
 """The objects that a recipe names."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-from shapcut.estimators.base import Estimator
+from shapcut.estimators.base import Estimator, require_handles_groups
+from shapcut.game.coalitions import Player
 from shapcut.host.host import Host
 from shapcut.recipe.recipe import Recipe
 from shapcut.selection.base import Selector
@@ -29,6 +31,16 @@ class Parts:
         return any(step.gives_quantized for _, step in self.steps)
 
 
+def check_players(parts: Parts, players: Sequence[Player]) -> None:
+    """Refuse a method that does not work for these players.
+
+    Raises:
+        InputError: naming it.
+    """
+    for kind, part in (("estimator", parts.estimator), ("selector", parts.selector)):
+        require_handles_groups(players, kind, part.name, handles_groups=part.handles_groups)
+
+
 def make_parts(recipe: Recipe, host: Host) -> Parts:
     """Create the objects that a recipe names.
 
@@ -38,6 +50,9 @@ def make_parts(recipe: Recipe, host: Host) -> Parts:
     options = {} if recipe.sampler is None else {"sampler": host.samplers.create(recipe.sampler)}
     steps = tuple((spec, host.postprocessors.create(spec)) for spec in recipe.then)
     check_order(steps)
+    for spec, step in steps:
+        if step.whole_blocks and recipe.granularity != "block":
+            raise InputError(f"--then {spec} needs --granularity block, not {recipe.granularity}")
     if recipe.mend_finalists and (
         recipe.finalist_samples == 0 or "compensate" not in {s.stage for _, s in steps}
     ):

@@ -3,9 +3,11 @@
 import logging
 import time
 from contextlib import AbstractContextManager, ExitStack, closing
+from functools import partial
 
 import numpy as np
 
+from shapcut.baselines.expert_statistics import first_evidence
 from shapcut.estimators.base import EstimationProblem
 from shapcut.estimators.robustness import examined
 from shapcut.game.budget import BudgetedGame, MeteredGame, capped_budget
@@ -67,7 +69,13 @@ class Scoring:
         if found := self._store.count(_BUDGETED):
             self.reporter.say(f"{found} evaluations found from an earlier start")
         begin = time.monotonic()
-        problem = EstimationProblem(self._game, self._game.budget, self._rng, self.session.n_remove)
+        problem = EstimationProblem(
+            self._game,
+            self._game.budget,
+            self._rng,
+            self.session.n_remove,
+            partial(first_evidence, self._game),
+        )
         with (
             self.reporter.counting("measuring coalitions", self._game.budget) as count,
             self._counted_by(count),
@@ -190,15 +198,16 @@ class Scoring:
 
     def _note(self, phase: str, begin: float) -> None:
         work = self.session.game.work
-        _LOG.debug("%s took %.1f s; %d evaluations asked", phase, time.monotonic() - begin, self._game.spent)
+        kept = [each for game in self._kept.values() for each in game.with_narrowed()]
+        _LOG.debug("%s took %.1f s; %d evaluations asked", phase, time.monotonic() - begin, self._game.asked)
         self.manifest.note(
             phase,
             seconds=round(time.monotonic() - begin, 3),
-            evaluations_asked=self._game.spent,
+            evaluations_asked=self._game.asked,
             evaluations_not_finite=int((~np.isfinite(self._game.evaluated()[1])).sum()),
-            evaluations_measured={name: game.measured for name, game in self._kept.items()},
-            evaluations_stored={name: self._store.count(name) for name in self._kept},
-            evaluations_of_all_starts={name: self._store.measured(name) for name in self._kept},
+            evaluations_measured={game.name: game.measured for game in kept},
+            evaluations_stored={game.name: self._store.count(game.name) for game in kept},
+            evaluations_of_all_starts={game.name: self._store.measured(game.name) for game in kept},
             cost=self._game.cost.to_json(),
             block_runs=round(work.block_runs) if self._measured[0] is self.session.game else None,
         )

@@ -19,7 +19,7 @@ from shapcut.measurement.player_latency import PlayerLatencies
 from shapcut.models.adapter import Adapter
 from shapcut.models.quantization import is_quantized, quantization_method
 from shapcut.models.source import ModelSource, inspect_source, read_config
-from shapcut.pipeline.parts import Parts, make_parts
+from shapcut.pipeline.parts import Parts, check_players, make_parts
 from shapcut.pipeline.targets import Stopwatch, prepare_targets
 from shapcut.pipeline.windows import RunText, final_games
 from shapcut.recipe.recipe import Recipe
@@ -121,6 +121,7 @@ def prepare(recipe: Recipe, host: Host, *, target: bool, run_directory: Path | N
     calibration = text.calibration(recipe.samples)
     require_vocabulary(opened, calibration)
     game = _game(recipe, opened, parts, calibration)
+    check_players(parts, game.players)
     watch = Stopwatch(opened.adapter, game, recipe.seed, run_directory)
     targets = prepare_targets(recipe, game, watch) if target else ()
     for _, step in parts.steps:

@@ -11,6 +11,7 @@ from shapcut.estimators.sampling import removable
 from shapcut.game.coalitions import Player
 from shapcut.game.feasible import require_permitted
 from shapcut.game.game import Game
+from shapcut.game.groups import Groups
 from shapcut.game.target import Target
 from shapcut.measurement.player_latency import PlayerLatencies, player_latencies
 from shapcut.models.adapter import Adapter
@@ -39,11 +40,12 @@ def make_targets(
         InputError: if a target is already met or out of reach, with the nearest reachable amount.
     """
     kind, amounts = recipe.target_amounts()
+    groups = Groups.of(players)
     total = sum(weight.numel() for weight in model.parameters())
     targets = []
     for label, amount in zip(recipe.target_labels(), amounts, strict=True):
         if kind in {"remove", "ratio"}:
-            target = Target.count(players, recipe.number(kind, amount, len(players)), label)
+            target = Target.count(players, recipe.number(kind, amount, len(players), len(groups)), label)
         elif kind == "parameters":
             costs = [float(player.parameters) for player in players]
             target = _at_most(costs, players, (total, int(amount)), label, f"at most {amount:,} parameters")
@@ -53,12 +55,17 @@ def make_targets(
             target = _at_most(
                 costs, players, (size, int(amount)), label, f"at most {amount:,} bytes of weights"
             )
+        elif len(groups) > 1:
+            raise InputError(
+                f"--speedup {amount:g}: the time of a part that runs for some tokens only is unknown; give "
+                "--remove, --ratio, --parameters or --memory"
+            )
         else:
             shares = latencies().shares()
             text = f"{amount:g} times the speed"
             target = _target(shares, players, 1.0 - 1.0 / amount, label, text)
             _require(target, lambda best: f"at most {1 / (1 - best):.2f} times" if best < 1 else "any speed")
-        targets.append(target)
+        targets.append(target.by_group(groups))
     return tuple(targets)
 
 
@@ -144,7 +151,7 @@ def prepare_targets(recipe: Recipe, game: ModelGame, watch: Stopwatch) -> tuple[
     Raises:
         InputError: if a target is out of reach.
     """
-    recipe.require_target(game.n_players)
+    recipe.require_target(game.n_players, len(Groups.of(game.players)))
     targets = make_targets(recipe, game.players, game.model, watch.measure)
     for target in targets:
         check_target(target, game, recipe.seed)
@@ -162,4 +169,5 @@ def check_target(target: Target, game: Game, seed: int) -> None:
         target.require_permitted(game.permits, rng)
     else:
         require_removable(game.players, target.number)
-        require_permitted(removable(game.players).tolist(), target.number, game.permits, rng)
+        groups = Groups.of(game.players)
+        require_permitted(removable(game.players).tolist(), target.number, game.permits, rng, groups=groups)

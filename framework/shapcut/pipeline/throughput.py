@@ -8,8 +8,10 @@ import torch
 from torch import Tensor, nn
 
 from shapcut.game.coalitions import Player
+from shapcut.game.granularity import Granularity
+from shapcut.game.groups import layer_parameters
 from shapcut.measurement.latency import random_prompt
-from shapcut.models.adapter import Adapter, Granularity
+from shapcut.models.adapter import Adapter
 from shapcut.models.layer_stack import LayerStack
 from shapcut.models.loading import load
 from shapcut.models.source import ModelSource
@@ -46,19 +48,20 @@ def block_throughput(
 
     Args:
         stack: the model's layer stack.
-        players: one per layer of the stack.
+        players: those of the stack.
         input_ids: tokens, shape (batch, length), on the stack's device.
         clock: for tests.
     """
+    layers = [sum(players[player].parameters for player in stage) for stage in stack.stages(len(players))]
     with torch.inference_mode():
         entering = state = stack.prelude(input_ids)
         stack.step(0, state)  # warms up
         done = steps = 0
         begin = _now(clock, input_ids.device)
         while _now(clock, input_ids.device) - begin < _SECONDS:
-            index = steps % len(players)
+            index = steps % len(layers)
             state = stack.step(index, state if index else entering)
-            done += 2 * players[index].parameters * input_ids.numel()
+            done += 2 * layers[index] * input_ids.numel()
             steps += 1
         seconds = _now(clock, input_ids.device) - begin
     batch, length = input_ids.shape
@@ -128,7 +131,7 @@ def stack_throughput(
     if stack is None:
         return None
     samples, length = windows
-    per_window = 2.0 * length * max(player.parameters for player in players)
+    per_window = 2.0 * length * max(layer_parameters(players))
     batch = stack.batch_size or max(1, min(samples, int(_OPERATIONS_PER_STEP / max(per_window, 1.0))))
     return block_throughput(stack, players, random_prompt(adapter, model, length, 0, batch))
 

@@ -9,10 +9,8 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, Literal, get_args
 
+from shapcut.game.granularity import GRANULARITIES
 from shapcut.models.placement import Dtype, Offload
-
-Granularity = Literal["block", "sublayer"]
-"""What a player is."""
 
 Compile = Literal["auto", "on", "off"]
 Vocabulary = Literal["sampled", "whole"]
@@ -76,10 +74,10 @@ _ALL = (
     RecipeField(
         "granularity",
         "Target",
-        "what a player is: block or sublayer",
+        f"what a player is: {', '.join(GRANULARITIES)}",
         "NAME",
         default="block",
-        choices=get_args(Granularity),
+        choices=GRANULARITIES,
     ),
     RecipeField("estimator", "Method", "how contributions are estimated", _SPEC, default="surrogate"),
     RecipeField("selector", "Method", "how the players to remove are chosen", _SPEC, default="search"),

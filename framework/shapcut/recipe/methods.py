@@ -4,8 +4,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 
-Evaluations = Callable[[int, int], int]
-"""Number of coalitions to measure, from the numbers of removable players and of players to remove."""
+Evaluations = Callable[[int, int, int], int]
+"""Coalitions to measure, from the numbers of removable players, of players to remove and of groups."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,27 +31,28 @@ class Method:
     windows: int | None = None
 
 
-def _nothing(_candidates: int, _n_remove: int) -> int:
+def _nothing(_candidates: int, _n_remove: int, _n_groups: int) -> int:
     return 0
 
 
-def _singles(candidates: int, _n_remove: int) -> int:
+def _singles(candidates: int, _n_remove: int, _n_groups: int) -> int:
     return candidates + 1
 
 
-def _greedy(candidates: int, n_remove: int) -> int:
+def _greedy(candidates: int, n_remove: int, n_groups: int) -> int:
     from shapcut.baselines.greedy import greedy_evaluations  # noqa: PLC0415 - names of methods need no numpy
 
-    return greedy_evaluations(candidates, n_remove)
+    return greedy_evaluations(candidates, n_remove, n_groups)
 
 
-def _half_of_greedy(candidates: int, n_remove: int) -> int:
+def _half_of_greedy(candidates: int, n_remove: int, n_groups: int) -> int:
     """Coalitions on 4 of 16 windows for half of greedy's tokens, less the default finals.
 
     The finals measure 16 sets on 8 windows, 8 sets on 8 more and so on, which takes as many tokens as 80
     coalitions. If little is left, as with a dozen layers, use three coalitions per layer instead.
     """
-    return max(3 * _singles(candidates, n_remove), 2 * _greedy(candidates, n_remove) - 80)
+    greedy = 2 * _greedy(candidates, n_remove, n_groups) - 80
+    return max(3 * _singles(candidates, n_remove, n_groups), greedy)
 
 
 _ALL = (
@@ -82,6 +83,9 @@ _ALL = (
         _nothing,
         "Shortened LLaMA (Taylor), as above",
     ),
+    Method("frequency", "frequency", "ranking", "log-likelihood", _nothing, "SEER-MoE, arXiv 2404.05089"),
+    Method("ean", "ean", "ranking", "log-likelihood", _nothing, "Jaiswal et al., arXiv 2504.05586"),
+    Method("reap", "reap", "ranking", "log-likelihood", _nothing, "REAP, arXiv 2510.13999"),
     Method("greedy", "none", "greedy", "log-likelihood", _greedy, "SLEB, arXiv 2402.09025"),
     Method("evolutionary", "none", "evolutionary", "kl", None, "EvoPress, arXiv 2410.14649"),
     Method("shapley", "permutation", "ranking", "log-likelihood", None, "Castro et al. 2009: sampled orders"),

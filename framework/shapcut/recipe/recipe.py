@@ -18,8 +18,10 @@ from pydantic import (
 )
 from pydantic_core import ErrorDetails
 
+from shapcut.game.granularity import Granularity
+from shapcut.game.groups import require_equal
 from shapcut.models.placement import Dtype, Offload
-from shapcut.recipe.fields import FIELDS, Compile, Granularity, Vocabulary
+from shapcut.recipe.fields import FIELDS, Compile, Vocabulary
 from shapcut.recipe.methods import METHODS
 from shapcut.recipe.wording import accepted_values
 from shapcut.recipe.yaml_file import read_recipe_file
@@ -157,17 +159,19 @@ class Recipe(BaseModel):
         """Whether the recipe has a target."""
         return bool(self.target_amounts()[1])
 
-    def n_remove(self, n_players: int) -> int:
+    def n_remove(self, n_players: int, n_groups: int = 1) -> int:
         """How many of ``n_players`` players a number or share removes, the largest if there are several.
+
+        With several groups of players, each loses equally many; see `number`.
 
         Raises:
             InputError: if there is no target, or it leaves nothing to remove or nothing to keep.
         """
-        self.require_target(n_players)
+        self.require_target(n_players, n_groups)
         kind, amounts = self.target_amounts()
-        return max(self.number(kind, amount, n_players) for amount in amounts)
+        return max(self.number(kind, amount, n_players, n_groups) for amount in amounts)
 
-    def require_target(self, n_players: int) -> None:
+    def require_target(self, n_players: int, n_groups: int = 1) -> None:
         """Check that there is a target, and that a number or share fits ``n_players`` players.
 
         Raises:
@@ -179,20 +183,24 @@ class Recipe(BaseModel):
             raise InputError(f"no target: give {options}")
         if kind in {"remove", "ratio"}:
             for amount in amounts:
-                self.number(kind, amount, n_players)
+                self.number(kind, amount, n_players, n_groups)
 
     @staticmethod
-    def number(kind: str, amount: float, n_players: int) -> int:
+    def number(kind: str, amount: float, n_players: int, n_groups: int = 1) -> int:
         """How many of ``n_players`` players a number (``remove``) or a share (``ratio``) stands for.
 
+        A share is rounded to a whole number for each of ``n_groups`` groups.
+
         Raises:
-            InputError: if it leaves nothing to remove or nothing to keep.
+            InputError: if it leaves nothing to remove or nothing to keep, or groups cannot lose equally many.
         """
-        number = int(amount) if kind == "remove" else round(amount * n_players)
-        if not 1 <= number < n_players:
+        number = int(amount) if kind == "remove" else round(amount * n_players / n_groups) * n_groups
+        most = n_players - n_groups
+        if not n_groups <= number <= most:
             raise InputError(
-                f"--{kind} {amount}: of the model's {n_players} players 1 to {n_players - 1} can be removed"
+                f"--{kind} {amount}: of the model's {n_players} players {n_groups} to {most} can be removed"
             )
+        require_equal(number, n_groups, most, f"--{kind} {amount}")
         return number
 
     def to_yaml(self) -> str:

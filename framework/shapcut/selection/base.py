@@ -3,6 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,7 +11,8 @@ from numpy.typing import NDArray
 from shapcut.estimators.sampling import removable
 from shapcut.game.coalitions import Player, finite_or_none, require_numbered, without
 from shapcut.game.contributions import Contributions
-from shapcut.game.game import Game
+from shapcut.game.game import Game, may_be_absent
+from shapcut.game.groups import Groups, require_equal
 from shapcut.game.plan import RemovalPlan
 from shapcut.support.errors import InputError
 
@@ -59,11 +61,16 @@ class SelectionProblem:
         """Indices of the removable players, ascending, shape (n_candidates,)."""
         return removable(self.players)
 
+    @property
+    def groups(self) -> Groups:
+        """The groups of players that must lose equally many."""
+        return Groups.of(self.players)
+
     def permits(self, absent: Sequence[int]) -> bool:
         """Whether the set may be removed: the game's answer, or whether each player is removable."""
         if self.game is not None:
             return self.game.permits(absent)
-        return all(self.players[player].removable for player in absent)
+        return may_be_absent(self.players, absent)
 
     def require_game(self, selector: str) -> Game:
         """The game.
@@ -92,9 +99,15 @@ class SelectionProblem:
 
 
 class Selector(ABC):
-    """Chooses what to remove; its options are its constructor's keyword arguments."""
+    """Chooses what to remove; its options are its constructor's keyword arguments.
+
+    Attributes:
+        name: under which it is registered.
+        handles_groups: whether it works for players whose groups must lose equally many, such as experts.
+    """
 
     name: str
+    handles_groups: ClassVar[bool] = False
 
     @abstractmethod
     def select(self, problem: SelectionProblem) -> RemovalPlan:
@@ -106,11 +119,13 @@ class Selector(ABC):
 
 
 def require_removable(players: Sequence[Player], n_remove: int) -> None:
-    """Check that ``n_remove`` players can be removed while at least one stays.
+    """Check that ``n_remove`` players can be removed, equally many of each group, while one of each stays.
 
     Raises:
         InputError: otherwise.
     """
-    most = min(len(removable(players)), len(players) - 1)
-    if not 1 <= n_remove <= most:
-        raise InputError(f"cannot remove {n_remove} of {len(players)} players: choose 1 to {most}")
+    groups = Groups.of(players)
+    fewest, most = len(groups), groups.most * len(groups)
+    if not fewest <= n_remove <= most:
+        raise InputError(f"cannot remove {n_remove} of {len(players)} players: choose {fewest} to {most}")
+    require_equal(n_remove, fewest, most, f"cannot remove {n_remove} of {len(players)} players")

@@ -1,7 +1,5 @@
 """Selection by ranking: remove the lowest contributions."""
 
-from itertools import islice
-
 import numpy as np
 
 from shapcut.game.feasible import permitted_sets
@@ -16,6 +14,7 @@ class RankingSelector(Selector):
     """Removes the players with the lowest contributions: the paper's selection."""
 
     name = "ranking"
+    handles_groups = True
 
     def select(self, problem: SelectionProblem) -> RemovalPlan:
         """Remove the lowest contributions, equals by index, among removable players.
@@ -28,9 +27,10 @@ class RankingSelector(Selector):
                 f"selector {self.name!r} has nothing to rank: estimator {contributions.estimator!r} "
                 "scores no player"
             )
-        ranked = (player for player in contributions.ranking() if problem.players[player].removable)
-        chosen = list(islice(ranked, n_remove))
-        reason = f"the {n_remove} lowest contributions ({contributions.weighting})"
+        groups = problem.groups
+        chosen = groups.first(contributions.ranking(), n_remove)
+        among = "" if len(groups) == 1 else f" among equally many of each of {len(groups)} groups"
+        reason = f"the {n_remove} lowest contributions{among} ({contributions.weighting})"
         if not problem.permits(chosen):
             chosen = _lowest_permitted(problem)
             reason = (
@@ -48,7 +48,8 @@ class RankingSelector(Selector):
 def _lowest_permitted(problem: SelectionProblem) -> list[int]:
     """The set with the lowest sum of contributions among many permitted ones, improved by swaps."""
     candidates, n_remove, permits = problem.candidates.tolist(), problem.n_remove, problem.permits
-    sets = permitted_sets(candidates, n_remove, permits, _RANKED, problem.rng)
+    groups, labels = problem.groups, problem.groups.labels
+    sets = permitted_sets(candidates, n_remove, permits, _RANKED, problem.rng, groups=groups)
     if not sets:
         raise InputError(f"no permitted set of {n_remove} players was found")
     cost = problem.contributions.removal_costs
@@ -58,7 +59,7 @@ def _lowest_permitted(problem: SelectionProblem) -> list[int]:
             tuple(sorted({*best} - {back} | {gone}))
             for back in best
             for gone in candidates
-            if cost[gone] < cost[back]
+            if cost[gone] < cost[back] and labels[gone] == labels[back]
         ]
         better = [each for each in swapped if len(each) == n_remove and permits(each)]
         if not better:

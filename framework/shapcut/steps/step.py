@@ -74,6 +74,7 @@ class PostProcessor(ABC):
         stage: a step cannot follow one of a later stage.
         takes_quantized: whether the step accepts a quantized model.
         gives_quantized: whether the step quantizes the weights.
+        whole_blocks: whether the step needs whole blocks as players.
         samples: number of calibration windows; None: as many as coalitions are measured on.
         tolerance: largest accepted difference between the logits of the result in memory and of its
             checkpoint; None if only the order of the arithmetic may differ.
@@ -82,6 +83,7 @@ class PostProcessor(ABC):
     stage: ClassVar[Stage]
     takes_quantized: ClassVar[bool] = False
     gives_quantized: ClassVar[bool] = False
+    whole_blocks: ClassVar[bool] = False
     samples: int | None = None
     tolerance: float | None = None
 

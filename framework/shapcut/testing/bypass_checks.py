@@ -35,7 +35,7 @@ def bypass_restores(case: Case) -> str:
     """Closing the context restores the model, also after an exception and when nested."""
     model = case.fresh()
     full, before = case.logits(model), structure(model)
-    first, last = {case.absentable[0]}, {case.absentable[-1]}
+    first, last = {case.probed[0]}, {case.probed[-1]}
     outer = case.bypassed(model, first)
     require(not identical(outer, full), "vacuous: nothing changes while a player is bypassed")
     _require_untouched(case, model, before, "after the context")
@@ -69,7 +69,7 @@ def bypass_copies_no_weights(case: Case) -> str:
     case.logits(model)
     where, what = addresses(model), weights(model)
     require(where, "vacuous: the example has no parameters")
-    with case.bypass(model, case.present({case.absentable[0], case.absentable[-1]})):
+    with case.bypass(model, case.present({case.probed[0], case.probed[-1]})):
         case.logits(model)
         require(addresses(model) == where, "parameters were moved or replaced")
         during = weights(model)
@@ -81,7 +81,7 @@ def bypass_copies_no_weights(case: Case) -> str:
 def absent_is_ignored(case: Case) -> str:
     """NaN in an absent player's weights changes nothing."""
     model = case.fresh()
-    for player in (case.players[index] for index in case.absentable):
+    for player in (case.players[index] for index in case.probed):
         model = case.intact(model)
         clean = case.reference({player.index})
         healthy = poison(case, model, player)
@@ -89,32 +89,32 @@ def absent_is_ignored(case: Case) -> str:
         poisoned = case.bypassed(model, {player.index})
         require(identical(clean, poisoned), f"the weights of absent {player.name} change the logits")
         with torch.no_grad():
-            for parameter, values in healthy:
-                parameter.copy_(values)
-    return f"{len(case.absentable)} players poisoned"
+            for weight, values in healthy:
+                weight.copy_(values)
+    return f"{len(case.probed)} players poisoned"
 
 
-def poison(case: Case, model: nn.Module, player: Player) -> list[tuple[nn.Parameter, Tensor]]:
-    """Fill the parameters that only this player uses with NaN; returns them with their old values."""
-    own = case.adapter.player_parameters(model, player)
-    healthy = [(parameter, parameter.detach().clone()) for parameter in own]
+def poison(case: Case, model: nn.Module, player: Player) -> list[tuple[Tensor, Tensor]]:
+    """Fill the weights that only this player uses with NaN; returns them with their old values."""
+    own = case.adapter.player_weights(model, player)
+    healthy = [(weight, weight.clone()) for weight in own]
     with torch.no_grad():
-        for parameter in own:
-            parameter.fill_(torch.nan)
+        for weight in own:
+            weight.fill_(torch.nan)
     return healthy
 
 
 def each_absence_matters(case: Case) -> str:
-    """Every single absence changes the logits visibly."""
+    """Every single absence that is tried changes the logits visibly."""
     comparison = case.comparison()
-    effects = [comparison.effect(case.reference({i}), f"without player {i}") for i in case.absentable]
+    effects = [comparison.effect(case.reference({i}), f"without player {i}") for i in case.probed]
     return f"smallest effect {min(effects):.2g}, largest logit {float(case.full.abs().max()):.2g}"
 
 
 def first_forward_inside_bypass(case: Case) -> str:
     """A model that has never run gives the same logits and is restored afterwards."""
     comparison = case.comparison()
-    for absent in ({case.absentable[0]}, {case.absentable[-1]}):
+    for absent in ({case.probed[0]}, {case.probed[-1]}):
         reference = case.reference(absent)
         effect = comparison.effect(reference, f"without {sorted(absent)}")
         model = case.fresh()

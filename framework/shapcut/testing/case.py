@@ -2,7 +2,7 @@
 
 import copy
 from collections.abc import Collection, Iterator
-from contextlib import AbstractContextManager, suppress
+from contextlib import AbstractContextManager
 from functools import cached_property
 
 import numpy as np
@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from shapcut.game.coalitions import Player
-from shapcut.models.adapter import Adapter, Example, Granularity
+from shapcut.game.granularity import Granularity
+from shapcut.models.adapter import Adapter, Example
 from shapcut.models.layer_stack import LayerStack, State
 from shapcut.support.errors import InputError, UnsupportedModelError
 from shapcut.support.suggest import did_you_mean
@@ -19,6 +20,8 @@ from shapcut.testing.comparison import Comparison, identical, require
 BATCH = 3
 _RANDOM_SIZES = (1, 2, 3, 4)
 _DRAWS = 32
+_PER_GROUP = (1, 2)
+_PROBED = 12
 
 
 class Case:
@@ -126,12 +129,45 @@ class Case:
         return False
 
     @cached_property
-    def absences(self) -> tuple[frozenset[int], ...]:
-        """Sets of absent players: the first, the last, both, and random sets of one to four."""
+    def groups(self) -> tuple[tuple[int, ...], ...]:
+        """The players of each group that must lose equally many; empty if there are none."""
+        members: dict[int, list[int]] = {}
+        for player in self.players:
+            if player.group is not None:
+                members.setdefault(player.group, []).append(player.index)
+        return tuple(tuple(group) for group in members.values())
+
+    @cached_property
+    def probed(self) -> tuple[int, ...]:
+        """The players that are tried one by one: all that can be absent, or a sample of those in groups.
+
+        An example need not use every player of a group (no token may be routed to an expert), so the sample
+        has those whose absence shows.
+
+        Raises:
+            ConformanceError: if most absences in the sample change nothing.
+        """
+        if not self.groups:
+            return self.absentable
         generator = np.random.default_rng(self.seed)
-        first, last = self.absentable[0], self.absentable[-1]
+        size = min(_PROBED, len(self.absentable))
+        sample = sorted(generator.choice(self.absentable, size=size, replace=False).tolist())
+        showing = [player for player in sample if Comparison(self.full).shows(self.reference({player}))]
+        require(2 * len(showing) > size, f"vacuous: {size - len(showing)} of {size} absences change nothing")
+        return tuple(showing)
+
+    @cached_property
+    def absences(self) -> tuple[frozenset[int], ...]:
+        """Sets of absent players: the first, the last, both, and random sets of one to four.
+
+        If players are in groups, also one and two of each group.
+        """
+        generator = np.random.default_rng(self.seed)
+        first, last = self.probed[0], self.probed[-1]
         drawn = [self._drawn(size, generator) for size in _RANDOM_SIZES]
-        return tuple(dict.fromkeys((frozenset({first}), frozenset({last}), frozenset({first, last}), *drawn)))
+        evenly = [self._drawn_evenly(size, generator) for size in _PER_GROUP if self.groups]
+        sets = (frozenset({first}), frozenset({last}), frozenset({first, last}), *drawn, *evenly)
+        return tuple(dict.fromkeys(sets))
 
     @cached_property
     def requests(self) -> dict[frozenset[int], str | None]:
@@ -141,7 +177,7 @@ class Case:
         """
         asked = {absent: self.refusal(self.model, absent) for absent in self.absences}
         generator = np.random.default_rng(self.seed + 1)
-        for size in _RANDOM_SIZES:
+        for size in _RANDOM_SIZES if not self.groups else ():
             for _ in range(_DRAWS):
                 if any(refusal is None and len(absent) == size for absent, refusal in asked.items()):
                     break
@@ -150,9 +186,20 @@ class Case:
         return asked
 
     def _drawn(self, size: int, generator: np.random.Generator) -> frozenset[int]:
-        most = min(len(self.absentable), len(self.players) - 1)
-        chosen = generator.choice(self.absentable, size=min(size, most), replace=False)
+        most = min(len(self.probed), len(self.players) - 1)
+        chosen = generator.choice(self.probed, size=min(size, most), replace=False)
         return frozenset(chosen.tolist())
+
+    def _drawn_evenly(self, size: int, generator: np.random.Generator) -> frozenset[int]:
+        """So many players of each group."""
+        chosen = [generator.choice(group, size=min(size, len(group)), replace=False) for group in self.groups]
+        return frozenset(int(player) for group in chosen for player in group)
+
+    def one_per_group(self, absent: Collection[int]) -> frozenset[int]:
+        """The first player of a set in each group, or the first one if players are in no groups."""
+        if not self.groups:
+            return frozenset({min(absent)})
+        return frozenset(min(set(group).intersection(absent)) for group in self.groups)
 
     @cached_property
     def removable_sets(self) -> tuple[frozenset[int], ...]:
@@ -242,14 +289,15 @@ def cases(adapter: Adapter, seed: int = 0, only: Collection[str] = ()) -> Iterat
 
 
 def cases_of(adapter: Adapter, name: str, example: Example, seed: int = 0) -> list[Case]:
-    """Build one example: a case for each granularity that the adapter supports."""
+    """Build one example: a case for each granularity at which it has players."""
     model, input_ids = example(seed)
     model = adapter.canonicalise(model)
     sequences = three_sequences(input_ids)
     made = [Case(adapter, name, model, sequences, seed=seed)]
-    with suppress(UnsupportedModelError):
-        adapter.players(model, "sublayer")
-        made.append(Case(adapter, f"{name} by sublayer", model, sequences, seed=seed, granularity="sublayer"))
+    for granularity in adapter.granularities(model):
+        if granularity != "block":
+            label = f"{name} by {granularity}"
+            made.append(Case(adapter, label, model, sequences, seed=seed, granularity=granularity))
     return made
 
 
@@ -268,7 +316,7 @@ def run_stack(stack: LayerStack, n_players: int, input_ids: Tensor, absent: Coll
         parts = []
         for start in range(0, len(input_ids), rows):
             part: State = tuple(tensor[start : start + rows] for tensor in state)
-            for index in range(n_players):
-                part = part if index in absent else stack.step(index, part)
+            for index, players in enumerate(stack.stages(n_players)):
+                part = stack.run(index, [player not in absent for player in players], part)
             parts.append(stack.readout(part))
         return torch.cat(parts)

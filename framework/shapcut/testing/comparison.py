@@ -56,6 +56,11 @@ class Comparison:
         )
         return effect
 
+    def shows(self, reference: Tensor) -> bool:
+        """Whether an absence changes the logits enough for a comparison."""
+        effect = float((reference.double() - self.full.double()).abs().max())
+        return effect > VISIBLE * float(self.full.abs().max())
+
     def same(self, actual: Tensor, reference: Tensor, effect: float, what: str) -> None:
         """Require two results to be equal up to rounding.
 

@@ -61,8 +61,9 @@ def removal_composes(case: Case) -> str:
     several = sorted(case.removable_sets, key=lambda absent: (-len(absent), 0 not in absent))
     require(len(several[0]) > 1, "vacuous: no two players can be removed")
     for together in several:
-        first, *others = sorted(together)
-        later = [player - 1 for player in others]  # those after the first have moved up by one
+        first = case.one_per_group(together)
+        others = sorted(together - first)
+        later = [player - sum(gone < player for gone in first) for player in others]  # they have moved up
         twice = _removed_in_turn(case, first, later)
         if twice is not None:
             break
@@ -72,17 +73,17 @@ def removal_composes(case: Case) -> str:
     comparison = case.comparison()
     reference = case.logits(once)
     effect = comparison.effect(reference, f"removed {sorted(together)}")
-    comparison.same(case.logits(twice), reference, effect, f"removed {first}, then {others}")
+    comparison.same(case.logits(twice), reference, effect, f"removed {sorted(first)}, then {others}")
     require(_weights_agree(once, twice), "the weights differ")
     require(config_of(once) == config_of(twice), "the configs differ")
-    return f"{first}, then {others}"
+    return f"{sorted(first)}, then {others}"
 
 
-def _removed_in_turn(case: Case, first: int, later: Collection[int]) -> nn.Module | None:
+def _removed_in_turn(case: Case, first: Collection[int], later: Collection[int]) -> nn.Module | None:
     """Remove ``first``, then ``later``; None if either removal is refused."""
-    if not later or case.refusal(case.model, {first}) is not None:
+    if not later or case.refusal(case.model, first) is not None:
         return None
-    model = case.remove(case.fresh(), {first})
+    model = case.remove(case.fresh(), first)
     return None if case.refusal(model, later) is not None else case.remove(model, later)
 
 
@@ -111,7 +112,8 @@ def _parameters(model: nn.Module) -> int:
 def reindexed_players(case: Case) -> str:
     """The remaining players are numbered from 0, in order, and can be bypassed by their new numbers."""
     comparison = case.comparison()
-    for absent in case.telling_sets:
+    # A largest set of players in groups may leave too few for one more to be absent.
+    for absent in case.telling_sets[:1] if case.groups else case.telling_sets:
         kept = sorted(case.present(absent))
         removed = case.remove(case.fresh(), absent)
         players = case.players_of(removed)
@@ -119,13 +121,14 @@ def reindexed_players(case: Case) -> str:
         require(
             indices == list(range(len(kept))), f"removed {sorted(absent)}: players are numbered {indices}"
         )
-        absentable = [player for player in players if kept[player.index] in case.absentable]
-        for player in (absentable[0], absentable[-1]):
+        probed = [player for player in players if kept[player.index] in case.probed]
+        for player in (probed[0], probed[-1]):
             old = kept[player.index]
             require(
                 player.parameters == case.players[old].parameters, f"{player.name} is not old player {old}"
             )
-            require(removed.get_submodule(player.name) is not None, f"there is no module {player.name}")
+            if player.kind != "expert":  # experts are slices
+                require(removed.get_submodule(player.name) is not None, f"there is no module {player.name}")
             reference = case.reference({*absent, old})
             effect = comparison.effect(reference, f"without {sorted({*absent, old})}")
             with case.bypass(removed, set(indices) - {player.index}):

@@ -19,7 +19,7 @@ def stack_equals_bypass(case: Case) -> str:
         return _NO_STACK
     comparison = case.comparison()
     n_players = len(case.players)
-    for absent in (*[frozenset({index}) for index in case.absentable], *case.absences):
+    for absent in (*[frozenset({index}) for index in case.probed], *case.absences):
         reference = case.reference(absent)
         effect = comparison.effect(reference, f"without {sorted(absent)}")
         logits = run_stack(stack, n_players, case.input_ids, absent)
@@ -33,16 +33,19 @@ def stack_equals_bypass(case: Case) -> str:
 
 
 def stack_leaves_states(case: Case) -> str:
-    """Steps and readout change neither their input state nor the model."""
+    """Steps, whole or without a player, and readout change neither their input state nor the model."""
     model = case.fresh()
     stack = case.stack(model)
     if stack is None:
         return _NO_STACK
     with torch.inference_mode():
         state = _some_state(stack, case.input_ids)
-        for index in range(len(case.players)):
+        stages = stack.stages(len(case.players))
+        for index, players in enumerate(stages):
             before = _copy(state)
             following = stack.step(index, state)
+            if len(players) > 1:
+                stack.run(index, [player != players.start for player in players], state)
             require(_equal(before, state), f"step {index} changes the state that it is given")
             require(not _equal(before, following), f"vacuous: step {index} changes nothing")
             state = following
@@ -50,7 +53,7 @@ def stack_leaves_states(case: Case) -> str:
         stack.readout(state)
         require(_equal(before, state), "the readout changes the state that it is given")
     require(torch.equal(case.logits(model), case.full), "the model computes something else afterwards")
-    return f"{len(case.players)} steps"
+    return f"{len(stages)} steps"
 
 
 def unembedding_equals_readout(case: Case) -> str:

@@ -9,7 +9,9 @@ from torch import Tensor, nn
 
 from shapcut.game.coalitions import CoalitionMatrix
 from shapcut.game.game import WindowPart
-from shapcut.models.adapter import Adapter, Granularity
+from shapcut.game.granularity import Granularity
+from shapcut.game.groups import Groups
+from shapcut.models.adapter import Adapter
 from shapcut.valuation.evaluator import Evaluator, Work
 from shapcut.valuation.readout import means_of_windows, token_quantity
 from shapcut.valuation.utilities import Measure
@@ -41,14 +43,16 @@ class BypassEvaluator(Evaluator):
         self._input_ids = input_ids
         self._measure: Measure = measure
         self._granularity: Granularity = granularity
-        n_players = len(adapter.players(model, granularity))
-        self.full = self._measured(np.ones(n_players, dtype=np.bool_), 0, len(input_ids))
+        players = adapter.players(model, granularity)
+        self._groups = Groups.of(players)
+        self.full = self._measured(np.ones(len(players), dtype=np.bool_), 0, len(input_ids))
 
     def parts(self, coalitions: CoalitionMatrix, first: int, last: int) -> Iterator[WindowPart]:
         """See `Evaluator.parts`: row by row."""
+        layers = self._groups.layers_run(coalitions).tolist()
         for row, coalition in enumerate(coalitions):
             self.work.window_coalitions += last - first
-            self.work.window_runs += (last - first) * int(coalition.sum())
+            self.work.window_runs += (last - first) * layers[row]
             yield WindowPart(np.array([row]), first, self._measured(coalition, first, last)[None])
 
     def _measured(self, coalition: NDArray[np.bool_], first: int, last: int) -> NDArray[np.float64]:

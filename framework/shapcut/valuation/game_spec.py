@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from shapcut.models.adapter import Granularity
+from shapcut.game.granularity import Granularity
 from shapcut.models.placement import Offload
 
 

@@ -6,7 +6,8 @@ from torch import Tensor, nn
 
 from shapcut.game.cost import Cost
 from shapcut.game.game import Game
-from shapcut.models.adapter import Adapter, Granularity
+from shapcut.game.granularity import Granularity
+from shapcut.models.adapter import Adapter
 from shapcut.support.errors import InputError
 
 

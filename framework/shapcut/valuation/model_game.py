@@ -14,7 +14,8 @@ from torch import Tensor, nn
 
 from shapcut.game.coalitions import CoalitionMatrix, Player
 from shapcut.game.game import Measurements, WindowMeans, WindowPart, as_measurements, over_text
-from shapcut.models.adapter import Adapter, Granularity
+from shapcut.game.granularity import Granularity
+from shapcut.models.adapter import Adapter
 from shapcut.models.fingerprint import model_fingerprint
 from shapcut.models.loading import Residence, copied_as, is_offloaded, weight_devices
 from shapcut.models.placement import check_dtype

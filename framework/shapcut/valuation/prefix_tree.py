@@ -1,16 +1,17 @@
 """Evaluation of many coalitions in one pass over the layers.
 
-Coalitions that agree on the layers so far share one state: a prefix tree, walked breadth first. A few windows
-of the text go through all coalitions before the next few do, so that the states of hundreds of coalitions fit
-into memory whatever the model and the length of the text. States are cached across calls, by their windows
-and the layers that they passed; the path on which every layer runs (the *trunk*) stays where it fits.
+Coalitions that agree on the layers so far share one state: a prefix tree, walked breadth first. A layer is
+one player or holds several, see `LayerStack.stages`. A few windows of the text go through all coalitions
+before the next few do, so that the states of hundreds of coalitions fit into memory whatever the model and
+the length of the text. States are cached across calls, by their windows and the layers that they passed; the
+path on which every layer runs (the *trunk*) stays where it fits.
 States are batched through a layer only if a trial shows that the result is bitwise identical to running each
 alone, and a layer call takes the same windows however many go together, so that a coalition's value depends
 neither on the other rows of a call nor on the memory.
 """
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import cycle, islice
 
@@ -25,6 +26,7 @@ from shapcut.models.layer_stack import LayerStack, State
 from shapcut.support.errors import InputError
 from shapcut.valuation.compiled import Fused
 from shapcut.valuation.evaluator import Evaluator, Work
+from shapcut.valuation.paths import Paths
 from shapcut.valuation.readout import make_readout
 from shapcut.valuation.state_memory import StateMemory, divide_memory, most_windows_per_step, state_bytes
 from shapcut.valuation.step_probe import cut, divided, examine, joined
@@ -63,7 +65,7 @@ class CoalitionEvaluator(Evaluator):
 
     Args:
         stack: the model's layer stack.
-        n_players: number of layers in the stack.
+        n_players: number of players in the stack.
         input_ids: calibration tokens, shape (batch, length), on the stack's device.
         measure: the quantity averaged over tokens.
         placement: how to use the machine.
@@ -76,7 +78,7 @@ class CoalitionEvaluator(Evaluator):
         self, stack: LayerStack, n_players: int, input_ids: Tensor, measure: Measure, placement: Placement
     ) -> None:
         self.stack = stack
-        self.n_players = n_players
+        self._paths = Paths(stack.stages(n_players))
         self.states_per_step = 1
         self._ids = input_ids
         batch, length = input_ids.shape
@@ -91,11 +93,12 @@ class CoalitionEvaluator(Evaluator):
         )
         with torch.inference_mode():
             self._entering = stack.prelude(input_ids)
-            regularity = examine(stack, n_players, self._entering)
+            regularity = examine(stack, len(self._paths), self._entering)
             self.fused = placement.fuse and regularity.fusible and stack.fuse(Fused)
             self._divide(state_bytes(self._entering) // batch, placement.memory_budget)
             most = placement.sequences_per_step or max(1, MOST_TOKENS_PER_STEP // length)
-            may_share = regularity.fixed and stack.batch_size is None
+            whole = all(len(stage) == 1 for stage in self._paths.stages)
+            may_share = regularity.fixed and stack.batch_size is None and whole
             self._states_to_try = min(most // self.windows_together, MOST_STATES_PER_STEP) if may_share else 1
             self._readout = make_readout(
                 measure,
@@ -108,7 +111,7 @@ class CoalitionEvaluator(Evaluator):
             self.full = np.concatenate([self._walk_trunk(*some) for some in self._groups(0, batch)])
 
     def _divide(self, window: int, budget: int) -> None:
-        division = divide_memory(window, len(self._ids), self._step_windows, self.n_players, budget)
+        division = divide_memory(window, len(self._ids), self._step_windows, len(self._paths), budget)
         self.windows_together = division.windows
         self.chunk_size = division.chunk_size
         self._most_rows = (
@@ -126,13 +129,12 @@ class CoalitionEvaluator(Evaluator):
 
     def _walk_trunk(self, first: int, last: int) -> NDArray[np.float64]:
         """Run every layer on windows that go together; return the means of each."""
-        state, layers = cut(self._entering, first, last), 0
-        for layer in range(self.n_players):
+        state = cut(self._entering, first, last)
+        for layer in range(len(self._paths)):
             with self.stack.resident(layer):
                 (state,) = self._step(layer, [state])
-            layers |= 1 << layer
             if self._keeps_trunk:
-                self._known.pin((first, layers), state)
+                self._known.pin((first, self._paths.trunk(layer + 1)), state)
         self._readout.take_full(state, first)
         means: NDArray[np.float64] = self._readout.window_means([state], first)[0].cpu().numpy()
         return means
@@ -163,8 +165,8 @@ class CoalitionEvaluator(Evaluator):
         sum in another order sometimes give the same bits by chance.
         """
         before = state = cut(self._entering, 0, self.windows_together)
-        for layer in range(self.n_players):
-            after = self._known.get((0, (1 << layer + 1) - 1))
+        for layer in range(len(self._paths)):
+            after = self._known.get((0, self._paths.trunk(layer + 1)))
             with self.stack.resident(layer):
                 after = self._run(layer, state) if after is None else after
                 alone = cycle([after, self._run(layer, before)])
@@ -178,7 +180,8 @@ class CoalitionEvaluator(Evaluator):
 
     def parts(self, coalitions: CoalitionMatrix, first: int, last: int) -> Iterator[WindowPart]:
         """See `Evaluator.parts`: by a few windows, and for these by coalitions that share prefixes."""
-        order = np.lexsort(coalitions.T[::-1])
+        names = [row.tobytes() for row in np.packbits(coalitions, axis=1)]
+        order = np.array(sorted(range(len(names)), key=names.__getitem__), dtype=np.intp)
         for start, stop in self._groups(first, last):
             done = 0
             while done < len(order):
@@ -196,15 +199,14 @@ class CoalitionEvaluator(Evaluator):
         self._most_rows = min(fitting, 4 * max(rows, self._most_rows), self.chunk_size)
 
     def _chunk(self, coalitions: CoalitionMatrix, first: int, last: int) -> WindowMeans:
-        """Walk the layers breadth first; ``paths[r]`` is the set of layers that row r has run so far."""
+        """Walk the layers breadth first; ``paths[r]`` is what row r has run so far."""
         self.work.window_coalitions += len(coalitions) * (last - first)
         if self._states_to_try > 1 and self.work.coalitions >= COALITIONS_BEFORE_TRIAL:
             self._try_sharing()
         with torch.inference_mode():
             paths, states = [0] * len(coalitions), {0: cut(self._entering, first, last)}
-            for layer in range(self.n_players):
-                runs = coalitions[:, layer].tolist()
-                paths = [path | run << layer for path, run in zip(paths, runs, strict=True)]
+            for layer in range(len(self._paths)):
+                paths = self._paths.extended(layer, paths, coalitions)
                 states = self._advance(layer, states, set(paths), (first, last))
             means = self._readout.window_means(list(states.values()), first).cpu().numpy()
         final = dict(zip(states, means, strict=True))
@@ -214,8 +216,8 @@ class CoalitionEvaluator(Evaluator):
         self, layer: int, states: dict[int, State], wanted: set[int], windows: tuple[int, int]
     ) -> dict[int, State]:
         """Advance the states before a layer to those of the wanted paths after it."""
-        running = sorted(path for path in wanted if path >> layer & 1)
-        after = {path: states[path] for path in wanted if not path >> layer & 1}
+        running = sorted(path for path in wanted if self._paths.runs(layer, path))
+        after = {path: states[path] for path in wanted.difference(running)}
         known = ((path, self._state(path, *windows)) for path in running)
         after |= {path: state for path, state in known if state is not None}
         missing = [path for path in running if path not in after]
@@ -223,24 +225,33 @@ class CoalitionEvaluator(Evaluator):
             with self.stack.resident(layer):
                 for start in range(0, len(missing), self.states_per_step):
                     group = missing[start : start + self.states_per_step]
-                    results = self._step(layer, [states[path ^ 1 << layer] for path in group])
+                    before = [states[self._paths.before(layer, path)] for path in group]
+                    results = self._step(layer, before, self._paths.present(layer, group[0]))
                     after.update(zip(group, results, strict=True))
         for path in missing:
             self._known.keep((windows[0], path), after[path])
         return after
 
-    def _step(self, layer: int, states: list[State]) -> list[State]:
-        """Run one layer on several states: batched if so many may share a step, else one by one."""
+    def _step(self, layer: int, states: list[State], present: Sequence[bool] = ()) -> list[State]:
+        """Run one layer on several states: batched if so many may share a step, else one by one.
+
+        Args:
+            layer: the layer.
+            states: several only if every layer is one player.
+            present: which players of the layer run; empty: all.
+        """
         windows = states[0][0].shape[0]
         self.work.window_runs += len(states) * windows
         if 1 < len(states) == self.states_per_step and windows == self.windows_together:
             placed = [self.stack.placed(layer, state) for state in states]
             return divided(self.stack.step(layer, joined(placed)), len(states))
-        return [self._run(layer, state) for state in states]
+        return [self._run(layer, state, present) for state in states]
 
-    def _run(self, layer: int, state: State) -> State:
+    def _run(self, layer: int, state: State, present: Sequence[bool] = ()) -> State:
         rows, batch = self._step_windows, state[0].shape[0]
-        if rows >= batch:
-            return self.stack.step(layer, state)
-        parts = (cut(state, start, start + rows) for start in range(0, batch, rows))
-        return joined([self.stack.step(layer, part) for part in parts])
+        parts = (
+            [cut(state, start, start + rows) for start in range(0, batch, rows)] if rows < batch else [state]
+        )
+        if all(present):
+            return joined([self.stack.step(layer, part) for part in parts])
+        return joined([self.stack.run(layer, present, part) for part in parts])

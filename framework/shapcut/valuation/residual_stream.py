@@ -33,7 +33,11 @@ def boundaries(access: ModelAccess) -> Iterator[tuple[int, Tensor]]:
         raise InputError("this model has no layer stack to observe parts of blocks; use --granularity block")
     access.charge(len(players))
     for ids in torch.split(access.input_ids, windows_per_step(access, stack)):
-        yield from _watched(access, players, ids) if stack is None else _walked(stack, len(players), ids)
+        yield from (
+            _watched(access, players, ids)
+            if stack is None
+            else _walked(stack, len(stack.stages(len(players))), ids)
+        )
 
 
 def windows_per_step(access: ModelAccess, stack: LayerStack | None, tokens: int = TOKENS_PER_STEP) -> int:

@@ -38,6 +38,7 @@ class Compensate(PostProcessor):
     """
 
     stage: ClassVar[Stage] = "compensate"
+    whole_blocks: ClassVar[bool] = True
 
     def __init__(
         self,

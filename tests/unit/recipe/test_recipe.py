@@ -108,7 +108,7 @@ SPEC = r"NAME, NAME:key=value,... or a mapping \{NAME: \{key: value\}\}"
         ({"nested": "yes"}, r"^nested yes: give true or false$"),
         ({"model": 3}, r"^model 3: give text$"),
         ({"preset": "papers"}, r"^unknown preset 'papers': did you mean 'paper'"),
-        ({"granularity": "head"}, r"^granularity head: give one of block, sublayer$"),
+        ({"granularity": "head"}, r"^granularity head: give one of block, sublayer, expert$"),
         ({"dtype": "int8"}, r"^dtype int8: give one of auto, float32, bfloat16, float16$"),
         ({"estimator": 3}, rf"^estimator 3: give {SPEC}$"),
         (

@@ -284,7 +284,7 @@ HYBRID_FAMILIES: tuple[Family, ...] = (
             "n_group": 2,
             "topk_group": 1,
             "num_experts_per_tok": 2,
-            "num_local_experts": 4,
+            "num_local_experts": 8,
             "head_dim": 8,
             "short_conv_kernel_size": 3,
             "first_k_dense_replace": 2,

@@ -143,6 +143,7 @@ WRAPPERS = (
         "llama4",
         {
             "num_local_experts": 4,
+            "num_experts_per_tok": 2,
             "intermediate_size_mlp": 40,
             "interleave_moe_layer_step": 2,
             "attention_chunk_size": 16,

@@ -123,7 +123,15 @@ PLACE_FAMILIES: tuple[Family, ...] = (
             LastKind(_FULL, "layer_types"),
         ),
         rebuild=_PER_LAYER_INPUTS,
-        tiny={**_GEMMA4, "hidden_size_per_layer_input": 4, "vocab_size_per_layer_input": 96},
+        tiny={
+            **_GEMMA4,
+            "hidden_size_per_layer_input": 4,
+            "vocab_size_per_layer_input": 96,
+            "enable_moe_block": True,
+            "num_experts": 4,
+            "top_k_experts": 2,
+            "moe_intermediate_size": 24,
+        },
     ),
     Family(
         "gemma4_unified_text",

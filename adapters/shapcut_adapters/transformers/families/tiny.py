@@ -27,14 +27,14 @@ DENSE_AND_MIXTURE = ["dense", "sparse", "sparse", "dense", "sparse", "sparse"]
 """Both kinds of feed-forward networks, in an irregular order."""
 
 ROUTED_EXPERTS = {
-    "n_routed_experts": 4,
+    "n_routed_experts": 8,
     "num_experts_per_tok": 2,
     "moe_intermediate_size": 24,
     "n_group": 2,
     "topk_group": 1,
     "n_shared_experts": 1,
 }
-"""A mixture with a shared expert, chosen among groups."""
+"""A mixture with a shared expert, chosen among groups of which experts can go."""
 
 INDEXER = {"index_topk": 4, "index_head_dim": 8, "index_n_heads": 16}
 """Fewer tokens than the sequences have, and enough heads to make all scores distinct."""

@@ -1,0 +1,96 @@
+"""Statistics of experts over tokens: published baselines, and first evidence for searches."""
+
+from typing import ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from shapcut.baselines.scores import scored
+from shapcut.estimators.base import EstimationProblem, Estimator
+from shapcut.game.contributions import Contributions
+from shapcut.game.game import Game
+from shapcut.game.groups import Groups
+from shapcut.models.adapter import ExpertStatistic
+from shapcut.support.errors import InputError, UnsupportedModelError
+from shapcut.valuation.model_access import ModelAccess, require_access
+
+
+class ExpertStatisticEstimator(Estimator):
+    """Base class of estimators that score experts by a statistic of one forward pass."""
+
+    handles_groups = True
+    statistic: ClassVar[ExpertStatistic]
+    weighting: ClassVar[str]
+
+    def estimate(self, problem: EstimationProblem) -> Contributions:
+        """See `Estimator.estimate`; measures no coalition.
+
+        Raises:
+            InputError: if the game has no model, or its players are not experts.
+        """
+        access = require_access(problem.game, f"estimator {self.name!r}")
+        if access.granularity != "expert":
+            raise InputError(f"estimator {self.name!r} scores experts; use --granularity expert")
+        values = expert_statistic(access, Groups.of(problem.players), self.statistic)
+        weighting = f"{self.weighting}; no coalition was measured"
+        return scored(problem.players, values, estimator=self.name, weighting=weighting)
+
+
+class FrequencyEstimator(ExpertStatisticEstimator):
+    """How many tokens are routed to an expert.
+
+    Source: SEER-MoE, Muzio et al., arXiv 2404.05089, section 3 (hard counting).
+    """
+
+    name = "frequency"
+    statistic = "frequency"
+    weighting = "share of the tokens that are routed to an expert"
+
+
+class ActivationNormEstimator(ExpertStatisticEstimator):
+    """The sum over its tokens of the norm of an expert's output: expert activation norm.
+
+    Source: Jaiswal et al., "Finding Fantastic Experts in MoEs", arXiv 2504.05586.
+    """
+
+    name = "ean"
+    statistic = "ean"
+    weighting = "norm of an expert's output, summed over its tokens"
+
+
+class ReapEstimator(ExpertStatisticEstimator):
+    """The router's weight times the norm of an expert's output, mean over its tokens.
+
+    Source: REAP, Lasby et al., arXiv 2510.13999.
+    """
+
+    name = "reap"
+    statistic = "reap"
+    weighting = "router weight times norm of an expert's output, mean over its tokens"
+
+
+def expert_statistic(access: ModelAccess, groups: Groups, statistic: ExpertStatistic) -> NDArray[np.float64]:
+    """A statistic of every player on the calibration tokens, shape (n_players,); charges the pass.
+
+    Raises:
+        UnsupportedModelError: if the adapter cannot observe this model's experts.
+    """
+    found = access.adapter.expert_statistics(access.model, access.input_ids)[statistic]
+    access.charge(len(groups))
+    return np.asarray(found, dtype=np.float64)
+
+
+def first_evidence(game: Game) -> NDArray[np.float64] | None:
+    """The activation norm of each expert over the mean of its group; None of players that are no experts."""
+    access = game.access
+    if not isinstance(access, ModelAccess) or access.granularity != "expert":
+        return None
+    groups = Groups.of(game.players)
+    try:
+        norms = expert_statistic(access, groups, "ean")
+    except UnsupportedModelError:
+        return None
+    count = np.bincount(groups.labels)
+    means = np.bincount(groups.labels, weights=norms) / count
+    relative: NDArray[np.float64] = norms / np.where(means > 0.0, means, 1.0)[groups.labels]
+    return relative

@@ -1,0 +1,6 @@
+"""What a player is; imports nothing, so that the command line starts quickly."""
+
+from typing import Literal, get_args
+
+Granularity = Literal["block", "sublayer", "expert"]
+GRANULARITIES: tuple[Granularity, ...] = get_args(Granularity)
