@@ -7,7 +7,7 @@ are from its sources of 2026 (`src/models/*.cpp`, `src/llama-hparams.cpp`).
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from shapcut.models.gguf_header import ARRAY, STRING, GGUFHeader, MetadataEntry
+from shapcut.models.gguf_header import ARRAY, INTEGERS, STRING, GGUFHeader, MetadataEntry
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,9 +119,17 @@ def _architecture_objection(header: GGUFHeader) -> str:
 def _metadata_objection(header: GGUFHeader) -> str:
     for key in _UNSUPPORTED:
         entry = header.own(key)
-        if entry is not None and (entry.kind == ARRAY or entry.value):
-            return f"{entry.name} is {entry.value or 'an array'}: such blocks depend on each other"
+        if entry is not None and entry.value != 0:
+            return f"{entry.name} is {_shown(entry)}: such blocks depend on each other"
+    for key in (*_LEADING, *_PERIODS):
+        entry = header.own(key)
+        if entry is not None and entry.kind not in INTEGERS:
+            return f"{entry.name} is {_shown(entry)}, which is no whole number"
     return next(filter(None, (_entry_objection(header, entry) for entry in header.entries)), "")
+
+
+def _shown(entry: MetadataEntry) -> str:
+    return "an array" if entry.kind == ARRAY else f"{entry.value!a}"
 
 
 def _entry_objection(header: GGUFHeader, entry: MetadataEntry) -> str:

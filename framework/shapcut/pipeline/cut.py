@@ -130,8 +130,8 @@ def _require_gguf(session: Session, plan: RemovalPlan, reporter: Reporter) -> Pa
     if followed_metadata(header, plan.kept).windows is not None:
         reporter.say(
             "the cut breaks the period of sliding windows, so the result states each block's in "
-            f"{header.architecture}.attention.sliding_window_pattern; shapcut and llama.cpp of 2026 read that "
-            "key, older llama.cpp and plain transformers do not"
+            f"{header.architecture}.attention.sliding_window_pattern; shapcut and llama.cpp of 2026 read "
+            "that key, older llama.cpp and plain transformers do not"
         )
     return source
 

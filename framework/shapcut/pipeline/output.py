@@ -16,16 +16,16 @@ def is_gguf_output(out: Path) -> bool:
 
 
 def require_output(recipe: Recipe, out: Path) -> None:
-    """Check that a run can write its result, before any work.
+    """Check that a run can write its result, before any work; several results go into directories in ``out``.
 
     Raises:
         InputError: if ``out`` exists, or is a GGUF file that this recipe cannot give.
     """
-    if not is_gguf_output(out):
+    if is_gguf_output(out):
+        require_new_file(out)
+        require_gguf_recipe(recipe, out)
+    elif len(recipe.target_labels()) <= 1:
         require_new_directory(out)
-        return
-    require_new_file(out)
-    require_gguf_recipe(recipe, out)
 
 
 def require_gguf_recipe(recipe: Recipe, out: Path) -> None:
