@@ -147,7 +147,7 @@ def test_a_plan_that_would_be_misread_is_refused_before_the_model_is_loaded(
     assert not (tmp_path / "out.gguf.run").exists()
 
 
-def gemma(path: Path) -> Path:
+def gemma(path: Path, windows: list[bool] | None = None) -> Path:
     """Six random layers of Gemma 3, of which the last attends to everything and the others to 8 tokens."""
     config = Gemma3TextConfig(
         vocab_size=300, hidden_size=32, intermediate_size=48, num_hidden_layers=6, num_attention_heads=4,
@@ -159,6 +159,8 @@ def gemma(path: Path) -> Path:
         model = Gemma3ForCausalLM(config)
     writer = gguf.GGUFWriter(path, "gemma3")
     write_gemma_header(writer, config)
+    if windows is not None:
+        writer.add_array("gemma3.attention.sliding_window_pattern", windows)
     names = gguf.get_tensor_name_map(gguf.MODEL_ARCH.GEMMA3, config.num_hidden_layers)
     for name, weight in model.state_dict().items():
         if name == "lm_head.weight":
@@ -208,6 +210,15 @@ def test_sliding_windows_of_a_cut_gemma_are_read_as_written(tmp_path: Path) -> N
         applied(out, again, RemovalPlan.removing((0,), 4))
     assert contents(again)["gemma3.attention.sliding_window_pattern"] == [True, True, False]
     assert stored(again)["blk.2.attn_q.weight"] == stored(source)["blk.5.attn_q.weight"]
+
+
+def test_windows_that_do_not_fit_the_model_are_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = gemma(tmp_path / "gemma.gguf", [True, False, True])
+    assert run(["inspect", str(source)]) == 2
+    told = capsys.readouterr().err
+    assert "sliding_window_pattern has 3 elements, which do not fit the model's 6 layers" in told
 
 
 @pytest.mark.parametrize("family", ["llama", "gemma3"])

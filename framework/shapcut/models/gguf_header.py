@@ -154,15 +154,26 @@ def read_gguf_header(file: Path) -> GGUFHeader:
 
     Raises:
         InputError: if a length exceeds the file, names come twice, tensors overlap or lie outside the file,
-            there are more blocks than tensors, or tensors of blocks that the header does not count.
+            there are more blocks than tensors, or tensors of blocks that the header does not count; or if the
+            file is one part of a model.
     """
     try:
         with file.open("rb") as opened, mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ) as content:
             header = _Reader(content).header()
+        _require_whole(file, header)
         _check_blocks(header)
     except (OSError, ValueError) as error:
         raise InputError(f"cannot read the GGUF file {file}: {error}; is the copy complete?") from error
     return header
+
+
+def _require_whole(file: Path, header: GGUFHeader) -> None:
+    parts = header.by_name.get("split.count")
+    if parts is not None and parts.kind in INTEGERS and parts.value > 1:
+        raise InputError(
+            f"{file} is one of {parts.value} parts of a model; join them with: "
+            "llama-gguf-split --merge FIRST_PART WHOLE.gguf"
+        )
 
 
 def _check_blocks(header: GGUFHeader) -> None:

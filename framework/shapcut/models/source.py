@@ -369,8 +369,8 @@ def read_config(location: Location, trust_remote_code: bool) -> Any:
 def _follow_windows(config: Any, header: GGUFHeader) -> None:
     """Take each block's sliding window from a GGUF file that states it, which transformers does not read."""
     stated = header.own("attention.sliding_window_pattern")
-    types = getattr(config, "layer_types", None)
-    if stated is None or not stated.count or not types or not stated.value:
+    types, window = getattr(config, "layer_types", None), getattr(config, "sliding_window", None)
+    if stated is None or not stated.value or stated.count is None or not types or not window:
         return
     if stated.count != len(types) or not {"sliding_attention", "full_attention"}.issuperset(types):
         raise InputError(

@@ -4,6 +4,8 @@ import struct
 from collections.abc import Callable
 from pathlib import Path
 
+import gguf
+import numpy as np
 import pytest
 from gguf_files import write_gguf_file
 
@@ -111,6 +113,22 @@ def test_damage_is_refused_in_one_line(
     told = str(caught.value)
     assert told.startswith(f"cannot read the GGUF file {file}: ")
     assert "\n" not in told
+
+
+def test_one_part_of_a_split_model_is_refused(tmp_path: Path) -> None:
+    writer = gguf.GGUFWriter(tmp_path / "model.gguf", "llama", split_max_tensors=1)
+    writer.add_block_count(2)
+    for block in range(2):
+        writer.add_tensor(f"blk.{block}.attn_norm.weight", np.ones(32, np.float32))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    for part in ("model-00001-of-00002.gguf", "model-00002-of-00002.gguf"):
+        with pytest.raises(
+            InputError, match=f"{part} is one of 2 parts of a model; join them with: llama-gguf"
+        ):
+            read_gguf_header(tmp_path / part)
 
 
 def test_a_name_that_is_no_text_is_kept(tmp_path: Path) -> None:
