@@ -225,6 +225,34 @@ def zoo(content: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def gguf(content: dict[str, Any]) -> str:
+    """What a cut of GGUF files costs, and what llama.cpp makes of them."""
+    lines = [
+        "| file | blocks | MB | seconds (a copy) | memory | tensors equal | perplexity in transformers | in llama.cpp | tokens/s decoding | tokens/s reading |",
+        "|---|---|---|---|---|---|---|---|---|---|",
+    ]
+    for row in content["models"]:
+        sizes, seconds, speed = row["bytes"], row["seconds"], row["tokens a second in llama.cpp"]
+        engines = row["perplexity"]
+        cells = [
+            f"`{row['model']}`",
+            f"{row['blocks']} → {row['blocks'] - len(row['removed'])}",
+            f"{sizes['whole'] / 1e6:.1f} → {sizes['cut'] / 1e6:.1f}",
+            f"{seconds['cut and comparison']:.1f} ({seconds['copy']:.1f})",
+            f"{row['memory of the cut in bytes'] / 1e6:.0f} MB",
+            row["tensors equal byte for byte"],
+            *(
+                f"{engines[name]['whole']:.3f} → {engines[name]['cut']:.3f}"
+                for name in ("transformers", "llama.cpp")
+            ),
+            *(f"{speed['whole'][kind]:.1f} → {speed['cut'][kind]:.1f}" for kind in ("decode", "prompt")),
+        ]
+        lines.append(f"| {' | '.join(cells)} |")
+    versions = ", ".join(f"{name} {version}" for name, version in content["versions"].items())
+    about = f"{content['text']}; {content['hardware']}; {versions}"
+    return "\n".join([*lines, "", f"`benchmarks/serving/{content['command']}`, {about}."])
+
+
 def zoo_prune(content: dict[str, Any]) -> str:
     """Every model of the zoo before and after three cuts."""
     counts = list(next(iter(content["models"].values()))["cuts"])
@@ -298,6 +326,7 @@ TABLES: dict[str, Callable[[dict[str, Any]], str]] = {
     "selection_summary": selection_summary,
     "quantization": quantization,
     "quantization_order": quantization_order,
+    "gguf": gguf,
     "zoo": zoo,
     "zoo_prune": zoo_prune,
     "after_the_cut": after_the_cut,
@@ -312,6 +341,7 @@ PAGES = (
     "docs/after-the-cut.md",
     "docs/estimators.md",
     "docs/families.md",
+    "docs/gguf.md",
     "docs/method.md",
     "docs/quantization.md",
     "docs/security.md",

@@ -185,7 +185,7 @@ def prune(
 
     Args:
         model: a local directory, hub id, ``.gguf`` file or ``demo:NAME``.
-        out: a new directory for the checkpoint.
+        out: a new directory for the checkpoint, or ``FILE.gguf`` to cut a GGUF file.
         run: the run directory; default: beside ``out``.
         progress: whether to report on stderr.
         options: fields of `shapcut.recipe.recipe.Recipe`, for example ``ratio=0.2`` or ``then=["STEP"]``.

@@ -6,6 +6,7 @@ from pathlib import Path
 import pluggy
 import pytest
 
+from shapcut.export.gguf_rules import ARCHITECTURES
 from shapcut.host import hookspecs
 
 ROOT = Path(__file__).parents[2]
@@ -91,3 +92,9 @@ def test_a_link_to_nowhere_is_noticed(tmp_path: Path) -> None:
         "# One thing\n[a](#one-thing) [b](#other) [c](missing.md) [d](page.md#one-thing) `[e](f)`\n"
     )
     assert broken_links(page) == ["#other", "missing.md"]
+
+
+def test_the_page_on_gguf_names_every_architecture_that_is_cut_or_refused() -> None:
+    words = (ROOT / "docs" / "gguf.md").read_text(encoding="utf-8").lower()
+    names = {name.replace("deepseek2", "deepseek 2").replace("exaone4", "exaone 4") for name in ARCHITECTURES}
+    assert {name for name in names if not re.search(rf"(?<![\w-]){re.escape(name)}(?![\w-])", words)} == set()

@@ -31,8 +31,10 @@ STEPS_OF_PAGES = ("narrow",)
 """Post-pruning steps that a page writes itself."""
 
 OF_OTHER_PROGRAMS = {
+    "--merge": "llama-gguf-split",
     "--no-build-isolation": "pip",
     "--no-deps": "pip",
+    "--prune-layers": "llama-quantize",
     "--check": "benchmarks/tables.py",
     "--fill": "benchmarks/tutorial.py",
     "--models": "benchmarks/selection.py",

@@ -249,8 +249,13 @@ class HFDecoderAdapter(Adapter):
         return (*own, *(f"text_config.{field}" for field in own if beside), *beside)
 
     def has_plain_blocks(self, model: nn.Module) -> bool:
-        """As declared by the family; False for quantized models, which other tools cannot start from."""
-        return find_decoder(model).family.plain and not is_quantized(model) and not is_wrapper(model)
+        """As declared by the family; False for quantized models, which other tools cannot start from.
+
+        False too if ``layer_types`` of the config differ, since those tools would leave the list as it is.
+        """
+        if not find_decoder(model).family.plain or is_quantized(model) or is_wrapper(model):
+            return False
+        return len(set(getattr(model.config, "layer_types", None) or ())) <= 1
 
     def usage(self, model: nn.Module) -> str:
         """As `Adapter.usage`, with the auto class of multimodal models."""

@@ -31,7 +31,7 @@ _new_out = option(
     "--out",
     type=A_PATH,
     metavar="DIR",
-    help="new directory for the checkpoint [required except with --dry-run]",
+    help="new directory for the checkpoint, or FILE.gguf to cut a GGUF file [required except with --dry-run]",
     panel=OUTPUT,
 )
 
@@ -177,15 +177,15 @@ def prune_model(
     """Score, select, remove, post-process, verify and write a checkpoint."""
     from shapcut.cli.output import reporter
     from shapcut.pipeline.dry_run import forecast
+    from shapcut.pipeline.output import require_output
     from shapcut.pipeline.prune import prune
     from shapcut.pipeline.series import prune_series
     from shapcut.recipe.recipe import make_recipe
-    from shapcut.support.files import require_new_directory
 
     made = make_recipe({"model": model, **given}, recipe)
     if dry_run:
-        if out is not None and len(made.target_labels()) < 2:  # noqa: PLR2004 - several go into directories in it
-            require_new_directory(out)
+        if out is not None:
+            require_output(made, out)
         _show_forecast(forecast(made, host, target=True, throughput=throughput), as_json)
         return
     if out is None:
@@ -223,9 +223,9 @@ def apply_model(
     from shapcut.cli import tables
     from shapcut.cli.output import reporter
     from shapcut.game.plan import RemovalPlan
+    from shapcut.pipeline.output import require_output
     from shapcut.pipeline.prune import apply_plan
     from shapcut.recipe.recipe import make_recipe
-    from shapcut.support.files import require_new_directory
 
     removal = RemovalPlan.read(plan)
     recipe = make_recipe(
@@ -238,7 +238,7 @@ def apply_model(
         }
     )
     if dry_run:
-        require_new_directory(out)
+        require_output(recipe, out)
         tables.say(f"would remove players {list(removal.removed)} of {model} and write {out}")
         return
     result = apply_plan(recipe, removal, out, host, run_directory=run, reporter=reporter())

@@ -30,7 +30,12 @@ recipe_model = click.argument(
     shell_complete=file_or(models),
 )
 out = option(
-    "--out", type=A_PATH, metavar="DIR", required=True, help="new directory for the checkpoint", panel=OUTPUT
+    "--out",
+    type=A_PATH,
+    metavar="DIR",
+    required=True,
+    help="new directory for the checkpoint, or FILE.gguf to cut a GGUF file",
+    panel=OUTPUT,
 )
 run = option(
     "--run",

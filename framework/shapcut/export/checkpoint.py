@@ -31,7 +31,7 @@ class CheckpointReport:
     """A written checkpoint and its agreement with the bypassed original.
 
     Attributes:
-        directory: the checkpoint's directory.
+        directory: the checkpoint's directory, or the GGUF file.
         weight_bytes: size of the weight files.
         total_bytes: size of all files.
         max_difference: largest absolute difference from the expected logits.
@@ -97,7 +97,9 @@ def write_checkpoint(
             write_text_atomically(directory / "recipe.yaml", recipe_text)
             write_text_atomically(directory / "README.md", card)
             reloaded = _reloaded(adapter, directory, model)
-            difference, accepted = _compared(adapter, reloaded, verify_ids, expected_logits, tolerance)
+            difference, accepted = require_same_logits(
+                adapter, reloaded, verify_ids, expected_logits, tolerance
+            )
             del reloaded
             total = sum(file.stat().st_size for file in directory.rglob("*") if file.is_file())
             weights = checkpoint_bytes(directory)
@@ -167,10 +169,18 @@ def _reloaded(adapter: Adapter, directory: Path, cut: nn.Module) -> nn.Module:
         raise VerificationError(f"the written checkpoint cannot be loaded: {one_line(error)}") from error
 
 
-def _compared(
-    adapter: Adapter, reloaded: nn.Module, verify_ids: Tensor, expected: Tensor, tolerance: float | None
+def require_same_logits(
+    adapter: Adapter,
+    reloaded: nn.Module,
+    verify_ids: Tensor,
+    expected: Tensor,
+    tolerance: float | None = None,
 ) -> tuple[float, float]:
-    """(largest difference, accepted difference) of a written model's logits."""
+    """(largest difference, accepted difference) of a written model's logits.
+
+    Raises:
+        VerificationError: if the difference is larger.
+    """
     with quiet_libraries():
         logits = adapter.logits(reloaded, verify_ids.to(adapter.input_device(reloaded)))
     if logits.shape != expected.shape:

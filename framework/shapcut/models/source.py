@@ -10,7 +10,7 @@ from urllib.request import getproxies
 
 from shapcut.models.checkpoint_format import CheckpointFormat, asked_formats, claiming_format
 from shapcut.models.demo import DEMO_PREFIX, demo_directory, fetched_demo
-from shapcut.models.gguf import require_sound_gguf
+from shapcut.models.gguf_header import GGUF_MAGIC, GGUFHeader, read_gguf_header
 from shapcut.models.multimodal import is_multimodal
 from shapcut.models.placement import Offload, check_dtype
 from shapcut.models.quantization import quantization_method, require_packages
@@ -27,7 +27,6 @@ from shapcut.support.plain_json import read_json
 from shapcut.support.quiet import one_line, quiet_libraries
 
 _HUB_TIMEOUT = 5.0
-_GGUF_MAGIC = b"GGUF"
 
 
 @dataclass(frozen=True, slots=True)
@@ -275,8 +274,8 @@ def _require_sound_weights(path: Path, config: dict[str, Any]) -> None:
 
 def _located_file(source: str, path: Path, asked: str) -> Location:
     with path.open("rb") as file:
-        magic = file.read(len(_GGUF_MAGIC))
-    if magic != _GGUF_MAGIC:
+        magic = file.read(len(GGUF_MAGIC))
+    if magic != GGUF_MAGIC:
         raise InputError(
             f"{source} is not a GGUF file, and no other format claims it (asked: {asked}); "
             "name a .gguf file or a checkpoint's directory"
@@ -341,8 +340,7 @@ def read_config(location: Location, trust_remote_code: bool) -> Any:
     """
     from transformers import AutoConfig, PreTrainedConfig  # noqa: PLC0415 - slow to import
 
-    if location.gguf_file is not None:
-        require_sound_gguf(Path(location.gguf_file))
+    header = None if location.gguf_file is None else read_gguf_header(Path(location.gguf_file))
     with quiet_libraries():
         try:
             raw: dict[str, Any] = {}
@@ -359,11 +357,26 @@ def read_config(location: Location, trust_remote_code: bool) -> Any:
             whole = bool(raw)  # then it was read, and something else is wrong
             hint = "" if whole else "; is the copy complete?"
             raise InputError(f"{_unreadable(location)}: {one_line(error)}{hint}") from error
+    if header is not None:
+        _follow_windows(config, header)
     if location.text_only:
         return _text_config(location, config)
     if not is_multimodal(config):
         _require_causal(location, config, raw.get("auto_map") or {})
     return config
+
+
+def _follow_windows(config: Any, header: GGUFHeader) -> None:
+    """Take each block's sliding window from a GGUF file that states it, which transformers does not read."""
+    stated = header.own("attention.sliding_window_pattern")
+    types, window = getattr(config, "layer_types", None), getattr(config, "sliding_window", None)
+    if stated is None or not stated.value or stated.count is None or not types or not window:
+        return
+    if stated.count != len(types) or not {"sliding_attention", "full_attention"}.issuperset(types):
+        raise InputError(
+            f"{stated.name} has {stated.count} elements, which do not fit the model's {len(types)} layers"
+        )
+    config.layer_types = ["sliding_attention" if slides else "full_attention" for slides in stated.value]
 
 
 def _text_config(location: Location, config: Any) -> Any:

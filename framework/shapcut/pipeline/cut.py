@@ -7,6 +7,8 @@ from pathlib import Path
 from torch import Tensor, nn
 
 from shapcut.export.checkpoint import CheckpointReport, write_checkpoint
+from shapcut.export.gguf_checkpoint import write_gguf
+from shapcut.export.gguf_rules import followed_metadata
 from shapcut.export.model_card import CardFacts, license_of, render_card
 from shapcut.export.other_tools import export_hints
 from shapcut.game.plan import RemovalPlan
@@ -17,6 +19,7 @@ from shapcut.models.demo import origin
 from shapcut.models.predictors import is_predictor
 from shapcut.models.source import read_config
 from shapcut.models.stored_tensors import other_weight_files, stored_tensors
+from shapcut.pipeline.output import is_gguf_output, require_gguf_cut
 from shapcut.pipeline.result import PruneResult
 from shapcut.pipeline.session import Session
 from shapcut.steps.runner import StepResults, run_steps
@@ -75,7 +78,7 @@ def carry_out(
     Args:
         session: the session; its model is changed and must not be used afterwards.
         plan: the players to remove.
-        out: a new directory for the checkpoint.
+        out: a new directory for the checkpoint, or a new GGUF file.
         run: the run directory; keeps the results of steps, so that a killed run resumes after the last one.
         reporter: reports progress.
         command: the command of the run, for the model card.
@@ -87,13 +90,20 @@ def carry_out(
         VerificationError: if the written checkpoint does not behave as the bypassed original.
     """
     require_removal(session, plan)
-    before = before or measure_original(session, reporter)
+    files = None
+    if is_gguf_output(out):
+        files = _require_gguf(session, plan, reporter)
+    before = before or measure_original(session, reporter, files)
     steps = StepResults(run.steps, session.recipe.then, session.step_inputs(plan))
     cut = mend(session, remove(session, plan), steps, reporter)
     after = measure_cut(session, cut, reporter)
     say_what_is_left(session, cut.model, reporter)
     with reporter.working("writing and verifying the checkpoint"):
-        result = write(session, cut, out, before, after, command=command, kept_as=kept_as or run.result)
+        kept_as = kept_as or run.result
+        if is_gguf_output(out):
+            result = _write_gguf(session, cut, out, before, after, kept_as=kept_as)
+        else:
+            result = write(session, cut, out, before, after, command=command, kept_as=kept_as)
     steps.clear()
     return result
 
@@ -107,6 +117,30 @@ def require_removal(session: Session, plan: RemovalPlan) -> None:
     objection = session.adapter.can_remove(session.game.model, plan.removed, plan.granularity)
     if objection:
         raise InputError(f"cannot remove {list(plan.removed)}: {objection}")
+
+
+def _require_gguf(session: Session, plan: RemovalPlan, reporter: Reporter) -> Path:
+    """Refuse a plan that a GGUF file cannot express; warn of readers that would misread the result.
+
+    Returns:
+        The GGUF file that the model was loaded from.
+    """
+    source = _gguf_file(session)
+    header = require_gguf_cut(source, plan.kept)
+    if followed_metadata(header, plan.kept).windows is not None:
+        reporter.say(
+            "the cut breaks the period of sliding windows, so the result states each block's in "
+            f"{header.architecture}.attention.sliding_window_pattern; shapcut and llama.cpp of 2026 read "
+            "that key, older llama.cpp and plain transformers do not"
+        )
+    return source
+
+
+def _gguf_file(session: Session) -> Path:
+    location = session.opened.source.location
+    if location.gguf_file is None:
+        raise InputError(f"{location.source} is not a GGUF file; name a directory as --out")
+    return Path(location.gguf_file)
 
 
 def say_what_is_left(session: Session, model: nn.Module, reporter: Reporter) -> None:
@@ -131,10 +165,11 @@ def say_what_is_left(session: Session, model: nn.Module, reporter: Reporter) -> 
         )
 
 
-def measure_original(session: Session, reporter: Reporter) -> ModelMeasurement:
-    """Figures of the whole model."""
+def measure_original(session: Session, reporter: Reporter, files: Path | None = None) -> ModelMeasurement:
+    """Figures of the whole model; its size is that of ``files``, or of its checkpoint."""
+    files = files or session.opened.source.location.checkpoint
     with reporter.working("measuring the original"):
-        return _measured(session, session.game.model, reporter, session.opened.source.location.checkpoint)
+        return _measured(session, session.game.model, reporter, files)
 
 
 def _measured(
@@ -196,6 +231,34 @@ def measure_cut(session: Session, cut: CutModel, reporter: Reporter) -> ModelMea
     with reporter.working("measuring the pruned model"):
         found = _measured(session, cut.model, reporter)
     return found.model_copy(update={"parameters": cut.parameters}) if session.parts.quantizes else found
+
+
+def _write_gguf(
+    session: Session,
+    cut: CutModel,
+    out: Path,
+    before: ModelMeasurement,
+    after: ModelMeasurement,
+    *,
+    kept_as: Path,
+) -> PruneResult:
+    """As `write`, of a GGUF file cut from the one that the model was loaded from."""
+
+    def outcome(report: CheckpointReport) -> PruneResult:
+        sized = after.model_copy(update={"checkpoint_bytes": report.weight_bytes})
+        return PruneResult(cut.plan, before, sized, report)
+
+    written = write_gguf(
+        session.adapter,
+        cut.model,
+        _gguf_file(session),
+        out,
+        plan=cut.plan,
+        verify_ids=cut.input_ids,
+        expected_logits=cut.expected,
+        before_it_appears=lambda report: outcome(report).write(kept_as),
+    )
+    return outcome(written)
 
 
 def write(

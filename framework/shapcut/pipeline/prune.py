@@ -7,6 +7,7 @@ from shapcut.game.plan import RemovalPlan
 from shapcut.host.host import Host
 from shapcut.pipeline.cut import carry_out
 from shapcut.pipeline.manifest import Manifest, finish_run
+from shapcut.pipeline.output import is_gguf_output, require_gguf_cut
 from shapcut.pipeline.result import PruneResult
 from shapcut.pipeline.resume import resume_finished
 from shapcut.pipeline.score import Scoring, refuse_vetoed
@@ -93,6 +94,8 @@ def apply_plan(
     directory, reporter = run_directory or default_run_directory(out), reporter or Silent()
     if finished := resume_finished(recipe, out, directory, host, reporter):
         return finished
+    if is_gguf_output(out):
+        require_gguf_cut(Path(recipe.model), plan.kept)
     session = prepare(recipe, host, target=True)
     _require_same_model(plan, session, reporter)
     refuse_vetoed(host, plan)

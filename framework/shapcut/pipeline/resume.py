@@ -4,11 +4,12 @@ from pathlib import Path
 
 from shapcut.host.host import Host
 from shapcut.pipeline.manifest import Manifest, finish_run
+from shapcut.pipeline.output import is_gguf_output, require_output
 from shapcut.pipeline.result import PruneResult, read_result
 from shapcut.recipe.recipe import Recipe
 from shapcut.steps.runner import clear_results
 from shapcut.support.errors import InputError
-from shapcut.support.files import require_new_directory, require_outside
+from shapcut.support.files import require_outside
 from shapcut.support.plain_json import read_json
 from shapcut.support.progress import Reporter
 from shapcut.support.run_directory import Run, open_run, require_run_directory
@@ -27,7 +28,7 @@ def resume_finished(
     """
     require_outside(directory, out)
     if finished_earlier(recipe, out, Run(directory)) is None:
-        require_new_directory(out)
+        require_output(recipe, out)
         require_run_directory(directory)
         return None
     with open_run(directory) as run:
@@ -44,13 +45,14 @@ def finished_earlier(recipe: Recipe, out: Path, run: Run) -> PruneResult | None:
 
     Args:
         recipe: the recipe.
-        out: the checkpoint directory, which may not exist.
+        out: the checkpoint's directory or the GGUF file, which may not exist.
         run: the run directory; the run is unfinished if its manifest says so or it has no report.
     """
     try:
         result = read_result(run.result)
-        written = (out / "recipe.yaml").read_text(encoding="utf-8")
-        same_plan = read_json(out / "plan.json") == result.to_json()["plan"]
+        place = run.directory if is_gguf_output(out) and out.is_file() else out
+        written = (place / "recipe.yaml").read_text(encoding="utf-8")
+        same_plan = read_json(place / "plan.json") == result.to_json()["plan"]
         status = read_json(run.manifest)["status"]
     except (InputError, OSError, ValueError, KeyError, TypeError):
         return None

@@ -9,6 +9,7 @@ from shapcut.game.plan import RemovalPlan
 from shapcut.host.host import Host
 from shapcut.pipeline.cut import carry_out, measure_original
 from shapcut.pipeline.manifest import finish_run
+from shapcut.pipeline.output import is_gguf_output, require_gguf_recipe
 from shapcut.pipeline.prune import default_run_directory
 from shapcut.pipeline.result import read_result
 from shapcut.pipeline.score import Scoring
@@ -64,6 +65,8 @@ def prune_series(
     """
     reporter = reporter or Silent()
     directory = run_directory or default_run_directory(out)
+    if is_gguf_output(out):
+        require_gguf_recipe(recipe, out)
     require_run_directory(directory)
     finished = _finished(recipe, out, Run(directory))
     session = prepare(recipe, host, target=True, run_directory=directory)

@@ -7,7 +7,7 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -128,6 +128,18 @@ def require_new_directory(path: Path) -> None:
     require_writable(path.absolute().parent, "--out")
 
 
+def require_new_file(path: Path) -> None:
+    """Check that ``path`` can become a new file.
+
+    Raises:
+        InputError: if it exists, or its directory cannot be written.
+    """
+    _require_usable_name(path, "--out")
+    if path.exists() or path.is_symlink():
+        raise InputError(f"--out {path} already exists; choose another one")
+    require_writable(path.absolute().parent, "--out")
+
+
 def _require_usable_name(path: Path, option: str) -> None:
     """Check that the names of ``path`` and of the temporary directory beside it can be made.
 
@@ -156,22 +168,64 @@ def require_outside(run: Path, out: Path) -> None:
         raise InputError(f"--run {run} is inside --out {out}, which must stay empty; choose another one")
 
 
+def _temporary_beside(path: Path, is_kind: Callable[[Path], bool]) -> Path:
+    """A name for what becomes ``path``, beside it; what killed processes left there is cleared first."""
+    path = path.absolute()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    prefix = f".{path.name}.partial-"
+    for leftover in path.parent.glob(f"{glob.escape(prefix)}*"):
+        owner = leftover.name.removeprefix(prefix)
+        ours = re.fullmatch(r"[1-9][0-9]{0,18}", owner) and is_kind(leftover) and not leftover.is_symlink()
+        if ours and not psutil.pid_exists(int(owner)):
+            _discard(leftover)
+    return path.parent / f"{prefix}{os.getpid()}"
+
+
+def _discard(path: Path) -> None:
+    """Delete a file or a directory as far as possible."""
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
+
+
+@contextmanager
+def new_file(path: Path) -> Iterator[Path]:
+    """A name beside ``path`` for a file that becomes ``path`` when the block ends without an error.
+
+    Leftovers of killed processes are cleared first, as by `new_directory`.
+
+    Raises:
+        FileExistsError: if ``path`` exists by then.
+    """
+    temporary = _temporary_beside(path, Path.is_file)
+    _discard(temporary)
+    try:
+        yield temporary
+        temporary.chmod(0o644)
+        _flush(temporary)
+        _become_new(temporary, path)
+    except BaseException:
+        _discard(temporary)
+        raise
+    _flush(path.absolute().parent)
+
+
+def _become_new(temporary: Path, path: Path) -> None:
+    if path.exists():
+        raise FileExistsError(f"{path} already exists")
+    temporary.replace(path)
+
+
 @contextmanager
 def new_directory(path: Path) -> Iterator[Path]:
     """A temporary directory beside ``path`` that becomes ``path`` when the block ends without an error.
 
     Leftovers of killed processes are cleared first; those of running ones are left alone.
     """
+    temporary = _temporary_beside(path, Path.is_dir)
     path = path.absolute()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    prefix = f".{path.name}.partial-"
-    for leftover in path.parent.glob(f"{glob.escape(prefix)}*"):
-        owner = leftover.name.removeprefix(prefix)
-        ours = re.fullmatch(r"[1-9][0-9]{0,18}", owner) and leftover.is_dir() and not leftover.is_symlink()
-        if ours and not psutil.pid_exists(int(owner)):
-            shutil.rmtree(leftover, ignore_errors=True)
-    temporary = path.parent / f"{prefix}{os.getpid()}"
-    shutil.rmtree(temporary, ignore_errors=True)
+    _discard(temporary)
     temporary.mkdir()
     try:
         yield temporary
@@ -183,6 +237,6 @@ def new_directory(path: Path) -> Iterator[Path]:
             path.rmdir()
         temporary.replace(path)
     except BaseException:
-        shutil.rmtree(temporary, ignore_errors=True)
+        _discard(temporary)
         raise
     _flush(path.parent)

@@ -34,3 +34,11 @@ def test_llama_cpp_gets_the_removed_blocks() -> None:
 def test_only_plain_families_get_hints() -> None:
     model, _ = ADAPTER.examples()["mamba"](0)
     assert export_hints(ADAPTER, model, RemovalPlan.removing((1,), 6), "m") == ""
+
+
+def test_a_list_of_layer_types_that_other_tools_would_not_cut_gets_no_hints() -> None:
+    model: Any = ADAPTER.examples()["qwen3"](0)[0]
+    for types in (["full_attention"], ["sliding_attention", "full_attention"]):
+        model.config.layer_types = types * (6 // len(types))
+        text = export_hints(ADAPTER, model, RemovalPlan.removing((1,), 6), "m")
+        assert bool(text) == (len(types) == 1)

@@ -6,7 +6,9 @@ import pytest
 from shapcut.support.errors import InputError
 from shapcut.support.files import (
     new_directory,
+    new_file,
     require_new_directory,
+    require_new_file,
     require_writable,
     write_json_atomically,
     write_text_atomically,
@@ -140,3 +142,55 @@ def test_the_loser_of_two_leaves_nothing_behind(tmp_path):
     with pytest.raises(OSError, match="not empty"):
         lose()
     assert [path.name for path in tmp_path.rglob("*")] == ["out", "theirs"]
+
+
+def test_a_new_file_appears_when_the_block_ends(tmp_path: Path) -> None:
+    with new_file(tmp_path / "deep" / "out") as file:
+        file.write_text("x")
+        assert not (tmp_path / "deep" / "out").exists()
+    assert names(tmp_path / "deep") == ["out"]
+    assert (tmp_path / "deep" / "out").read_text() == "x"
+
+
+@pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
+def test_an_exception_leaves_no_new_file(tmp_path: Path, error: type[BaseException]) -> None:
+    def fail() -> None:
+        with new_file(tmp_path / "out") as file:
+            file.write_text("x")
+            raise error
+
+    with pytest.raises(error):
+        fail()
+    assert names(tmp_path) == []
+
+
+def test_a_new_file_replaces_none_that_appeared_meanwhile(tmp_path: Path) -> None:
+    def lose() -> None:
+        with new_file(tmp_path / "out") as file:
+            file.write_text("mine")
+            (tmp_path / "out").write_text("theirs")
+
+    with pytest.raises(FileExistsError, match="already exists"):
+        lose()
+    assert names(tmp_path) == ["out"]
+    assert (tmp_path / "out").read_text() == "theirs"
+
+
+def test_only_files_that_killed_processes_left_beside_a_new_file_are_cleared(tmp_path: Path) -> None:
+    (tmp_path / ".out.partial-99999999").touch()
+    (tmp_path / ".out.partial-99999998").mkdir()
+    (tmp_path / ".out.partial-old").touch()
+    with new_file(tmp_path / "out") as file:
+        file.touch()
+    assert names(tmp_path) == [".out.partial-99999998", ".out.partial-old", "out"]
+
+
+def test_a_path_that_exists_or_links_cannot_become_a_new_file(tmp_path: Path) -> None:
+    require_new_file(tmp_path / "out")
+    (tmp_path / "file").touch()
+    (tmp_path / "link").symlink_to(tmp_path / "nowhere")
+    for path in (tmp_path, tmp_path / "file", tmp_path / "link"):
+        with pytest.raises(InputError, match="already exists; choose another one"):
+            require_new_file(path)
+    with pytest.raises(InputError, match="cannot be written"):
+        require_new_file(tmp_path / "file" / "out")

@@ -1,0 +1,323 @@
+"""The header of a GGUF file: its metadata, its tensors, and where their bytes are.
+
+The `gguf` package reads an array of metadata element by element, which takes it most of a minute for a
+vocabulary of 262,144 tokens, and follows any length that a file states. This reader remembers spans.
+"""
+
+import mmap
+import re
+import struct
+from dataclasses import dataclass
+from functools import cached_property
+from math import prod
+from pathlib import Path
+from typing import Any
+
+from shapcut.support.errors import InputError
+
+GGUF_MAGIC = b"GGUF"
+
+STRING, ARRAY, BOOL = 8, 9, 7
+"""Value types of metadata that are treated by name."""
+
+INTEGERS = frozenset({0, 1, 2, 3, 4, 5, 10, 11})
+"""Value types of whole numbers."""
+
+_FORMATS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
+"""How `struct` names each value type that is a number."""
+
+_VERSIONS = (2, 3)
+_BLOCK = re.compile(r"blk\.(0|[1-9]\d{0,8})\.(.+)", re.S)
+_DEFAULT_ALIGNMENT = 32
+_MOST_DIMENSIONS = 4
+_FEW = 4096
+"""Arrays of more numbers are left in the file."""
+
+
+@dataclass(frozen=True, slots=True)
+class MetadataEntry:
+    """One key of the metadata.
+
+    Attributes:
+        name: the key.
+        kind: the value type.
+        element: the value type of the elements of an array, or None.
+        count: the number of elements of an array, or None.
+        start: where the entry starts in the file.
+        value_at: where its value starts: its number, its string, or the first element of its array.
+        end: where the entry ends.
+        value: a number, a truth value or a string; of an array, its numbers if they are few, else None.
+    """
+
+    name: str
+    kind: int
+    element: int | None
+    count: int | None
+    start: int
+    value_at: int
+    end: int
+    value: Any
+
+
+@dataclass(frozen=True, slots=True)
+class TensorEntry:
+    """One tensor.
+
+    Attributes:
+        name: its name.
+        shape: its dimensions, the fastest varying first, as GGUF stores them.
+        kind: number of its type in GGML.
+        at: where its bytes start in the file.
+        size: number of its bytes.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    kind: int
+    at: int
+    size: int
+
+    @property
+    def block(self) -> int | None:
+        """The number of its block, or None if it is in none."""
+        found = _BLOCK.fullmatch(self.name)
+        return None if found is None else int(found[1])
+
+    def renumbered(self, block: int) -> str:
+        """Its name in another block."""
+        return _BLOCK.sub(rf"blk.{block}.\2", self.name)
+
+
+@dataclass(frozen=True)
+class GGUFHeader:
+    """The header of a GGUF file.
+
+    Attributes:
+        big_endian: the byte order of its numbers.
+        version: of the format.
+        alignment: each tensor starts at a multiple of it, counted from the start of the first.
+        entries: the metadata, in order.
+        tensors: the tensors, in order.
+    """
+
+    big_endian: bool
+    version: int
+    alignment: int
+    entries: tuple[MetadataEntry, ...]
+    tensors: tuple[TensorEntry, ...]
+
+    @cached_property
+    def by_name(self) -> dict[str, MetadataEntry]:
+        """The metadata by key."""
+        return {entry.name: entry for entry in self.entries}
+
+    @property
+    def architecture(self) -> str:
+        """The architecture; empty if the file names none."""
+        entry = self.by_name.get("general.architecture")
+        return str(entry.value) if entry is not None and entry.kind == STRING else ""
+
+    @property
+    def block_count(self) -> int | None:
+        """The number of blocks; None if the file does not tell."""
+        return self.integer("block_count")
+
+    def own(self, key: str) -> MetadataEntry | None:
+        """The entry of a key of the architecture, such as ``block_count``."""
+        return self.by_name.get(f"{self.architecture}.{key}")
+
+    def integer(self, key: str) -> int | None:
+        """A whole number of the architecture; None if there is none, or if it is an array.
+
+        Raises:
+            ValueError: if it is of another type.
+        """
+        entry = self.own(key)
+        if entry is None or entry.kind == ARRAY:
+            return None
+        if entry.kind not in INTEGERS:
+            raise ValueError(f"{entry.name} is no whole number")
+        return int(entry.value)
+
+    def packed(self, kind: int, *numbers: float) -> bytes:
+        """Numbers of one value type, as this file stores them."""
+        return struct.pack(f"{'>' if self.big_endian else '<'}{len(numbers)}{_FORMATS[kind]}", *numbers)
+
+    def packed_text(self, text: str) -> bytes:
+        """A string, as this file stores it."""
+        content = text.encode("utf-8", "surrogateescape")
+        return self.packed(10, len(content)) + content
+
+
+def read_gguf_header(file: Path) -> GGUFHeader:
+    """Read and check the header of a GGUF file.
+
+    Raises:
+        InputError: if a length exceeds the file, names come twice, tensors overlap or lie outside the file,
+            there are more blocks than tensors, or tensors of blocks that the header does not count; or if the
+            file is one part of a model.
+    """
+    try:
+        with file.open("rb") as opened, mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ) as content:
+            header = _Reader(content).header()
+        _require_whole(file, header)
+        _check_blocks(header)
+    except (OSError, ValueError) as error:
+        raise InputError(f"cannot read the GGUF file {file}: {error}; is the copy complete?") from error
+    return header
+
+
+def _require_whole(file: Path, header: GGUFHeader) -> None:
+    parts = header.by_name.get("split.count")
+    if parts is not None and parts.kind in INTEGERS and parts.value > 1:
+        raise InputError(
+            f"{file} is one of {parts.value} parts of a model; join them with: "
+            "llama-gguf-split --merge FIRST_PART WHOLE.gguf"
+        )
+
+
+def _check_blocks(header: GGUFHeader) -> None:
+    tensors, blocks = len(header.tensors), header.block_count
+    for entry in header.entries:
+        if entry.name.endswith(".block_count") and entry.kind in INTEGERS and entry.value > tensors:
+            raise ValueError(f"it has {tensors} tensors, which are too few for {entry.value} blocks")
+    for tensor in header.tensors:
+        if not tensor.name.startswith("blk."):
+            continue
+        if tensor.block is None:
+            raise ValueError(f"its tensor {tensor.name!a} has no number of a block")
+        if blocks is not None and tensor.block >= blocks:
+            raise ValueError(f"it has the tensor {tensor.name}, but its header counts {blocks} blocks")
+
+
+class _Reader:
+    """Reads the header before the weights, never beyond the end of the file.
+
+    Raises:
+        ValueError: with the reason.
+    """
+
+    def __init__(self, content: mmap.mmap) -> None:
+        self._content = content
+        self._big = content[4:6] == b"\0\0"
+        self._order = ">" if self._big else "<"
+        self._at = 4
+
+    def header(self) -> GGUFHeader:
+        """Read the whole header."""
+        version = self._number(4)
+        if version not in _VERSIONS:
+            raise ValueError(f"version {version} of the format is not 2 or 3")
+        n_tensors, n_entries = self._number(10), self._number(10)
+        entries = tuple(self._entry() for _ in range(n_entries))
+        _require_unique("key", [entry.name for entry in entries])
+        alignment = _alignment(entries)
+        found = [self._tensor() for _ in range(n_tensors)]
+        _require_unique("tensor", [name for name, *_ in found])
+        data_at = _padded(self._at, alignment)
+        tensors = tuple(
+            TensorEntry(name, shape, kind, data_at + offset, _tensor_bytes(name, shape, kind))
+            for name, shape, kind, offset in found
+        )
+        _require_apart(tensors, len(self._content), alignment, data_at)
+        return GGUFHeader(self._big, version, alignment, entries, tensors)
+
+    def _entry(self) -> MetadataEntry:
+        start = self._at
+        name, kind = self._text(), self._number(4)
+        element: int | None = None
+        count: int | None = None
+        value: Any
+        if kind == ARRAY:
+            element, count = self._number(4), self._number(10)
+            value_at = self._at
+            value = self._elements(element, count)
+        else:
+            value_at = self._at
+            value = self._text() if kind == STRING else self._value(kind)
+        return MetadataEntry(name, kind, element, count, start, value_at, self._at, value)
+
+    def _elements(self, kind: int, count: int) -> tuple[Any, ...] | None:
+        """Pass an array; return its numbers if they are few."""
+        if kind != STRING:
+            found = self._passed(count * self._width(kind))
+            return struct.unpack(f"{self._order}{count}{_FORMATS[kind]}", found) if count <= _FEW else None
+        for _ in range(count):
+            self._passed(self._number(10))
+        return None
+
+    def _tensor(self) -> tuple[str, tuple[int, ...], int, int]:
+        """Name, shape, type and offset of the next tensor."""
+        name, dimensions = self._text(), self._number(4)
+        if dimensions > _MOST_DIMENSIONS:
+            raise ValueError(f"its tensor {name!a} has {dimensions} dimensions")
+        shape = tuple(self._number(10) for _ in range(dimensions))
+        return name, shape, self._number(4), self._number(10)
+
+    def _text(self) -> str:
+        return self._passed(self._number(10)).decode("utf-8", "surrogateescape")
+
+    def _number(self, kind: int) -> int:
+        return int(self._value(kind))
+
+    def _value(self, kind: int) -> Any:
+        found = self._passed(self._width(kind))
+        return struct.unpack(self._order + _FORMATS[kind], found)[0]
+
+    def _width(self, kind: int) -> int:
+        if kind not in _FORMATS:
+            raise ValueError(f"{kind} before {self._at} is not a value type")
+        return struct.calcsize("<" + _FORMATS[kind])
+
+    def _passed(self, length: int) -> bytes:
+        if length > len(self._content) - self._at:
+            raise ValueError(f"{length} bytes at {self._at} are more than it has")
+        self._at += length
+        return self._content[self._at - length : self._at]
+
+
+def _alignment(entries: tuple[MetadataEntry, ...]) -> int:
+    stated = next((entry for entry in entries if entry.name == "general.alignment"), None)
+    if stated is None:
+        return _DEFAULT_ALIGNMENT
+    value = stated.value
+    if stated.kind not in INTEGERS or value <= 0 or value & (value - 1):
+        raise ValueError(f"general.alignment is {value!a}, which is no power of two")
+    return int(value)
+
+
+def _tensor_bytes(name: str, shape: tuple[int, ...], kind: int) -> int:
+    from gguf import GGML_QUANT_SIZES  # noqa: PLC0415 - only for GGUF files
+
+    known = {int(number): sizes for number, sizes in GGML_QUANT_SIZES.items()}
+    if kind not in known:
+        raise ValueError(f"its tensor {name!a} has the type {kind}, which the gguf package does not know")
+    group, size = known[kind]
+    if not shape or shape[0] % group:
+        raise ValueError(f"its tensor {name!a} has the shape {shape}, which its type does not divide")
+    return prod(shape) // group * size
+
+
+def _require_unique(what: str, names: list[str]) -> None:
+    seen = set[str]()
+    for name in names:
+        if name in seen:
+            raise ValueError(f"its {what} {name!a} comes twice")
+        seen.add(name)
+
+
+def _require_apart(tensors: tuple[TensorEntry, ...], length: int, alignment: int, data_at: int) -> None:
+    """Refuse tensors that overlap, lie outside the file or are not aligned."""
+    end = data_at
+    for tensor in sorted(tensors, key=lambda tensor: tensor.at):
+        if tensor.at + tensor.size > length:
+            raise ValueError(f"its tensor {tensor.name!a} ends at {tensor.at + tensor.size}, after its end")
+        if tensor.at < end:
+            raise ValueError(f"its tensor {tensor.name!a} starts inside another one")
+        if (tensor.at - data_at) % alignment:
+            raise ValueError(f"its tensor {tensor.name!a} does not start at a multiple of {alignment}")
+        end = tensor.at + tensor.size
+
+
+def _padded(position: int, alignment: int) -> int:
+    return -(-position // alignment) * alignment
