@@ -65,7 +65,8 @@ def test_the_site_fetches_nothing(site: Path) -> None:
 
 
 def test_formulas_and_files_outside_docs_are_on_the_site(site: Path) -> None:
-    assert (site / "method" / "index.html").read_text(encoding="utf-8").count("<math") == 3
+    formulas = (ROOT / "docs" / "method.md").read_text(encoding="utf-8").count("```math")
+    assert (site / "method" / "index.html").read_text(encoding="utf-8").count("<math") == formulas > 0
     assert 'href="repository/CHANGELOG/"' in (site / "index.html").read_text(encoding="utf-8")
     assert (site / "repository" / "benchmarks" / "zoo" / "README" / "index.html").is_file() or (
         site / "repository" / "benchmarks" / "zoo" / "index.html"
