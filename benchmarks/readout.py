@@ -23,7 +23,7 @@ from shapcut.game.coalitions import without
 from shapcut.support.files import write_json_atomically
 from shapcut.valuation.model_game import ModelGame
 from shapcut.valuation.readout import make_readout
-from speed import instructions
+from speed import environment
 
 RESULT = Path(__file__).parent / "results" / "readout.json"
 SAMPLES, LENGTH, SEED, SETS = 4, 128, 0, 24
@@ -88,7 +88,7 @@ def main() -> None:
         "seed": SEED,
         "absent": "a fifth of the",
         "dtype": "float32",
-        "instructions": instructions(),
+        "instructions": environment()["instructions"],
         "models": rows,
     }
     write_json_atomically(RESULT, content)
