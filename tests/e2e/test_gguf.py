@@ -12,7 +12,7 @@ from gguf_files import contents, stored, write_gguf_file
 from heard import Heard
 from tiny_checkpoints import byte_tokens
 from torch import nn
-from transformers import Gemma3ForCausalLM, Gemma3TextConfig
+from transformers import AutoModelForCausalLM, Gemma3ForCausalLM, Gemma3TextConfig
 
 from shapcut.cli.main import run
 from shapcut.game.plan import RemovalPlan
@@ -70,6 +70,20 @@ def test_plain_transformers_gives_the_logits_of_the_bypassed_original(
     cut, _ = load_dequantized(pruned)
     assert len(cut.model.layers) == len(plan.kept) == 4
     torch.testing.assert_close(HFDecoderAdapter().logits(cut, IDS), bypassed(whole, plan.kept))
+
+
+def test_a_gguf_file_alone_becomes_a_checkpoint_of_transformers(
+    pruned: Path, tiny_gguf_file: Path, tmp_path: Path
+) -> None:
+    alone = tmp_path / "alone" / tiny_gguf_file.name
+    alone.parent.mkdir()
+    alone.write_bytes(tiny_gguf_file.read_bytes())
+    plan = RemovalPlan.read(pruned.with_name("small.gguf.run") / "plan.json")
+    applied(alone, tmp_path / "out", plan)
+    whole, _ = load_dequantized(tiny_gguf_file)
+    with quiet_libraries():
+        written = AutoModelForCausalLM.from_pretrained(tmp_path / "out").eval()
+    torch.testing.assert_close(HFDecoderAdapter().logits(written, IDS), bypassed(whole, plan.kept))
 
 
 def test_apply_writes_the_same_file(pruned: Path, tiny_gguf_file: Path, tmp_path: Path) -> None:

@@ -157,14 +157,15 @@ def _source(model: Any) -> Path:
     """The directory of the checkpoint that a model was loaded from."""
     from transformers.utils.hub import cached_file  # noqa: PLC0415 - slow to import
 
+    name, commit = model.name_or_path, getattr(model.config, "_commit_hash", None)
+    message = f"a quantized model is saved from its original files, but {name!r} is missing"
     try:
-        commit = getattr(model.config, "_commit_hash", None)
-        found = cached_file(model.name_or_path, "config.json", local_files_only=True, revision=commit)
-        return Path(str(found)).parent
+        found = cached_file(name, "config.json", local_files_only=True, revision=commit)
     except OSError as error:
-        raise UnsupportedModelError(
-            f"a quantized model is saved from its original files, but {model.name_or_path!r} is missing"
-        ) from error
+        raise UnsupportedModelError(message) from error
+    if found is None:  # a directory without one: that of a GGUF file
+        raise UnsupportedModelError(message)
+    return Path(found).parent
 
 
 def _read(file: Path) -> dict[str, Any]:
