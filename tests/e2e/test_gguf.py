@@ -2,7 +2,6 @@
 
 import json
 from pathlib import Path
-from typing import Any
 
 import gguf
 import numpy as np
@@ -10,7 +9,7 @@ import pytest
 import torch
 from gguf_files import contents, stored, write_gguf_file
 from heard import Heard
-from tiny_checkpoints import byte_tokens
+from tiny_checkpoints import write_gguf_header
 from torch import nn
 from transformers import AutoModelForCausalLM, Gemma3ForCausalLM, Gemma3TextConfig
 
@@ -172,7 +171,10 @@ def gemma(path: Path, windows: list[bool] | None = None) -> Path:
         torch.manual_seed(0)
         model = Gemma3ForCausalLM(config)
     writer = gguf.GGUFWriter(path, "gemma3")
-    write_gemma_header(writer, config)
+    write_gguf_header(writer, config, rope_base=1e6)
+    writer.add_key_length(config.head_dim)
+    writer.add_value_length(config.head_dim)
+    writer.add_sliding_window(config.sliding_window)
     if windows is not None:
         writer.add_array("gemma3.attention.sliding_window_pattern", windows)
     names = gguf.get_tensor_name_map(gguf.MODEL_ARCH.GEMMA3, config.num_hidden_layers)
@@ -186,26 +188,6 @@ def gemma(path: Path, windows: list[bool] | None = None) -> Path:
     writer.write_tensors_to_file()
     writer.close()
     return path
-
-
-def write_gemma_header(writer: gguf.GGUFWriter, config: Any) -> None:
-    tokens = [*byte_tokens(), "ab"]
-    writer.add_block_count(config.num_hidden_layers)
-    writer.add_context_length(config.max_position_embeddings)
-    writer.add_embedding_length(config.hidden_size)
-    writer.add_feed_forward_length(config.intermediate_size)
-    writer.add_head_count(config.num_attention_heads)
-    writer.add_head_count_kv(config.num_key_value_heads)
-    writer.add_key_length(config.head_dim)
-    writer.add_value_length(config.head_dim)
-    writer.add_layer_norm_rms_eps(config.rms_norm_eps)
-    writer.add_rope_freq_base(1e6)
-    writer.add_sliding_window(config.sliding_window)
-    writer.add_tokenizer_model("gpt2")
-    writer.add_token_list(tokens + [f"<unused{n}>" for n in range(config.vocab_size - len(tokens))])
-    writer.add_token_merges(["a b"])
-    writer.add_bos_token_id(0)
-    writer.add_eos_token_id(1)
 
 
 def test_sliding_windows_of_a_cut_gemma_are_read_as_written(tmp_path: Path) -> None:

@@ -216,10 +216,10 @@ def interleave_rotary_halves(weight: np.ndarray, heads: int) -> np.ndarray:
     return np.ascontiguousarray(weight.reshape(heads, 2, -1, width).swapaxes(1, 2).reshape(-1, width))
 
 
-def write_gguf_header(writer: gguf.GGUFWriter, config: LlamaConfig) -> None:
-    """The metadata of a Llama and of its byte-level tokenizer."""
+def write_gguf_header(writer: gguf.GGUFWriter, config: Any, rope_base: float = 10000.0) -> None:
+    """The metadata of a decoder and of its byte-level tokenizer."""
     tokens = [*byte_tokens(), "ab"]
-    tokens += [f"<unused{number}>" for number in range(VOCABULARY - len(tokens))]
+    tokens += [f"<unused{number}>" for number in range(config.vocab_size - len(tokens))]
     writer.add_name("Tiny")
     writer.add_block_count(config.num_hidden_layers)
     writer.add_context_length(config.max_position_embeddings)
@@ -228,8 +228,8 @@ def write_gguf_header(writer: gguf.GGUFWriter, config: LlamaConfig) -> None:
     writer.add_head_count(config.num_attention_heads)
     writer.add_head_count_kv(config.num_key_value_heads)
     writer.add_layer_norm_rms_eps(config.rms_norm_eps)
-    writer.add_rope_freq_base(10000.0)
-    writer.add_vocab_size(VOCABULARY)
+    writer.add_rope_freq_base(rope_base)
+    writer.add_vocab_size(config.vocab_size)
     writer.add_tokenizer_model("gpt2")
     writer.add_token_list(tokens)
     writer.add_token_merges(["a b"])

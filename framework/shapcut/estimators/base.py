@@ -27,8 +27,8 @@ class EstimationProblem:
         budget: number of distinct coalitions that may be measured; at most as many as there are.
         rng: source of all randomness.
         n_remove: number of players to remove later; None if unknown.
-        first_evidence: returns a score for each player, known before any coalition is measured, lower: less
-            harm if it is absent, shape (n_players,); None if there is none. Called by estimators that use it.
+        first_evidence: optional function that scores the players before any coalition is measured, shape
+            (n_players,). A lower score means less harm if the player is absent. It may return None.
     """
 
     game: Game
@@ -108,7 +108,7 @@ def require_handles_groups(players: Sequence[Player], kind: str, name: str, *, h
     """
     if not handles_groups and len(Groups.of(players)) > 1:
         raise InputError(
-            f"{kind} {name!r} does not work for players of which each group must lose equally many, such as "
+            f"{kind} {name!r} does not support players in groups that must lose equally many, such as "
             "experts; choose another"
         )
 

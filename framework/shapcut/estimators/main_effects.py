@@ -44,8 +44,8 @@ class MainEffects(Surrogate):
     players they cannot be told apart. Takes O(n^3 + n^2 p) operations for n coalitions of p players.
 
     Args:
-        evidence: a score for each player, lower: less harm if it is absent, shape (n_players,); not finite
-            where it is unknown. None if there is none.
+        evidence: optional score of each player, shape (n_players,). A lower score means less harm if the
+            player is absent; unknown scores are not finite.
     """
 
     def __init__(self, evidence: FloatArray | None = None) -> None:

@@ -214,15 +214,11 @@ def refit_effects(
 ) -> Refit:
     """A refit of main effects to other values."""
 
-    def refit(values: Values, rng: np.random.Generator | None) -> NDArray[np.float64] | None:
-        rows = np.arange(len(values)) if rng is None else rng.integers(len(values), size=len(values))
-        usable, known = finite(coalitions[rows], values[rows])
-        if not len(known):
-            return None
+    def contributions(usable: CoalitionMatrix, known: Values) -> NDArray[np.float64]:
         fitted = MainEffects(evidence).fit(usable, known)
         return problem.spread(fitted.contributions()[problem.candidates])
 
-    return refit
+    return _refit(coalitions, contributions)
 
 
 def refit_quadratic(
@@ -232,11 +228,20 @@ def refit_quadratic(
 ) -> Refit:
     """A refit: contributions of a surrogate with the same prior, fitted to other values."""
 
+    def again(usable: CoalitionMatrix, known: Values) -> NDArray[np.float64]:
+        return contributions(QuadraticSurrogate(surrogate.focus).fit(usable, known, surrogate.scales))
+
+    return _refit(coalitions, again)
+
+
+def _refit(
+    coalitions: CoalitionMatrix, contributions: Callable[[CoalitionMatrix, Values], NDArray[np.float64]]
+) -> Refit:
+    """Contributions fitted to the finite ones of other values, or of a resample of them."""
+
     def refit(values: Values, rng: np.random.Generator | None) -> NDArray[np.float64] | None:
         rows = np.arange(len(values)) if rng is None else rng.integers(len(values), size=len(values))
         usable, known = finite(coalitions[rows], values[rows])
-        if not len(known):
-            return None
-        return contributions(QuadraticSurrogate(surrogate.focus).fit(usable, known, surrogate.scales))
+        return contributions(usable, known) if len(known) else None
 
     return refit

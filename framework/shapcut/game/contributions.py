@@ -170,7 +170,7 @@ class Contributions:
         return order
 
     def lookup(self, absent: Sequence[int]) -> Values:
-        """The value without these players measured on all text, shape (1,); empty if there is none."""
+        """The value measured on all text without these players, shape (1,), or empty if unknown."""
         row = without(self.coalitions.shape[1], [absent])
         found: Values = self.measured[(self.coalitions == row).all(axis=1) & self.on_all_text]
         return found

@@ -172,7 +172,7 @@ class Adapter(ABC):
             Three arrays of shape (n_players,), each higher for experts that are more worth keeping:
             ``frequency``, the share of tokens that are routed to the expert; ``ean``, the norm of its output,
             summed over these tokens; ``reap``, the router's weight times that norm, mean over these tokens
-            (0 if there are none).
+            (0 for an expert without tokens).
 
         Raises:
             UnsupportedModelError: if the model has no experts, or they cannot be observed.

@@ -39,9 +39,10 @@ class Evidence:
     def with_more(
         self, coalitions: CoalitionMatrix, values: Values, measured: NDArray[np.bool_]
     ) -> "Evidence":
-        """This evidence and the finite ones of further values, which replace those of the same coalitions."""
+        """This evidence and finite further values, which replace estimates of the same coalitions."""
         usable, new = np.isfinite(values), set(keys(coalitions))
-        kept = np.array([key not in new for key in keys(self.coalitions)], dtype=np.bool_)
+        kept, estimated = np.ones(len(self.values), dtype=np.bool_), np.flatnonzero(~self.measured)
+        kept[estimated] = [key not in new for key in keys(self.coalitions[estimated])]
         return Evidence(
             np.vstack([self.coalitions[kept], coalitions[usable]]),
             np.concatenate([self.values[kept], values[usable]]),

@@ -13,7 +13,7 @@ from shapcut_adapters.transformers.file_cut import forbid_file_cut
 def removal_objection(model: nn.Module, kept: Sequence[tuple[Mixture, Collection[int]]]) -> str:
     """Why layers of a model with only these experts cannot be written; empty if they can.
 
-    A model without any weights, of which only the shape is asked for, is not offloaded.
+    A model entirely on the meta device counts as not loaded, not as offloaded.
     """
     counts = {mixture.layer: len(experts) for mixture, experts in kept}
     if len(set(counts.values())) > 1:

@@ -34,7 +34,7 @@ ROUTED_EXPERTS = {
     "topk_group": 1,
     "n_shared_experts": 1,
 }
-"""A mixture with a shared expert, chosen among groups of which experts can go."""
+"""A mixture with a shared expert and router groups large enough to lose experts."""
 
 INDEXER = {"index_topk": 4, "index_head_dim": 8, "index_n_heads": 16}
 """Fewer tokens than the sequences have, and enough heads to make all scores distinct."""
