@@ -148,9 +148,18 @@ REFUSED = {
     "almost nothing": (["--ratio", "0.01"], "--ratio 0.01: of the model's 18 players 3 to 15 can"),
     "fewer than are routed to": (["--remove", "15"], "found no set of 15 players"),
     "a speed": (["--speedup", "1.2"], "--speedup 1.2: the time of a part"),
-    "an estimator of blocks": (["--remove", "3", "--estimator", "exact"], "estimator 'exact' does not work"),
-    "a baseline of blocks": (["--remove", "3", "--preset", "taylor"], "estimator 'taylor' does not work"),
-    "a selector of blocks": (["--remove", "3", "--selector", "angular"], "selector 'angular' does not work"),
+    "an estimator of blocks": (
+        ["--remove", "3", "--estimator", "exact"],
+        "estimator 'exact' does not support players",
+    ),
+    "a baseline of blocks": (
+        ["--remove", "3", "--preset", "taylor"],
+        "estimator 'taylor' does not support players",
+    ),
+    "a selector of blocks": (
+        ["--remove", "3", "--selector", "angular"],
+        "selector 'angular' does not support players",
+    ),
     "a step for blocks": (["--remove", "3", "--then", "compensate"], "compensate needs --granularity block"),
 }
 
@@ -207,5 +216,5 @@ def test_a_comparison(mixture: Path, tmp_path: Path) -> None:
     command = ["compare", str(mixture), *methods, *EXPERTS, "--run", str(tmp_path / "run"), *TEXT]
     assert run(command) == 0
     rows = {row["method"]: row for row in read(tmp_path / "run" / "comparison.json")["rows"]}
-    assert "does not work" in rows.pop("taylor")["failure"]
+    assert "does not support players" in rows.pop("taylor")["failure"]
     assert all(by_layer(row["removed"]) == [2, 2, 2] for row in rows.values())
