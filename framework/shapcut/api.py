@@ -9,7 +9,6 @@ import numpy as np
 from torch import nn
 
 from shapcut.baselines.expert_statistics import first_evidence
-from shapcut.data.windows import load_calibration
 from shapcut.estimators.base import EstimationProblem, require_handles_groups
 from shapcut.estimators.robustness import examined
 from shapcut.game.budget import BudgetedGame, capped_budget
@@ -26,10 +25,11 @@ from shapcut.models.quantization import is_quantized
 from shapcut.pipeline.prune import prune as run_pipeline
 from shapcut.pipeline.result import PruneResult
 from shapcut.pipeline.series import SeriesResult, prune_series
+from shapcut.pipeline.windows import RunText
 from shapcut.recipe.recipe import make_recipe
 from shapcut.selection.base import SelectionProblem
 from shapcut.support.errors import InputError
-from shapcut.support.progress import ConsoleReporter
+from shapcut.support.progress import ConsoleReporter, Silent
 from shapcut.valuation.game_spec import GameOrigin
 from shapcut.valuation.model_game import ModelGame
 from shapcut.valuation.utilities import ModelUtility
@@ -52,7 +52,7 @@ def load_game(
     Args:
         source: a local directory, hub id, ``.gguf`` file, ``demo:NAME``, or a path that an installed
             format claims.
-        calibration: ``builtin``, a ``.txt`` or ``.jsonl`` file, or ``hf:NAME``.
+        calibration: a text or a mixture, see `shapcut.data.mixture.text_shares`; ``self``: the model's own.
         samples: number of calibration windows.
         sequence_length: tokens per window.
         seed: seed of the choice of windows.
@@ -66,9 +66,7 @@ def load_game(
     """
     host = build_host()
     opened = open_model(host, find_model(host, source, device=device))
-    windows = load_calibration(
-        calibration, opened.tokenizer, samples=samples, sequence_length=sequence_length, seed=seed
-    )
+    windows = RunText.of(calibration, opened, sequence_length, seed, Silent()).calibration(samples)
     return ModelGame(
         opened.model,
         opened.adapter,

@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 
 from shapcut.cli.compare import _numbers
 from shapcut.comparison.contestants import parse_methods
-from shapcut.data.text import check_source
+from shapcut.data.mixture import check_source
 from shapcut.game.plan import RemovalPlan
 from shapcut.game.store import EvaluationStore
 from shapcut.host.host import Host, build_host, checkpoint_formats

@@ -192,15 +192,17 @@ class HFDecoderAdapter(Adapter):
 
     def generate(self, model: nn.Module, input_ids: Tensor, new_tokens: int, *, use_cache: bool) -> Tensor:
         """As `Adapter.generate`; one sequence at a time where cached decoding in transformers requires it."""
-        family = family_of(model)
-        singly = family is not None and family.decodes_singly and use_cache
-        parts = torch.split(input_ids, 1 if singly else len(input_ids))
-        return torch.cat(
-            [
-                super(HFDecoderAdapter, self).generate(model, part, new_tokens, use_cache=use_cache)
-                for part in parts
-            ]
-        )
+        parts = torch.split(input_ids, 1 if use_cache and _decodes_singly(model) else len(input_ids))
+        generate = super().generate
+        return torch.cat([generate(model, part, new_tokens, use_cache=use_cache) for part in parts])
+
+    def sample(
+        self, model: nn.Module, input_ids: Tensor, new_tokens: int, *, top_p: float, seed: int
+    ) -> Tensor:
+        """As `Adapter.sample`; one sequence at a time where cached decoding in transformers requires it."""
+        parts = torch.split(input_ids, 1 if _decodes_singly(model) else len(input_ids))
+        sample, places = super().sample, range(len(parts))
+        return torch.cat([sample(model, parts[at], new_tokens, top_p=top_p, seed=seed + at) for at in places])
 
     def player_parameters(self, model: nn.Module, player: Player) -> list[nn.Parameter]:
         """A block's parameters that nothing outside it shares.
@@ -306,6 +308,11 @@ class HFDecoderAdapter(Adapter):
                 if replays_exactly(stack, ids, expected):
                     return (batch_size,)
         return ()
+
+
+def _decodes_singly(model: nn.Module) -> bool:
+    family = family_of(model)
+    return family is not None and family.decodes_singly
 
 
 def _unless_shared(model: nn.Module, found: OutputProjection, own: Collection[int]) -> OutputProjection:

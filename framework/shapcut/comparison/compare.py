@@ -11,7 +11,7 @@ from typing import Any
 from shapcut.comparison.contest import Contest, HeldOutGame
 from shapcut.comparison.contestants import Contestant
 from shapcut.comparison.row import ResultRow, read_rows, write_rows
-from shapcut.data.text import BUILTIN, check_source
+from shapcut.data.mixture import check_source, text_shares
 from shapcut.data.windows import Calibration, check_size, first_windows
 from shapcut.game.groups import Groups
 from shapcut.game.store import EvaluationStore
@@ -47,10 +47,8 @@ class HeldOutText:
         Raises:
             InputError: if the text cannot be read or is the calibration text.
         """
-        same = self.source == calibration or (
-            Path(self.source).exists() and Path(self.source).resolve() == Path(calibration).resolve()
-        )
-        if same or self.source == BUILTIN == calibration:
+        read = {_identity(share.source) for share in text_shares(calibration)}
+        if any(_identity(share.source) in read for share in text_shares(self.source)):
             raise InputError(
                 f"--held-out {self.source} is the calibration text; choose another text, or omit the option "
                 "to hold out the last quarter of the calibration text"
@@ -67,6 +65,11 @@ class HeldOutText:
         return first_windows(
             self.source, tokenizer, samples=self.samples, sequence_length=self.sequence_length
         )
+
+
+def _identity(source: str) -> str | Path:
+    """What two names of one text have in common."""
+    return Path(source).resolve() if Path(source).exists() else source
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,7 +127,7 @@ def compare(
         held_out.check(recipe.calibration)
     if "vocabulary" not in recipe.model_fields_set:  # no method shall be judged by another's estimates
         recipe = recipe.model_copy(update={"vocabulary": "whole"})
-    session = prepare(recipe, host, target=False)
+    session = prepare(recipe, host, target=False, reporter=reporter)
     if held_out is not None:
         session = replace(session, held_out=held_out.windows(session.opened.tokenizer))
     n_groups = len(Groups.of(session.game.players))

@@ -9,6 +9,7 @@ from itertools import takewhile
 from pathlib import Path
 from typing import BinaryIO, Literal
 
+from shapcut.data.mixture import text_shares
 from shapcut.data.text import (
     HELD_OUT_SHARE,
     HUB_PREFIX,
@@ -81,6 +82,10 @@ def calibration_digest(source: str) -> str:
 
     A data set of the hub is not read again; its name stands for it.
     """
+    shares = text_shares(source)
+    if len(shares) > 1:
+        each = [f"{share.weight:g} {calibration_digest(share.source)}" for share in shares]
+        return hashlib.sha256("\0".join(each).encode()).hexdigest()
     if source.startswith(HUB_PREFIX):
         return source
     pieces = read_excerpt(source, "calibration", MOST_BYTES).pieces

@@ -14,6 +14,9 @@ from shapcut.support.quiet import one_line, quiet_libraries
 from shapcut.support.suggest import did_you_mean
 
 BUILTIN = "builtin"
+SELF = "self"
+"""Text that the model writes itself, see `shapcut.models.own_text`; a run replaces it by a file."""
+
 HUB_PREFIX = "hf:"
 HELD_OUT_SHARE = 0.25
 WHOLE_BYTES = 2**19
@@ -29,7 +32,7 @@ _SAMPLED_BYTES = 2**16
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
 
-def check_source(source: str) -> None:
+def check_text(source: str) -> None:
     """Refuse a source that cannot be read, without a tokenizer and without the network.
 
     Args:
@@ -111,8 +114,10 @@ def split_text(documents: str | Iterable[str]) -> tuple[str, str]:
 def _text_file(source: str) -> Path:
     """The path of a text file, which is neither a directory nor a device."""
     path = Path(source)
+    if source == SELF:
+        raise InputError("the model's own text, self, is made for calibration only; name another text")
     if not path.exists():
-        hint = f"; {did_you_mean(source, [BUILTIN])}" if path.suffix == "" and "/" not in source else ""
+        hint = f"; {did_you_mean(source, [BUILTIN, SELF])}" if path.suffix == "" and "/" not in source else ""
         raise InputError(f"the calibration source {source} does not exist{hint}")
     if path.is_dir() or path.suffix.lower() not in (".txt", ".jsonl"):
         raise InputError(

@@ -1,6 +1,7 @@
 """Windows of tokens from calibration text and from held-out text."""
 
 import hashlib
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -10,7 +11,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from shapcut.data.excerpt import MOST_BYTES, Excerpt, Part, read_excerpt
-from shapcut.data.text import HELD_OUT_SHARE, check_source, split_text
+from shapcut.data.mixture import apportioned, check_source, interleaved, proportional, text_shares
+from shapcut.data.text import HELD_OUT_SHARE, split_text
 from shapcut.support.errors import InputError
 from shapcut.support.quiet import quiet_libraries
 
@@ -41,7 +43,7 @@ class Calibration:
 
     Attributes:
         input_ids: int64, shape (samples, sequence_length); windows do not overlap.
-        source: ``builtin``, a path or ``hf:NAME``.
+        source: as named by the user.
         adds_bos: whether each window begins with the tokenizer's BOS token.
         fingerprint: SHA-256 of shape and ids, hexadecimal.
     """
@@ -84,7 +86,8 @@ def load_calibration(
     """Randomly chosen windows of the calibration part of a source.
 
     Args:
-        source: ``builtin``, the path of a ``.txt`` or ``.jsonl`` file, or ``hf:NAME[:CONFIG]``.
+        source: ``builtin``, the path of a ``.txt`` or ``.jsonl`` file, ``hf:NAME[:CONFIG]``, or a mixture of
+            them, see `text_shares`.
         tokenizer: the model's tokenizer.
         samples: number of windows.
         sequence_length: tokens per window, a BOS token included.
@@ -95,10 +98,13 @@ def load_calibration(
         InputError: if the source is unreadable or too short, or a size is impossible.
     """
     check_size(samples, sequence_length, max_length)
-    tokens = _tokens(source, tokenizer, "calibration", samples * sequence_length)
-    name = f"the calibration part of {source}"
-    input_ids = _chosen_windows(tokenizer, tokens, samples, sequence_length, seed, name=name)
-    return Calibration(input_ids, source, adds_bos(tokenizer))
+
+    def drawn(one: str, wanted: int) -> Tensor:
+        tokens = _tokens(one, tokenizer, "calibration", wanted * sequence_length)
+        name = f"the calibration part of {one}"
+        return _chosen_windows(tokenizer, tokens, wanted, sequence_length, seed, name=name)
+
+    return Calibration(_mixed(source, samples, drawn), source, adds_bos(tokenizer))
 
 
 def first_windows(source: str, tokenizer: Any, *, samples: int, sequence_length: int) -> Calibration:
@@ -108,13 +114,18 @@ def first_windows(source: str, tokenizer: Any, *, samples: int, sequence_length:
         InputError: as `load_calibration`.
     """
     check_size(samples, sequence_length)
-    tokens = _tokens(source, tokenizer, "all", samples * sequence_length, spread=False)
-    input_ids = _chosen_windows(tokenizer, tokens, samples, sequence_length, None, name=source)
-    return Calibration(input_ids, source, adds_bos(tokenizer))
+
+    def first(one: str, wanted: int) -> Tensor:
+        tokens = _tokens(one, tokenizer, "all", wanted * sequence_length, spread=False)
+        return _chosen_windows(tokenizer, tokens, wanted, sequence_length, None, name=one)
+
+    return Calibration(_mixed(source, samples, first), source, adds_bos(tokenizer))
 
 
 def all_windows(source: str, tokenizer: Any, sequence_length: int) -> Tensor:
     """The windows of the calibration part of a source, in order, from at most 8 MiB of text.
+
+    Of a mixture, as many as its shares allow.
 
     Returns:
         int64, shape (windows, sequence_length).
@@ -123,10 +134,14 @@ def all_windows(source: str, tokenizer: Any, sequence_length: int) -> Tensor:
         InputError: if the source is unreadable or has no window.
     """
     check_size(1, sequence_length)
-    excerpt = read_excerpt(source, "calibration", MOST_BYTES)
-    tokens, bos = _tokenize_all(tokenizer, excerpt), _bos(tokenizer)
-    available = _available(tokens, 1, sequence_length, bos, f"the calibration part of {source}")
-    return _cut(tokens, np.arange(available), sequence_length, bos)
+    bos = _bos(tokenizer)
+
+    def every(one: str) -> Tensor:
+        tokens = _tokenize_all(tokenizer, read_excerpt(one, "calibration", MOST_BYTES))
+        available = _available(tokens, 1, sequence_length, bos, f"the calibration part of {one}")
+        return _cut(tokens, np.arange(available), sequence_length, bos)
+
+    return _all_mixed(source, every)
 
 
 def load_held_out(
@@ -151,15 +166,19 @@ def load_held_out(
     Raises:
         InputError: as `load_calibration`.
     """
-    least = 1 if samples is None else samples
-    check_size(least, sequence_length, max_length)
-    needed = None if samples is None else samples * sequence_length
-    tokens, bos = _tokens(source, tokenizer, "all" if whole else "held-out", needed), _bos(tokenizer)
-    name = source if whole else f"the held-out quarter of {source}"
-    available = _available(tokens, least, sequence_length, bos, name)
-    samples = available if samples is None else samples
-    chosen = np.arange(samples, dtype=np.int64) * available // samples
-    return Calibration(_cut(tokens, chosen, sequence_length, bos), source, bos is not None)
+    check_size(1 if samples is None else samples, sequence_length, max_length)
+    bos = _bos(tokenizer)
+
+    def spread(one: str, wanted: int | None = None) -> Tensor:
+        needed = None if wanted is None else wanted * sequence_length
+        tokens = _tokens(one, tokenizer, "all" if whole else "held-out", needed)
+        name = one if whole else f"the held-out quarter of {one}"
+        available = _available(tokens, wanted or 1, sequence_length, bos, name)
+        chosen = _spread(available, available if wanted is None else wanted)
+        return _cut(tokens, chosen, sequence_length, bos)
+
+    windows = _all_mixed(source, spread) if samples is None else _mixed(source, samples, spread)
+    return Calibration(windows, source, bos is not None)
 
 
 def held_out_tokens(
@@ -174,13 +193,21 @@ def held_out_tokens(
         at_most: number of tokens wanted, from the beginning; None: all.
 
     Returns:
-        Shape (n_tokens,).
+        Shape (n_tokens,). Of a mixture, the tokens of one source after another, each by its share of
+        ``at_most``.
 
     Raises:
         InputError: if the source is unreadable.
     """
     part: Part = "all" if whole else "held-out"
-    return _tokens(source, tokenizer, part, at_most, spread=False)[:at_most]
+    shares = text_shares(source)
+    wanted = [None] * len(shares) if at_most is None else apportioned(at_most, shares)
+    return np.concatenate(
+        [
+            _tokens(share.source, tokenizer, part, most, spread=False)[:most]
+            for share, most in zip(shares, wanted, strict=True)
+        ]
+    )
 
 
 def token_windows(
@@ -205,6 +232,31 @@ def token_windows(
     """
     check_size(samples, length)
     return _chosen_windows(tokenizer, _tokenize(tokenizer, text), samples, length, seed, name=name)
+
+
+def _mixed(source: str, samples: int, windows_of: Callable[[str, int], Tensor]) -> Tensor:
+    """Windows of each source of a mixture by its share, interleaved."""
+    shares = text_shares(source)
+    wanted = zip(shares, apportioned(samples, shares), strict=True)
+    return _interleaved([windows_of(share.source, n) for share, n in wanted if n])
+
+
+def _all_mixed(source: str, windows_of: Callable[[str], Tensor]) -> Tensor:
+    """As many windows as the shares of a mixture allow, interleaved."""
+    shares = text_shares(source)
+    parts = [windows_of(share.source) for share in shares]
+    kept = proportional([len(part) for part in parts], shares)
+    return _interleaved([part[_spread(len(part), n)] for part, n in zip(parts, kept, strict=True)])
+
+
+def _interleaved(parts: Sequence[Tensor]) -> Tensor:
+    return torch.cat(list(parts))[torch.from_numpy(interleaved([len(part) for part in parts]))]
+
+
+def _spread(available: int, wanted: int) -> NDArray[np.int64]:
+    """Evenly spread places."""
+    places: NDArray[np.int64] = np.arange(wanted, dtype=np.int64) * available // wanted
+    return places
 
 
 def _chosen_windows(

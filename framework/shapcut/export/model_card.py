@@ -8,6 +8,7 @@ from typing import Any
 
 import yaml
 
+from shapcut.data.mixture import text_shares
 from shapcut.data.text import BUILTIN, HUB_PREFIX
 from shapcut.data.windows import Calibration
 from shapcut.game.plan import RemovalPlan
@@ -158,8 +159,9 @@ def _hub_data_set(source: str) -> tuple[str, str | None] | None:
 
 
 def _data_sets(calibration: Calibration) -> dict[str, Any]:
-    found = _hub_data_set(calibration.source)
-    return {"datasets": [found[0]]} if found else {}
+    found = [_hub_data_set(share.source) for share in text_shares(calibration.source)]
+    names = [one[0] for one in found if one is not None]
+    return {"datasets": names} if names else {}
 
 
 def _model_index(name: str, held_out: Calibration, after: PerplexityResult) -> dict[str, Any]:

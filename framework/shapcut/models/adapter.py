@@ -31,8 +31,8 @@ Example = Callable[[int], tuple[nn.Module, Tensor]]
 
 CONTRACT_VERSION = 2
 SUPPORTED_CONTRACTS = (1, 2)
-"""Version 2 adds `Adapter.granularities` and `.expert_statistics`, `Player.group`, and `LayerStack.stages`,
-each with a default."""
+"""Version 2 adds `Adapter.granularities`, `.expert_statistics` and `.sample`, `Player.group`, and
+`LayerStack.stages`, each with a default."""
 
 _STATE_FIELDS = ("past_key_values", "cache_params", "state")
 """Fields of a transformers output that hold the generation state."""
@@ -240,16 +240,35 @@ class Adapter(ABC):
 
     def generate(self, model: nn.Module, input_ids: Tensor, new_tokens: int, *, use_cache: bool) -> Tensor:
         """Greedy continuation, shape (batch, length + new_tokens), never stopped by an end token."""
-        generator: Any = model
-        with torch.inference_mode(), _plain_generation(generator):
-            return generator.generate(  # type: ignore[no-any-return]
-                input_ids=input_ids,
-                attention_mask=torch.ones_like(input_ids),
-                max_new_tokens=new_tokens,
-                min_new_tokens=new_tokens,
-                do_sample=False,
-                use_cache=use_cache,
-                pad_token_id=0,
+        return _generated(model, input_ids, new_tokens, do_sample=False, use_cache=use_cache)
+
+    def sample(
+        self, model: nn.Module, input_ids: Tensor, new_tokens: int, *, top_p: float, seed: int
+    ) -> Tensor:
+        """Sampled continuation, shape (batch, length + new_tokens), never stopped by an end token.
+
+        Args:
+            model: in evaluation mode.
+            input_ids: shape (batch, length).
+            new_tokens: number of tokens to sample.
+            top_p: total probability of the tokens to sample from, the most likely ones.
+            seed: of the draws; the global random state is left as it is.
+
+        Raises:
+            UnsupportedModelError: if the architecture's library does not sample.
+        """
+        from transformers import GenerationMixin  # noqa: PLC0415 - seconds to import
+
+        if not isinstance(model, GenerationMixin):
+            raise UnsupportedModelError(
+                f"adapter {self.name}: {type(model).__name__} cannot write text to calibrate on; "
+                "name a text with --calibration"
+            )
+        devices = [] if input_ids.device.type == "cpu" else [input_ids.device]
+        with torch.random.fork_rng(devices, device_type=input_ids.device.type if devices else "cuda"):
+            torch.manual_seed(seed)
+            return _generated(
+                model, input_ids, new_tokens, do_sample=True, use_cache=True, top_k=0, top_p=top_p
             )
 
     def generation_state(self, model: nn.Module, input_ids: Tensor) -> Any:
@@ -324,6 +343,20 @@ class Adapter(ABC):
         if wrong:
             raise UnsupportedModelError(f"the checkpoint in {directory} does not fit its config: {wrong}")
         return model.eval()  # type: ignore[no-any-return]
+
+
+def _generated(model: nn.Module, input_ids: Tensor, new_tokens: int, **options: Any) -> Tensor:
+    """A continuation by transformers, of exactly this many tokens."""
+    generator: Any = model
+    with torch.inference_mode(), _plain_generation(generator):
+        return generator.generate(  # type: ignore[no-any-return]
+            input_ids=input_ids,
+            attention_mask=torch.ones_like(input_ids),
+            max_new_tokens=new_tokens,
+            min_new_tokens=new_tokens,
+            pad_token_id=0,
+            **options,
+        )
 
 
 @contextmanager

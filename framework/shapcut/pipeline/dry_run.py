@@ -150,7 +150,7 @@ def forecast(recipe: Recipe, host: Host, *, target: bool, throughput: float | No
     given = None if throughput is None else _given_throughput(throughput)
     parts = make_parts(recipe, host)
     parts.executor.check()
-    check_source(recipe.calibration)
+    check_source(recipe.calibration, own=True)
     device = choose_device(recipe.device)
     source = _checked_source(recipe, host, parts.steps)
     model, from_config = _described(recipe, source)

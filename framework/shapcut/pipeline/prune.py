@@ -37,7 +37,7 @@ def score(recipe: Recipe, run_directory: Path, host: Host, reporter: Reporter | 
         InputError: if the recipe cannot be carried out.
     """
     require_run_directory(run_directory)
-    session = prepare(recipe, host, target=False)
+    session = prepare(recipe, host, target=False, reporter=reporter)
     with open_run(run_directory) as run, Scoring(session, run, reporter or Silent()) as scoring:
         contributions = scoring.estimate()
         finish_run(host, run, scoring.manifest)
@@ -67,7 +67,7 @@ def prune(
 
 
 def _prune(recipe: Recipe, out: Path, host: Host, directory: Path, reporter: Reporter) -> PruneResult:
-    session = prepare(recipe, host, target=True, run_directory=directory)
+    session = prepare(recipe, host, target=True, run_directory=directory, reporter=reporter)
     with open_run(directory) as run, Scoring(session, run, reporter) as scoring:
         contributions = scoring.estimate()
         plan = scoring.choose(contributions)
@@ -96,7 +96,7 @@ def apply_plan(
         return finished
     if is_gguf_output(out):
         require_gguf_cut(Path(recipe.model), plan.kept)
-    session = prepare(recipe, host, target=True)
+    session = prepare(recipe, host, target=True, reporter=reporter)
     _require_same_model(plan, session, reporter)
     refuse_vetoed(host, plan)
     with open_run(directory) as run:

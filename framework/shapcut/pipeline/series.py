@@ -69,7 +69,7 @@ def prune_series(
         require_gguf_recipe(recipe, out)
     require_run_directory(directory)
     finished = _finished(recipe, out, Run(directory))
-    session = prepare(recipe, host, target=True, run_directory=directory)
+    session = prepare(recipe, host, target=True, run_directory=directory, reporter=reporter)
     with open_run(directory) as run, Scoring(session, run, reporter) as scoring:
         contributions = scoring.estimate()
         plans = choose_all(scoring, contributions)

@@ -7,7 +7,6 @@ from typing import Any
 
 from torch import nn
 
-from shapcut.data.excerpt import calibration_digest
 from shapcut.data.windows import Calibration, check_size, check_source
 from shapcut.game.budget import capped_budget
 from shapcut.game.coalitions import Player
@@ -26,6 +25,7 @@ from shapcut.recipe.recipe import Recipe
 from shapcut.steps.compensated_game import MendedGame
 from shapcut.steps.runner import check_order
 from shapcut.support.errors import InputError
+from shapcut.support.progress import Reporter, Silent
 from shapcut.valuation.game_spec import GameOrigin
 from shapcut.valuation.model_game import ModelGame
 from shapcut.valuation.precision import fusing_pays
@@ -93,14 +93,21 @@ class Session:
             "removed": plan.removed,
             "granularity": plan.granularity,
             "game": self.game.fingerprint(),
-            "text": calibration_digest(self.recipe.calibration),
+            "text": self.text.digest(),
             "samples": self.recipe.samples,
             "sequence_length": self.recipe.sequence_length,
             "seed": self.recipe.seed,
         }
 
 
-def prepare(recipe: Recipe, host: Host, *, target: bool, run_directory: Path | None = None) -> Session:
+def prepare(
+    recipe: Recipe,
+    host: Host,
+    *,
+    target: bool,
+    run_directory: Path | None = None,
+    reporter: Reporter | None = None,
+) -> Session:
     """Open the model and the text, and check the whole recipe.
 
     Args:
@@ -108,6 +115,7 @@ def prepare(recipe: Recipe, host: Host, *, target: bool, run_directory: Path | N
         host: the plugins.
         target: whether the recipe must have a target; otherwise a target is a hint to the estimator.
         run_directory: directory in which an earlier start may have stored player latencies.
+        reporter: reports progress; None: nothing.
 
     Raises:
         InputError: with the first problem; cheap checks come before loading weights.
@@ -117,7 +125,7 @@ def prepare(recipe: Recipe, host: Host, *, target: bool, run_directory: Path | N
     opened = open_model(host, _checked_source(recipe, host, parts, target=target))
     if target:
         require_cut_as_files(opened)
-    text = RunText(recipe.calibration, opened.tokenizer, recipe.sequence_length, recipe.seed)
+    text = RunText.of(recipe.calibration, opened, recipe.sequence_length, recipe.seed, reporter or Silent())
     calibration = text.calibration(recipe.samples)
     require_vocabulary(opened, calibration)
     game = _game(recipe, opened, parts, calibration)
@@ -149,7 +157,7 @@ def prepare(recipe: Recipe, host: Host, *, target: bool, run_directory: Path | N
 def _checked_source(recipe: Recipe, host: Host, parts: Parts, *, target: bool) -> ModelSource:
     """Find the model and run all checks that need no weights."""
     parts.executor.check()
-    check_source(recipe.calibration)
+    check_source(recipe.calibration, own=True)
     source = find_model(
         host,
         recipe.model,

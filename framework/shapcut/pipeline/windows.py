@@ -1,14 +1,21 @@
 """Windows of a run's text, for each of its parts."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from shapcut.data.excerpt import calibration_digest
+from shapcut.data.mixture import has_own_text, with_own_text, without_own_text
 from shapcut.data.windows import Calibration, all_windows, load_calibration, load_held_out
+from shapcut.host.open_model import OpenModel
+from shapcut.models.own_text import own_text
+from shapcut.models.source import inspect_source
 from shapcut.steps.step import PostProcessor
 from shapcut.support.errors import InputError
+from shapcut.support.progress import Reporter
 from shapcut.valuation.model_game import ModelGame
 
 _FINAL_PARTS = 8
@@ -19,16 +26,41 @@ class RunText:
     """The text of a run, cut into windows by the model's tokenizer.
 
     Attributes:
-        source: ``builtin``, a ``.txt`` or ``.jsonl`` file, or ``hf:NAME``.
+        source: one source or a mixture, as named by the user.
         tokenizer: the model's tokenizer.
         length: tokens per window.
         seed: seed of the choice of windows.
+        own: file of the text that the model has written itself, if the source contains it.
     """
 
     source: str
     tokenizer: Any
     length: int
     seed: int
+    own: Path | None = None
+
+    @staticmethod
+    def of(source: str, opened: OpenModel, length: int, seed: int, reporter: Reporter) -> "RunText":
+        """The text for a model, which writes its own part now, unless that is in the cache.
+
+        Raises:
+            UnsupportedModelError: if the model cannot write.
+        """
+        own = None
+        if has_own_text(source):
+            own = own_text(
+                opened.model,
+                opened.tokenizer,
+                opened.adapter,
+                seed=seed,
+                max_length=inspect_source(opened.source).max_length,
+                reporter=reporter,
+            )
+        return RunText(source, opened.tokenizer, length, seed, own)
+
+    def digest(self) -> str:
+        """SHA-256 of the text that steps may read."""
+        return calibration_digest(self._readable(self.source))
 
     def calibration(self, samples: int) -> Calibration:
         """Windows to measure coalitions on."""
@@ -43,17 +75,29 @@ class RunText:
         return self.calibration(step.samples or samples)
 
     def held_out(self, samples: int) -> Calibration:
-        """Windows of held-out text."""
-        return load_held_out(self.source, self.tokenizer, samples=samples, sequence_length=self.length)
+        """Windows of held-out text, not of the model's own if there is any other."""
+        source = without_own_text(self.source)
+        found = load_held_out(
+            self._readable(source), self.tokenizer, samples=samples, sequence_length=self.length
+        )
+        return replace(found, source=source)
 
     def whole(self, length: int) -> Tensor:
         """All windows of ``length`` tokens of the calibration part, shape (windows, length)."""
-        return all_windows(self.source, self.tokenizer, length)
+        return all_windows(self._readable(self.source), self.tokenizer, length)
 
     def _drawn(self, samples: int, seed: int) -> Calibration:
-        return load_calibration(
-            self.source, self.tokenizer, samples=samples, sequence_length=self.length, seed=seed
+        found = load_calibration(
+            self._readable(self.source),
+            self.tokenizer,
+            samples=samples,
+            sequence_length=self.length,
+            seed=seed,
         )
+        return replace(found, source=self.source)
+
+    def _readable(self, source: str) -> str:
+        return source if self.own is None else with_own_text(source, self.own)
 
 
 def final_games(text: RunText, samples: int, game: ModelGame, *, required: bool) -> tuple[ModelGame, ...]:

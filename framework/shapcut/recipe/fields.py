@@ -85,7 +85,11 @@ _ALL = (
     RecipeField("sampler", "Method", "how coalitions are drawn", _SPEC, default_text="the estimator's own"),
     RecipeField("budget", "Method", "number of coalitions to evaluate at most", "N", default=500),
     RecipeField(
-        "calibration", "Text", "builtin, a .txt or .jsonl file, or hf:NAME", "SOURCE", default="builtin"
+        "calibration",
+        "Text",
+        "builtin, self (the model's own writing), a .txt or .jsonl file, hf:NAME, or several: builtin:2+self",
+        "SOURCE",
+        default="builtin",
     ),
     RecipeField("samples", "Text", "number of calibration windows", "N", default=16),
     RecipeField("sequence_length", "Text", "tokens per window", "N", default=128),
