@@ -1,5 +1,6 @@
 """Where the experts of a model are: packed weights, the router that chooses them, and what counts them."""
 
+from collections import Counter
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -123,8 +124,8 @@ class Mixture:
 
     def group_sizes(self, experts: Iterable[int]) -> list[int]:
         """How many of some experts are in each of the router's groups."""
-        groups = [self.group_of(expert) for expert in experts]
-        return [groups.count(group) for group in range(self.groups)]
+        counts = Counter(map(self.group_of, experts))
+        return [counts[group] for group in range(self.groups)]
 
     def objection(self, experts: Collection[int]) -> str:
         """Why a layer of these experts cannot be written; empty if it can."""

@@ -44,11 +44,7 @@ class Experts:
 
     def players(self) -> tuple[Player, ...]:
         """One player per expert; one group per layer, or per group of its router."""
-        return tuple(
-            _player(mixture, first, expert)
-            for mixture, first in self._numbered()
-            for expert in range(mixture.count)
-        )
+        return tuple(player for mixture, first in self._numbered() for player in _players(mixture, first))
 
     @contextmanager
     def bypass(self, present: Collection[int]) -> Iterator[None]:
@@ -95,20 +91,22 @@ class Experts:
         """The experts of each mixture among some players."""
         running = checked_indices(present, self.stages()[-1].stop)
         return [
-            (mixture, [expert for expert in range(mixture.count) if first + expert in running])
+            (mixture, [number - first for number in range(first, first + mixture.count) if number in running])
             for mixture, first in self._numbered()
         ]
 
 
-def _player(mixture: Mixture, first: int, expert: int) -> Player:
+def _players(mixture: Mixture, first: int) -> Iterator[Player]:
+    """The experts of one layer; what holds for all of them is found once."""
     fewer = [each for each in range(mixture.count) if each % (mixture.count // mixture.groups)]
-    reason = mixture.objection(fewer)
-    return Player(
-        first + expert,
-        f"{mixture.path}.{expert}",
-        "expert",
-        mixture.expert_parameters(),
-        removable=not reason,
-        reason=reason,
-        group=mixture.layer * mixture.groups + mixture.group_of(expert),
-    )
+    reason, parameters = mixture.objection(fewer), mixture.expert_parameters()
+    for expert in range(mixture.count):
+        yield Player(
+            first + expert,
+            f"{mixture.path}.{expert}",
+            "expert",
+            parameters,
+            removable=not reason,
+            reason=reason,
+            group=mixture.layer * mixture.groups + mixture.group_of(expert),
+        )
