@@ -1,6 +1,7 @@
 """Cut a GGUF file: the kept tensors byte for byte, renumbered, with metadata that follows."""
 
 from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import BinaryIO
@@ -10,6 +11,8 @@ from shapcut.models.gguf_header import (
     ARRAY,
     BOOL,
     GGUF_MAGIC,
+    SPLIT,
+    STRING,
     GGUFHeader,
     MetadataEntry,
     TensorEntry,
@@ -38,10 +41,11 @@ class _Moved:
 def write_gguf_cut(source: Path, kept: Sequence[int], target: Path) -> None:
     """Write the kept blocks of a GGUF file into a new one, and compare the two.
 
-    Tensors are copied as they are stored, in their order, a few megabytes at a time.
+    Tensors are copied as they are stored, in their order, a few megabytes at a time. The parts of a split
+    model become one file.
 
     Args:
-        source: a GGUF file.
+        source: a GGUF file, or a part of a split model.
         kept: the blocks that stay, ascending.
         target: the new file.
 
@@ -54,14 +58,16 @@ def write_gguf_cut(source: Path, kept: Sequence[int], target: Path) -> None:
     if objection := cut_objection(header, kept):
         raise InputError(f"cannot cut {source}: {objection}")
     moved = _moved(header, kept)
-    with source.open("rb") as opened, target.open("xb") as written:
-        start = _header_bytes(opened, header, moved, followed_metadata(header, kept))
-        written.write(start)
-        for tensor in moved:
-            for chunk in _chunks(opened, tensor.source.at, tensor.source.size):
-                written.write(chunk)
-            written.write(bytes(-tensor.source.size % header.alignment))
-    _verify(source, target, moved, start)
+    with ExitStack() as stack:
+        parts = [stack.enter_context(file.open("rb")) for file in header.files]
+        start = _header_bytes(parts[0], header, moved, followed_metadata(header, kept))
+        with target.open("xb") as written:
+            written.write(start)
+            for tensor in moved:
+                for chunk in _chunks(parts[tensor.source.part], tensor.source.at, tensor.source.size):
+                    written.write(chunk)
+                written.write(bytes(-tensor.source.size % header.alignment))
+        _verify(parts, target, moved, start)
 
 
 def _moved(header: GGUFHeader, kept: Sequence[int]) -> tuple[_Moved, ...]:
@@ -80,7 +86,8 @@ def _moved(header: GGUFHeader, kept: Sequence[int]) -> tuple[_Moved, ...]:
 
 def _header_bytes(opened: BinaryIO, header: GGUFHeader, moved: Sequence[_Moved], changes: Changes) -> bytes:
     """The header of the new file, padded to the start of its first tensor."""
-    entries = [_entry_bytes(opened, header, entry, changes) for entry in header.entries]
+    kept = [entry for entry in header.entries if not entry.name.startswith(SPLIT)]
+    entries = [_entry_bytes(opened, header, entry, changes) for entry in kept]
     if changes.windows is not None and changes.windows_key not in header.by_name:
         entries.append(_windows_bytes(header, changes))
     parts = [
@@ -101,6 +108,9 @@ def _entry_bytes(opened: BinaryIO, header: GGUFHeader, entry: MetadataEntry, cha
     if entry.name in changes.numbers:
         number = header.packed(entry.kind, changes.numbers[entry.name])
         return header.packed_text(entry.name) + header.packed(4, entry.kind) + number
+    if entry.name in changes.texts:
+        text = header.packed_text(changes.texts[entry.name])
+        return header.packed_text(entry.name) + header.packed(4, STRING) + text
     if entry.name in changes.arrays and entry.element is not None and entry.count:
         stored = _span(opened, entry.value_at, entry.end)
         width = len(stored) // entry.count
@@ -129,8 +139,8 @@ def _tensor_bytes(header: GGUFHeader, tensor: _Moved) -> bytes:
     )
 
 
-def _verify(source: Path, target: Path, moved: Sequence[_Moved], start: bytes) -> None:
-    """Read the new file again: its header, and each tensor against the source.
+def _verify(parts: Sequence[BinaryIO], target: Path, moved: Sequence[_Moved], start: bytes) -> None:
+    """Read the new file again: its header, and each tensor against the source's.
 
     Raises:
         VerificationError: with the first difference.
@@ -139,13 +149,14 @@ def _verify(source: Path, target: Path, moved: Sequence[_Moved], start: bytes) -
         found = read_gguf_header(target)
     except InputError as error:
         raise VerificationError(f"the written GGUF file is damaged: {error}") from error
-    expected = [replace(tensor.source, name=tensor.name, at=len(start) + tensor.offset) for tensor in moved]
-    with source.open("rb") as before, target.open("rb") as after:
+    places = [(tensor, len(start) + tensor.offset) for tensor in moved]
+    expected = [replace(tensor.source, name=tensor.name, at=at, part=0) for tensor, at in places]
+    with target.open("rb") as after:
         if list(found.tensors) != expected or after.read(len(start)) != start:
             raise VerificationError("the header of the written GGUF file is not what was written")
         for tensor, there in zip(moved, expected, strict=True):
-            size = there.size
-            pairs = zip(_chunks(before, tensor.source.at, size), _chunks(after, there.at, size), strict=True)
+            before = _chunks(parts[tensor.source.part], tensor.source.at, there.size)
+            pairs = zip(before, _chunks(after, there.at, there.size), strict=True)
             if any(old != new for old, new in pairs):
                 raise VerificationError(f"the tensor {tensor.name} of the written GGUF file differs")
 

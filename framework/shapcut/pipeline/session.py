@@ -17,6 +17,7 @@ from shapcut.host.host import Host
 from shapcut.host.open_model import OpenModel, find_model, open_model
 from shapcut.measurement.player_latency import PlayerLatencies
 from shapcut.models.adapter import Adapter
+from shapcut.models.gguf_reading import parsed_once
 from shapcut.models.quantization import is_quantized, quantization_method
 from shapcut.models.source import ModelSource, inspect_source, read_config
 from shapcut.pipeline.parts import Parts, check_players, make_parts
@@ -114,7 +115,8 @@ def prepare(recipe: Recipe, host: Host, *, target: bool, run_directory: Path | N
     """
     target = target or recipe.has_target
     parts = make_parts(recipe, host)
-    opened = open_model(host, _checked_source(recipe, host, parts, target=target))
+    with parsed_once(recipe.model.lower().endswith(".gguf")):
+        opened = open_model(host, _checked_source(recipe, host, parts, target=target))
     if target:
         require_cut_as_files(opened)
     text = RunText(recipe.calibration, opened.tokenizer, recipe.sequence_length, recipe.seed)
