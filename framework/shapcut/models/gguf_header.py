@@ -265,7 +265,7 @@ class _Reader:
         _require_unique("tensor", [name for name, *_ in found])
         data_at = _padded(self._at, alignment)
         tensors = tuple(
-            TensorEntry(name, shape, kind, data_at + offset, _tensor_bytes(name, shape, kind))
+            TensorEntry(name, shape, kind, data_at + offset, tensor_bytes(name, shape, kind))
             for name, shape, kind, offset in found
         )
         _require_apart(tensors, len(self._content), alignment, data_at)
@@ -336,7 +336,12 @@ def _alignment(entries: tuple[MetadataEntry, ...]) -> int:
     return int(value)
 
 
-def _tensor_bytes(name: str, shape: tuple[int, ...], kind: int) -> int:
+def tensor_bytes(name: str, shape: tuple[int, ...], kind: int) -> int:
+    """The size of a tensor.
+
+    Raises:
+        ValueError: if its type is not known, or does not divide its rows.
+    """
     from gguf import GGML_QUANT_SIZES  # noqa: PLC0415 - only for GGUF files
 
     known = {int(number): sizes for number, sizes in GGML_QUANT_SIZES.items()}

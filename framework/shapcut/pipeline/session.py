@@ -163,6 +163,8 @@ def _checked_source(recipe: Recipe, host: Host, parts: Parts, *, target: bool) -
     )
     facts = inspect_source(source)
     check_order(parts.steps, facts.quantization)
+    for _, step in parts.steps:
+        step.check_source(source.location.weights)
     check_size(recipe.samples, recipe.sequence_length, facts.max_length)
     if target and facts.depth and recipe.granularity == "block":
         recipe.require_target(facts.depth)
