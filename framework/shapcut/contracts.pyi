@@ -1,6 +1,8 @@
 from .estimators.base import EstimationProblem as EstimationProblem
 from .estimators.base import Estimator as Estimator
 from .estimators.sampling import Sampler as Sampler
+from .export.gguf_cut import NewWeights as NewWeights
+from .export.gguf_cut import write_gguf_cut as write_gguf_cut
 from .game.budget import BudgetedGame as BudgetedGame
 from .game.coalitions import CoalitionMatrix as CoalitionMatrix
 from .game.coalitions import Player as Player
@@ -23,6 +25,9 @@ from .models.adapter import Example as Example
 from .models.adapter import ExpertStatistic as ExpertStatistic
 from .models.checkpoint_format import CheckpointFormat as CheckpointFormat
 from .models.checkpoint_format import Tokenizer as Tokenizer
+from .models.gguf import load_as as load_as
+from .models.gguf_header import GGUFHeader as GGUFHeader
+from .models.gguf_header import read_gguf_header as read_gguf_header
 from .models.layer_stack import LayerStack as LayerStack
 from .models.layer_stack import OutputProjection as OutputProjection
 from .models.layer_stack import State as State

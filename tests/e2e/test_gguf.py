@@ -9,7 +9,7 @@ import pytest
 import torch
 from gguf_files import contents, stored, write_gguf_file
 from heard import Heard
-from tiny_checkpoints import write_gguf_header
+from tiny_checkpoints import write_gguf_header, write_tiny_gguf
 from torch import nn
 from transformers import AutoModelForCausalLM, Gemma3ForCausalLM, Gemma3TextConfig
 
@@ -90,6 +90,23 @@ def test_apply_writes_the_same_file(pruned: Path, tiny_gguf_file: Path, tmp_path
     out = tmp_path / "again.GGUF"
     assert run(["apply", str(tiny_gguf_file), "--plan", str(plan), "--out", str(out)]) == 0
     assert out.read_bytes() == pruned.read_bytes()
+
+
+def test_the_parts_of_a_split_model_are_pruned_like_the_whole(
+    pruned: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first = write_tiny_gguf(tmp_path / "tiny.gguf", split=20)
+    assert first.name == "tiny-00001-of-00003.gguf"
+    out, plan = tmp_path / "small.gguf", pruned.with_name("small.gguf.run") / "plan.json"
+    last = first.with_name("tiny-00003-of-00003.gguf")
+    assert run(["apply", str(last), "--plan", str(plan), "--out", str(out)]) == 0
+    assert out.read_bytes() == pruned.read_bytes()
+    result = json.loads((tmp_path / "small.gguf.run" / "result.json").read_text())
+    parts = sum(part.stat().st_size for part in tmp_path.glob("tiny-*.gguf"))
+    assert result["dense"]["checkpoint_bytes"] == parts
+    last.unlink()
+    assert run(["prune", str(first), "--out", str(tmp_path / "other.gguf"), "--remove", "2", *OPTIONS]) == 2
+    assert "tiny-00003-of-00003.gguf is missing" in capsys.readouterr().err
 
 
 def test_a_run_killed_after_the_file_appeared_is_finished(

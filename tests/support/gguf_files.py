@@ -16,6 +16,8 @@ def write_gguf_file(
     alignment: int | None = None,
     endian: gguf.GGUFEndian = gguf.GGUFEndian.LITTLE,
     outside: Mapping[str, np.ndarray] | None = None,
+    general: Mapping[str, Any] | None = None,
+    split: int = 0,
     **metadata: Any,
 ) -> Path:
     """Blocks of two tensors each: float32, and Q8_0 as bytes.
@@ -27,15 +29,22 @@ def write_gguf_file(
         alignment: other than the usual.
         endian: the byte order.
         outside: tensors in no block.
+        general: further metadata that is not of the architecture.
+        split: the number of tensors in each part of a split model; 0: one file.
         metadata: numbers, truth values, texts and lists; ``__`` stands for a dot, and the architecture's
             name comes first.
+
+    Returns:
+        The file, or the first part.
     """
     rng = np.random.default_rng(0)
-    writer = gguf.GGUFWriter(path, architecture, endianess=endian)
+    writer = gguf.GGUFWriter(path, architecture, endianess=endian, split_max_tensors=split)
     writer.add_string("general.description", "größer")
     if alignment is not None:
         writer.add_custom_alignment(alignment)
     writer.add_block_count(blocks)
+    for key, value in (general or {}).items():
+        _add(writer, f"general.{key}", value)
     for key, value in metadata.items():
         _add(writer, f"{architecture}.{key.replace('__', '.')}", value)
     writer.add_token_list(["a", "b", "", "d"])
@@ -50,7 +59,7 @@ def write_gguf_file(
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
     writer.close()
-    return path
+    return min(path.parent.glob(f"{path.stem}-00001-of-*.gguf"), default=path)
 
 
 def _add(writer: gguf.GGUFWriter, key: str, value: Any) -> None:

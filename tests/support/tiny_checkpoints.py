@@ -192,9 +192,13 @@ def tiny_t5_directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def tiny_gguf_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The weights of `tiny_llama` in a GGUF file of fp32, with a tokenizer; not to be changed."""
-    path = tmp_path_factory.mktemp("models") / "tiny-llama.gguf"
+    return write_tiny_gguf(tmp_path_factory.mktemp("models") / "tiny-llama.gguf")
+
+
+def write_tiny_gguf(path: Path, split: int = 0) -> Path:
+    """Write `tiny_gguf_file`, or its parts of ``split`` tensors each; return the file or the first part."""
     model = tiny_llama()
-    writer = gguf.GGUFWriter(path, "llama")
+    writer = gguf.GGUFWriter(path, "llama", split_max_tensors=split)
     write_gguf_header(writer, model.config)
     names = gguf.get_tensor_name_map(gguf.MODEL_ARCH.LLAMA, model.config.num_hidden_layers)
     heads = {"q_proj": model.config.num_attention_heads, "k_proj": model.config.num_key_value_heads}
@@ -207,7 +211,7 @@ def tiny_gguf_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
     writer.close()
-    return path
+    return min(path.parent.glob(f"{path.stem}-00001-of-*.gguf"), default=path)
 
 
 def interleave_rotary_halves(weight: np.ndarray, heads: int) -> np.ndarray:

@@ -14,6 +14,7 @@ from shapcut.cli.completion import offered
 from shapcut.cli.evaluate import evaluate
 from shapcut.cli.help import Command
 from shapcut.cli.options import A_PATH, OUTPUT, option, recipe_option, recipe_options
+from shapcut.cli.push import push_model, push_to_hub, pushed, require_pushable
 from shapcut.host.host import Host
 from shapcut.support.errors import InputError, ShapcutError
 
@@ -160,6 +161,7 @@ def score_model(
 @options.dry_run
 @recipe_options()
 @_throughput
+@push_to_hub
 @click.pass_obj
 def prune_model(
     host: Host,
@@ -172,6 +174,7 @@ def prune_model(
     as_json: bool,
     dry_run: bool,
     throughput: float | None,
+    push_to_hub: str | None,
     **given: Any,
 ) -> None:
     """Score, select, remove, post-process, verify and write a checkpoint."""
@@ -183,6 +186,7 @@ def prune_model(
     from shapcut.recipe.recipe import make_recipe
 
     made = make_recipe({"model": model, **given}, recipe)
+    hub = require_pushable(push_to_hub, out, len(made.target_labels()))
     if dry_run:
         if out is not None:
             require_output(made, out)
@@ -196,6 +200,7 @@ def prune_model(
         return
     result = prune(made, out, host, run_directory=run, reporter=reporter())
     _show_result(result, out, as_json)
+    pushed(out, hub)
 
 
 @command("apply", panel="Prune")
@@ -206,6 +211,7 @@ def prune_model(
 @recipe_options(("then", "calibration", "device", "offload", "trust_remote_code", "revision", "text_only"))
 @options.as_json
 @options.dry_run
+@push_to_hub
 @click.pass_obj
 def apply_model(
     host: Host,
@@ -217,6 +223,7 @@ def apply_model(
     run: Path | None,
     as_json: bool,
     dry_run: bool,
+    push_to_hub: str | None,
     **given: Any,
 ) -> None:
     """Carry out a removal plan made earlier."""
@@ -237,12 +244,14 @@ def apply_model(
             **given,
         }
     )
+    hub = require_pushable(push_to_hub, out, 1)
     if dry_run:
         require_output(recipe, out)
         tables.say(f"would remove players {list(removal.removed)} of {model} and write {out}")
         return
     result = apply_plan(recipe, removal, out, host, run_directory=run, reporter=reporter())
     _show_result(result, out, as_json)
+    pushed(out, hub)
 
 
 @command("adapters", panel="See what there is")
@@ -395,6 +404,7 @@ COMMANDS = (
     prune_model,
     apply_model,
     demo,
+    push_model,
     evaluate,
     compare,
 )

@@ -1,23 +1,49 @@
 """Cut a GGUF file: the kept tensors byte for byte, renumbered, with metadata that follows."""
 
 from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, Protocol
 
 from shapcut.export.gguf_rules import Changes, cut_objection, followed_metadata
 from shapcut.models.gguf_header import (
     ARRAY,
     BOOL,
     GGUF_MAGIC,
+    SPLIT,
+    STRING,
     GGUFHeader,
     MetadataEntry,
     TensorEntry,
     read_gguf_header,
+    tensor_bytes,
 )
 from shapcut.support.errors import InputError, VerificationError
 
 _CHUNK = 1 << 22
+_FILE_TYPE = "general.file_type"
+
+
+class NewWeights(Protocol):
+    """Other values for tensors of a cut GGUF file.
+
+    Attributes:
+        file_type: number of the file's type in GGML.
+    """
+
+    file_type: int
+
+    def kind(self, name: str, shape: tuple[int, ...]) -> int | None:
+        """The type in GGML to store a tensor in; None for the bytes of the original.
+
+        Args:
+            name: its name in the new file.
+            shape: its dimensions, the fastest varying first.
+        """
+
+    def content(self, name: str) -> bytes:
+        """The bytes of a tensor of that type; the same each time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,24 +52,28 @@ class _Moved:
 
     Attributes:
         source: the tensor in the whole model.
-        name: its new name.
-        offset: where it starts, counted from the start of the first tensor.
+        entry: the tensor in the new file, placed as if that began with the first tensor.
+        is_new: whether it has other values.
     """
 
     source: TensorEntry
-    name: str
-    offset: int
+    entry: TensorEntry
+    is_new: bool
 
 
-def write_gguf_cut(source: Path, kept: Sequence[int], target: Path) -> None:
+def write_gguf_cut(
+    source: Path, kept: Sequence[int], target: Path, weights: NewWeights | None = None
+) -> None:
     """Write the kept blocks of a GGUF file into a new one, and compare the two.
 
-    Tensors are copied as they are stored, in their order, a few megabytes at a time.
+    Tensors are copied as they are stored, in their order, a few megabytes at a time. The parts of a split
+    model become one file.
 
     Args:
-        source: a GGUF file.
+        source: a GGUF file, or a part of a split model.
         kept: the blocks that stay, ascending.
         target: the new file.
+        weights: other values; None: every tensor is copied.
 
     Raises:
         InputError: if the source is damaged, or the cut is not known to behave as the bypassed original.
@@ -53,18 +83,23 @@ def write_gguf_cut(source: Path, kept: Sequence[int], target: Path) -> None:
     header = read_gguf_header(source)
     if objection := cut_objection(header, kept):
         raise InputError(f"cannot cut {source}: {objection}")
-    moved = _moved(header, kept)
-    with source.open("rb") as opened, target.open("xb") as written:
-        start = _header_bytes(opened, header, moved, followed_metadata(header, kept))
-        written.write(start)
-        for tensor in moved:
-            for chunk in _chunks(opened, tensor.source.at, tensor.source.size):
-                written.write(chunk)
-            written.write(bytes(-tensor.source.size % header.alignment))
-    _verify(source, target, moved, start)
+    moved = _moved(header, kept, weights)
+    changes = followed_metadata(header, kept)
+    if weights is not None and _FILE_TYPE in header.by_name:
+        changes.numbers[_FILE_TYPE] = weights.file_type
+    with ExitStack() as stack:
+        parts = [stack.enter_context(file.open("rb")) for file in header.files]
+        start = _header_bytes(parts[0], header, moved, changes)
+        with target.open("xb") as written:
+            written.write(start)
+            for tensor in moved:
+                for chunk in _contents(parts, tensor, weights):
+                    written.write(chunk)
+                written.write(bytes(-tensor.entry.size % header.alignment))
+        _verify(parts, target, moved, start, weights)
 
 
-def _moved(header: GGUFHeader, kept: Sequence[int]) -> tuple[_Moved, ...]:
+def _moved(header: GGUFHeader, kept: Sequence[int], weights: NewWeights | None) -> tuple[_Moved, ...]:
     """The kept tensors, in the order of the source."""
     places = {old: new for new, old in enumerate(kept)}
     found, offset = [], 0
@@ -73,14 +108,19 @@ def _moved(header: GGUFHeader, kept: Sequence[int]) -> tuple[_Moved, ...]:
         if block is not None and block not in places:
             continue
         name = tensor.name if block is None else tensor.renumbered(places[block])
-        found.append(_Moved(tensor, name, offset))
-        offset += tensor.size + -tensor.size % header.alignment
+        kind = None if weights is None else weights.kind(name, tensor.shape)
+        entry = replace(tensor, name=name, at=offset, part=0)
+        if kind is not None:
+            entry = replace(entry, kind=kind, size=tensor_bytes(name, tensor.shape, kind))
+        found.append(_Moved(tensor, entry, kind is not None))
+        offset += entry.size + -entry.size % header.alignment
     return tuple(found)
 
 
 def _header_bytes(opened: BinaryIO, header: GGUFHeader, moved: Sequence[_Moved], changes: Changes) -> bytes:
     """The header of the new file, padded to the start of its first tensor."""
-    entries = [_entry_bytes(opened, header, entry, changes) for entry in header.entries]
+    kept = [entry for entry in header.entries if not entry.name.startswith(SPLIT)]
+    entries = [_entry_bytes(opened, header, entry, changes) for entry in kept]
     if changes.windows is not None and changes.windows_key not in header.by_name:
         entries.append(_windows_bytes(header, changes))
     parts = [
@@ -88,7 +128,7 @@ def _header_bytes(opened: BinaryIO, header: GGUFHeader, moved: Sequence[_Moved],
         header.packed(4, header.version),
         header.packed(10, len(moved), len(entries)),
         *entries,
-        *(_tensor_bytes(header, tensor) for tensor in moved),
+        *(_tensor_bytes(header, tensor.entry) for tensor in moved),
     ]
     content = b"".join(parts)
     return content + bytes(-len(content) % header.alignment)
@@ -101,6 +141,9 @@ def _entry_bytes(opened: BinaryIO, header: GGUFHeader, entry: MetadataEntry, cha
     if entry.name in changes.numbers:
         number = header.packed(entry.kind, changes.numbers[entry.name])
         return header.packed_text(entry.name) + header.packed(4, entry.kind) + number
+    if entry.name in changes.texts:
+        text = header.packed_text(changes.texts[entry.name])
+        return header.packed_text(entry.name) + header.packed(4, STRING) + text
     if entry.name in changes.arrays and entry.element is not None and entry.count:
         stored = _span(opened, entry.value_at, entry.end)
         width = len(stored) // entry.count
@@ -118,19 +161,34 @@ def _array_start(header: GGUFHeader, name: str, element: int, count: int) -> byt
     return header.packed_text(name) + header.packed(4, ARRAY, element) + header.packed(10, count)
 
 
-def _tensor_bytes(header: GGUFHeader, tensor: _Moved) -> bytes:
-    shape = tensor.source.shape
+def _tensor_bytes(header: GGUFHeader, tensor: TensorEntry) -> bytes:
     return (
         header.packed_text(tensor.name)
-        + header.packed(4, len(shape))
-        + header.packed(10, *shape)
-        + header.packed(4, tensor.source.kind)
-        + header.packed(10, tensor.offset)
+        + header.packed(4, len(tensor.shape))
+        + header.packed(10, *tensor.shape)
+        + header.packed(4, tensor.kind)
+        + header.packed(10, tensor.at)
     )
 
 
-def _verify(source: Path, target: Path, moved: Sequence[_Moved], start: bytes) -> None:
-    """Read the new file again: its header, and each tensor against the source.
+def _contents(parts: Sequence[BinaryIO], tensor: _Moved, weights: NewWeights | None) -> Iterator[bytes]:
+    """The bytes of a tensor to write, in chunks."""
+    if weights is None or not tensor.is_new:
+        yield from _chunks(parts[tensor.source.part], tensor.source.at, tensor.source.size)
+        return
+    content = weights.content(tensor.entry.name)
+    for place in range(0, tensor.entry.size, _CHUNK):
+        yield content[place : place + _CHUNK]
+
+
+def _verify(
+    parts: Sequence[BinaryIO],
+    target: Path,
+    moved: Sequence[_Moved],
+    start: bytes,
+    weights: NewWeights | None,
+) -> None:
+    """Read the new file again: its header, and each tensor against what was to be written.
 
     Raises:
         VerificationError: with the first difference.
@@ -139,15 +197,15 @@ def _verify(source: Path, target: Path, moved: Sequence[_Moved], start: bytes) -
         found = read_gguf_header(target)
     except InputError as error:
         raise VerificationError(f"the written GGUF file is damaged: {error}") from error
-    expected = [replace(tensor.source, name=tensor.name, at=len(start) + tensor.offset) for tensor in moved]
-    with source.open("rb") as before, target.open("rb") as after:
+    expected = [replace(tensor.entry, at=len(start) + tensor.entry.at) for tensor in moved]
+    with target.open("rb") as after:
         if list(found.tensors) != expected or after.read(len(start)) != start:
             raise VerificationError("the header of the written GGUF file is not what was written")
         for tensor, there in zip(moved, expected, strict=True):
-            size = there.size
-            pairs = zip(_chunks(before, tensor.source.at, size), _chunks(after, there.at, size), strict=True)
+            before = _contents(parts, tensor, weights)
+            pairs = zip(before, _chunks(after, there.at, there.size), strict=True)
             if any(old != new for old, new in pairs):
-                raise VerificationError(f"the tensor {tensor.name} of the written GGUF file differs")
+                raise VerificationError(f"the tensor {there.name} of the written GGUF file differs")
 
 
 def _chunks(opened: BinaryIO, at: int, size: int) -> Iterator[bytes]:

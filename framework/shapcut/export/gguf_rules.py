@@ -7,6 +7,7 @@ are from its sources of 2026 (`src/models/*.cpp`, `src/llama-hparams.cpp`).
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from shapcut.export.gguf_texts import counted_again, new_texts
 from shapcut.models.gguf_header import ARRAY, INTEGERS, STRING, GGUFHeader, MetadataEntry
 
 
@@ -167,12 +168,14 @@ class Changes:
 
     Attributes:
         numbers: new values of whole numbers, by key.
+        texts: new values of strings, by key.
         arrays: which elements of an array stay, by key.
         windows: whether each block attends to a window, where the cut breaks a period; else None.
         windows_key: the key of that array.
     """
 
     numbers: dict[str, int]
+    texts: dict[str, str]
     arrays: dict[str, tuple[int, ...]]
     windows: tuple[bool, ...] | None
     windows_key: str
@@ -192,7 +195,9 @@ def followed_metadata(header: GGUFHeader, kept: Sequence[int]) -> Changes:
         and entry.kind == ARRAY
         and entry.name.removeprefix(prefix) not in _NOT_OF_BLOCKS
     }
-    return Changes(numbers, arrays, _windows(header, kept), prefix + _WINDOWS)
+    if len(kept) < (header.block_count or 0):
+        numbers |= counted_again(header, kept)
+    return Changes(numbers, new_texts(header, kept), arrays, _windows(header, kept), prefix + _WINDOWS)
 
 
 def _windows(header: GGUFHeader, kept: Sequence[int]) -> tuple[bool, ...] | None:

@@ -7,6 +7,8 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from shapcut.models.gguf_parts import parts_of
+
 WEIGHT_SUFFIXES = (".safetensors", ".bin", ".pth", ".pt", ".gguf")
 
 _STATUS, _RESTART = Path("/proc/self/status"), Path("/proc/self/clear_refs")
@@ -25,8 +27,8 @@ def weight_bytes(model: nn.Module) -> int:
 
 
 def checkpoint_bytes(path: Path) -> int:
-    """Size of a checkpoint's one file, or of the weight files directly in its directory."""
-    files = path.iterdir() if path.is_dir() else (path,)
+    """Size of a checkpoint's one file (with the other parts of a split one), or of those in its directory."""
+    files = path.iterdir() if path.is_dir() else (part for part in parts_of(path) if part.exists())
     return sum(file.stat().st_size for file in files if file.suffix in WEIGHT_SUFFIXES)
 
 

@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from shapcut.models.gguf_reading import parsed_once
 from shapcut.models.multimodal import auto_class
 from shapcut.support.errors import InputError
 from shapcut.support.quiet import quiet_libraries, without_stderr
@@ -27,7 +28,7 @@ def load_as(file: Path, config: Any) -> nn.Module:
     Raises:
         InputError: if a weight of the model is missing.
     """
-    with quiet_libraries(), without_stderr():
+    with quiet_libraries(), without_stderr(), parsed_once():
         loaded, info = auto_class(config).from_pretrained(
             file.parent,
             gguf_file=file.name,
@@ -49,7 +50,7 @@ def load_dequantized(file: Path) -> tuple[Any, Any]:
     models: Any = AutoModelForCausalLM
     tokenizers: Any = AutoTokenizer
     place = {"gguf_file": str(file), "local_files_only": True}
-    with quiet_libraries(), without_stderr():
+    with quiet_libraries(), without_stderr(), parsed_once():
         model = models.from_pretrained(file.parent, **place, **dense_weights(None))
         tokenizer = tokenizers.from_pretrained(file.parent, **place)
     return model.eval(), tokenizer

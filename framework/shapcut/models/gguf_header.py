@@ -7,13 +7,15 @@ vocabulary of 262,144 tokens, and follows any length that a file states. This re
 import mmap
 import re
 import struct
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from math import prod
 from pathlib import Path
 from typing import Any
 
+from shapcut.models.gguf_parts import parts_of
 from shapcut.support.errors import InputError
+from shapcut.support.files import require_regular
 
 GGUF_MAGIC = b"GGUF"
 
@@ -23,13 +25,16 @@ STRING, ARRAY, BOOL = 8, 9, 7
 INTEGERS = frozenset({0, 1, 2, 3, 4, 5, 10, 11})
 """Value types of whole numbers."""
 
-_FORMATS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
+NUMBER_FORMATS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
 """How `struct` names each value type that is a number."""
 
 _VERSIONS = (2, 3)
 _BLOCK = re.compile(r"blk\.(0|[1-9]\d{0,8})\.(.+)", re.S)
 _DEFAULT_ALIGNMENT = 32
 _MOST_DIMENSIONS = 4
+SPLIT = "split."
+"""What keys about the files of a split model start with."""
+
 _FEW = 4096
 """Arrays of more numbers are left in the file."""
 
@@ -69,6 +74,7 @@ class TensorEntry:
         kind: number of its type in GGML.
         at: where its bytes start in the file.
         size: number of its bytes.
+        part: which file of a split model holds it, counted from 0.
     """
 
     name: str
@@ -76,6 +82,7 @@ class TensorEntry:
     kind: int
     at: int
     size: int
+    part: int = 0
 
     @property
     def block(self) -> int | None:
@@ -98,6 +105,7 @@ class GGUFHeader:
         alignment: each tensor starts at a multiple of it, counted from the start of the first.
         entries: the metadata, in order.
         tensors: the tensors, in order.
+        files: the model's files; one, or the parts of a split model, of which the first has the metadata.
     """
 
     big_endian: bool
@@ -105,6 +113,7 @@ class GGUFHeader:
     alignment: int
     entries: tuple[MetadataEntry, ...]
     tensors: tuple[TensorEntry, ...]
+    files: tuple[Path, ...]
 
     @cached_property
     def by_name(self) -> dict[str, MetadataEntry]:
@@ -139,9 +148,14 @@ class GGUFHeader:
             raise ValueError(f"{entry.name} is no whole number")
         return int(entry.value)
 
+    def split(self, key: str) -> int:
+        """A number about the files of a split model; 0 if the file states none."""
+        entry = self.by_name.get(SPLIT + key)
+        return int(entry.value) if entry is not None and entry.kind in INTEGERS else 0
+
     def packed(self, kind: int, *numbers: float) -> bytes:
         """Numbers of one value type, as this file stores them."""
-        return struct.pack(f"{'>' if self.big_endian else '<'}{len(numbers)}{_FORMATS[kind]}", *numbers)
+        return struct.pack(f"{'>' if self.big_endian else '<'}{len(numbers)}{NUMBER_FORMATS[kind]}", *numbers)
 
     def packed_text(self, text: str) -> bytes:
         """A string, as this file stores it."""
@@ -150,30 +164,64 @@ class GGUFHeader:
 
 
 def read_gguf_header(file: Path) -> GGUFHeader:
-    """Read and check the header of a GGUF file.
+    """Read and check the header of a GGUF file, or those of all parts of the split model that it belongs to.
 
     Raises:
         InputError: if a length exceeds the file, names come twice, tensors overlap or lie outside the file,
-            there are more blocks than tensors, or tensors of blocks that the header does not count; or if the
-            file is one part of a model.
+            there are more blocks than tensors, or tensors of blocks that the header does not count; or if a
+            part is missing or is another model's.
     """
+    header = _read(file)
+    if (count := header.split("count")) > 1:
+        header = _joined(file, count)
     try:
-        with file.open("rb") as opened, mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ) as content:
-            header = _Reader(content).header()
-        _require_whole(file, header)
         _check_blocks(header)
-    except (OSError, ValueError) as error:
-        raise InputError(f"cannot read the GGUF file {file}: {error}; is the copy complete?") from error
+    except ValueError as error:
+        raise _unreadable(file, error) from error
     return header
 
 
-def _require_whole(file: Path, header: GGUFHeader) -> None:
-    parts = header.by_name.get("split.count")
-    if parts is not None and parts.kind in INTEGERS and parts.value > 1:
+def _read(file: Path) -> GGUFHeader:
+    """The header of one file."""
+    try:
+        with file.open("rb") as opened, mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ) as content:
+            return _Reader(content, file).header()
+    except (OSError, ValueError) as error:
+        raise _unreadable(file, error) from error
+
+
+def _unreadable(file: Path, error: Exception) -> InputError:
+    return InputError(f"cannot read the GGUF file {file}: {error}; is the copy complete?")
+
+
+def _joined(file: Path, count: int) -> GGUFHeader:
+    """The header of a split model: the metadata of its first part, the tensors of all."""
+    files = parts_of(file)
+    if len(files) != count:
         raise InputError(
-            f"{file} is one of {parts.value} parts of a model; join them with: "
-            "llama-gguf-split --merge FIRST_PART WHOLE.gguf"
+            f"{file} is one of {count} parts of a model, but its name does not say so: name the parts "
+            f"NAME-00001-of-{count:05}.gguf and so on, or join them with llama-gguf-split --merge"
         )
+    if missing := [part for part in files if not part.exists()]:
+        raise InputError(f"{file} is one of {count} parts of a model, but {missing[0]} is missing")
+    for part in files:
+        require_regular(part)
+    headers = [_read(part) for part in files]
+    for number, (part, header) in enumerate(zip(files, headers, strict=True)):
+        if (header.split("count"), header.split("no")) != (count, number):
+            raise InputError(f"{part} is not part {number + 1} of {count} of the model: take another copy")
+    tensors = tuple(
+        replace(tensor, part=number) for number, header in enumerate(headers) for tensor in header.tensors
+    )
+    first = headers[0]
+    stated = first.split("tensors.count") or len(tensors)
+    if stated != len(tensors) or any(header.big_endian != first.big_endian for header in headers):
+        raise InputError(f"{file} and the other {count - 1} parts are of different models: take other copies")
+    try:
+        _require_unique("tensor", [tensor.name for tensor in tensors])
+    except ValueError as error:
+        raise _unreadable(file, error) from error
+    return replace(first, tensors=tensors, files=files)
 
 
 def _check_blocks(header: GGUFHeader) -> None:
@@ -197,8 +245,9 @@ class _Reader:
         ValueError: with the reason.
     """
 
-    def __init__(self, content: mmap.mmap) -> None:
+    def __init__(self, content: mmap.mmap, file: Path) -> None:
         self._content = content
+        self._file = file
         self._big = content[4:6] == b"\0\0"
         self._order = ">" if self._big else "<"
         self._at = 4
@@ -216,11 +265,11 @@ class _Reader:
         _require_unique("tensor", [name for name, *_ in found])
         data_at = _padded(self._at, alignment)
         tensors = tuple(
-            TensorEntry(name, shape, kind, data_at + offset, _tensor_bytes(name, shape, kind))
+            TensorEntry(name, shape, kind, data_at + offset, tensor_bytes(name, shape, kind))
             for name, shape, kind, offset in found
         )
         _require_apart(tensors, len(self._content), alignment, data_at)
-        return GGUFHeader(self._big, version, alignment, entries, tensors)
+        return GGUFHeader(self._big, version, alignment, entries, tensors, (self._file,))
 
     def _entry(self) -> MetadataEntry:
         start = self._at
@@ -241,7 +290,8 @@ class _Reader:
         """Pass an array; return its numbers if they are few."""
         if kind != STRING:
             found = self._passed(count * self._width(kind))
-            return struct.unpack(f"{self._order}{count}{_FORMATS[kind]}", found) if count <= _FEW else None
+            form = f"{self._order}{count}{NUMBER_FORMATS[kind]}"
+            return struct.unpack(form, found) if count <= _FEW else None
         for _ in range(count):
             self._passed(self._number(10))
         return None
@@ -262,12 +312,12 @@ class _Reader:
 
     def _value(self, kind: int) -> Any:
         found = self._passed(self._width(kind))
-        return struct.unpack(self._order + _FORMATS[kind], found)[0]
+        return struct.unpack(self._order + NUMBER_FORMATS[kind], found)[0]
 
     def _width(self, kind: int) -> int:
-        if kind not in _FORMATS:
+        if kind not in NUMBER_FORMATS:
             raise ValueError(f"{kind} before {self._at} is not a value type")
-        return struct.calcsize("<" + _FORMATS[kind])
+        return struct.calcsize("<" + NUMBER_FORMATS[kind])
 
     def _passed(self, length: int) -> bytes:
         if length > len(self._content) - self._at:
@@ -286,7 +336,12 @@ def _alignment(entries: tuple[MetadataEntry, ...]) -> int:
     return int(value)
 
 
-def _tensor_bytes(name: str, shape: tuple[int, ...], kind: int) -> int:
+def tensor_bytes(name: str, shape: tuple[int, ...], kind: int) -> int:
+    """The size of a tensor.
+
+    Raises:
+        ValueError: if its type is not known, or does not divide its rows.
+    """
     from gguf import GGML_QUANT_SIZES  # noqa: PLC0415 - only for GGUF files
 
     known = {int(number): sizes for number, sizes in GGML_QUANT_SIZES.items()}

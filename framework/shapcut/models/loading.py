@@ -13,6 +13,7 @@ from torch import nn
 
 from shapcut.models.checkpoint_format import CheckpointFormat, Tokenizer
 from shapcut.models.gguf import dense_weights
+from shapcut.models.gguf_reading import parsed_once
 from shapcut.models.multimodal import TEXT_KEYS, auto_class, is_multimodal
 from shapcut.models.placement import Offload, check_dtype
 from shapcut.models.predictors import is_predictor
@@ -74,10 +75,10 @@ def _load_from_transformers(
     source: ModelSource, device: torch.device, dtype: torch.dtype | None
 ) -> tuple[nn.Module, Any]:
     location, trust = source.location, source.trust_remote_code
-    config = read_config(location, trust)
-    if location.gguf_file is None and (method := quantization_method(config)):
-        require_packages(location.source, method)
-    with quiet_libraries():
+    with quiet_libraries(), parsed_once(location.gguf_file is not None):
+        config = read_config(location, trust)
+        if location.gguf_file is None and (method := quantization_method(config)):
+            require_packages(location.source, method)
         placed = device_map(config, device, source.offload, trust)
         model = _load_model(location, config, dtype, trust, placed)
         return model, _load_tokenizer(location, trust)

@@ -11,6 +11,8 @@ from urllib.request import getproxies
 from shapcut.models.checkpoint_format import CheckpointFormat, asked_formats, claiming_format
 from shapcut.models.demo import DEMO_PREFIX, demo_directory, fetched_demo
 from shapcut.models.gguf_header import GGUF_MAGIC, GGUFHeader, read_gguf_header
+from shapcut.models.gguf_parts import parts_of
+from shapcut.models.gguf_reading import parsed_once, reads_split_models
 from shapcut.models.multimodal import is_multimodal
 from shapcut.models.placement import Offload, check_dtype
 from shapcut.models.quantization import quantization_method, require_packages
@@ -282,6 +284,8 @@ def _located_file(source: str, path: Path, asked: str) -> Location:
         )
     require_no_adapter(path.parent)
     absolute = path.absolute()
+    if len(parts_of(path)) > 1:
+        absolute = read_gguf_header(absolute).files[0]
     return Location(source, str(absolute.parent), str(absolute))
 
 
@@ -340,8 +344,8 @@ def read_config(location: Location, trust_remote_code: bool) -> Any:
     """
     from transformers import AutoConfig, PreTrainedConfig  # noqa: PLC0415 - slow to import
 
-    header = None if location.gguf_file is None else read_gguf_header(Path(location.gguf_file))
-    with quiet_libraries():
+    header = None if location.gguf_file is None else _gguf_header(location, Path(location.gguf_file))
+    with quiet_libraries(), parsed_once(header is not None):
         try:
             raw: dict[str, Any] = {}
             if location.gguf_file is None:
@@ -364,6 +368,16 @@ def read_config(location: Location, trust_remote_code: bool) -> Any:
     if not is_multimodal(config):
         _require_causal(location, config, raw.get("auto_map") or {})
     return config
+
+
+def _gguf_header(location: Location, file: Path) -> GGUFHeader:
+    header = read_gguf_header(file)
+    if len(header.files) > 1 and not reads_split_models(header.architecture):
+        raise InputError(
+            f"{location.source} is one of {len(header.files)} parts of a model, and transformers reads "
+            f"{header.architecture} from whole files; join them: llama-gguf-split --merge {file} WHOLE.gguf"
+        )
+    return header
 
 
 def _follow_windows(config: Any, header: GGUFHeader) -> None:

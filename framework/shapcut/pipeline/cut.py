@@ -210,6 +210,7 @@ def mend(session: Session, cut: CutModel, results: StepResults, reporter: Report
             seed=session.recipe.seed,
             original=session.original,
             windows=session.text.whole,
+            source=session.opened.source.location.weights,
             reporter=reporter,
         )
 

@@ -231,6 +231,8 @@ def _checked_source(recipe: Recipe, host: Host, steps: Any) -> ModelSource:
     )
     facts = inspect_source(source)
     check_order(steps, facts.quantization)
+    for _, step in steps:
+        step.check_source(source.location.weights)
     check_size(recipe.samples, recipe.sequence_length, facts.max_length)
     return source
 

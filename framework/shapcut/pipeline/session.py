@@ -16,6 +16,7 @@ from shapcut.host.host import Host
 from shapcut.host.open_model import OpenModel, find_model, open_model
 from shapcut.measurement.player_latency import PlayerLatencies
 from shapcut.models.adapter import Adapter
+from shapcut.models.gguf_reading import parsed_once
 from shapcut.models.quantization import is_quantized, quantization_method
 from shapcut.models.source import ModelSource, inspect_source, read_config
 from shapcut.pipeline.parts import Parts, check_players, make_parts
@@ -122,7 +123,8 @@ def prepare(
     """
     target = target or recipe.has_target
     parts = make_parts(recipe, host)
-    opened = open_model(host, _checked_source(recipe, host, parts, target=target))
+    with parsed_once(recipe.model.lower().endswith(".gguf")):
+        opened = open_model(host, _checked_source(recipe, host, parts, target=target))
     if target:
         require_cut_as_files(opened)
     text = RunText.of(recipe.calibration, opened, recipe.sequence_length, recipe.seed, reporter or Silent())
@@ -169,6 +171,8 @@ def _checked_source(recipe: Recipe, host: Host, parts: Parts, *, target: bool) -
     )
     facts = inspect_source(source)
     check_order(parts.steps, facts.quantization)
+    for _, step in parts.steps:
+        step.check_source(source.location.weights)
     check_size(recipe.samples, recipe.sequence_length, facts.max_length)
     if target and facts.depth and recipe.granularity == "block":
         recipe.require_target(facts.depth)

@@ -40,6 +40,8 @@ def check_order(steps: Steps, quantization: str | None = None) -> None:
     """
     stages: tuple[Stage, ...] = get_args(Stage)
     for (earlier, first), (later, second) in pairwise(steps):
+        if first.is_last:
+            raise InputError(f"step {later!r} cannot follow {earlier!r}, which is the last one")
         if stages.index(first.stage) > stages.index(second.stage):
             raise InputError(
                 f"step {later!r} ({second.stage}) cannot follow {earlier!r} ({first.stage}): "

@@ -38,6 +38,7 @@ class StepContext:
         seed: source of all the step's randomness.
         original: loads the unpruned model anew; release it when the step is finished. `Adapter.remove` works
             in place, so no other copy exists.
+        source: the GGUF file or directory that the model was loaded from; None if it has none.
         windows: all windows of the given length from the calibration text, in order, shape (windows,
             length); never held-out text.
         reporter: for progress.
@@ -51,6 +52,7 @@ class StepContext:
     seed: int
     original: Callable[[], nn.Module] = _no_original
     windows: Callable[[int], Tensor] = _no_windows
+    source: Path | None = None
     reporter: Reporter = field(default_factory=Silent)
 
 
@@ -75,6 +77,7 @@ class PostProcessor(ABC):
         takes_quantized: whether the step accepts a quantized model.
         gives_quantized: whether the step quantizes the weights.
         whole_blocks: whether the step needs whole blocks as players.
+        is_last: whether no step can follow.
         samples: number of calibration windows; None: as many as coalitions are measured on.
         tolerance: largest accepted difference between the logits of the result in memory and of its
             checkpoint; None if only the order of the arithmetic may differ.
@@ -84,8 +87,19 @@ class PostProcessor(ABC):
     takes_quantized: ClassVar[bool] = False
     gives_quantized: ClassVar[bool] = False
     whole_blocks: ClassVar[bool] = False
+    is_last: ClassVar[bool] = False
     samples: int | None = None
     tolerance: float | None = None
+
+    def check_source(self, source: Path | None) -> None:  # noqa: B027 - as below
+        """Check that `run` will find what it needs; called before the model is loaded.
+
+        Args:
+            source: the GGUF file or directory that the model comes from; None if it is not on this machine.
+
+        Raises:
+            InputError: with the reason and what to do.
+        """
 
     def check(self, model: nn.Module, adapter: Adapter) -> None:  # noqa: B027 - most steps refuse nothing
         """Check that `run` will work; called on the unpruned model, before any evaluation.

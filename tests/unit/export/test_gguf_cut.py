@@ -66,6 +66,43 @@ def test_two_cuts_are_one(tmp_path: Path) -> None:
     assert twice.read_bytes() == cut(source).read_bytes()
 
 
+def test_the_parts_of_a_split_model_become_one_file(tmp_path: Path) -> None:
+    whole = write_gguf_file(tmp_path / "whole.gguf", feed_forward_length=[1, 2, 3, 4, 5, 6])
+    first = write_gguf_file(tmp_path / "split.gguf", feed_forward_length=[1, 2, 3, 4, 5, 6], split=4)
+    assert first.name == "split-00001-of-00004.gguf"
+    target = tmp_path / "joined.gguf"
+    write_gguf_cut(first.with_name("split-00003-of-00004.gguf"), KEPT, target)
+    assert target.read_bytes() == cut(whole).read_bytes()
+
+
+def test_the_metadata_of_the_whole_tells_of_the_cut(tmp_path: Path) -> None:
+    general = {"name": "Tiny 1K", "size_label": "1K", "parameter_count": 12345, "finetune": "Instruct"}
+    source = write_gguf_file(tmp_path / "whole.gguf", general=general)
+    found = contents(cut(source))
+    weights = sum(int(np.prod(shape)) for _, shape, _ in stored(tmp_path / "cut-whole.gguf").values())
+    assert found["general.name"] == "Tiny 1K (4 of 6 blocks)"
+    assert found["general.parameter_count"] == weights
+    assert found["general.size_label"] == gguf.size_label(weights, weights, 0, 0)
+    assert found["general.finetune"] == "Instruct"
+    again = cut(tmp_path / "cut-whole.gguf", (0, 1, 3))
+    assert contents(again)["general.name"] == "Tiny 1K (3 of 6 blocks)"
+
+
+def test_the_size_of_a_mixture_is_told_by_its_experts(tmp_path: Path) -> None:
+    experts = {f"blk.{block}.ffn_up_exps.weight": np.ones((8, 64, 32), np.float32) for block in range(2)}
+    source = write_gguf_file(tmp_path / "whole.gguf", blocks=2, outside=experts, general={"size_label": "?"})
+    weights = sum(int(np.prod(shape)) for _, shape, _ in stored(cut(source, (0,))).values())
+    shared = weights - 8 * 64 * 32
+    assert contents(tmp_path / "cut-whole.gguf")["general.size_label"] == gguf.size_label(
+        weights, shared, 64 * 32, 8
+    )
+
+
+def test_a_name_by_which_transformers_tells_architectures_stays(tmp_path: Path) -> None:
+    source = write_gguf_file(tmp_path / "whole.gguf", general={"name": "mistral"})
+    assert contents(cut(source))["general.name"] == "mistral"
+
+
 @pytest.mark.parametrize(
     ("before", "after"),
     [

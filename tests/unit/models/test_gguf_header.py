@@ -4,15 +4,13 @@ import struct
 from collections.abc import Callable
 from pathlib import Path
 
-import gguf
-import numpy as np
 import pytest
 from gguf_files import write_gguf_file
 
 from shapcut.models.gguf_header import read_gguf_header
 from shapcut.support.errors import InputError
 
-UINT32, INT32, FLOAT32, TEXT, ARRAY = 4, 5, 6, 8, 9
+UINT16, UINT32, INT32, FLOAT32, TEXT, ARRAY = 2, 4, 5, 6, 8, 9
 NORM = b"blk.2.attn_norm.weight"
 
 
@@ -115,20 +113,44 @@ def test_damage_is_refused_in_one_line(
     assert "\n" not in told
 
 
-def test_one_part_of_a_split_model_is_refused(tmp_path: Path) -> None:
-    writer = gguf.GGUFWriter(tmp_path / "model.gguf", "llama", split_max_tensors=1)
-    writer.add_block_count(2)
-    for block in range(2):
-        writer.add_tensor(f"blk.{block}.attn_norm.weight", np.ones(32, np.float32))
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
-    for part in ("model-00001-of-00002.gguf", "model-00002-of-00002.gguf"):
-        with pytest.raises(
-            InputError, match=f"{part} is one of 2 parts of a model; join them with: llama-gguf"
-        ):
-            read_gguf_header(tmp_path / part)
+def test_any_part_of_a_split_model_names_all(tmp_path: Path) -> None:
+    whole = read_gguf_header(write_gguf_file(tmp_path / "whole.gguf"))
+    first = write_gguf_file(tmp_path / "model.gguf", split=5)
+    parts = sorted(tmp_path.glob("model-*-of-00003.gguf"))
+    assert parts[0] == first
+    for part in parts:
+        found = read_gguf_header(part)
+        assert found.files == tuple(parts)
+        assert [tensor.name for tensor in found.tensors] == [tensor.name for tensor in whole.tensors]
+        assert [tensor.part for tensor in found.tensors] == [0] * 5 + [1] * 5 + [2] * 3
+        assert found.architecture == "llama"
+
+
+def test_a_split_model_that_is_not_complete_is_refused_by_name(tmp_path: Path) -> None:
+    first = write_gguf_file(tmp_path / "model.gguf", split=5)
+    second = first.with_name("model-00002-of-00003.gguf")
+    second.rename(tmp_path / "away")
+    with pytest.raises(InputError, match=r"one of 3 parts of a model, but .*-00002-of-00003.gguf is missing"):
+        read_gguf_header(first)
+    second.write_bytes(first.read_bytes())
+    with pytest.raises(InputError, match=r"model-00002-of-00003.gguf is not part 2 of 3 of the model"):
+        read_gguf_header(first)
+    renamed = first.rename(tmp_path / "model.gguf")
+    with pytest.raises(InputError, match=r"its name does not say so: .* NAME-00001-of-00003.gguf"):
+        read_gguf_header(renamed)
+
+
+def test_parts_of_different_models_are_refused(tmp_path: Path) -> None:
+    first = write_gguf_file(tmp_path / "model.gguf", split=5)
+    last = first.with_name("model-00003-of-00003.gguf")
+    other = write_gguf_file(tmp_path / "other.gguf", split=5, blocks=7)
+    last.write_bytes(other.with_name("other-00003-of-00003.gguf").read_bytes())
+    with pytest.raises(InputError, match="of different models"):
+        read_gguf_header(first)
+    last.write_bytes(first.with_name("model-00002-of-00003.gguf").read_bytes())
+    last.write_bytes(value("split.no", UINT16, struct.pack("<H", 2))(last.read_bytes()))
+    with pytest.raises(InputError, match="are of different models"):
+        read_gguf_header(first)
 
 
 def test_a_name_that_is_no_text_is_kept(tmp_path: Path) -> None:
