@@ -60,7 +60,7 @@ _OBSERVED_TOKENS = 4096
 
 
 class HFDecoderAdapter(Adapter):
-    """Blocks, their parts, and experts, of the decoder-only families in `shapcut_adapters.transformers.families`.
+    """Blocks, sub-layers and experts of the decoder-only models in `shapcut_adapters.transformers.families`.
 
     Models must be in evaluation mode. The adapter probes once per model what its blocks return and whether
     their calls can be replayed, and caches the answer with the model.
@@ -78,7 +78,7 @@ class HFDecoderAdapter(Adapter):
         return family is not None and find_blocks(model, family) is not None
 
     def players(self, model: nn.Module, granularity: Granularity = "block") -> tuple[Player, ...]:
-        """One player per block, named by its dotted path; or per part or expert, see `SubLayers`, `Experts`."""
+        """One player per block, by its dotted path; or as `SubLayers` and `Experts` say."""
         if granularity == "expert":
             return Experts.of(model).players()
         if granularity == "sublayer":
@@ -103,8 +103,8 @@ class HFDecoderAdapter(Adapter):
     ) -> Iterator[None]:
         """Let absent blocks return their input hidden state; runs the model without a cache.
 
-        Absent experts are not among those that their router chooses from; absent parts add nothing. Contexts nest: a player runs if
-        every open context has it present.
+        Absent sub-layers add nothing, and absent experts are not among those that their router chooses from.
+        Contexts nest: a player runs if every open context has it present.
 
         Raises:
             IndexError: on entering, if an index names no player.
@@ -155,7 +155,7 @@ class HFDecoderAdapter(Adapter):
         """Delete blocks, renumber the rest, and shorten the config; see `Family.rebuild`.
 
         A family that must be rebuilt gives a new model that shares the remaining weights. Experts are cut
-        from their packed weights and from the router; parts go only with their whole block.
+        from their packed weights and from the router; sub-layers go only with their whole block.
         """
         require_removable(self, model, absent, granularity)
         if granularity == "expert":
@@ -217,7 +217,7 @@ class HFDecoderAdapter(Adapter):
         )
 
     def player_parameters(self, model: nn.Module, player: Player) -> list[nn.Parameter]:
-        """A block's or a part's parameters that nothing outside it shares.
+        """The parameters of a block or sub-layer that nothing outside it shares.
 
         Raises:
             UnsupportedModelError: for an expert, whose weights are parts of parameters.
@@ -237,8 +237,8 @@ class HFDecoderAdapter(Adapter):
     def output_projections(self, model: nn.Module, player: Player) -> tuple[OutputProjection, ...]:
         """See `found_projections`.
 
-        Experts and parts have none. Weights that other blocks share, or that accelerate manages, are not declared
-        linear.
+        Sub-layers and experts have none. Weights that other blocks share, or that accelerate manages, are not
+        declared linear.
         """
         if player.kind != "block":
             return ()

@@ -10,6 +10,7 @@ from torch import nn
 from shapcut.contracts import State, UnsupportedModelError, is_quantized
 from shapcut_adapters.transformers.decoder import Decoder, find_decoder, forward, input_device
 from shapcut_adapters.transformers.interception import learn_containers
+from shapcut_adapters.transformers.offload import is_managed
 from shapcut_adapters.transformers.recorded_stack import RecordedStack
 from shapcut_adapters.transformers.sublayers.discovery import BlockTrial, is_attention
 from shapcut_adapters.transformers.sublayers.parts import Part, PartKind
@@ -60,9 +61,7 @@ def find_layout(decoder: Decoder) -> Layout:
 def _found(decoder: Decoder) -> Layout | str:
     """The layout, or why there is none."""
     try:
-        if all(
-            weight.is_meta and not hasattr(decoder.model, "_hf_hook") for weight in decoder.model.parameters()
-        ):
+        if all(weight.is_meta for weight in decoder.model.parameters()) and not is_managed(decoder.model):
             return _by_example(decoder)
         with torch.inference_mode():
             return _by_trial(decoder)
