@@ -49,6 +49,9 @@ from shapcut_adapters.transformers.removal import (
     remove_blocks,
 )
 from shapcut_adapters.transformers.replay_check import replays_exactly
+from shapcut_adapters.transformers.sublayers.players import SubLayers
+from shapcut_adapters.transformers.sublayers.removal import removed_blocks
+from shapcut_adapters.transformers.sublayers.stack import SubLayerStack
 from shapcut_adapters.transformers.tiny_models import tiny_model, tiny_wrapper
 
 _CHECK_SHAPE = (3, 16)
@@ -57,7 +60,7 @@ _OBSERVED_TOKENS = 4096
 
 
 class HFDecoderAdapter(Adapter):
-    """Blocks, and experts, of the decoder-only families in `shapcut_adapters.transformers.families`.
+    """Blocks, sub-layers and experts of the decoder-only models in `shapcut_adapters.transformers.families`.
 
     Models must be in evaluation mode. The adapter probes once per model what its blocks return and whether
     their calls can be replayed, and caches the answer with the model.
@@ -75,10 +78,12 @@ class HFDecoderAdapter(Adapter):
         return family is not None and find_blocks(model, family) is not None
 
     def players(self, model: nn.Module, granularity: Granularity = "block") -> tuple[Player, ...]:
-        """One player per block, named by its dotted path; or one per expert, see `Experts`."""
+        """One player per block, by its dotted path; or as `SubLayers` and `Experts` say."""
         if granularity == "expert":
             return Experts.of(model).players()
-        decoder = _decoder(model, granularity)
+        if granularity == "sublayer":
+            return SubLayers.of(model).players()
+        decoder = find_decoder(model)
         pinned = pinned_blocks(decoder)
         return tuple(
             Player(
@@ -98,8 +103,8 @@ class HFDecoderAdapter(Adapter):
     ) -> Iterator[None]:
         """Let absent blocks return their input hidden state; runs the model without a cache.
 
-        Absent experts are not among those that their router chooses from. Contexts nest: a player runs if
-        every open context has it present.
+        Absent sub-layers add nothing, and absent experts are not among those that their router chooses from.
+        Contexts nest: a player runs if every open context has it present.
 
         Raises:
             IndexError: on entering, if an index names no player.
@@ -110,7 +115,11 @@ class HFDecoderAdapter(Adapter):
             with Experts.of(model).bypass(present):
                 yield
             return
-        decoder = _decoder(model, granularity)
+        if granularity == "sublayer":
+            with SubLayers.of(model).bypass(present):
+                yield
+            return
+        decoder = find_decoder(model)
         running = checked_indices(present, len(decoder.blocks))
         for index, reason in needed_blocks(decoder).items():
             if index not in running:
@@ -124,18 +133,17 @@ class HFDecoderAdapter(Adapter):
 
     def stack(self, model: nn.Module, granularity: Granularity = "block") -> LayerStack | None:
         """The recorded calls of the blocks, or None if replaying them differs from the model."""
-        experts = Experts.of(model) if granularity == "expert" else None
-        decoder = experts.decoder if experts else _decoder(model, granularity)
+        decoder = find_decoder(model)
         if model not in self._stack_batch_sizes:
             self._stack_batch_sizes[model] = self._usable_batch_sizes(decoder)
         if not (usable := self._stack_batch_sizes[model]):
             return None
         containers = self._block_containers(decoder)
-        return (
-            ExpertStack(experts, containers, usable[0])
-            if experts
-            else RecordedStack(decoder, containers, usable[0])
-        )
+        if granularity == "expert":
+            return ExpertStack(Experts.of(model), containers, usable[0])
+        if granularity == "sublayer":
+            return SubLayerStack(SubLayers.of(model), containers, usable[0])
+        return RecordedStack(decoder, containers, usable[0])
 
     def input_device(self, model: nn.Module) -> torch.device:
         """The device that accelerate executes on if it manages the weights, else that of the weights."""
@@ -147,12 +155,14 @@ class HFDecoderAdapter(Adapter):
         """Delete blocks, renumber the rest, and shorten the config; see `Family.rebuild`.
 
         A family that must be rebuilt gives a new model that shares the remaining weights. Experts are cut
-        from their packed weights and from the router.
+        from their packed weights and from the router; sub-layers go only with their whole block.
         """
         require_removable(self, model, absent, granularity)
         if granularity == "expert":
             return Experts.of(model).remove(absent)
-        decoder = _decoder(model, granularity)
+        if granularity == "sublayer":
+            absent, _ = removed_blocks(SubLayers.of(model), absent)
+        decoder = find_decoder(model)
         return remove_blocks(decoder, _cut(decoder, absent))
 
     def can_remove(
@@ -161,7 +171,11 @@ class HFDecoderAdapter(Adapter):
         """As `Adapter.can_remove`; the family's rules or the router may also object to a set."""
         if granularity == "expert":
             return Experts.of(model).objection(absent) or None
-        decoder = _decoder(model, granularity)
+        if granularity == "sublayer":
+            absent, objection = removed_blocks(SubLayers.of(model), absent)
+            if objection:
+                return objection
+        decoder = find_decoder(model)
         cut = _cut(decoder, checked_indices(absent, len(decoder.blocks)))
         pinned = pinned_blocks(decoder)
         for index in cut.absent:
@@ -203,13 +217,15 @@ class HFDecoderAdapter(Adapter):
         )
 
     def player_parameters(self, model: nn.Module, player: Player) -> list[nn.Parameter]:
-        """A block's parameters that nothing outside it shares.
+        """The parameters of a block or sub-layer that nothing outside it shares.
 
         Raises:
             UnsupportedModelError: for an expert, whose weights are parts of parameters.
         """
         if player.kind == "expert":
             raise UnsupportedModelError(f"{player.name} has no parameters of its own, only slices; use block")
+        if player.kind != "block":
+            return SubLayers.of(model).parameters(player)
         return find_decoder(model).own_parameters()[player.index]
 
     def player_weights(self, model: nn.Module, player: Player) -> list[Tensor]:
@@ -221,10 +237,10 @@ class HFDecoderAdapter(Adapter):
     def output_projections(self, model: nn.Module, player: Player) -> tuple[OutputProjection, ...]:
         """See `found_projections`.
 
-        Experts have none. Weights that other blocks share, or that accelerate manages, are not declared
-        linear.
+        Sub-layers and experts have none. Weights that other blocks share, or that accelerate manages, are not
+        declared linear.
         """
-        if player.kind == "expert":
+        if player.kind != "block":
             return ()
         decoder = find_decoder(model)
         stack = self.stack(model)
@@ -316,11 +332,3 @@ def _unless_shared(model: nn.Module, found: OutputProjection, own: Collection[in
 def _cut(decoder: Decoder, absent: Collection[int]) -> Cut:
     depth = len(decoder.blocks)
     return Cut(depth, tuple(index for index in range(depth) if index not in absent))
-
-
-def _decoder(model: nn.Module, granularity: Granularity) -> Decoder:
-    if granularity != "block":
-        raise UnsupportedModelError(
-            f"hf-decoder has whole blocks or experts as players, not {granularity}; use block or expert"
-        )
-    return find_decoder(model)
