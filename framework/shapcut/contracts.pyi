@@ -2,6 +2,7 @@ from .estimators.base import EstimationProblem as EstimationProblem
 from .estimators.base import Estimator as Estimator
 from .estimators.sampling import Sampler as Sampler
 from .game.budget import BudgetedGame as BudgetedGame
+from .game.checkpoint_form import CheckpointForm as CheckpointForm
 from .game.coalitions import CoalitionMatrix as CoalitionMatrix
 from .game.coalitions import Player as Player
 from .game.coalitions import Values as Values

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from shapcut.contracts import (
     Adapter,
+    CheckpointForm,
     Example,
     ExpertStatistic,
     Granularity,
@@ -43,14 +44,26 @@ from shapcut_adapters.transformers.file_cut import (
 from shapcut_adapters.transformers.interception import Container, learn_containers, skipped, without_cache
 from shapcut_adapters.transformers.recorded_stack import RecordedStack
 from shapcut_adapters.transformers.removal import (
+    blocks_objection,
     needed_blocks,
     pinned_blocks,
-    removal_objection,
     remove_blocks,
 )
 from shapcut_adapters.transformers.replay_check import replays_exactly
 from shapcut_adapters.transformers.sublayers.players import SubLayers
-from shapcut_adapters.transformers.sublayers.removal import removed_blocks
+from shapcut_adapters.transformers.sublayers.remote_code import (
+    has_code_of_parts,
+    has_own_code,
+    register,
+    require_our_code,
+    save_with_code,
+)
+from shapcut_adapters.transformers.sublayers.removal import (
+    form_objections,
+    parts_remnants,
+    plain_objection,
+    remove_parts,
+)
 from shapcut_adapters.transformers.sublayers.stack import SubLayerStack
 from shapcut_adapters.transformers.tiny_models import tiny_model, tiny_wrapper
 
@@ -75,7 +88,7 @@ class HFDecoderAdapter(Adapter):
     def matches(self, model: nn.Module) -> bool:
         """Whether the model's class belongs to a known family and its layers are in place."""
         family = family_of(model)
-        return family is not None and find_blocks(model, family) is not None
+        return has_own_code(model) or (family is not None and find_blocks(model, family) is not None)
 
     def players(self, model: nn.Module, granularity: Granularity = "block") -> tuple[Player, ...]:
         """One player per block, by its dotted path; or as `SubLayers` and `Experts` say."""
@@ -161,9 +174,35 @@ class HFDecoderAdapter(Adapter):
         if granularity == "expert":
             return Experts.of(model).remove(absent)
         if granularity == "sublayer":
-            absent, _ = removed_blocks(SubLayers.of(model), absent)
+            form = next(form for form in self.checkpoint_forms(model, absent, granularity))
+            return self.remove_as(model, absent, granularity, form)
         decoder = find_decoder(model)
         return remove_blocks(decoder, _cut(decoder, absent))
+
+    def checkpoint_forms(
+        self, model: nn.Module, absent: Collection[int], granularity: Granularity = "block"
+    ) -> tuple[CheckpointForm, ...]:
+        """See `Adapter.checkpoint_forms`; only sub-layers need another one than the model's own."""
+        if granularity != "sublayer":
+            return super().checkpoint_forms(model, absent, granularity)
+        objections = form_objections(SubLayers.of(model), absent)
+        return tuple(form for form, objection in objections.items() if not objection)
+
+    def remove_as(
+        self, model: nn.Module, absent: Collection[int], granularity: Granularity, form: CheckpointForm
+    ) -> nn.Module:
+        """See `Adapter.remove_as`; a form other than ``same`` gives a new model that shares the weights."""
+        if granularity == "sublayer":
+            return remove_parts(SubLayers.of(model), absent, form)
+        return super().remove_as(model, absent, granularity, form)
+
+    def remnants(
+        self, model: nn.Module, absent: Collection[int], granularity: Granularity, form: CheckpointForm
+    ) -> int:
+        """See `Adapter.remnants`: a sibling family keeps tiny MLPs."""
+        if granularity != "sublayer":
+            return 0
+        return parts_remnants(SubLayers.of(model), absent, form)
 
     def can_remove(
         self, model: nn.Module, absent: Collection[int], granularity: Granularity = "block"
@@ -172,18 +211,9 @@ class HFDecoderAdapter(Adapter):
         if granularity == "expert":
             return Experts.of(model).objection(absent) or None
         if granularity == "sublayer":
-            absent, objection = removed_blocks(SubLayers.of(model), absent)
-            if objection:
-                return objection
+            return plain_objection(SubLayers.of(model), absent) or None
         decoder = find_decoder(model)
-        cut = _cut(decoder, checked_indices(absent, len(decoder.blocks)))
-        pinned = pinned_blocks(decoder)
-        for index in cut.absent:
-            if index in pinned:
-                return f"player {index} ({decoder.stack}.{index}) cannot be removed: {pinned[index]}"
-        if not cut.kept:
-            return "no player would stay, at least 1 is needed"
-        return removal_objection(decoder, cut) or None
+        return blocks_objection(decoder, _cut(decoder, checked_indices(absent, len(decoder.blocks)))) or None
 
     def expert_statistics(
         self, model: nn.Module, input_ids: Tensor
@@ -256,10 +286,12 @@ class HFDecoderAdapter(Adapter):
 
     def cache_differs(self, model: nn.Module) -> str:
         """The family's declared fault, if any."""
-        return find_decoder(model).family.cache_differs
+        return "" if has_own_code(model) else find_decoder(model).family.cache_differs
 
     def independent_fields(self, model: nn.Module) -> Collection[str]:
         """As declared by the family."""
+        if has_own_code(model):
+            return ()
         beside = ("vision_config.*", "audio_config.*") if is_wrapper(model) else ()
         own = find_decoder(model).family.independent_fields
         return (*own, *(f"text_config.{field}" for field in own if beside), *beside)
@@ -269,29 +301,49 @@ class HFDecoderAdapter(Adapter):
 
         False too if ``layer_types`` of the config differ, since those tools would leave the list as it is.
         """
-        if not find_decoder(model).family.plain or is_quantized(model) or is_wrapper(model):
+        if (
+            has_own_code(model)
+            or not find_decoder(model).family.plain
+            or is_quantized(model)
+            or is_wrapper(model)
+        ):
             return False
         return len(set(getattr(model.config, "layer_types", None) or ())) <= 1
 
     def usage(self, model: nn.Module) -> str:
         """As `Adapter.usage`, with the auto class of multimodal models."""
         loader = "AutoModelForImageTextToText" if is_wrapper(model) else "AutoModelForCausalLM"
-        return super().usage(model).replace("AutoModelForCausalLM", loader)
+        code = super().usage(model).replace("AutoModelForCausalLM", loader)
+        if not has_own_code(model):
+            return code
+        first, _, tokenizer = code.rpartition(")\ntokenizer")  # the model's line
+        return f"{first}, trust_remote_code=True)\ntokenizer{tokenizer}"
 
     def save(self, model: nn.Module, directory: Path) -> None:
         """As `Adapter.save`; if memory and checkpoint hold different weights, cut the checkpoint's files."""
-        if is_cut_as_files(model):
+        if has_own_code(model):
+            save_with_code(model, directory)
+        elif is_cut_as_files(model):
             save_cut(find_decoder(model), directory)
         else:
             save_without_predictors(model, directory)
 
     def files_objection(self, model: nn.Module, source: Path) -> str:
         """As `Adapter.files_objection`; layers must have the names that transformers knows."""
+        if has_own_code(model):
+            return f"a {type(model).__name__} has a modelling file of its own"
         return files_objection(find_decoder(model), source)
 
     def save_files(self, model: nn.Module, source: Path, directory: Path) -> None:
         """As `Adapter.save_files`."""
         save_cut(find_decoder(model), directory, source)
+
+    def load(self, directory: Path) -> nn.Module:
+        """As `Adapter.load`; code beside the weights is never run, only our own if it is the same."""
+        if has_code_of_parts(directory):
+            require_our_code(directory)
+            register()
+        return super().load(directory)
 
     def example(self, seed: int) -> tuple[nn.Module, Tensor]:
         """A tiny Llama."""

@@ -42,6 +42,17 @@ def removal_objection(decoder: Decoder, cut: Cut) -> str:
     return objection or quantization_objection(decoder, cut)
 
 
+def blocks_objection(decoder: Decoder, cut: Cut) -> str:
+    """As `removal_objection`, also for blocks that can never be removed, and for all of them."""
+    pinned = pinned_blocks(decoder)
+    for index in cut.absent:
+        if index in pinned:
+            return f"player {index} ({decoder.stack}.{index}) cannot be removed: {pinned[index]}"
+    if not cut.kept:
+        return "no player would stay, at least 1 is needed"
+    return removal_objection(decoder, cut)
+
+
 def remove_blocks(
     decoder: Decoder, cut: Cut, fields_of: Callable[[PretrainedConfig], dict[str, Any]] | None = None
 ) -> nn.Module:

@@ -102,6 +102,12 @@ def save_with_code(model: Any, directory: Path) -> None:
     shutil.copyfile(Path(__file__).with_name(f"{_MODULE}.py"), directory / f"{_MODULE}.py")
 
 
+def has_code_of_parts(directory: Path) -> bool:
+    """Whether a checkpoint is one of such a model."""
+    found = str(read_json(directory / "config.json").get("model_type", ""))
+    return found.startswith(_PREFIX) and found.removeprefix(_PREFIX) in _CLASSES
+
+
 def require_our_code(directory: Path) -> None:
     """Refuse a checkpoint of such a model whose modelling file is not ours.
 

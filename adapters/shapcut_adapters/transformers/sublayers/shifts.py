@@ -13,8 +13,8 @@ from shapcut_adapters.transformers.families import Family
 from shapcut_adapters.transformers.file_cut import forbid_file_cut
 from shapcut_adapters.transformers.removal import (
     pinned_blocks,
-    remove_blocks,
     removal_objection,
+    remove_blocks,
     renumber,
     shortened,
 )
@@ -90,7 +90,7 @@ def shift(decoder: Decoder, kept: KeptParts, children: Sequence[Sequence[str]]) 
 def move_mlp(decoder: Decoder, children: Sequence[Sequence[str]], source: int, target: int) -> None:
     """Give block ``target`` the MLP of block ``source``, which keeps it too."""
     parts = {name: getattr(decoder.blocks[source], name) for name in children[source]}
-    for name in children[target]:
+    for name in set(children[target]).difference(parts):
         delattr(decoder.blocks[target], name)
     for name, part in parts.items():
         renumber(part, source, target)

@@ -11,7 +11,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from shapcut_adapters.transformers.decoder import Decoder
+from shapcut_adapters.transformers.decoder import Decoder, find_decoder
+from shapcut_adapters.transformers.file_cut import forbid_file_cut
 from shapcut_adapters.transformers.removal import pinned_blocks, removal_objection, shortened
 from shapcut_adapters.transformers.sublayers.kept_parts import KeptParts
 from shapcut_adapters.transformers.sublayers.rewriting import rewritten
@@ -105,7 +106,9 @@ def as_sibling(decoder: Decoder, kept: KeptParts) -> nn.Module:
     config_class = type(configs.for_model(model_type))
     model_class = models._model_mapping[config_class]  # noqa: SLF001 - the class that from_config takes
     fields = shortened(decoder.config, decoder.family, kept.mixer_cut) | _fields(decoder, kept)
-    return rewritten(decoder, config_class, model_class, fields, _weights(decoder, kept))
+    new = rewritten(decoder, config_class, model_class, fields, _weights(decoder, kept))
+    forbid_file_cut(find_decoder(new), f"are not those of the {type(decoder.model).__name__} in the files")
+    return new
 
 
 def _fields(decoder: Decoder, kept: KeptParts) -> dict[str, Any]:
@@ -115,7 +118,9 @@ def _fields(decoder: Decoder, kept: KeptParts) -> dict[str, Any]:
         own = _SIBLINGS[decoder.family.model_type].fields
         return {**_EXPERTS, **own, "decoder_sparse_step": 1, "mlp_only_layers": dense}
     dense = [
-        index for index, layer in enumerate(kept.layers) if layer.mlps and not _is_mixture(decoder, *layer.mlps)
+        index
+        for index, layer in enumerate(kept.layers)
+        if layer.mlps and not _is_mixture(decoder, *layer.mlps)
     ]
     width = {} if _stays_dense(decoder, kept) or not lacking else {"intermediate_size": REMNANT_WIDTH}
     return {"decoder_sparse_step": 1, "mlp_only_layers": sorted(dense + lacking), **width}
@@ -134,3 +139,17 @@ def _weights(decoder: Decoder, kept: KeptParts) -> dict[str, Tensor]:
         if place is not None:
             weights[f"{decoder.stack}.{place}.{rest}"] = tensor
     return weights
+
+
+def remnants(decoder: Decoder, kept: KeptParts) -> int:
+    """The number of parameters in the place of absent MLPs, their norms included."""
+    config, family = decoder.config, decoder.family.model_type
+    lacking = sum(not layer.mlps for layer in kept.layers)
+    if family in _MIXTURES:
+        width = config.intermediate_size if _stays_dense(decoder, kept) else REMNANT_WIDTH
+        return lacking * config.hidden_size * (3 * width + 1)
+    sibling = _SIBLINGS[family]
+    rows = 3 * REMNANT_WIDTH + 2  # an expert, its router, the norm
+    if "shared_expert_intermediate_size" in sibling.fields:
+        rows += 3 * REMNANT_WIDTH + 1  # the shared expert and its gate
+    return lacking * config.hidden_size * rows
