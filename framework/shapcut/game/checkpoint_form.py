@@ -5,8 +5,8 @@ from typing import Literal, get_args
 CheckpointForm = Literal["same", "sibling", "remote-code"]
 """``same``: a model of the same family.
 
-``sibling``: of another family, or with tiny zeroed weights in the place of players; every program that knows the
-family loads it.
+``sibling``: of another family, or with tiny zeroed weights in the place of players; every program that knows
+the family loads it.
 
 ``remote-code``: with a modelling file beside it; only programs that run the file load it.
 """

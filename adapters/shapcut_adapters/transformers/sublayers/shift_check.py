@@ -69,7 +69,7 @@ def _found(sublayers: SubLayers) -> str:
 
 
 def _is_same(sublayers: SubLayers, first: int, names: list[str]) -> bool:
-    """Whether block ``first`` with the MLP of the next is what runs without its own and the next attention."""
+    """Whether block ``first`` with the next one's MLP does what both do without the parts in between."""
     decoder, stages = sublayers.decoder, sublayers.stages()
     generator = torch.Generator().manual_seed(0)
     ids = torch.randint(_VOCABULARY, _SHAPE, generator=generator).to(input_device(decoder.model))

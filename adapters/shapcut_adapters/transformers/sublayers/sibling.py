@@ -1,7 +1,7 @@
 """Layers without an MLP in a family with mixtures of experts: a tiny zeroed MLP or expert takes its place.
 
-A dense family becomes its sibling with mixtures: layers that have an MLP are dense ones there, the others have
-one zeroed expert. In a mixture it is the other way round: the others are dense layers with a zeroed MLP.
+A dense family becomes its sibling with mixtures: layers that have an MLP are dense ones there, the others
+have one zeroed expert. In a mixture it is the other way round: the others are dense layers with a zeroed MLP.
 """
 
 from collections.abc import Mapping
@@ -59,18 +59,20 @@ def sibling_objection(decoder: Decoder, kept: KeptParts) -> str:
     """Why the remaining parts cannot be written so; empty if they can."""
     config, family = decoder.config, decoder.family.model_type
     if config is not decoder.model.config or family not in {*_SIBLINGS, *_MIXTURES}:
-        return f"no family with mixtures of experts has the layers of a {family}"
+        return f"no family with mixtures of experts has {family}'s layers"
     if kept.leading or not kept.mixers or any(len(layer.mlps) > 1 for layer in kept.layers):
         return "an MLP would follow another one, and every layer begins with attention"
     if pinned := set(pinned_blocks(decoder)).difference(set(kept.mixers).intersection(kept.mlps)):
         return f"block {min(pinned)} must stay whole: {pinned_blocks(decoder)[min(pinned)]}"
     if objection := removal_objection(decoder, kept.mixer_cut):
         return objection
-    if family in _MIXTURES:
-        return _mixture_objection(decoder, kept)
-    sibling = _SIBLINGS[family]
+    return _mixture_objection(decoder, kept) if family in _MIXTURES else _needs_objection(decoder)
+
+
+def _needs_objection(decoder: Decoder) -> str:
+    sibling = _SIBLINGS[decoder.family.model_type]
     for field, value in sibling.needs.items():
-        if (found := getattr(config, field)) != value:
+        if (found := getattr(decoder.config, field)) != value:
             return f"a {sibling.model_type} has no {field} (here {found})"
     return ""
 
