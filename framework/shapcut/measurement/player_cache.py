@@ -117,7 +117,10 @@ def _makers(owners: Mapping[str, int], model: nn.Module) -> Iterator[dict[int, i
             handle.remove()
 
 
-class _Makers(TorchDispatchMode):
+_DispatchMode: Any = TorchDispatchMode  # untyped in torch
+
+
+class _Makers(_DispatchMode):
     """Notes who runs when a tensor is made."""
 
     def __init__(self) -> None:

@@ -62,7 +62,9 @@ class UnequalLayer(nn.Module):
         """The hidden states, shape (batch, length, width), after the layer."""
         for feed_forward in self.leading_mlps:
             hidden_states = feed_forward(hidden_states)
-        attended, _ = self.self_attn(self.input_layernorm(hidden_states), *args, **kwargs)
+        attention: Any = self.self_attn
+        norm: Any = self.input_layernorm
+        attended, _ = attention(norm(hidden_states), *args, **kwargs)
         hidden_states = hidden_states + attended
         for feed_forward in self.mlps:
             hidden_states = feed_forward(hidden_states)
