@@ -1,7 +1,7 @@
 """An example model of an adapter under check."""
 
 import copy
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import AbstractContextManager
 from functools import cached_property
 
@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from shapcut.game.coalitions import Player
+from shapcut.game.feasible import permitted_sets
 from shapcut.game.granularity import Granularity
 from shapcut.models.adapter import Adapter, Example
 from shapcut.models.layer_stack import LayerStack, State
@@ -22,6 +23,7 @@ _RANDOM_SIZES = (1, 2, 3, 4)
 _DRAWS = 32
 _PER_GROUP = (1, 2)
 _PROBED = 12
+_SEARCHED = 2
 
 
 class Case:
@@ -173,7 +175,8 @@ class Case:
     def requests(self) -> dict[frozenset[int], str | None]:
         """Sets to remove, each with the adapter's refusal or None.
 
-        The sets of `absences`; for a size without a removable set, further draws until one is found.
+        The sets of `absences`; for a size without a removable set, further draws until one is found. Parts of
+        blocks may be removable in few combinations, which are searched for.
         """
         asked = {absent: self.refusal(self.model, absent) for absent in self.absences}
         generator = np.random.default_rng(self.seed + 1)
@@ -183,7 +186,19 @@ class Case:
                     break
                 absent = self._drawn(size, generator)
                 asked[absent] = self.refusal(self.model, absent)
+            if self.granularity != "block":
+                asked |= dict.fromkeys(self._permitted(size, generator))
         return asked
+
+    def _permitted(self, size: int, generator: np.random.Generator) -> list[frozenset[int]]:
+        """Some removable sets of a size, if there are any."""
+
+        def permits(absent: Sequence[int]) -> bool:
+            return self.refusal(self.model, absent) is None
+
+        return [
+            frozenset(absent) for absent in permitted_sets(self.probed, size, permits, _SEARCHED, generator)
+        ]
 
     def _drawn(self, size: int, generator: np.random.Generator) -> frozenset[int]:
         most = min(len(self.probed), len(self.players) - 1)

@@ -5,10 +5,10 @@ parts are taken for true only if the block without all of them returns its input
 what it does with each of them alone, one after the other or side by side.
 """
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
-from itertools import combinations
+from itertools import product
 from typing import Any
 
 import torch
@@ -21,8 +21,11 @@ from shapcut_adapters.transformers.sublayers.parts import Nothing, Part, PartKin
 
 _ROUNDINGS = 16
 _MATRIX = 2
+_LEVELS = 3
+"""Of calls within calls: some attentions add the stream in a module of their own."""
+
 _ATTENTION = "att"
-_FAULTS = (RuntimeError, ValueError, TypeError, IndexError, KeyError, AttributeError, AssertionError)
+FAULTS = (RuntimeError, ValueError, TypeError, IndexError, KeyError, AttributeError, AssertionError)
 """What a block raises that needs what a module gives beside the stream."""
 
 
@@ -32,17 +35,21 @@ class _Module:
 
     Attributes:
         path: in the block.
-        top: the part of the path that names the outermost module called.
+        calls: the paths of the modules in whose call it is called, from the outermost one, and its own.
         nothing: what stands for its output; None if it cannot be left out.
         stream: whether its output is as wide as the stream.
         matrix: whether it has weights other than vectors.
     """
 
     path: str
-    top: str
+    calls: tuple[str, ...]
     nothing: Nothing | None
     stream: bool
     matrix: bool
+
+    @property
+    def top(self) -> str:
+        return self.calls[0]
 
     @property
     def is_candidate(self) -> bool:
@@ -76,15 +83,13 @@ class BlockTrial:
         Raises:
             UnsupportedModelError: if the block does not return its input without them.
         """
-        tops = [each for each in self.modules.values() if each.path == each.top and each.is_candidate]
-        for size in range(len(tops) + 1):
-            for opened in combinations(tops, size):
-                groups = {each.path: [each.path] for each in tops}
-                groups |= {each.path: self._inside(each.path) for each in opened}
-                adding = [path for group in groups.values() for path in group]
-                if adding and all(groups.values()) and self._same(self.without(adding), self.state[0]):
-                    return groups
-        raise UnsupportedModelError(f"block {self.index} does not pass its input on when it adds nothing")
+        tops = [path for path, each in self.modules.items() if path == each.top and each.is_candidate]
+        for levels in sorted(product(range(_LEVELS), repeat=len(tops)), key=sum):
+            groups = {top: self._inside(top, level) for top, level in zip(tops, levels, strict=True)}
+            adding = [path for group in groups.values() for path in group]
+            if adding and all(groups.values()) and self._same(self.without(adding), self.state[0]):
+                return groups
+        raise UnsupportedModelError(f"block {self.index} without them does not return its input")
 
     def mixes(self, groups: dict[str, list[str]], name: str) -> bool:
         """Whether what one group adds to a token depends on the token before it."""
@@ -131,11 +136,11 @@ class BlockTrial:
     def _serving(self, adding: Sequence[list[str]]) -> list[list[str]]:
         """For each part, the modules whose output is not read while it is absent."""
         known = {path for part in adding for path in part}
-        opened = {self.modules[path].top for path in known} - known
+        around = {call for path in known for call in self.modules[path].calls[:-1]}
         others = [
-            each.path
-            for each in self.modules.values()
-            if each.nothing is not None and each.path not in known | opened and each.top not in known
+            path
+            for path, each in self.modules.items()
+            if each.nothing is not None and path not in known | around and around.issuperset(each.calls[:-1])
         ]
         alone = [self.without(part) for part in adding]
         found: list[list[str]] = [[] for _ in adding]
@@ -156,7 +161,7 @@ class BlockTrial:
         try:
             with replaced_blocks(given):
                 return self.stack.step(self.index, state)[0]
-        except _FAULTS:
+        except FAULTS:
             return None
 
     def _nothing(self, path: str) -> Nothing:
@@ -178,16 +183,13 @@ class BlockTrial:
     def _rounding(self, full: Tensor) -> float:
         return _ROUNDINGS * torch.finfo(self.full[0].dtype).eps * float(full.abs().max())
 
-    def _inside(self, top: str) -> list[str]:
-        """The candidates one call below an outermost module."""
-        return [
-            each.path
-            for each in self.modules.values()
-            if each.path != top and each.top == top and each.is_candidate
-        ]
+    def _inside(self, top: str, level: int) -> list[str]:
+        """The candidates so many calls below an outermost module."""
+        inside = (each for each in self.modules.values() if each.top == top and len(each.calls) == level + 1)
+        return [each.path for each in inside if each.is_candidate]
 
     def _observed(self) -> tuple[dict[str, _Module], State]:
-        """The modules that the block calls once, with their calls, down to the second level of calls."""
+        """The modules that the block calls once, down to a few calls within calls, and its output."""
         calls: list[tuple[str, Nothing | None, bool]] = []
         width = self.state[0].shape[-1]
         with ExitStack() as hooks:
@@ -198,24 +200,17 @@ class BlockTrial:
             full = self.stack.step(self.index, self.state)
         paths = [path for path, _, _ in calls]
         return {
-            path: _Module(path, top, nothing, stream, _has_matrix(self.block.get_submodule(path)))
+            path: _Module(path, above, nothing, stream, _has_matrix(self.block.get_submodule(path)))
             for path, nothing, stream in calls
-            if (top := _top(path, paths)) is not None and paths.count(path) == 1
+            if len(above := _calls(path, paths)) <= _LEVELS and paths.count(path) == 1
         }, full
 
 
-def _top(path: str, called: Collection[str]) -> str | None:
-    """The outermost module called that contains a path; None below the second level of calls."""
-    above = [each for each in _ancestors(path) if each in called]
-    if len(above) > 1:
-        return None
-    return above[0] if above else path
-
-
-def _ancestors(path: str) -> Iterator[str]:
+def _calls(path: str, called: Collection[str]) -> tuple[str, ...]:
+    """A path, after those of the modules around it that are called."""
     parts = path.split(".")
-    for length in range(1, len(parts)):
-        yield ".".join(parts[:length])
+    above = (".".join(parts[:length]) for length in range(1, len(parts)))
+    return (*(each for each in above if each in called), path)
 
 
 def _note(path: str, width: int, calls: list[tuple[str, Nothing | None, bool]]) -> Any:

@@ -12,7 +12,7 @@ from shapcut_adapters.transformers.decoder import Decoder, find_decoder, forward
 from shapcut_adapters.transformers.interception import learn_containers
 from shapcut_adapters.transformers.offload import is_managed
 from shapcut_adapters.transformers.recorded_stack import RecordedStack
-from shapcut_adapters.transformers.sublayers.discovery import BlockTrial, is_attention
+from shapcut_adapters.transformers.sublayers.discovery import FAULTS, BlockTrial, is_attention
 from shapcut_adapters.transformers.sublayers.parts import Part, PartKind
 from shapcut_adapters.transformers.tiny_models import tiny_model
 
@@ -97,8 +97,11 @@ def _trials(decoder: Decoder, stack: RecordedStack) -> list[BlockTrial]:
     state: State = stack.prelude(ids)
     for index, block in enumerate(decoder.blocks):
         state = stack.placed(index, state)
-        with stack.resident(index):
-            trials.append(BlockTrial(stack, index, block, state))
+        try:
+            with stack.resident(index):
+                trials.append(BlockTrial(stack, index, block, state))
+        except FAULTS:
+            raise UnsupportedModelError(f"block {index} does not run by itself") from None
         state = trials[-1].full
     logits, expected = stack.readout(state), forward(decoder.model, ids)
     tolerance = torch.finfo(expected.dtype).eps ** 0.5 * float(expected.abs().max())

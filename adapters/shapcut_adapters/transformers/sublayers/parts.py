@@ -20,30 +20,34 @@ class Nothing:
     Attributes:
         container: what holds the output.
         width: the output's last dimension; the others are those of the input.
+        flat: whether the others are one instead, as in the output of some mixtures of experts.
         dtype: of the output; None if it is that of the input.
     """
 
     container: Container
     width: int
+    flat: bool
     dtype: torch.dtype | None
 
     @staticmethod
     def like(args: tuple[Any, ...], kwargs: Mapping[str, Any], output: Any) -> "Nothing | None":
         """What stands for an output of a call; None if its shape does not follow from the input."""
         given, found = _input(args, kwargs), first_tensor(output)
-        if given is None or found is None or found.shape[:-1] != given.shape[:-1]:
+        if given is None or found is None or not isinstance(output, Tensor | tuple | list):
             return None
-        if not isinstance(output, Tensor | tuple | list):
+        flat = found.shape[:-1] != given.shape[:-1]
+        if flat and found.shape[:-1] != (given.shape[:-1].numel(),):
             return None
         dtype = None if found.dtype == given.dtype else found.dtype
-        return Nothing(Container.of(output), found.shape[-1], dtype)
+        return Nothing(Container.of(output), found.shape[-1], flat, dtype)
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """The module's forward while its part is absent; reads no value of its input."""
         given = _input(args, kwargs)
         if given is None:
             raise TypeError("a part of a block was called without a tensor")
-        return self.container.holding(given.new_zeros((*given.shape[:-1], self.width), dtype=self.dtype))
+        leading = (given.shape[:-1].numel(),) if self.flat else given.shape[:-1]
+        return self.container.holding(given.new_zeros((*leading, self.width), dtype=self.dtype))
 
 
 @dataclass(frozen=True, slots=True)
