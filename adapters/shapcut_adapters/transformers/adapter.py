@@ -52,10 +52,7 @@ from shapcut_adapters.transformers.removal import (
 from shapcut_adapters.transformers.replay_check import replays_exactly
 from shapcut_adapters.transformers.sublayers.players import SubLayers
 from shapcut_adapters.transformers.sublayers.remote_code import (
-    has_code_of_parts,
     has_own_code,
-    register,
-    require_our_code,
     save_with_code,
 )
 from shapcut_adapters.transformers.sublayers.removal import (
@@ -337,13 +334,6 @@ class HFDecoderAdapter(Adapter):
     def save_files(self, model: nn.Module, source: Path, directory: Path) -> None:
         """As `Adapter.save_files`."""
         save_cut(find_decoder(model), directory, source)
-
-    def load(self, directory: Path) -> nn.Module:
-        """As `Adapter.load`; code beside the weights is never run, only our own if it is the same."""
-        if has_code_of_parts(directory):
-            require_our_code(directory)
-            register()
-        return super().load(directory)
 
     def example(self, seed: int) -> tuple[nn.Module, Tensor]:
         """A tiny Llama."""

@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from shapcut.contracts import UnsupportedModelError, read_json, write_json_atomically
+from shapcut.contracts import read_json, write_json_atomically
 from shapcut_adapters.transformers.decoder import Decoder
 from shapcut_adapters.transformers.removal import shortened
 from shapcut_adapters.transformers.sublayers.kept_parts import KeptParts
@@ -34,7 +34,7 @@ def remote_objection(decoder: Decoder, kept: KeptParts) -> str:
 
 def with_own_code(decoder: Decoder, kept: KeptParts) -> nn.Module:
     """A new model of the remaining parts, which shares their weights."""
-    register()
+    _register()
     config_class, model_class = _classes(decoder.family.model_type)
     fields = shortened(decoder.config, decoder.family, kept.mixer_cut)
     fields["leading_mlps"] = len(kept.leading)
@@ -65,8 +65,8 @@ def _new_names(
 
 
 @cache
-def register() -> None:
-    """Let transformers load these checkpoints in this process by our own code, never by a checkpoint's."""
+def _register() -> None:
+    """Let transformers load these checkpoints in this process, by our own code and not by a checkpoint's."""
     from transformers import AutoConfig, AutoModelForCausalLM  # noqa: PLC0415 - slow to import
 
     configs: Any = AutoConfig
@@ -100,21 +100,3 @@ def save_with_code(model: Any, directory: Path) -> None:
     config["auto_map"] = {"AutoConfig": f"{name}Config", "AutoModelForCausalLM": f"{name}ForCausalLM"}
     write_json_atomically(directory / "config.json", config)
     shutil.copyfile(Path(__file__).with_name(f"{_MODULE}.py"), directory / f"{_MODULE}.py")
-
-
-def has_code_of_parts(directory: Path) -> bool:
-    """Whether a checkpoint is one of such a model."""
-    found = str(read_json(directory / "config.json").get("model_type", ""))
-    return found.startswith(_PREFIX) and found.removeprefix(_PREFIX) in _CLASSES
-
-
-def require_our_code(directory: Path) -> None:
-    """Refuse a checkpoint of such a model whose modelling file is not ours.
-
-    Raises:
-        UnsupportedModelError: naming the file.
-    """
-    file = directory / f"{_MODULE}.py"
-    own = Path(__file__).with_name(f"{_MODULE}.py")
-    if not file.is_file() or file.read_bytes() != own.read_bytes():
-        raise UnsupportedModelError(f"{file} is not the modelling file that this version of shapcut writes")

@@ -38,9 +38,9 @@ def rewritten(
         setattr(config, name, getattr(decoder.config, name))
     with torch.device("meta"):
         new = model_class(config)
-    dtype, device = decoder.config.dtype, next(iter(weights.values())).device
+    first = next(iter(weights.values()))
     missing = {
-        name: torch.zeros(tensor.shape, dtype=dtype or tensor.dtype, device=device)
+        name: torch.zeros(tensor.shape, dtype=first.dtype, device=first.device)
         for name, tensor in new.state_dict().items()
         if name not in weights
     }

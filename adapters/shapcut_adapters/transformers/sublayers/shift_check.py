@@ -82,7 +82,8 @@ def _is_same(sublayers: SubLayers, first: int, names: list[str]) -> bool:
     with _exchanged(decoder, first, names), replaced_blocks(absent):
         found = forward(decoder.model, ids)
     effect = float((expected - full).abs().max())
-    return float((found - expected).abs().max()) <= torch.finfo(full.dtype).eps ** 0.5 * effect
+    tolerance: float = torch.finfo(full.dtype).eps ** 0.5 * effect
+    return float((found - expected).abs().max()) <= tolerance
 
 
 @contextmanager

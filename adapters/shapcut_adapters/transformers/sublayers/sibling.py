@@ -149,9 +149,9 @@ def remnants(decoder: Decoder, kept: KeptParts) -> int:
     lacking = sum(not layer.mlps for layer in kept.layers)
     if family in _MIXTURES:
         width = config.intermediate_size if _stays_dense(decoder, kept) else REMNANT_WIDTH
-        return lacking * config.hidden_size * (3 * width + 1)
+        return lacking * int(config.hidden_size) * (3 * int(width) + 1)
     sibling = _SIBLINGS[family]
     rows = 3 * REMNANT_WIDTH + 2  # an expert, its router, the norm
     if "shared_expert_intermediate_size" in sibling.fields:
         rows += 3 * REMNANT_WIDTH + 1  # the shared expert and its gate
-    return lacking * config.hidden_size * rows
+    return lacking * int(config.hidden_size) * rows
