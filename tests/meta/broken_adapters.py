@@ -742,6 +742,63 @@ class RemovesTheWholeBlock(SublayerPlayers):
         return {half for each in absent for half in (each, each ^ 1)} if granularity == "sublayer" else absent
 
 
+class LetsLayerTypesFollowTheMlps(SublayerPlayers):
+    """Where a block gets the MLP of a later one, it gets that block's kind of attention too."""
+
+    family = small(
+        "gemma2",
+        layer_types=["sliding_attention", "full_attention", "full_attention", "sliding_attention"],
+    )
+
+    def remove(self, model, absent, granularity="block"):
+        kinds = list(model.config.layer_types)
+        model = super().remove(model, absent, granularity)
+        if granularity == "sublayer":
+            model.config.layer_types = [
+                kind for block, kind in enumerate(kinds) if 2 * block + 1 not in absent
+            ]
+        return model
+
+
+class SiblingPlayers(SublayerPlayers):
+    """Breaks nothing: a model without MLPs is one of another family."""
+
+    family = small("llama", hidden_size=16)
+
+
+class LeavesARemnant(SiblingPlayers):
+    """The expert in the place of an absent MLP is not zero."""
+
+    def remove(self, model, absent, granularity="block"):
+        removed = super().remove(model, absent, granularity)
+        for name, weight in removed.named_parameters():
+            if "shared_expert" in name or name.endswith("post_attention_layernorm.weight"):
+                weight.data.add_(0.5)
+        return removed
+
+
+class CountsNoRemnants(SiblingPlayers):
+    def remnants(self, model, absent, granularity, form):
+        return 0
+
+
+class OffersAFormThatItRefuses(SiblingPlayers):
+    def checkpoint_forms(self, model, absent, granularity="block"):
+        return tuple(dict.fromkeys((*super().checkpoint_forms(model, absent, granularity), "sibling")))
+
+
+class NumbersAttentionsByBlock(SublayerPlayers):
+    """Where a model has code of its own, its attentions keep the numbers of their blocks."""
+
+    def remove_as(self, model, absent, granularity, form):
+        kept = [block for block in range(len(blocks_of(model))) if 2 * block not in absent]
+        removed = super().remove_as(model, absent, granularity, form)
+        if form == "remote-code":
+            for block, layer in zip(kept, blocks_of(removed), strict=True):
+                layer.self_attn.layer_idx = block
+        return removed
+
+
 class MatchesEverything(Sound):
     def matches(self, model: nn.Module):
         return True

@@ -62,7 +62,7 @@ class KeptParts:
     @property
     def layers(self) -> tuple[KeptLayer, ...]:
         """Each mixer with the MLPs that follow it."""
-        ends = (*self.mixers[1:], self.depth)
+        ends = (*self.mixers, self.depth)[1:]
         return tuple(
             KeptLayer(mixer, tuple(block for block in self.mlps if mixer <= block < end))
             for mixer, end in zip(self.mixers, ends, strict=True)
