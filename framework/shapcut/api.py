@@ -12,6 +12,7 @@ from shapcut.baselines.expert_statistics import first_evidence
 from shapcut.estimators.base import EstimationProblem, require_handles_groups
 from shapcut.estimators.robustness import examined
 from shapcut.game.budget import BudgetedGame, capped_budget
+from shapcut.game.checkpoint_form import AllowedForm
 from shapcut.game.coalitions import Player
 from shapcut.game.contributions import Contributions
 from shapcut.game.game import Game, WrappedGame
@@ -44,6 +45,7 @@ def load_game(
     seed: int = 0,
     utility: str | Callable[[nn.Module], float] = "log-likelihood",
     granularity: Granularity = "block",
+    form: AllowedForm = "plain",
     device: str = "auto",
     dtype: str = "auto",
 ) -> ModelGame:
@@ -58,6 +60,7 @@ def load_game(
         seed: seed of the choice of windows.
         utility: a registered name, or any function of the model (higher is better).
         granularity: what a player is.
+        form: which forms of checkpoints a permitted set may take.
         device: device of the model.
         dtype: number format of the evaluation.
 
@@ -75,6 +78,7 @@ def load_game(
         if isinstance(utility, str)
         else ModelUtility(utility, getattr(utility, "__qualname__", "callable")),
         granularity=granularity,
+        form=form,
         dtype=dtype,
         origin=GameOrigin(source, utility) if isinstance(utility, str) else None,
     )
@@ -146,7 +150,11 @@ def select(
         game = game.game
     if not isinstance(game, ModelGame):
         return plan
-    made_for = {"model_fingerprint": game.model_fingerprint, "granularity": game.granularity}
+    made_for = {
+        "model_fingerprint": game.model_fingerprint,
+        "granularity": game.granularity,
+        "form": game.form_of(plan.removed) or "same",
+    }
     return plan.model_copy(update=made_for)
 
 
@@ -171,7 +179,10 @@ def apply(plan: RemovalPlan, model: nn.Module, *, any_model: bool = False) -> nn
         raise InputError(
             f"the plan is for {len(plan.removed) + len(plan.kept)} players, the model has {n_players}"
         )
-    return adapter.remove(model, plan.removed, plan.granularity)
+    forms = adapter.checkpoint_forms(model, plan.removed, plan.granularity)
+    if plan.form not in forms:  # written by hand
+        return adapter.remove(model, plan.removed, plan.granularity)
+    return adapter.remove_as(model, plan.removed, plan.granularity, plan.form)
 
 
 def prune(

@@ -4,6 +4,7 @@ from .estimators.sampling import Sampler as Sampler
 from .export.gguf_cut import NewWeights as NewWeights
 from .export.gguf_cut import write_gguf_cut as write_gguf_cut
 from .game.budget import BudgetedGame as BudgetedGame
+from .game.checkpoint_form import CheckpointForm as CheckpointForm
 from .game.coalitions import CoalitionMatrix as CoalitionMatrix
 from .game.coalitions import Player as Player
 from .game.coalitions import Values as Values

@@ -40,6 +40,9 @@ class Sound(HFDecoderAdapter):
     def examples(self):
         return {"tiny": self.example}
 
+    def granularities(self, model):
+        return ("block",)
+
 
 def blocks_of(model):
     return model.model.layers
@@ -496,6 +499,9 @@ class HasAnUndeclaredCacheFault(DeclaresItsCacheFault):
 class Sublayers(Sound):
     """Breaks nothing: also has the two halves of a layer as players, which it cannot remove."""
 
+    def granularities(self, model):
+        return ("block", "sublayer")
+
     def players(self, model, granularity="block"):
         if granularity != "sublayer":
             return super().players(model, granularity)
@@ -565,6 +571,9 @@ class ExpertPlayers(Sound):
     """Breaks nothing: its blocks are mixtures of experts."""
 
     family = small("qwen3_moe", hidden_size=16, mlp_only_layers=[1])
+
+    def granularities(self, model):
+        return ("block", "expert")
 
 
 class SilencesExperts(ExpertPlayers):
@@ -652,6 +661,142 @@ class CountsNoRouterRows(ExpertPlayers):
         found = super().players(model, granularity)
         rows = model.config.hidden_size if granularity == "expert" else 0
         return tuple(replace(player, parameters=player.parameters - rows) for player in found)
+
+
+class SublayerPlayers(Sound):
+    """Breaks nothing: attention and MLP of each block, whose projections have a bias, are players."""
+
+    family = small("llama", hidden_size=16, attention_bias=True, mlp_bias=True)
+
+    def granularities(self, model):
+        return ("block", "sublayer")
+
+
+class LeavesTheBias(SublayerPlayers):
+    """Multiplies by zero what goes into the output projection of an absent attention."""
+
+    @contextmanager
+    def bypass(self, model, present, granularity="block"):
+        halves = range(0, len(self.players(model, granularity)), 2) if granularity == "sublayer" else ()
+        absent = [half for half in halves if half not in present]
+        projections = [blocks_of(model)[half // 2].self_attn.o_proj for half in absent]
+        with (
+            super().bypass(model, {*present, *absent}, granularity),
+            replaced_blocks((each, self.bias_alone(each)) for each in projections),
+        ):
+            yield
+
+    def bias_alone(self, projection):
+        return lambda given: type(projection).forward(projection, torch.zeros_like(given))
+
+
+class SwapsHalves(SublayerPlayers):
+    """Runs the MLP where the attention of its block is present, and the other way round."""
+
+    @contextmanager
+    def bypass(self, model, present, granularity="block"):
+        swapped = {half ^ 1 for half in present} if granularity == "sublayer" else present
+        with super().bypass(model, swapped, granularity):
+            yield
+
+    def stack(self, model, granularity="block"):
+        stack = super().stack(model, granularity)
+        if granularity == "sublayer":
+            run = stack.run
+            stack.run = lambda index, present, state: run(index, present[::-1], state)
+        return stack
+
+
+class AddsAbsentMlps(SublayerPlayers):
+    """Its stack runs both halves of a block as soon as its attention runs."""
+
+    def stack(self, model, granularity="block"):
+        stack = super().stack(model, granularity)
+        if granularity == "sublayer":
+            run = stack.run
+            stack.run = lambda index, present, state: run(index, [present[0], any(present)], state)
+        return stack
+
+
+class CountsTheBlockForEachHalf(SublayerPlayers):
+    def players(self, model, granularity="block"):
+        players = super().players(model, granularity)
+        if granularity == "block":
+            return players
+        blocks = super().players(model)
+        return tuple(replace(half, parameters=blocks[half.index // 2].parameters) for half in players)
+
+
+class RemovesTheWholeBlock(SublayerPlayers):
+    """Where one of its halves is to go."""
+
+    def can_remove(self, model, absent, granularity="block"):
+        return super().can_remove(model, self.whole(model, absent, granularity), granularity)
+
+    def remove(self, model, absent, granularity="block"):
+        return super().remove(model, self.whole(model, absent, granularity), granularity)
+
+    def whole(self, model, absent, granularity):
+        players = self.players(model, granularity)
+        checked_indices(absent, len(players))
+        return {half for each in absent for half in (each, each ^ 1)} if granularity == "sublayer" else absent
+
+
+class LetsLayerTypesFollowTheMlps(SublayerPlayers):
+    """Where a block gets the MLP of a later one, it gets that block's kind of attention too."""
+
+    family = small(
+        "gemma2",
+        layer_types=["sliding_attention", "full_attention", "full_attention", "sliding_attention"],
+    )
+
+    def remove(self, model, absent, granularity="block"):
+        kinds = list(model.config.layer_types)
+        model = super().remove(model, absent, granularity)
+        if granularity == "sublayer":
+            model.config.layer_types = [
+                kind for block, kind in enumerate(kinds) if 2 * block + 1 not in absent
+            ]
+        return model
+
+
+class SiblingPlayers(SublayerPlayers):
+    """Breaks nothing: a model without MLPs is one of another family."""
+
+    family = small("llama", hidden_size=16)
+
+
+class LeavesARemnant(SiblingPlayers):
+    """The expert in the place of an absent MLP is not zero."""
+
+    def remove(self, model, absent, granularity="block"):
+        removed = super().remove(model, absent, granularity)
+        for name, weight in removed.named_parameters():
+            if "shared_expert" in name or name.endswith("post_attention_layernorm.weight"):
+                weight.data.add_(0.5)
+        return removed
+
+
+class CountsNoRemnants(SiblingPlayers):
+    def remnants(self, model, absent, granularity, form):
+        return 0
+
+
+class OffersAFormThatItRefuses(SiblingPlayers):
+    def checkpoint_forms(self, model, absent, granularity="block"):
+        return tuple(dict.fromkeys((*super().checkpoint_forms(model, absent, granularity), "sibling")))
+
+
+class NumbersAttentionsByBlock(SublayerPlayers):
+    """Where a model has code of its own, its attentions keep the numbers of their blocks."""
+
+    def remove_as(self, model, absent, granularity, form):
+        kept = [block for block in range(len(blocks_of(model))) if 2 * block not in absent]
+        removed = super().remove_as(model, absent, granularity, form)
+        if form == "remote-code":
+            for block, layer in zip(kept, blocks_of(removed), strict=True):
+                layer.self_attn.layer_idx = block
+        return removed
 
 
 class MatchesEverything(Sound):

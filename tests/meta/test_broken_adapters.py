@@ -110,6 +110,7 @@ EXPECTED = {
     broken.KeepsOldIndicesWhereTheCacheIsAtFault: {"cached-decoding"},
     broken.IgnoresAbsentHalves: {
         "each-absence-matters",
+        "parts-are-their-block",
         "absent-is-ignored",
         "bypass-restores",
         "first-forward-inside-bypass",
@@ -132,6 +133,30 @@ EXPECTED = {
         "dtype-and-device-kept",
     },
     broken.CountsNoRouterRows: {"parameter-count"},
+    broken.LeavesTheBias: {
+        "absent-is-ignored",
+        "parts-are-their-block",
+        "stack-equals-bypass",
+        "remove-equals-bypass",
+        "cached-decoding",
+        "reindexed-players",
+    },
+    broken.SwapsHalves: {"absent-is-ignored"},
+    broken.AddsAbsentMlps: {"stack-equals-bypass"},
+    broken.CountsTheBlockForEachHalf: {"parts-are-their-block", "parameter-count"},
+    broken.RemovesTheWholeBlock: {
+        "remove-equals-bypass",
+        "cached-decoding",
+        "removal-composes",
+        "parameter-count",
+        "reindexed-players",
+        "forms-are-as-refused",
+    },
+    broken.LetsLayerTypesFollowTheMlps: {"remove-equals-bypass", "cached-decoding", "reindexed-players"},
+    broken.LeavesARemnant: {"remove-equals-bypass", "cached-decoding"},
+    broken.CountsNoRemnants: {"parameter-count"},
+    broken.OffersAFormThatItRefuses: {"forms-are-as-refused"},
+    broken.NumbersAttentionsByBlock: {"cached-decoding"},
 }
 
 
@@ -176,6 +201,26 @@ def test_a_declared_fault_of_the_cache_is_reported():
 def test_sublayers_are_checked_where_they_are_players():
     results = check_adapter(broken.Sublayers())
     assert {result.example for result in results} == {"tiny", "tiny by sublayer"}
+    assert [result for result in results if not result.passed] == []
+
+
+def test_the_halves_of_a_decoder_are_checked():
+    results = check_adapter(broken.SublayerPlayers())
+    assert {result.example for result in results} == {
+        "tiny",
+        "tiny by sublayer",
+        "tiny by sublayer with code",
+    }
+    assert [result for result in results if not result.passed] == []
+
+
+def test_a_model_that_becomes_one_of_another_family_is_checked():
+    results = check_adapter(broken.SiblingPlayers())
+    assert "same, sibling" in next(
+        result.detail
+        for result in results
+        if result.check == "forms-are-as-refused" and "by" in result.example
+    )
     assert [result for result in results if not result.passed] == []
 
 

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from shapcut.contracts import (
     Adapter,
+    CheckpointForm,
     Example,
     ExpertStatistic,
     Granularity,
@@ -43,12 +44,24 @@ from shapcut_adapters.transformers.file_cut import (
 from shapcut_adapters.transformers.interception import Container, learn_containers, skipped, without_cache
 from shapcut_adapters.transformers.recorded_stack import RecordedStack
 from shapcut_adapters.transformers.removal import (
+    blocks_objection,
     needed_blocks,
     pinned_blocks,
-    removal_objection,
     remove_blocks,
 )
 from shapcut_adapters.transformers.replay_check import replays_exactly
+from shapcut_adapters.transformers.sublayers.players import SubLayers
+from shapcut_adapters.transformers.sublayers.remote_code import (
+    has_own_code,
+    save_with_code,
+)
+from shapcut_adapters.transformers.sublayers.removal import (
+    form_objections,
+    parts_remnants,
+    plain_objection,
+    remove_parts,
+)
+from shapcut_adapters.transformers.sublayers.stack import SubLayerStack
 from shapcut_adapters.transformers.tiny_models import tiny_model, tiny_wrapper
 
 _CHECK_SHAPE = (3, 16)
@@ -57,7 +70,7 @@ _OBSERVED_TOKENS = 4096
 
 
 class HFDecoderAdapter(Adapter):
-    """Blocks, and experts, of the decoder-only families in `shapcut_adapters.transformers.families`.
+    """Blocks, sub-layers and experts of the decoder-only models in `shapcut_adapters.transformers.families`.
 
     Models must be in evaluation mode. The adapter probes once per model what its blocks return and whether
     their calls can be replayed, and caches the answer with the model.
@@ -72,13 +85,15 @@ class HFDecoderAdapter(Adapter):
     def matches(self, model: nn.Module) -> bool:
         """Whether the model's class belongs to a known family and its layers are in place."""
         family = family_of(model)
-        return family is not None and find_blocks(model, family) is not None
+        return has_own_code(model) or (family is not None and find_blocks(model, family) is not None)
 
     def players(self, model: nn.Module, granularity: Granularity = "block") -> tuple[Player, ...]:
-        """One player per block, named by its dotted path; or one per expert, see `Experts`."""
+        """One player per block, by its dotted path; or as `SubLayers` and `Experts` say."""
         if granularity == "expert":
             return Experts.of(model).players()
-        decoder = _decoder(model, granularity)
+        if granularity == "sublayer":
+            return SubLayers.of(model).players()
+        decoder = find_decoder(model)
         pinned = pinned_blocks(decoder)
         return tuple(
             Player(
@@ -98,8 +113,8 @@ class HFDecoderAdapter(Adapter):
     ) -> Iterator[None]:
         """Let absent blocks return their input hidden state; runs the model without a cache.
 
-        Absent experts are not among those that their router chooses from. Contexts nest: a player runs if
-        every open context has it present.
+        Absent sub-layers add nothing, and absent experts are not among those that their router chooses from.
+        Contexts nest: a player runs if every open context has it present.
 
         Raises:
             IndexError: on entering, if an index names no player.
@@ -110,7 +125,11 @@ class HFDecoderAdapter(Adapter):
             with Experts.of(model).bypass(present):
                 yield
             return
-        decoder = _decoder(model, granularity)
+        if granularity == "sublayer":
+            with SubLayers.of(model).bypass(present):
+                yield
+            return
+        decoder = find_decoder(model)
         running = checked_indices(present, len(decoder.blocks))
         for index, reason in needed_blocks(decoder).items():
             if index not in running:
@@ -124,18 +143,17 @@ class HFDecoderAdapter(Adapter):
 
     def stack(self, model: nn.Module, granularity: Granularity = "block") -> LayerStack | None:
         """The recorded calls of the blocks, or None if replaying them differs from the model."""
-        experts = Experts.of(model) if granularity == "expert" else None
-        decoder = experts.decoder if experts else _decoder(model, granularity)
+        decoder = find_decoder(model)
         if model not in self._stack_batch_sizes:
             self._stack_batch_sizes[model] = self._usable_batch_sizes(decoder)
         if not (usable := self._stack_batch_sizes[model]):
             return None
         containers = self._block_containers(decoder)
-        return (
-            ExpertStack(experts, containers, usable[0])
-            if experts
-            else RecordedStack(decoder, containers, usable[0])
-        )
+        if granularity == "expert":
+            return ExpertStack(Experts.of(model), containers, usable[0])
+        if granularity == "sublayer":
+            return SubLayerStack(SubLayers.of(model), containers, usable[0])
+        return RecordedStack(decoder, containers, usable[0])
 
     def input_device(self, model: nn.Module) -> torch.device:
         """The device that accelerate executes on if it manages the weights, else that of the weights."""
@@ -147,13 +165,41 @@ class HFDecoderAdapter(Adapter):
         """Delete blocks, renumber the rest, and shorten the config; see `Family.rebuild`.
 
         A family that must be rebuilt gives a new model that shares the remaining weights. Experts are cut
-        from their packed weights and from the router.
+        from their packed weights and from the router; sub-layers go only with their whole block.
         """
         require_removable(self, model, absent, granularity)
         if granularity == "expert":
             return Experts.of(model).remove(absent)
-        decoder = _decoder(model, granularity)
+        if granularity == "sublayer":
+            form = next(form for form in self.checkpoint_forms(model, absent, granularity))
+            return self.remove_as(model, absent, granularity, form)
+        decoder = find_decoder(model)
         return remove_blocks(decoder, _cut(decoder, absent))
+
+    def checkpoint_forms(
+        self, model: nn.Module, absent: Collection[int], granularity: Granularity = "block"
+    ) -> tuple[CheckpointForm, ...]:
+        """See `Adapter.checkpoint_forms`; only sub-layers need another one than the model's own."""
+        if granularity != "sublayer":
+            return super().checkpoint_forms(model, absent, granularity)
+        objections = form_objections(SubLayers.of(model), absent)
+        return tuple(form for form, objection in objections.items() if not objection)
+
+    def remove_as(
+        self, model: nn.Module, absent: Collection[int], granularity: Granularity, form: CheckpointForm
+    ) -> nn.Module:
+        """See `Adapter.remove_as`; a form other than ``same`` gives a new model that shares the weights."""
+        if granularity == "sublayer":
+            return remove_parts(SubLayers.of(model), absent, form)
+        return super().remove_as(model, absent, granularity, form)
+
+    def remnants(
+        self, model: nn.Module, absent: Collection[int], granularity: Granularity, form: CheckpointForm
+    ) -> int:
+        """See `Adapter.remnants`: a sibling family keeps tiny MLPs."""
+        if granularity != "sublayer":
+            return 0
+        return parts_remnants(SubLayers.of(model), absent, form)
 
     def can_remove(
         self, model: nn.Module, absent: Collection[int], granularity: Granularity = "block"
@@ -161,15 +207,10 @@ class HFDecoderAdapter(Adapter):
         """As `Adapter.can_remove`; the family's rules or the router may also object to a set."""
         if granularity == "expert":
             return Experts.of(model).objection(absent) or None
-        decoder = _decoder(model, granularity)
-        cut = _cut(decoder, checked_indices(absent, len(decoder.blocks)))
-        pinned = pinned_blocks(decoder)
-        for index in cut.absent:
-            if index in pinned:
-                return f"player {index} ({decoder.stack}.{index}) cannot be removed: {pinned[index]}"
-        if not cut.kept:
-            return "no player would stay, at least 1 is needed"
-        return removal_objection(decoder, cut) or None
+        if granularity == "sublayer":
+            return plain_objection(SubLayers.of(model), absent) or None
+        decoder = find_decoder(model)
+        return blocks_objection(decoder, _cut(decoder, checked_indices(absent, len(decoder.blocks)))) or None
 
     def expert_statistics(
         self, model: nn.Module, input_ids: Tensor
@@ -205,13 +246,15 @@ class HFDecoderAdapter(Adapter):
         return torch.cat([sample(model, parts[at], new_tokens, top_p=top_p, seed=seed + at) for at in places])
 
     def player_parameters(self, model: nn.Module, player: Player) -> list[nn.Parameter]:
-        """A block's parameters that nothing outside it shares.
+        """The parameters of a block or sub-layer that nothing outside it shares.
 
         Raises:
             UnsupportedModelError: for an expert, whose weights are parts of parameters.
         """
         if player.kind == "expert":
             raise UnsupportedModelError(f"{player.name} has no parameters of its own, only slices; use block")
+        if player.kind != "block":
+            return SubLayers.of(model).parameters(player)
         return find_decoder(model).own_parameters()[player.index]
 
     def player_weights(self, model: nn.Module, player: Player) -> list[Tensor]:
@@ -223,10 +266,10 @@ class HFDecoderAdapter(Adapter):
     def output_projections(self, model: nn.Module, player: Player) -> tuple[OutputProjection, ...]:
         """See `found_projections`.
 
-        Experts have none. Weights that other blocks share, or that accelerate manages, are not declared
-        linear.
+        Sub-layers and experts have none. Weights that other blocks share, or that accelerate manages, are not
+        declared linear.
         """
-        if player.kind == "expert":
+        if player.kind != "block":
             return ()
         decoder = find_decoder(model)
         stack = self.stack(model)
@@ -242,10 +285,12 @@ class HFDecoderAdapter(Adapter):
 
     def cache_differs(self, model: nn.Module) -> str:
         """The family's declared fault, if any."""
-        return find_decoder(model).family.cache_differs
+        return "" if has_own_code(model) else find_decoder(model).family.cache_differs
 
     def independent_fields(self, model: nn.Module) -> Collection[str]:
         """As declared by the family."""
+        if has_own_code(model):
+            return ()
         beside = ("vision_config.*", "audio_config.*") if is_wrapper(model) else ()
         own = find_decoder(model).family.independent_fields
         return (*own, *(f"text_config.{field}" for field in own if beside), *beside)
@@ -255,24 +300,37 @@ class HFDecoderAdapter(Adapter):
 
         False too if ``layer_types`` of the config differ, since those tools would leave the list as it is.
         """
-        if not find_decoder(model).family.plain or is_quantized(model) or is_wrapper(model):
+        if (
+            has_own_code(model)
+            or not find_decoder(model).family.plain
+            or is_quantized(model)
+            or is_wrapper(model)
+        ):
             return False
         return len(set(getattr(model.config, "layer_types", None) or ())) <= 1
 
     def usage(self, model: nn.Module) -> str:
         """As `Adapter.usage`, with the auto class of multimodal models."""
         loader = "AutoModelForImageTextToText" if is_wrapper(model) else "AutoModelForCausalLM"
-        return super().usage(model).replace("AutoModelForCausalLM", loader)
+        code = super().usage(model).replace("AutoModelForCausalLM", loader)
+        if not has_own_code(model):
+            return code
+        first, _, tokenizer = code.rpartition(")\ntokenizer")  # the model's line
+        return f"{first}, trust_remote_code=True)\ntokenizer{tokenizer}"
 
     def save(self, model: nn.Module, directory: Path) -> None:
         """As `Adapter.save`; if memory and checkpoint hold different weights, cut the checkpoint's files."""
-        if is_cut_as_files(model):
+        if has_own_code(model):
+            save_with_code(model, directory)
+        elif is_cut_as_files(model):
             save_cut(find_decoder(model), directory)
         else:
             save_without_predictors(model, directory)
 
     def files_objection(self, model: nn.Module, source: Path) -> str:
         """As `Adapter.files_objection`; layers must have the names that transformers knows."""
+        if has_own_code(model):
+            return f"a {type(model).__name__} has a modelling file of its own"
         return files_objection(find_decoder(model), source)
 
     def save_files(self, model: nn.Module, source: Path, directory: Path) -> None:
@@ -323,11 +381,3 @@ def _unless_shared(model: nn.Module, found: OutputProjection, own: Collection[in
 def _cut(decoder: Decoder, absent: Collection[int]) -> Cut:
     depth = len(decoder.blocks)
     return Cut(depth, tuple(index for index in range(depth) if index not in absent))
-
-
-def _decoder(model: nn.Module, granularity: Granularity) -> Decoder:
-    if granularity != "block":
-        raise UnsupportedModelError(
-            f"hf-decoder has whole blocks or experts as players, not {granularity}; use block or expert"
-        )
-    return find_decoder(model)

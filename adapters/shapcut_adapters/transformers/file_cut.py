@@ -23,8 +23,8 @@ from shapcut_adapters.transformers.stored_files import copy_weights, stored_name
 _STORED_AS, _STORED_DEPTH = "shapcut_stored_as", "shapcut_stored_depth"
 """Attributes of a block and of the stack: a block's number and their number where they were loaded from."""
 
-_WITHOUT_EXPERTS = "shapcut_without_experts"
-"""Attribute of a stack whose layers have lost experts since they were loaded."""
+_NOT_AS_STORED = "shapcut_not_as_stored"
+"""Attribute of a stack: what its layers are since they were loaded, if files do not name it so."""
 
 _QUANTIZATION = "quantization_config"
 _QUANTIZATION_FILES = ("hf_quant_config.json", "quantize_config.json", "quant_config.json")
@@ -38,9 +38,9 @@ def note_stored_numbers(decoder: Decoder) -> None:
         vars(block).setdefault(_STORED_AS, index)
 
 
-def forbid_file_cut(decoder: Decoder) -> None:
-    """Note that layers have lost experts, which files pack with others or number otherwise."""
-    vars(decoder.blocks)[_WITHOUT_EXPERTS] = True
+def forbid_file_cut(decoder: Decoder, what: str) -> None:
+    """Note that layers are no longer as in the files: they have lost experts, or have others' MLPs."""
+    vars(decoder.blocks)[_NOT_AS_STORED] = what
 
 
 def is_cut_as_files(model: nn.Module) -> bool:
@@ -69,8 +69,8 @@ def save_without_predictors(model: Any, directory: Path) -> None:
 def files_objection(decoder: Decoder, source: Path) -> str:
     """Why a checkpoint cannot be cut as files; empty if it can."""
     family = type(decoder.model).__name__
-    if _WITHOUT_EXPERTS in vars(decoder.blocks):
-        return f"the layers of the {family} have lost experts"
+    if (what := vars(decoder.blocks).get(_NOT_AS_STORED)) is not None:
+        return f"the layers of the {family} {what}"
     if decoder.rebuild is not None:
         return f"a {family} must be rebuilt for a removal"
     if decoder.family.entrance:

@@ -14,7 +14,7 @@ from shapcut_adapters.transformers.families import is_wrapper
 from shapcut_adapters.transformers.families.family import Rebuild
 from shapcut_adapters.transformers.families.rules import Cut
 
-_IMPLEMENTATIONS = ("_attn_implementation", "_experts_implementation")
+IMPLEMENTATIONS = ("_attn_implementation", "_experts_implementation")
 
 
 def rebuilt(decoder: Decoder, recipe: Rebuild, cut: Cut, fields: Mapping[str, Any]) -> nn.Module:
@@ -42,8 +42,8 @@ def rebuilt(decoder: Decoder, recipe: Rebuild, cut: Cut, fields: Mapping[str, An
         raise UnsupportedModelError(
             f"the remaining weights do not fit the shorter config: {error}"
         ) from error
-    _fill_buffers(new, names.renamed(model.named_buffers(remove_duplicate=False)))
-    return _as_before(new, model)
+    fill_buffers(new, names.renamed(model.named_buffers(remove_duplicate=False)))
+    return as_before(new, model)
 
 
 class _Names:
@@ -98,12 +98,12 @@ def _edited(config: Any, fields: Mapping[str, Any], *, inside: bool) -> Pretrain
     new: PretrainedConfig = type(config).from_dict(content)
     for part in ("", *config.sub_configs):
         old, edited = (getattr(each, part, None) if part else each for each in (config, new))
-        for name in _IMPLEMENTATIONS if old is not None else ():
+        for name in IMPLEMENTATIONS if old is not None else ():
             setattr(edited, name, getattr(old, name))
     return new
 
 
-def _fill_buffers(model: nn.Module, buffers: Mapping[str, Tensor]) -> None:
+def fill_buffers(model: nn.Module, buffers: Mapping[str, Tensor]) -> None:
     """Copy buffers that no checkpoint holds.
 
     Raises:
@@ -118,7 +118,7 @@ def _fill_buffers(model: nn.Module, buffers: Mapping[str, Tensor]) -> None:
             setattr(model.get_submodule(owner), attribute, value)
 
 
-def _as_before(new: nn.Module, old: Any) -> nn.Module:
+def as_before(new: nn.Module, old: Any) -> nn.Module:
     """Restore the old model's ties, mode and generation settings."""
     tied: Any = new
     tied.tie_weights()

@@ -1,5 +1,6 @@
 """Remove blocks from a decoder, keeping modules, indices and config consistent."""
 
+from collections.abc import Callable
 from typing import Any
 
 from torch import nn
@@ -41,17 +42,39 @@ def removal_objection(decoder: Decoder, cut: Cut) -> str:
     return objection or quantization_objection(decoder, cut)
 
 
-def remove_blocks(decoder: Decoder, cut: Cut) -> nn.Module:
-    """Remove blocks in place, or rebuild the model if its family requires that."""
+def blocks_objection(decoder: Decoder, cut: Cut) -> str:
+    """As `removal_objection`, also for blocks that can never be removed, and for all of them."""
+    pinned = pinned_blocks(decoder)
+    for index in cut.absent:
+        if index in pinned:
+            return f"player {index} ({decoder.stack}.{index}) cannot be removed: {pinned[index]}"
+    if not cut.kept:
+        return "no player would stay, at least 1 is needed"
+    return removal_objection(decoder, cut)
+
+
+def remove_blocks(
+    decoder: Decoder, cut: Cut, fields_of: Callable[[PretrainedConfig], dict[str, Any]] | None = None
+) -> nn.Module:
+    """Remove blocks in place, or rebuild the model if its family requires that.
+
+    Args:
+        decoder: the model.
+        cut: the blocks that stay.
+        fields_of: new fields of a config; by default `shortened`.
+    """
     if decoder.rebuild is not None:
         return rebuilt(decoder, decoder.rebuild, cut, shortened(decoder.config, decoder.family, cut))
-    changes = [(config, shortened(config, decoder.family, cut)) for config in _configs(decoder)]
+    changes = [
+        (config, fields_of(config) if fields_of else shortened(config, decoder.family, cut))
+        for config in _configs(decoder)
+    ]
     note_stored_numbers(decoder)
     if quantization_method(decoder.model.config):
         renumber_quantization(decoder, cut)
     entrance = decoder.entrance
     for new, old in enumerate(cut.kept):
-        _renumber(decoder.blocks[old], old, new)
+        renumber(decoder.blocks[old], old, new)
     for index in reversed(cut.absent):
         del decoder.blocks[index]
     if entrance is not None:
@@ -81,7 +104,8 @@ def _configs(decoder: Decoder) -> list[PretrainedConfig]:
     return [config for config in counting if config.model_type == decoder.config.model_type]
 
 
-def _renumber(block: nn.Module, old: int, new: int) -> None:
+def renumber(block: nn.Module, old: int, new: int) -> None:
+    """Replace the index that modules of a block have stored."""
     for module in block.modules():
         for name in _INDEX_ATTRIBUTES:
             if vars(module).get(name) == old:

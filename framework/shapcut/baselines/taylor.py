@@ -81,13 +81,13 @@ def _importance(weight: nn.Parameter) -> float:
     return float((weight.detach() * weight.grad).abs().double().sum())
 
 
-def _summed_loss(access: ModelAccess, stack: LayerStack | None, n_layers: int, ids: Tensor) -> Tensor:
+def _summed_loss(access: ModelAccess, stack: LayerStack | None, n_players: int, ids: Tensor) -> Tensor:
     """Differentiable next-token loss in nats, summed over the predicted tokens."""
     if stack is None:
         logits = access.adapter.differentiable_logits(access.model, ids)
     else:
         state = stack.prelude(ids)
-        for layer in range(n_layers):
+        for layer in range(len(stack.stages(n_players))):
             state = stack.step(layer, state)
         logits = stack.readout(state)
     return F.cross_entropy(predicting(logits).float(), ids[:, 1:].flatten(), reduction="sum")

@@ -208,7 +208,9 @@ def prune_model(
 @option("--plan", type=A_PATH, metavar="FILE", required=True, help="a plan.json made earlier", panel="Method")
 @options.out
 @options.run
-@recipe_options(("then", "calibration", "device", "offload", "trust_remote_code", "revision", "text_only"))
+@recipe_options(
+    ("form", "then", "calibration", "device", "offload", "trust_remote_code", "revision", "text_only")
+)
 @options.as_json
 @options.dry_run
 @push_to_hub
@@ -240,6 +242,7 @@ def apply_model(
             "model": model,
             "remove": len(removal.removed),
             "granularity": removal.granularity,
+            "form": "remote-code" if removal.form == "remote-code" else "plain",
             "finalist_samples": 0,
             **given,
         }
@@ -366,6 +369,8 @@ def _show_result(result: PruneResult, out: Path, as_json: bool) -> None:
         tables.comparison(result),
     )
     tables.say(result.plan.reason)
+    if result.form:
+        tables.say(result.form)
     tables.say(
         f"reloaded with {result.checkpoint.library}, its logits are within "
         f"{result.checkpoint.max_difference:.1e} of the expected ones; written to {out}"

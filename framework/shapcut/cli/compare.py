@@ -27,6 +27,7 @@ _NOT_SHARED = {
     "ratio",
     "parameters",
     "memory",
+    "cache",
     "speedup",
     "nested",
     "mend_finalists",

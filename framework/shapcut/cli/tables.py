@@ -72,7 +72,19 @@ def comparison(result: PruneResult) -> list[list[str]]:
         ["parameters", *_pair(before.parameters, after.parameters, "{:,}")],
         ["weights (MB)", *_pair(before.weight_bytes / 1e6, after.weight_bytes / 1e6, "{:.1f}")],
         ["checkpoint file (MB)", *_file_sizes(before, after)],
+        *_caches(before, after),
         *_latency(before, after),
+    ]
+
+
+def _caches(before: ModelMeasurement, after: ModelMeasurement) -> list[list[str]]:
+    if before.caches is None or after.caches is None:
+        return []
+    left = dict(zip(after.caches.lengths, after.caches.sizes, strict=True))
+    return [
+        [f"cache after {length} tokens (MB)", *_pair(size / 1e6, left[length] / 1e6, "{:.3f}")]
+        for length, size in zip(before.caches.lengths, before.caches.sizes, strict=True)
+        if length in left
     ]
 
 

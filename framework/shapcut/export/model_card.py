@@ -43,6 +43,7 @@ class CardFacts:
         hints: a section on how other tools make the same cut, or empty.
         steps: post-pruning steps, in order.
         quantized: whether one of them quantized the weights.
+        form: what to know of the checkpoint's form, or empty.
         license_fields: the original's, as `license_of` finds them; empty if unknown.
     """
 
@@ -61,6 +62,7 @@ class CardFacts:
     quantized: bool = False
     license_fields: Mapping[str, str] = field(default_factory=dict)
     revision: str | None = None
+    form: str = ""
 
 
 def render_card(facts: CardFacts) -> str:
@@ -82,9 +84,9 @@ def render_card(facts: CardFacts) -> str:
 | {what} | {players} | {len(plan.kept)} |
 | parameters | {before.parameters:,} | {after.parameters:,} ({share:.1%} fewer) |
 | perplexity, held-out text | {before.perplexity.perplexity:.3f} | {after.perplexity.perplexity:.3f} |
-
+{_cache_rows(before, after)}
 - Removed {what} (counted from 0, of the original): {removed}
-- Method: {_text(plan.method or "not stated")}
+{_form_line(facts)}- Method: {_text(plan.method or "not stated")}
 - Utility: {_text(plan.utility or "not stated")}
 - Calibration text: {_described(facts.calibration)}
 - Held-out text (a later part of the same source, never used for the choice): {_described(facts.held_out)}
@@ -102,6 +104,22 @@ with another sequence length or another tokenizer.
 {facts.usage.rstrip()}
 ```
 {facts.hints}"""
+
+
+def _cache_rows(before: ModelMeasurement, after: ModelMeasurement) -> str:
+    """A row for each length after which both caches were measured."""
+    if before.caches is None or after.caches is None:
+        return ""
+    left = dict(zip(after.caches.lengths, after.caches.sizes, strict=True))
+    return "".join(
+        f"| bytes of cache after {length:,} tokens | {size:,} | {left[length]:,} |\n"
+        for length, size in zip(before.caches.lengths, before.caches.sizes, strict=True)
+        if length in left
+    )
+
+
+def _form_line(facts: CardFacts) -> str:
+    return f"- Form: {_text(facts.form)}\n" if facts.form else ""
 
 
 def _front_matter(facts: CardFacts) -> dict[str, Any]:

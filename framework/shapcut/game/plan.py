@@ -7,6 +7,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from shapcut.game.checkpoint_form import CheckpointForm
 from shapcut.game.granularity import Granularity
 from shapcut.support.errors import InputError
 from shapcut.support.files import write_text_atomically
@@ -24,6 +25,7 @@ class RemovalPlan(BaseModel):
     Attributes:
         model_fingerprint: fingerprint of the model to prune; empty if the plan is not tied to a model.
         granularity: what a player is.
+        form: the form of the checkpoint without them.
         removed: players to remove, ascending.
         kept: players to keep, ascending.
         predicted_value: the surrogate's value of the kept players, in the utility's unit, or None.
@@ -40,6 +42,7 @@ class RemovalPlan(BaseModel):
     format_version: Literal[1] = 1
     model_fingerprint: str = ""
     granularity: Granularity = "block"
+    form: CheckpointForm = "same"
     removed: tuple[Index, ...]
     kept: tuple[Index, ...]
     predicted_value: Value | None = None

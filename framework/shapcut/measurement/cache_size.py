@@ -51,8 +51,13 @@ def cache_sizes(
 
 def tensor_bytes(held: Any) -> int:
     """Bytes of the distinct tensors that an object holds at any depth, except those of modules."""
-    tensors = {(tensor.data_ptr(), tensor.shape, tensor.stride()): tensor for tensor in _tensors(held, set())}
-    return sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())
+    return sum(tensor.numel() * tensor.element_size() for tensor in distinct_tensors(held))
+
+
+def distinct_tensors(held: Any) -> list[Tensor]:
+    """The distinct tensors that an object holds at any depth, except those of modules."""
+    found = {(tensor.data_ptr(), tensor.shape, tensor.stride()): tensor for tensor in _tensors(held, set())}
+    return list(found.values())
 
 
 def _tensors(held: Any, seen: set[int]) -> Iterator[Tensor]:

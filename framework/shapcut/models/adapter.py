@@ -15,6 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from shapcut.game.checkpoint_form import CheckpointForm
 from shapcut.game.coalitions import Player
 from shapcut.game.granularity import GRANULARITIES, Granularity
 from shapcut.game.groups import equal_by_group
@@ -31,8 +32,8 @@ Example = Callable[[int], tuple[nn.Module, Tensor]]
 
 CONTRACT_VERSION = 2
 SUPPORTED_CONTRACTS = (1, 2)
-"""Version 2 adds `Adapter.granularities`, `.expert_statistics` and `.sample`, `Player.group`, and
-`LayerStack.stages`, each with a default."""
+"""Version 2 adds `Adapter.granularities`, `.expert_statistics`, `.checkpoint_forms`, `.remove_as`, `.remnants`
+and `.sample`, `Player.group`, and `LayerStack.stages`, each with a default."""
 
 _STATE_FIELDS = ("past_key_values", "cache_params", "state")
 """Fields of a transformers output that hold the generation state."""
@@ -142,6 +143,43 @@ class Adapter(ABC):
         if present < self.min_present(model):
             return f"only {present} players would stay, at least {self.min_present(model)} are needed"
         return None
+
+    def checkpoint_forms(
+        self, model: nn.Module, absent: Collection[int], granularity: Granularity = "block"
+    ) -> tuple[CheckpointForm, ...]:
+        """The forms in which the model without this set can be written, best first; empty if there is none.
+
+        `can_remove` objects unless ``same`` or ``sibling`` is among them, and `remove` takes the first one of
+        those.
+
+        Raises:
+            IndexError: if an index names no player.
+        """
+        return () if self.can_remove(model, absent, granularity) else ("same",)
+
+    def remove_as(
+        self, model: nn.Module, absent: Collection[int], granularity: Granularity, form: CheckpointForm
+    ) -> nn.Module:
+        """As `remove`, in a given form of `checkpoint_forms`; may return another object.
+
+        Raises:
+            IndexError: before the model is touched, if an index names no player.
+            UnsupportedModelError: before the model is touched, if the form is not among them.
+        """
+        if form != "same":
+            raise UnsupportedModelError(f"adapter {self.name} writes no checkpoint of the form {form}")
+        return self.remove(model, absent, granularity)
+
+    def remnants(
+        self,
+        model: nn.Module,
+        absent: Collection[int],
+        granularity: Granularity,
+        form: CheckpointForm,
+    ) -> int:
+        """The number of parameters that a form keeps in the place of absent players; by default 0."""
+        del model, absent, granularity, form
+        return 0
 
     def player_parameters(self, model: nn.Module, player: Player) -> list[nn.Parameter]:
         """The parameters that only this player uses; they must not affect the output while it is absent.

@@ -12,10 +12,11 @@ from shapcut.export.gguf_rules import followed_metadata
 from shapcut.export.model_card import CardFacts, license_of, render_card
 from shapcut.export.other_tools import export_hints
 from shapcut.game.plan import RemovalPlan
-from shapcut.measurement.measure import measure
+from shapcut.measurement.measure import LATENCY, measure
 from shapcut.measurement.record import ModelMeasurement
 from shapcut.measurement.sizes import parameter_count
 from shapcut.models.demo import origin
+from shapcut.models.forms import form_note, form_objection
 from shapcut.models.predictors import is_predictor
 from shapcut.models.source import read_config
 from shapcut.models.stored_tensors import other_weight_files, stored_tensors
@@ -114,7 +115,9 @@ def require_removal(session: Session, plan: RemovalPlan) -> None:
     Raises:
         InputError: with the adapter's reason.
     """
-    objection = session.adapter.can_remove(session.game.model, plan.removed, plan.granularity)
+    objection = form_objection(
+        session.adapter, session.game.model, plan.removed, plan.granularity, session.recipe.form
+    )
     if objection:
         raise InputError(f"cannot remove {list(plan.removed)}: {objection}")
 
@@ -175,8 +178,15 @@ def measure_original(session: Session, reporter: Reporter, files: Path | None = 
 def _measured(
     session: Session, model: nn.Module, reporter: Reporter, files: Path | None = None
 ) -> ModelMeasurement:
-    seed = session.recipe.seed
-    found = measure(session.adapter, model, session.held_out, files=files, seed=seed, reporter=reporter)
+    found = measure(
+        session.adapter,
+        model,
+        session.held_out,
+        speed=replace(LATENCY, cache_lengths=session.recipe.cache_lengths),
+        files=files,
+        seed=session.recipe.seed,
+        reporter=reporter,
+    )
     for note in found.notes:
         reporter.say(note)
     return found
@@ -189,7 +199,7 @@ def remove(session: Session, plan: RemovalPlan) -> CutModel:
     with adapter.bypass(model, plan.kept, plan.granularity):
         expected = adapter.logits(model, ids).cpu()
     hints = export_hints(adapter, model, plan, origin(session.opened.source_name))
-    model = adapter.remove(model, plan.removed, plan.granularity)
+    model = adapter.remove_as(model, plan.removed, plan.granularity, plan.form)
     session.host.manager.hook.shapcut_model_pruned(model=model, plan=plan)
     return CutModel(plan, model, ids, expected, parameter_count(model), hints)
 
@@ -294,11 +304,12 @@ def write(
         quantized=session.parts.quantizes,
         revision=session.opened.source.location.commit,
         license_fields=license_of(session.opened.source.location.checkpoint),
+        form=form_note(plan.form, cut.model),
     )
 
     def outcome(report: CheckpointReport) -> PruneResult:
         sized = after.model_copy(update={"checkpoint_bytes": report.weight_bytes})
-        return PruneResult(plan, before, sized, report)
+        return PruneResult(plan, before, sized, report, facts.form)
 
     written = write_checkpoint(
         adapter,

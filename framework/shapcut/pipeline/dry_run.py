@@ -16,6 +16,7 @@ from shapcut.game.target import Target
 from shapcut.host.host import Host, select_adapter
 from shapcut.host.open_model import find_model
 from shapcut.models.adapter import Adapter
+from shapcut.models.forms import chosen_form, remnants_of_players
 from shapcut.models.loading import choose_device, load, model_without_weights
 from shapcut.models.quantization import is_quantized
 from shapcut.models.source import ModelSource, inspect_source, read_config
@@ -117,7 +118,8 @@ class _Shape(Game):
     """A game without values: its players, and the sets that may be removed."""
 
     def __init__(self, model: nn.Module, adapter: Adapter, recipe: Recipe) -> None:
-        self.model, self.adapter, self.granularity = model, adapter, recipe.granularity
+        self.model, self.adapter = model, adapter
+        self.granularity, self.form = recipe.granularity, recipe.form
         self._players = adapter.players(model, recipe.granularity)
 
     @property
@@ -125,7 +127,7 @@ class _Shape(Game):
         return self._players
 
     def permits(self, absent: Sequence[int]) -> bool:
-        return self.adapter.can_remove(self.model, absent, self.granularity) is None
+        return chosen_form(self.adapter, self.model, absent, self.granularity, self.form) is not None
 
     def measurements(self, coalitions: CoalitionMatrix) -> Measurements:
         raise TypeError(f"{len(coalitions)} coalitions of a model without weights have no values")
@@ -254,18 +256,21 @@ def _described(recipe: Recipe, source: ModelSource) -> tuple[nn.Module, bool]:
 
 
 def _targets(recipe: Recipe, shape: _Shape) -> tuple[Target, ...]:
-    """The recipe's targets; none for a speed, which requires measured latencies."""
+    """The recipe's targets; none for a speed or the cache, which are measured."""
     recipe.require_target(shape.n_players, len(Groups.of(shape.players)))
-    if recipe.speedup is not None:
+    if recipe.speedup is not None or recipe.cache is not None:
         return ()
-    targets = make_targets(recipe, shape.players, shape.model, _no_latencies)
+    remnants = remnants_of_players(shape.adapter, shape.model, shape.players, recipe.granularity, recipe.form)
+    targets = make_targets(
+        recipe, shape.players, shape.model, _unmeasured, caches=_unmeasured, remnants=remnants
+    )
     for target in targets:
         check_target(target, shape, recipe.seed)
     return targets
 
 
-def _no_latencies() -> Any:
-    raise TypeError("without weights there are no latencies")
+def _unmeasured(*_: Any) -> Any:
+    raise TypeError("without weights nothing is measured")
 
 
 def _readout_size(model: nn.Module) -> int:

@@ -98,6 +98,7 @@ def apply_plan(
         require_gguf_cut(Path(recipe.model), plan.kept)
     session = prepare(recipe, host, target=True, reporter=reporter)
     _require_same_model(plan, session, reporter)
+    plan = plan.model_copy(update={"form": session.game.form_of(plan.removed) or plan.form})
     refuse_vetoed(host, plan)
     with open_run(directory) as run:
         manifest = Manifest.start(run, session)

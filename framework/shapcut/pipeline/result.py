@@ -23,12 +23,14 @@ class PruneResult:
         before: figures of the original.
         after: figures of the pruned model.
         checkpoint: the written checkpoint and its agreement with the bypassed original.
+        form: what to know of the checkpoint's form; empty if it is of the original's family.
     """
 
     plan: RemovalPlan
     before: ModelMeasurement
     after: ModelMeasurement
     checkpoint: CheckpointReport
+    form: str = ""
 
     def to_json(self) -> dict[str, Any]:
         """Plain data."""
@@ -43,6 +45,7 @@ class PruneResult:
                 "max_logit_difference": self.checkpoint.max_difference,
                 "tolerance": self.checkpoint.tolerance,
                 "library": self.checkpoint.library,
+                "form": self.form,
             },
         }
 
@@ -66,6 +69,7 @@ class PruneResult:
                 tolerance=float(written["tolerance"]),
                 library=str(written["library"]),
             ),
+            form=str(written.get("form", "")),
         )
 
     def write(self, path: Path) -> None:

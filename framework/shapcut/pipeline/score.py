@@ -139,6 +139,7 @@ class Scoring:
             update={
                 "model_fingerprint": session.game.model_fingerprint,
                 "granularity": session.recipe.granularity,
+                "form": session.game.form_of(chosen.removed) or "same",
                 "utility": session.parts.utility.name,
             }
         )

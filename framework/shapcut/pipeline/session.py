@@ -222,6 +222,7 @@ def _game(recipe: Recipe, opened: OpenModel, parts: Parts, calibration: Calibrat
         calibration.input_ids,
         utility=parts.utility,
         granularity=recipe.granularity,
+        form=recipe.form,
         dtype=recipe.dtype,
         memory_budget=recipe.memory_budget,
         fuse=fuses(

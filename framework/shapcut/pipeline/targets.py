@@ -13,8 +13,11 @@ from shapcut.game.feasible import require_permitted
 from shapcut.game.game import Game
 from shapcut.game.groups import Groups
 from shapcut.game.target import Target
+from shapcut.measurement.player_cache import PlayerCaches, player_caches
 from shapcut.measurement.player_latency import PlayerLatencies, player_latencies
 from shapcut.models.adapter import Adapter
+from shapcut.models.forms import remnants_of_players
+from shapcut.recipe.cache_limit import cache_limit
 from shapcut.recipe.recipe import Recipe
 from shapcut.selection.base import require_removable
 from shapcut.support.errors import InputError
@@ -27,6 +30,9 @@ def make_targets(
     players: Sequence[Player],
     model: nn.Module,
     latencies: Callable[[], PlayerLatencies],
+    *,
+    caches: Callable[[int], PlayerCaches],
+    remnants: Sequence[int],
 ) -> tuple[Target, ...]:
     """Create the recipe's targets, in order, and check that each can be reached.
 
@@ -35,6 +41,8 @@ def make_targets(
         players: the model's players.
         model: the model, for its sizes.
         latencies: returns the latencies of the players; called only if a target needs them.
+        caches: returns what the players hold of the cache after a number of tokens; called likewise.
+        remnants: number of parameters that stay in the place of each player.
 
     Raises:
         InputError: if a target is already met or out of reach, with the nearest reachable amount.
@@ -42,19 +50,25 @@ def make_targets(
     kind, amounts = recipe.target_amounts()
     groups = Groups.of(players)
     total = sum(weight.numel() for weight in model.parameters())
+    freed = [player.parameters - kept for player, kept in zip(players, remnants, strict=True)]
     targets = []
     for label, amount in zip(recipe.target_labels(), amounts, strict=True):
         if kind in {"remove", "ratio"}:
             target = Target.count(players, recipe.number(kind, amount, len(players), len(groups)), label)
         elif kind == "parameters":
-            costs = [float(player.parameters) for player in players]
+            costs = [float(count) for count in freed]
             target = _at_most(costs, players, (total, int(amount)), label, f"at most {amount:,} parameters")
         elif kind == "memory":
             size = checkpoint_size(model)
-            costs = [player.parameters * bytes_per_parameter(model, player) for player in players]
+            costs = [
+                count * bytes_per_parameter(model, player)
+                for count, player in zip(freed, players, strict=True)
+            ]
             target = _at_most(
                 costs, players, (size, int(amount)), label, f"at most {amount:,} bytes of weights"
             )
+        elif kind == "cache":
+            target = _cache_target(players, amount, label, caches)
         elif len(groups) > 1:
             raise InputError(
                 f"--speedup {amount:g}: the time of a part that runs for some tokens only is unknown; give "
@@ -67,6 +81,20 @@ def make_targets(
             _require(target, lambda best: f"at most {1 / (1 - best):.2f} times" if best < 1 else "any speed")
         targets.append(target.by_group(groups))
     return tuple(targets)
+
+
+def _cache_target(
+    players: Sequence[Player], amount: str, label: str, caches: Callable[[int], PlayerCaches]
+) -> Target:
+    limit = cache_limit(amount)
+    found = caches(limit.length)
+    if not any(found.saved):
+        raise InputError(
+            f"--cache {amount}: no player holds a part of the cache ({found.total:,} bytes after "
+            f"{limit.length:,} tokens); choose another --granularity"
+        )
+    text = f"at most {limit.size:,} bytes of cache after {limit.length:,} tokens"
+    return _at_most(found.saved, players, (found.total, limit.size), label, text)
 
 
 def checkpoint_size(model: nn.Module) -> int:
@@ -119,6 +147,8 @@ def _require(target: Target, best: Callable[[float], str]) -> None:
 class Stopwatch:
     """Measures the players' latencies on first use, unless an earlier start of the run stored them.
 
+    Also what they hold of the cache.
+
     Attributes:
         adapter: the model's adapter.
         game: the game whose model and players are timed.
@@ -144,6 +174,13 @@ class Stopwatch:
             self.found = found.model_copy(update={"model_fingerprint": fingerprint})
         return self.found
 
+    def caches(self, length: int) -> PlayerCaches:
+        """What the players hold of the cache after ``length`` tokens."""
+        model, granularity = self.game.model, self.game.granularity
+        return player_caches(
+            self.adapter, model, self.game.players, granularity, length=length, seed=self.seed
+        )
+
 
 def prepare_targets(recipe: Recipe, game: ModelGame, watch: Stopwatch) -> tuple[Target, ...]:
     """Create the recipe's targets and check that some permitted set reaches each.
@@ -152,7 +189,15 @@ def prepare_targets(recipe: Recipe, game: ModelGame, watch: Stopwatch) -> tuple[
         InputError: if a target is out of reach.
     """
     recipe.require_target(game.n_players, len(Groups.of(game.players)))
-    targets = make_targets(recipe, game.players, game.model, watch.measure)
+    if recipe.cache is not None and recipe.granularity == "sublayer" and recipe.form == "plain":
+        raise InputError(
+            "--cache with --granularity sublayer removes attentions and keeps their MLPs, which takes a "
+            "checkpoint with a modelling file: add --form remote-code, or remove blocks"
+        )
+    remnants = remnants_of_players(watch.adapter, game.model, game.players, recipe.granularity, recipe.form)
+    targets = make_targets(
+        recipe, game.players, game.model, watch.measure, caches=watch.caches, remnants=remnants
+    )
     for target in targets:
         check_target(target, game, recipe.seed)
     return targets

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, Literal, get_args
 
+from shapcut.game.checkpoint_form import ALLOWED_FORMS
 from shapcut.game.granularity import GRANULARITIES
 from shapcut.models.placement import Dtype, Offload
 
@@ -66,6 +67,7 @@ _ALL = (
     _target("ratio", "R", "share of the players to remove, between 0 and 1"),
     _target("parameters", "N", "parameters that may stay, such as 100M"),
     _target("memory", "SIZE", "size of the weights that may stay, such as 250MiB"),
+    _target("cache", "SIZE@N", "size of the cache of one sequence after N tokens, such as 64MB@4096"),
     _target("speedup", "S", "speedup to reach, by the measured time of each player"),
     RecipeField(
         "nested", "Target", "with several targets (a,b,c): each cut contains the smaller ones", default=False
@@ -78,6 +80,14 @@ _ALL = (
         "NAME",
         default="block",
         choices=GRANULARITIES,
+    ),
+    RecipeField(
+        "form",
+        "Target",
+        "plain: the checkpoint needs no code of its own; remote-code: it may come with a modelling file",
+        "NAME",
+        default="plain",
+        choices=ALLOWED_FORMS,
     ),
     RecipeField("estimator", "Method", "how contributions are estimated", _SPEC, default="surrogate"),
     RecipeField("selector", "Method", "how the players to remove are chosen", _SPEC, default="search"),

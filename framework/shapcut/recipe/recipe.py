@@ -5,6 +5,7 @@ from typing import Annotated, Any, Self
 
 import yaml
 from pydantic import (
+    AfterValidator,
     BaseModel,
     BeforeValidator,
     ByteSize,
@@ -18,9 +19,11 @@ from pydantic import (
 )
 from pydantic_core import ErrorDetails
 
+from shapcut.game.checkpoint_form import AllowedForm
 from shapcut.game.granularity import Granularity
 from shapcut.game.groups import require_equal
 from shapcut.models.placement import Dtype, Offload
+from shapcut.recipe.cache_limit import cache_limit
 from shapcut.recipe.fields import FIELDS, Compile, Vocabulary
 from shapcut.recipe.methods import METHODS
 from shapcut.recipe.wording import accepted_values
@@ -34,7 +37,7 @@ _PAPER_TEXT = {"samples": 10, "sequence_length": 128, "vocabulary": "whole"}
 
 _LONGEST_SHOWN = 60
 
-_TARGETS = ("remove", "ratio", "parameters", "memory", "speedup")
+_TARGETS = ("remove", "ratio", "parameters", "memory", "cache", "speedup")
 _UNITS = ((10**9, "B"), (10**6, "M"), (10**3, "k"))
 _BINARY = ((2**30, "GiB"), (2**20, "MiB"), (2**10, "KiB"))
 _COUNTS = {"k": 10**3, "M": 10**6, "B": 10**9, "G": 10**9}
@@ -56,6 +59,12 @@ def _number_with_unit(given: Any) -> Any:
         return given
 
 
+def _plain_limit(given: str) -> str:
+    """A limit of the cache without spaces."""
+    cache_limit(given)
+    return "".join(given.split())
+
+
 def _schema_with_unit(example: str) -> WithJsonSchema:
     description = f"a whole number, with a unit or without ({example})"
     return WithJsonSchema({"type": ["integer", "string"], "description": description}, mode="validation")
@@ -63,6 +72,13 @@ def _schema_with_unit(example: str) -> WithJsonSchema:
 
 _Number = Annotated[int, BeforeValidator(_number_with_unit), _schema_with_unit("100M")]
 _Size = Annotated[ByteSize, _schema_with_unit("250MiB")]
+_Cache = Annotated[
+    str,
+    AfterValidator(_plain_limit),
+    WithJsonSchema(
+        {"type": "string", "description": "a size and a number of tokens (64MB@4096)"}, mode="validation"
+    ),
+]
 _Switch = Annotated[bool, Field(strict=True)]
 _Several = BeforeValidator(_several)
 
@@ -71,9 +87,10 @@ class Recipe(BaseModel):
     """The options of ``score`` and ``prune``; docs/recipes.md has a line for each.
 
     Exactly one target is needed to prune: ``remove`` (a number of players), ``ratio`` (a share of them),
-    ``parameters`` or ``memory`` (what may stay at most, of the model and of its checkpoint's weights) or
-    ``speedup`` (how many times faster than the whole model). Several amounts of it are several cuts of one
-    run; ``nested`` makes each a part of the next larger one.
+    ``parameters`` or ``memory`` (what may stay at most, of the model and of its checkpoint's weights),
+    ``cache`` (the same of the cache after a number of tokens) or ``speedup`` (how many times faster than the
+    whole model). Several amounts of it are several cuts of one run; ``nested`` makes each a part of the next
+    larger one.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -83,10 +100,12 @@ class Recipe(BaseModel):
     ratio: Annotated[float | tuple[float, ...] | None, _Several] = FIELDS["ratio"].default
     parameters: Annotated[_Number | tuple[_Number, ...] | None, _Several] = FIELDS["parameters"].default
     memory: Annotated[_Size | tuple[_Size, ...] | None, _Several] = FIELDS["memory"].default
+    cache: Annotated[_Cache | tuple[_Cache, ...] | None, _Several] = FIELDS["cache"].default
     speedup: Annotated[float | tuple[float, ...] | None, _Several] = FIELDS["speedup"].default
     nested: _Switch = FIELDS["nested"].default
     preset: str | None = FIELDS["preset"].default
     granularity: Granularity = FIELDS["granularity"].default
+    form: AllowedForm = FIELDS["form"].default
     estimator: Spec = FIELDS["estimator"].default
     selector: Spec = FIELDS["selector"].default
     utility: Spec = FIELDS["utility"].default
@@ -155,6 +174,12 @@ class Recipe(BaseModel):
         return [amount_label(kind, amount) for amount in amounts]
 
     @property
+    def cache_lengths(self) -> tuple[int, ...]:
+        """The numbers of tokens after which the recipe limits the cache, ascending."""
+        kind, amounts = self.target_amounts()
+        return tuple(sorted({cache_limit(each).length for each in amounts})) if kind == "cache" else ()
+
+    @property
     def has_target(self) -> bool:
         """Whether the recipe has a target."""
         return bool(self.target_amounts()[1])
@@ -179,7 +204,7 @@ class Recipe(BaseModel):
         """
         kind, amounts = self.target_amounts()
         if not amounts:
-            options = "--remove N, --ratio R, --parameters N, --memory SIZE or --speedup S"
+            options = "--remove N, --ratio R, --parameters N, --memory SIZE, --cache SIZE@N or --speedup S"
             raise InputError(f"no target: give {options}")
         if kind in {"remove", "ratio"}:
             for amount in amounts:
@@ -279,8 +304,10 @@ def _shown(value: Any, *, quoted: bool) -> str:
     return text if len(text) <= _LONGEST_SHOWN else f"{text[:_LONGEST_SHOWN]}..."
 
 
-def amount_label(kind: str, amount: float) -> str:
+def amount_label(kind: str, amount: float | str) -> str:
     """A target as part of a file name: ``ratio-0.1``, ``parameters-100M``, ``memory-250MiB``."""
+    if isinstance(amount, str):
+        return f"{kind}-{amount}"
     units = {"parameters": _UNITS, "memory": _BINARY}.get(kind, ())
     for size, unit in units:
         if amount >= size and amount * 1000 % size == 0:

@@ -17,8 +17,9 @@ from shapcut.game.groups import Groups
 from shapcut.game.plan import RemovalPlan
 from shapcut.selection.base import SelectionProblem, Selector
 from shapcut.selection.effect_search import EffectSearch
+from shapcut.selection.part_moves import climb_permitted, come_in_parts, exchanges
 from shapcut.selection.race import race
-from shapcut.selection.rounds import Evidence, Rounds
+from shapcut.selection.rounds import Evidence, Rounds, permitted
 from shapcut.support.errors import InputError
 
 _NEIGHBOURS = 256
@@ -142,8 +143,24 @@ class QuadraticSearch(Rounds[QuadraticSurrogate]):
         for _ in range(count):
             start = starts[self.problem.rng.integers(len(starts))]
             drawn = surrogate.draw(self.problem.rng)
-            found.append(climb(drawn, start, self.problem.candidates, self.problem.groups)[None])
+            found.append(self._climb(drawn, start)[None])
         return np.vstack(found)
+
+    def _climb(self, polynomial: Polynomial, start: NDArray[np.bool_]) -> NDArray[np.bool_]:
+        """The local optimum that a start leads to; through permitted sets alone if players are parts."""
+        problem = self.problem
+        if come_in_parts(problem.players):
+            return climb_permitted(polynomial, start, problem.candidates, problem.permits)
+        return climb(polynomial, start, problem.candidates, problem.groups)
+
+    def _around(self, polynomial: Polynomial, end: NDArray[np.bool_]) -> CoalitionMatrix:
+        """The most promising neighbours of a local optimum."""
+        problem = self.problem
+        if not come_in_parts(problem.players):
+            return swaps(polynomial, end, problem.candidates, _NEIGHBOURS, problem.groups)
+        around = exchanges(end, problem.candidates)
+        ranked = around[np.argsort(-polynomial.predict(around), kind="stable")]
+        return permitted(ranked, problem.permits, _NEIGHBOURS)
 
     def most_valuable(self, surrogate: QuadraticSurrogate, evidence: Evidence) -> CoalitionMatrix:
         """Sets of the right size by value, measured or else predicted, best first."""
@@ -151,10 +168,9 @@ class QuadraticSearch(Rounds[QuadraticSurrogate]):
 
     def _pool(self, mean: Polynomial, evidence: Evidence) -> CoalitionMatrix:
         """Starts and ends of the local searches, and the neighbours of the ends."""
-        starts, candidates = self._starts(evidence), self.problem.candidates
-        groups = self.problem.groups
-        ends = distinct(np.array([climb(mean, start, candidates, groups) for start in starts]))
-        around = [np.vstack([end, swaps(mean, end, candidates, _NEIGHBOURS, groups)]) for end in ends]
+        starts = self._starts(evidence)
+        ends = distinct(np.array([self._climb(mean, start) for start in starts]))
+        around = [np.vstack([end, self._around(mean, end)]) for end in ends]
         return distinct(np.vstack([starts, *around]))
 
     def _starts(self, evidence: Evidence) -> CoalitionMatrix:

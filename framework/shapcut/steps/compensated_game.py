@@ -14,6 +14,7 @@ from shapcut.game.coalitions import CoalitionMatrix, Player, Values, absent_play
 from shapcut.game.game import Game, Measurements, as_measurements
 from shapcut.game.plan import RemovalPlan
 from shapcut.steps.step import PostProcessor, StepContext, StoredModel
+from shapcut.support.errors import UnsupportedModelError
 from shapcut.valuation.model_game import ModelGame
 from shapcut.valuation.readout import token_quantity
 from shapcut.valuation.utilities import Measure, ModelUtility
@@ -75,7 +76,10 @@ class MendedGame(Game):
         plan = RemovalPlan.removing(absent_players(coalition), game.n_players, granularity=game.granularity)
         if not plan.removed:
             return game.model
-        model = game.adapter.remove(copy.deepcopy(game.model), plan.removed, plan.granularity)
+        form = game.form_of(plan.removed)
+        if form is None:
+            raise UnsupportedModelError(f"players {list(plan.removed)} cannot be removed")
+        model = game.adapter.remove_as(copy.deepcopy(game.model), plan.removed, plan.granularity, form)
         with tempfile.TemporaryDirectory() as directory:
             context = StepContext(
                 adapter=game.adapter,

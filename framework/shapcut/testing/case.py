@@ -1,17 +1,21 @@
 """An example model of an adapter under check."""
 
 import copy
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import AbstractContextManager
 from functools import cached_property
+from itertools import combinations
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from shapcut.game.checkpoint_form import AllowedForm, CheckpointForm
 from shapcut.game.coalitions import Player
+from shapcut.game.feasible import permitted_sets
 from shapcut.game.granularity import Granularity
 from shapcut.models.adapter import Adapter, Example
+from shapcut.models.forms import chosen_form, form_objection
 from shapcut.models.layer_stack import LayerStack, State
 from shapcut.support.errors import InputError, UnsupportedModelError
 from shapcut.support.suggest import did_you_mean
@@ -22,6 +26,7 @@ _RANDOM_SIZES = (1, 2, 3, 4)
 _DRAWS = 32
 _PER_GROUP = (1, 2)
 _PROBED = 12
+_SEARCHED = 2
 
 
 class Case:
@@ -34,6 +39,7 @@ class Case:
         input_ids: three different token sequences, shape (3, length).
         seed: of the random sets of players.
         granularity: what a player is.
+        form: ``plain``, or ``remote-code`` to write what needs code of its own.
     """
 
     def __init__(
@@ -45,6 +51,7 @@ class Case:
         *,
         seed: int,
         granularity: Granularity = "block",
+        form: AllowedForm = "plain",
     ) -> None:
         self.adapter = adapter
         self.name = name
@@ -52,6 +59,7 @@ class Case:
         self.input_ids = input_ids
         self.seed = seed
         self.granularity = granularity
+        self.form = form
         self._references: dict[frozenset[int], Tensor] = {}
         self._removed: dict[frozenset[int], nn.Module] = {}
         self._comparisons: list[Comparison] = []
@@ -59,7 +67,15 @@ class Case:
     def to(self, device: torch.device) -> "Case":
         """The same example on another device."""
         model, input_ids = copy.deepcopy(self.model).to(device), self.input_ids.to(device)
-        return Case(self.adapter, self.name, model, input_ids, seed=self.seed, granularity=self.granularity)
+        return Case(
+            self.adapter,
+            self.name,
+            model,
+            input_ids,
+            seed=self.seed,
+            granularity=self.granularity,
+            form=self.form,
+        )
 
     def placed(self, model: nn.Module) -> nn.Module:
         """A model that was read from files, on the device of this case."""
@@ -88,11 +104,25 @@ class Case:
 
     def remove(self, model: nn.Module, absent: Collection[int]) -> nn.Module:
         """The model without ``absent``; may be the same object."""
-        return self.adapter.remove(model, absent, self.granularity)
+        form = self.form_of(model, absent) if self.form == "remote-code" else None
+        if form is None:
+            return self.adapter.remove(model, absent, self.granularity)
+        return self.adapter.remove_as(model, absent, self.granularity, form)
 
     def refusal(self, model: nn.Module, absent: Collection[int]) -> str | None:
         """Why ``absent`` cannot be removed, or None."""
+        if self.form == "remote-code":
+            return form_objection(self.adapter, model, absent, self.granularity, self.form)
         return self.adapter.can_remove(model, absent, self.granularity)
+
+    def form_of(self, model: nn.Module, absent: Collection[int]) -> CheckpointForm | None:
+        """The form in which ``absent`` is removed, or None."""
+        return chosen_form(self.adapter, model, absent, self.granularity, self.form)
+
+    def remnants(self, absent: Collection[int]) -> int:
+        """The number of parameters that stay in the place of ``absent``."""
+        form = self.form_of(self.model, absent)
+        return 0 if form is None else self.adapter.remnants(self.model, absent, self.granularity, form)
 
     @cached_property
     def full(self) -> Tensor:
@@ -173,7 +203,8 @@ class Case:
     def requests(self) -> dict[frozenset[int], str | None]:
         """Sets to remove, each with the adapter's refusal or None.
 
-        The sets of `absences`; for a size without a removable set, further draws until one is found.
+        The sets of `absences`; for a size without a removable set, further draws until one is found. Parts of
+        blocks may be removable in few combinations, which are searched for.
         """
         asked = {absent: self.refusal(self.model, absent) for absent in self.absences}
         generator = np.random.default_rng(self.seed + 1)
@@ -183,7 +214,19 @@ class Case:
                     break
                 absent = self._drawn(size, generator)
                 asked[absent] = self.refusal(self.model, absent)
+            if self.granularity != "block":
+                asked |= dict.fromkeys(self._permitted(size, generator))
         return asked
+
+    def _permitted(self, size: int, generator: np.random.Generator) -> list[frozenset[int]]:
+        """Some removable sets of a size, if there are any."""
+
+        def permits(absent: Sequence[int]) -> bool:
+            return self.refusal(self.model, absent) is None
+
+        return [
+            frozenset(absent) for absent in permitted_sets(self.probed, size, permits, _SEARCHED, generator)
+        ]
 
     def _drawn(self, size: int, generator: np.random.Generator) -> frozenset[int]:
         most = min(len(self.probed), len(self.players) - 1)
@@ -194,6 +237,18 @@ class Case:
         """So many players of each group."""
         chosen = [generator.choice(group, size=min(size, len(group)), replace=False) for group in self.groups]
         return frozenset(int(player) for group in chosen for player in group)
+
+    @property
+    def same_sets(self) -> tuple[frozenset[int], ...]:
+        """The removable sets without which the model is one of its family."""
+        return tuple(each for each in self.removable_sets if self.form_of(self.model, each) == "same")
+
+    def first_of(self, absent: frozenset[int]) -> frozenset[int]:
+        """A part of a set that can be removed first; empty if there is none."""
+        if self.granularity != "sublayer":
+            return self.one_per_group(absent)
+        pairs = map(frozenset, combinations(sorted(absent), 2))
+        return next((pair for pair in pairs if self.form_of(self.model, pair) == "same"), frozenset())
 
     def one_per_group(self, absent: Collection[int]) -> frozenset[int]:
         """The first player of a set in each group, or the first one if players are in no groups."""
@@ -297,8 +352,29 @@ def cases_of(adapter: Adapter, name: str, example: Example, seed: int = 0) -> li
     for granularity in adapter.granularities(model):
         if granularity != "block":
             label = f"{name} by {granularity}"
-            made.append(Case(adapter, label, model, sequences, seed=seed, granularity=granularity))
+            case = Case(adapter, label, model, sequences, seed=seed, granularity=granularity)
+            made.append(case)
+            if _needs_code(case):
+                label = f"{label} with code"
+                made.append(
+                    Case(
+                        adapter,
+                        label,
+                        model,
+                        sequences,
+                        seed=seed,
+                        granularity=granularity,
+                        form="remote-code",
+                    )
+                )
     return made
+
+
+def _needs_code(case: Case) -> bool:
+    """Whether some player can be removed alone only with code beside the checkpoint."""
+    alone = ([player.index] for player in case.players if player.removable)
+    forms = (case.adapter.checkpoint_forms(case.model, each, case.granularity) for each in alone)
+    return case.granularity == "sublayer" and ("remote-code",) in forms
 
 
 def three_sequences(input_ids: Tensor) -> Tensor:

@@ -1,9 +1,11 @@
 """Checks that impossible requests are refused, with a reason, before the model is touched."""
 
-from typing import Any
+from functools import partial
+from typing import Any, get_args
 
 from torch import nn
 
+from shapcut.game.checkpoint_form import CheckpointForm
 from shapcut.game.coalitions import Player
 from shapcut.support.errors import UnsupportedModelError
 from shapcut.testing.case import Case
@@ -39,6 +41,25 @@ def refusals_have_reasons(case: Case) -> str:
         _require_raises(UnsupportedModelError, lambda a=absent: case.remove(model, a), what)
     _require_whole(case, model, before, "refusing removals")
     return f"{len(refused)} of {len(case.requests) + 1} sets refused"
+
+
+def forms_are_as_refused(case: Case) -> str:
+    """A set has a plain form exactly if it is not refused; other forms raise before the model is touched."""
+    adapter, granularity, model = case.adapter, case.granularity, case.fresh()
+    before = structure(model)
+    seen: set[str] = set()
+    for absent in case.requests:
+        forms = adapter.checkpoint_forms(model, absent, granularity)
+        refusal = adapter.can_remove(model, absent, granularity)
+        plain = any(form != "remote-code" for form in forms)
+        problem = f"{sorted(absent)} has the forms {forms}, and can_remove says {refusal!r}"
+        require(plain == (refusal is None), problem)
+        for form in set(get_args(CheckpointForm)).difference(forms):
+            request = partial(adapter.remove_as, model, absent, granularity, form)
+            _require_raises(UnsupportedModelError, request, f"remove {sorted(absent)} as {form}")
+        seen.update(forms)
+    _require_whole(case, model, before, "refusing forms")
+    return ", ".join(sorted(seen)) or "no form"
 
 
 def _require_consistent(case: Case, player: Player) -> None:

@@ -58,10 +58,12 @@ def _readers(case: Case, removed: nn.Module, directory: Path) -> list[tuple[str,
 @needs_removal
 def removal_composes(case: Case) -> str:
     """Removing some players and then others equals removing all of them at once."""
-    several = sorted(case.removable_sets, key=lambda absent: (-len(absent), 0 not in absent))
+    several = sorted(case.same_sets, key=lambda absent: (-len(absent), 0 not in absent))
+    if not several and case.removable_sets:
+        return "no removable set leaves a model of the same family"
     require(len(several[0]) > 1, "vacuous: no two players can be removed")
     for together in several:
-        first = case.one_per_group(together)
+        first = case.first_of(together)
         others = sorted(together - first)
         later = [player - sum(gone < player for gone in first) for player in others]  # they have moved up
         twice = _removed_in_turn(case, first, later)
@@ -81,7 +83,7 @@ def removal_composes(case: Case) -> str:
 
 def _removed_in_turn(case: Case, first: Collection[int], later: Collection[int]) -> nn.Module | None:
     """Remove ``first``, then ``later``; None if either removal is refused."""
-    if not later or case.refusal(case.model, first) is not None:
+    if not (first and later) or case.refusal(case.model, first) is not None:
         return None
     model = case.remove(case.fresh(), first)
     return None if case.refusal(model, later) is not None else case.remove(model, later)
@@ -94,10 +96,10 @@ def _weights_agree(one: nn.Module, other: nn.Module) -> bool:
 
 @needs_removal
 def parameter_count(case: Case) -> str:
-    """Removal drops exactly the players' parameter counts."""
+    """Removal drops exactly the players' parameter counts, but for what the form keeps in their place."""
     before = _parameters(case.model)
     for absent in case.removable_sets:
-        said = sum(case.players[index].parameters for index in absent)
+        said = sum(case.players[index].parameters for index in absent) - case.remnants(absent)
         freed = before - _parameters(case.removed(absent))
         require(said > 0, f"vacuous: players {sorted(absent)} have no parameters")
         require(freed == said, f"removing {sorted(absent)} freed {freed} parameters, players declare {said}")
@@ -113,7 +115,7 @@ def reindexed_players(case: Case) -> str:
     """The remaining players are numbered from 0, in order, and can be bypassed by their new numbers."""
     comparison = case.comparison()
     # A largest set of players in groups may leave too few for one more to be absent.
-    for absent in case.telling_sets[:1] if case.groups else case.telling_sets:
+    for absent in case.telling_sets[:1] if case.groups else _telling(case):
         kept = sorted(case.present(absent))
         removed = case.remove(case.fresh(), absent)
         players = case.players_of(removed)
@@ -135,6 +137,12 @@ def reindexed_players(case: Case) -> str:
                 logits = case.logits(removed)
             comparison.same(logits, reference, effect, f"removed {sorted(absent)}, bypassed {player.index}")
     return comparison.summary()
+
+
+def _telling(case: Case) -> tuple[frozenset[int], ...]:
+    """Those of the telling sets without which the model is one of its family, or the smallest such set."""
+    same = case.same_sets
+    return tuple(each for each in case.telling_sets if each in same) or tuple(sorted(same, key=len)[:1])
 
 
 def dtype_and_device_kept(case: Case) -> str:

@@ -12,11 +12,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from shapcut.game.checkpoint_form import AllowedForm, CheckpointForm
 from shapcut.game.coalitions import CoalitionMatrix, Player
 from shapcut.game.game import Measurements, WindowMeans, WindowPart, as_measurements, over_text
 from shapcut.game.granularity import Granularity
 from shapcut.models.adapter import Adapter
 from shapcut.models.fingerprint import model_fingerprint
+from shapcut.models.forms import chosen_form
 from shapcut.models.loading import Residence, copied_as, is_offloaded, weight_devices
 from shapcut.models.placement import check_dtype
 from shapcut.models.quantization import is_quantized
@@ -45,6 +47,7 @@ class ModelGame(PortableGame):
         input_ids: calibration tokens, shape (samples, length).
         utility: the value of a coalition; default `LogLikelihood`.
         granularity: what a player is.
+        form: which forms of checkpoints a permitted set may take.
         dtype: number format of the evaluation: auto, float32, bfloat16 or float16.
         memory_budget: bytes for the states of coalitions; default: a share of free memory.
         fuse: run blocks as fused kernels where possible; changes the last bits of values.
@@ -66,6 +69,7 @@ class ModelGame(PortableGame):
         *,
         utility: Utility | None = None,
         granularity: Granularity = "block",
+        form: AllowedForm = "plain",
         dtype: str = "auto",
         memory_budget: int | None = None,
         fuse: bool = False,
@@ -77,6 +81,7 @@ class ModelGame(PortableGame):
         self.adapter = adapter
         self.utility = utility or LogLikelihood()
         self.granularity = granularity
+        self.form = form
         self._players = adapter.players(model, granularity)
         self._device = adapter.input_device(model)
         self.input_ids = input_ids.to(self._device)
@@ -156,13 +161,15 @@ class ModelGame(PortableGame):
         return self._players
 
     def permits(self, absent: Sequence[int]) -> bool:
-        """Whether the adapter can remove this set; answers are cached."""
+        """Whether the adapter can remove this set in an allowed form; answers are cached."""
         key = frozenset(absent)
         if key not in self._permitted:
-            self._permitted[key] = (
-                self.adapter.can_remove(self._residence.model, absent, self.granularity) is None
-            )
+            self._permitted[key] = self.form_of(absent) is not None
         return self._permitted[key]
+
+    def form_of(self, absent: Sequence[int]) -> CheckpointForm | None:
+        """The form in which this set is removed, or None if it cannot be in an allowed one."""
+        return chosen_form(self.adapter, self._residence.model, absent, self.granularity, self.form)
 
     @property
     def access(self) -> ModelAccess:

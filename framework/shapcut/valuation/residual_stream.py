@@ -18,11 +18,12 @@ TOKENS_PER_STEP = 4096
 
 @torch.no_grad()
 def boundaries(access: ModelAccess) -> Iterator[tuple[int, Tensor]]:
-    """The residual stream at every block boundary; charges one pass.
+    """The residual stream before and after every player; charges one pass.
 
     Yields:
-        For every batch in turn, the number of blocks passed, 0 to n_players, and the residual stream there,
-        shape (windows, length, width).
+        For every batch in turn, the number of players passed, 0 to n_players, and the residual stream there,
+        shape (windows, length, width). Inside a layer of several players, that of the layer without those
+        not passed yet.
 
     Raises:
         InputError: if the players are parts of blocks and the model has no layer stack.
@@ -36,7 +37,7 @@ def boundaries(access: ModelAccess) -> Iterator[tuple[int, Tensor]]:
         yield from (
             _watched(access, players, ids)
             if stack is None
-            else _walked(stack, len(stack.stages(len(players))), ids)
+            else _walked(stack, stack.stages(len(players)), ids)
         )
 
 
@@ -47,13 +48,15 @@ def windows_per_step(access: ModelAccess, stack: LayerStack | None, tokens: int 
     return max(1, tokens // access.input_ids.shape[1])
 
 
-def _walked(stack: LayerStack, n_layers: int, ids: Tensor) -> Iterator[tuple[int, Tensor]]:
+def _walked(stack: LayerStack, stages: Sequence[range], ids: Tensor) -> Iterator[tuple[int, Tensor]]:
     state = stack.prelude(ids)
     yield 0, stack.stream(state)
-    for layer in range(n_layers):
+    for layer, stage in enumerate(stages):
         with stack.resident(layer):
+            for player in stage[1:]:
+                yield player, stack.stream(stack.run(layer, [each < player for each in stage], state))
             state = stack.step(layer, state)
-        yield layer + 1, stack.stream(state)
+        yield stage.stop, stack.stream(state)
 
 
 def _watched(access: ModelAccess, players: Sequence[Player], ids: Tensor) -> Iterator[tuple[int, Tensor]]:

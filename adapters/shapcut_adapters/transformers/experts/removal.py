@@ -43,7 +43,7 @@ def remove_experts(decoder: Decoder, kept: Sequence[tuple[Mixture, Collection[in
             setattr(owner, name, shorter)
     for config in configs.values():
         _edit(config, kept)
-    forbid_file_cut(decoder)
+    forbid_file_cut(decoder, "have lost experts")
 
 
 def _count(mixture: Mixture, model: nn.Module, left: int) -> None:

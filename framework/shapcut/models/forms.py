@@ -1,0 +1,71 @@
+"""The form in which a model without some players is written."""
+
+from collections.abc import Collection, Sequence
+
+from torch import nn
+
+from shapcut.game.checkpoint_form import AllowedForm, CheckpointForm
+from shapcut.game.coalitions import Player
+from shapcut.game.granularity import Granularity
+from shapcut.models.adapter import Adapter
+
+
+def chosen_form(
+    adapter: Adapter,
+    model: nn.Module,
+    absent: Collection[int],
+    granularity: Granularity,
+    allowed: AllowedForm = "plain",
+) -> CheckpointForm | None:
+    """The best allowed form, or None if the set cannot be removed so."""
+    forms = adapter.checkpoint_forms(model, absent, granularity)
+    return next((form for form in forms if form != "remote-code" or allowed == "remote-code"), None)
+
+
+def form_objection(
+    adapter: Adapter,
+    model: nn.Module,
+    absent: Collection[int],
+    granularity: Granularity,
+    allowed: AllowedForm = "plain",
+) -> str | None:
+    """Why a set cannot be removed in an allowed form, as one sentence, or None if it can."""
+    if chosen_form(adapter, model, absent, granularity, allowed) is not None:
+        return None
+    objection = adapter.can_remove(model, absent, granularity)
+    return objection or "the adapter names no form in which a checkpoint can lack these players"
+
+
+def form_note(form: CheckpointForm, removed: nn.Module) -> str:
+    """What a user must know of a form, as one sentence; empty if nothing.
+
+    Args:
+        form: the form.
+        removed: the model without the players.
+    """
+    if form == "remote-code":
+        return "the checkpoint has a modelling file of its own: it loads with trust_remote_code=True"
+    if form == "sibling":
+        kind = getattr(getattr(removed, "config", None), "model_type", type(removed).__name__)
+        return f"the checkpoint is a {kind} one now: tiny zeroed weights take the place of some players"
+    return ""
+
+
+def remnants_of_players(
+    adapter: Adapter,
+    model: nn.Module,
+    players: Sequence[Player],
+    granularity: Granularity,
+    allowed: AllowedForm = "plain",
+) -> list[int]:
+    """The number of parameters that stay in the place of each player if it alone is removed.
+
+    It is 0 for a player that cannot be removed alone. Where several are removed, fewer may stay.
+    """
+    if granularity != "sublayer":
+        return [0] * len(players)
+    kept = []
+    for player in players:
+        form = chosen_form(adapter, model, [player.index], granularity, allowed) if player.removable else None
+        kept.append(0 if form is None else adapter.remnants(model, [player.index], granularity, form))
+    return kept
