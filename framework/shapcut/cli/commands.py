@@ -14,6 +14,7 @@ from shapcut.cli.completion import offered
 from shapcut.cli.evaluate import evaluate
 from shapcut.cli.help import Command
 from shapcut.cli.options import A_PATH, OUTPUT, option, recipe_option, recipe_options
+from shapcut.cli.serve import serve_check
 from shapcut.host.host import Host
 from shapcut.support.errors import InputError, ShapcutError
 
@@ -397,5 +398,6 @@ COMMANDS = (
     demo,
     evaluate,
     compare,
+    serve_check,
 )
 """In the order of the help."""
