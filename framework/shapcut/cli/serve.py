@@ -113,6 +113,7 @@ def serve_check(
     trust = bool(trust_remote_code)
     check = check_serving(
         ServingQuestion(
+            result=out.resolve().name,
             name=engine.partition(":")[0],
             engine=chosen,
             interpreter=Interpreter(python, {} if threads is None else {"OMP_NUM_THREADS": str(threads)}),

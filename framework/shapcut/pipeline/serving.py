@@ -1,5 +1,6 @@
 """A check in an engine, beside the run that made the model: its recipe, its record, its report and card."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from shapcut.host.host import Host
@@ -53,15 +54,15 @@ def keep(check: ServingCheck, out: Path, run: Run | None, host: Host) -> Path | 
     with open_run(run.directory):
         record = ServingRecord.read(run.serving).adding(check)
         record.write(run.serving)
-        _write_card(out / "README.md", record)
+        _write_card(out / "README.md", record.of(check.result))
         host.manager.hook.shapcut_serving_checked(run=run, hook=host.manager.hook)
     return run.serving
 
 
-def _write_card(card: Path, record: ServingRecord) -> None:
+def _write_card(card: Path, checks: Sequence[ServingCheck]) -> None:
     """Show the checks in a model card of shapcut; any other is left alone."""
     if not card.is_file() or card.is_symlink() or card.stat().st_size > _LARGEST_CARD:
         return
     text = card.read_text(encoding="utf-8", errors="replace")
     if "\n- shapcut\n" in text.partition("\n---\n")[0] + "\n":
-        write_text_atomically(card, with_serving(text, record))
+        write_text_atomically(card, with_serving(text, checks))

@@ -1,18 +1,19 @@
 """The checks in a model card."""
 
 import re
+from collections.abc import Sequence
 
-from shapcut.serving.record import ServingCheck, ServingRecord, Side
+from shapcut.serving.record import ServingCheck, Side
 
 _BEGIN, _END = "<!-- shapcut serve-check -->", "<!-- end of shapcut serve-check -->"
 _SECTION = re.compile(rf"\n*{re.escape(_BEGIN)}.*?{re.escape(_END)}\n?", re.DOTALL)
 _MARKUP = re.compile(r"([\\`*_{}\[\]<>#|~!])")
 
 
-def with_serving(card: str, record: ServingRecord) -> str:
+def with_serving(card: str, checks: Sequence[ServingCheck]) -> str:
     """A model card with the checks at its end, in place of earlier ones."""
     before = _SECTION.sub("\n", card).rstrip("\n")
-    rows = "\n".join(_row(check) for check in record.checks.values())
+    rows = "\n".join(_row(check) for check in checks)
     return f"""{before}
 
 {_BEGIN}

@@ -1,7 +1,8 @@
 """Run a cut model and the uncut one in an engine, and compare both with transformers."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Protocol
 
 from shapcut.models.source import ModelSource
 from shapcut.serving.answer import Answer, Refusal, Request
@@ -14,14 +15,23 @@ from shapcut.support.errors import InputError, ShapcutError
 from shapcut.support.progress import Reporter
 
 
+class Asker(Protocol):
+    """Whoever can ask an engine, see `Interpreter`."""
+
+    def ask(self, engine: Engine, request: Request, timeout: float) -> Answer | Refusal:
+        """See `Interpreter.ask`."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServingQuestion:
     """What to ask an engine.
 
     Attributes:
+        result: name of what is checked, for the record.
         name: the engine's, as it is registered.
         engine: the engine.
         interpreter: the Python that has it.
+        reference: asks transformers.
         text: source of the prompts.
         dtype: number format of the computation.
         new_tokens: length of the greedy continuations.
@@ -31,9 +41,11 @@ class ServingQuestion:
         timeout: seconds that one process may take.
     """
 
+    result: str
     name: str
     engine: Engine
     interpreter: Interpreter
+    reference: Asker = field(default_factory=Interpreter)
     text: str = "builtin"
     dtype: str = "float32"
     new_tokens: int = 16
@@ -111,6 +123,7 @@ def check_serving(
         versions += [] if isinstance(found, Refusal) else [found.version]
     accepted = accepted_difference(question.engine.accepted, question.dtype)
     return ServingCheck(
+        result=question.result,
         engine=question.name,
         version=versions[0] if versions else None,
         dtype=question.dtype,
@@ -127,7 +140,7 @@ def _agreement(
 ) -> Agreement:
     """Agreement with transformers, which decodes without a cache and is not timed."""
     with reporter.working(f"transformers on {name}"):
-        expected = Interpreter().ask(
+        expected = question.reference.ask(
             TransformersEngine(),
             request.model_copy(update={"cached": False, "repeats": 0}),
             question.timeout,

@@ -1,7 +1,6 @@
 """The record of a check, kept beside the run."""
 
 import json
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
 
@@ -62,6 +61,7 @@ class ServingCheck(BaseModel):
     """How an engine runs a cut model, beside the uncut one.
 
     Attributes:
+        result: name of the pruned checkpoint's directory or file.
         engine: name of the engine.
         version: the engine's; None if it refuses both models.
         dtype: number format of the computation.
@@ -74,6 +74,7 @@ class ServingCheck(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="strings")
 
+    result: str
     engine: str
     version: str | None
     dtype: str
@@ -82,6 +83,11 @@ class ServingCheck(BaseModel):
     cut: Side
     accepted: float
     verdict: Verdict
+
+    @property
+    def subject(self) -> tuple[str, str, str]:
+        """Result, engine and number format."""
+        return self.result, self.engine, self.dtype
 
     @property
     def sentence(self) -> str:
@@ -102,17 +108,17 @@ def _parting(divergence: Divergence) -> str:
 
 
 class ServingRecord(BaseModel):
-    """All checks of a run's result, by engine.
+    """All checks of a run's results.
 
     Attributes:
         format_version: of the file.
-        checks: the last check with each engine.
+        checks: the last one of each result in each engine and number format.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="strings")
 
     format_version: Literal[1] = 1
-    checks: Mapping[str, ServingCheck] = {}
+    checks: tuple[ServingCheck, ...] = ()
 
     @classmethod
     def read(cls, path: Path) -> "ServingRecord":
@@ -131,8 +137,12 @@ class ServingRecord(BaseModel):
             raise InputError(f"{path} is damaged: {one_line(error)}; {_AGAIN}") from error
 
     def adding(self, check: ServingCheck) -> "ServingRecord":
-        """The record with a check, which replaces an earlier one with the same engine."""
-        return ServingRecord(checks={**self.checks, check.engine: check})
+        """The record with a check, which replaces an earlier one of the same result, engine and format."""
+        return ServingRecord(checks=(*(one for one in self.checks if one.subject != check.subject), check))
+
+    def of(self, result: str) -> tuple[ServingCheck, ...]:
+        """The checks of one result."""
+        return tuple(check for check in self.checks if check.result == result)
 
     def write(self, path: Path) -> None:
         """Write the record as JSON, atomically."""
