@@ -1,4 +1,4 @@
-"""The core's own utilities, samplers, estimators, selectors and executors, registered as a plugin."""
+"""The core's own utilities, samplers, estimators, selectors, executors and engines, as a plugin."""
 
 from shapcut.host.hookspecs import Register, hookimpl
 
@@ -51,3 +51,11 @@ def shapcut_register_selectors(register: Register) -> None:
 def shapcut_register_executors(register: Register) -> None:
     """Register the executor of this process."""
     register("local", "shapcut.valuation.executor:LocalExecutor")
+
+
+@hookimpl
+def shapcut_register_engines(register: Register) -> None:
+    """Register the inference engines that pruned models were tried in."""
+    register("transformers", "shapcut.serving.engine:TransformersEngine")
+    register("vllm", "shapcut.serving.engine:VllmEngine")
+    register("llama.cpp", "shapcut.serving.engine:LlamaCppEngine")

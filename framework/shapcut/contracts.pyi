@@ -40,6 +40,9 @@ from .models.quantization import is_quantized as is_quantized
 from .models.quantization import quantization_method as quantization_method
 from .selection.base import SelectionProblem as SelectionProblem
 from .selection.base import Selector as Selector
+from .serving.engine import Engine as Engine
+from .serving.record import ServingCheck as ServingCheck
+from .serving.record import ServingRecord as ServingRecord
 from .steps.step import PostProcessor as PostProcessor
 from .steps.step import Stage as Stage
 from .steps.step import StepContext as StepContext

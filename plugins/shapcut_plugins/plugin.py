@@ -53,6 +53,15 @@ def shapcut_run_finished(run: "Run", hook: "pluggy.HookRelay") -> None:
 
 
 @hookimpl
+def shapcut_serving_checked(run: "Run", hook: "pluggy.HookRelay") -> None:
+    """Write the report again if there is one."""
+    from shapcut_plugins.report.report import write_report  # noqa: PLC0415 - slow to import
+
+    if run.report.is_file():
+        write_report(run, hook.shapcut_report_sections(run=run))
+
+
+@hookimpl
 def shapcut_comparison_finished(run: "Run") -> None:
     """Write the comparison's page."""
     from shapcut_plugins.report.comparison_page import write_comparison  # noqa: PLC0415 - slow to import

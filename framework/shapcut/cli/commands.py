@@ -15,6 +15,7 @@ from shapcut.cli.evaluate import evaluate
 from shapcut.cli.help import Command
 from shapcut.cli.options import A_PATH, OUTPUT, option, recipe_option, recipe_options
 from shapcut.cli.push import push_model, push_to_hub, pushed, require_pushable
+from shapcut.cli.serve import serve_check
 from shapcut.host.host import Host
 from shapcut.support.errors import InputError, ShapcutError
 
@@ -412,5 +413,6 @@ COMMANDS = (
     push_model,
     evaluate,
     compare,
+    serve_check,
 )
 """In the order of the help."""

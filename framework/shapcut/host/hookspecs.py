@@ -71,6 +71,11 @@ def shapcut_register_executors(register: Register) -> None:
     """Called once at start-up: offer executors (`shapcut.contracts.Executor` subclasses)."""
 
 
+@hookspec
+def shapcut_register_engines(register: Register) -> None:
+    """Called once at start-up: offer inference engines (`shapcut.contracts.Engine` subclasses)."""
+
+
 @hookspec(firstresult=True)
 def shapcut_select_adapter(model: "nn.Module", adapters: Sequence["Adapter"]) -> "Adapter | None":
     """Called for a loaded model: return the adapter to use, or None to leave the choice to other plugins.
@@ -123,6 +128,14 @@ def shapcut_run_finished(run: "Run", hook: pluggy.HookRelay) -> None:
 @hookspec
 def shapcut_comparison_finished(run: "Run") -> None:
     """Called after ``shapcut compare`` has written ``comparison.json``."""
+
+
+@hookspec
+def shapcut_serving_checked(run: "Run", hook: pluggy.HookRelay) -> None:
+    """Called after ``shapcut serve-check`` has written ``serve.json`` into the directory of a finished run.
+
+    ``hook`` calls the hooks of all plugins, as in `shapcut_run_finished`.
+    """
 
 
 @hookspec

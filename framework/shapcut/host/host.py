@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from shapcut.models.adapter import Adapter
     from shapcut.models.checkpoint_format import CheckpointFormat
     from shapcut.selection.base import Selector
+    from shapcut.serving.engine import Engine
     from shapcut.steps.step import PostProcessor
     from shapcut.valuation.executor import Executor
     from shapcut.valuation.utilities import Utility
@@ -43,6 +44,7 @@ KINDS = {
     "selectors": "selector",
     "postprocessors": "post-pruning step",
     "executors": "executor",
+    "engines": "inference engine",
 }
 """Kinds of registration: the attribute of `Host` (and suffix of the hook's name), and its singular."""
 
@@ -75,6 +77,7 @@ class Host:
     selectors: "Registry[Selector]"
     postprocessors: "Registry[PostProcessor]"
     executors: "Registry[Executor]"
+    engines: "Registry[Engine]"
     plugins: tuple[PluginInfo, ...]
     broken: tuple[BrokenPlugin, ...]
 

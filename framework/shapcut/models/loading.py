@@ -81,7 +81,7 @@ def _load_from_transformers(
             require_packages(location.source, method)
         placed = device_map(config, device, source.offload, trust)
         model = _load_model(location, config, dtype, trust, placed)
-        return model, _load_tokenizer(location, trust)
+        return model, load_tokenizer(location, trust)
 
 
 def is_offloaded(model: nn.Module) -> bool:
@@ -267,7 +267,12 @@ def _weight_arguments(location: Location, dtype: torch.dtype | None) -> dict[str
     return dense_weights(dtype)
 
 
-def _load_tokenizer(location: Location, trust_remote_code: bool) -> Any:
+def load_tokenizer(location: Location, trust_remote_code: bool) -> Any:
+    """The tokenizer of a checkpoint of transformers or of a GGUF file.
+
+    Raises:
+        InputError: if it cannot be loaded.
+    """
     from transformers import AutoTokenizer  # noqa: PLC0415 - as above
 
     loader: Any = AutoTokenizer

@@ -89,6 +89,11 @@ class Run:
         return self.directory / "steps"
 
     @property
+    def serving(self) -> Path:
+        """How inference engines run the result, one check for each engine."""
+        return self.directory / "serve.json"
+
+    @property
     def report(self) -> Path:
         """The report, one self-contained HTML file."""
         return self.directory / "report.html"

@@ -16,6 +16,7 @@ from shapcut_plugins.report.charts.depth_map import DepthMap, depth_map
 from shapcut_plugins.report.charts.pairs import heat_map, scatters
 from shapcut_plugins.report.page import environment
 from shapcut_plugins.report.run_data import ContributionFacts, RunFacts, read_run
+from shapcut_plugins.report.serving import served_rows
 
 TEMPLATE = "report.html.jinja"
 
@@ -68,6 +69,7 @@ def render_report(
             recipe={key: plain(value) for key, value in manifest.recipe.items() if value not in (None, [])},
             seconds=sum(phase.seconds for phase in manifest.phases.values()),
             sections=[(heading, Markup(body)) for heading, body in sections],  # noqa: S704 - a plugin's own HTML
+            served=served_rows(facts.serving.checks),
             **_measured(facts),
             **_scored(facts.contributions, facts),
         )

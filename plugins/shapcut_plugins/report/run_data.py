@@ -1,13 +1,13 @@
 """The data of a report: the files of a run, validated on reading."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from shapcut.contracts import InputError, RemovalPlan, Run, read_json
+from shapcut.contracts import InputError, RemovalPlan, Run, ServingRecord, read_json
 
 
 class Part(BaseModel):
@@ -222,11 +222,13 @@ class RunFacts:
         manifest: inputs and progress.
         contributions: None if no player was scored.
         plan: the removal, carried out or not; None if nothing was selected.
+        serving: checks of the results in inference engines.
     """
 
     manifest: ManifestFacts
     contributions: ContributionFacts | None
     plan: RemovalPlan | None
+    serving: ServingRecord = field(default_factory=ServingRecord)
 
     @property
     def cuts(self) -> dict[str, Result]:
@@ -262,7 +264,7 @@ def read_run(run: Run) -> RunFacts:
     if plan is None and manifest.series is None and run.plan.exists():
         plan = RemovalPlan.read(run.plan)
     contributions = read_part(run.contributions, ContributionFacts) if run.contributions.exists() else None
-    return RunFacts(manifest, contributions, plan)
+    return RunFacts(manifest, contributions, plan, ServingRecord.read(run.serving))
 
 
 def read_part(path: Path, kind: type[FactsT], *, again: str = "repeat the run") -> FactsT:

@@ -1,0 +1,1 @@
+"""Whether inference engines run a pruned model as they run the uncut one."""
