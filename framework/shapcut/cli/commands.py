@@ -353,9 +353,10 @@ def _show_result(result: PruneResult, out: Path, as_json: bool) -> None:
     indices = ", ".join(str(player) for player in removed)
     tables.show(
         f"removed {len(removed)} of {len(removed) + len(kept)} players: {indices}",
-        ("", "dense", "pruned", "change"),
+        ("", "dense", "pruned", "change", "interval of the change"),
         tables.comparison(result),
     )
+    tables.say(tables.held_out_line(result))
     tables.say(result.plan.reason)
     tables.say(
         f"reloaded with {result.checkpoint.library}, its logits are within "

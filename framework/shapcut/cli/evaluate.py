@@ -26,6 +26,9 @@ if TYPE_CHECKING:
 
 
 _ALL = "all"
+_INTERVALS = (
+    "95 % t intervals: of perplexities over windows, paired between models; of durations over repeats"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -310,7 +313,7 @@ def _lengths(text: str) -> tuple[int, ...]:
 
 def _show(models: list[str], measurements: list[ModelMeasurement], as_json: bool) -> None:
     from shapcut.cli import tables
-    from shapcut.cli.figures import figure_rows, ratios, task_rows
+    from shapcut.cli.figures import figure_rows, intervals, ratios, task_rows
     from shapcut.cli.output import print_json
 
     notes = [
@@ -329,18 +332,23 @@ def _show(models: list[str], measurements: list[ModelMeasurement], as_json: bool
                 "model": {"source": models[1], **content},
                 "against": {"source": models[0], **other},
                 "ratios": ratios(measurements),
+                "intervals": {key: ratio.to_json() for key, ratio in intervals(measurements).items()},
             }
         print_json({**content, "notes": notes})
         return
     names = [Path(model).name or model for model in models]
-    headings = ("figure", *names, "ratio")[: len(models) + 1 + (len(models) > 1)]
-    tables.show(" against ".join(reversed(names)), headings, figure_rows(measurements))
+    headings = ("figure", *names, *(("ratio",) if len(models) > 1 else ()))
+    more = ("its interval",) if len(models) > 1 else ()
+    tables.show(" against ".join(reversed(names)), (*headings, *more), figure_rows(measurements))
     if any(each.tasks for each in measurements):
         tables.show("tasks", ("task", "metric", *headings[1:]), task_rows(measurements))
+    tables.say(f"text: {tables.described(measurements[-1])}; intervals are {_INTERVALS}")
     for note in notes:
         tables.say(note)
 
 
 def _content(measurement: ModelMeasurement) -> dict[str, Any]:
     content: dict[str, Any] = json.loads(measurement.model_dump_json(exclude={"notes"}))
+    interval = measurement.perplexity.interval
+    content["perplexity"]["interval"] = None if interval is None else [interval.low, interval.high]
     return content

@@ -1,6 +1,6 @@
 """Results as tables for people."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import groupby
 
 from rich.console import Console
@@ -9,11 +9,13 @@ from rich.table import Table
 from shapcut.game.coalitions import Player
 from shapcut.game.contributions import Contributions
 from shapcut.game.groups import Groups
+from shapcut.game.interval import Ratio
 from shapcut.measurement.record import ModelMeasurement
 from shapcut.pipeline.dry_run import Forecast
 from shapcut.pipeline.footprint import gigabytes
 from shapcut.pipeline.result import PruneResult
 from shapcut.pipeline.series import SeriesResult
+from shapcut.support.digits import apart
 from shapcut.testing import CheckResult
 
 
@@ -62,38 +64,70 @@ def _group_row(players: Sequence[Player]) -> list[str]:
 
 
 def comparison(result: PruneResult) -> list[list[str]]:
-    """Dense against pruned, one row a figure."""
-    before, after = result.before, result.after
+    """Dense against pruned, one row a figure, with the interval of each uncertain change."""
+    before, after, found = result.before, result.after, result.changes
     return [
         [
             "perplexity on held-out text",
             *_pair(before.perplexity.perplexity, after.perplexity.perplexity, "{:.2f}"),
+            between(found.get("perplexity.perplexity")),
         ],
-        ["parameters", *_pair(before.parameters, after.parameters, "{:,}")],
-        ["weights (MB)", *_pair(before.weight_bytes / 1e6, after.weight_bytes / 1e6, "{:.1f}")],
-        ["checkpoint file (MB)", *_file_sizes(before, after)],
-        *_latency(before, after),
+        ["parameters", *_pair(before.parameters, after.parameters, "{:,}"), ""],
+        ["weights (MB)", *_pair(before.weight_bytes / 1e6, after.weight_bytes / 1e6, "{:.1f}"), ""],
+        ["checkpoint file (MB)", *_file_sizes(before, after), ""],
+        *_latency(before, after, found),
     ]
 
 
-def _latency(before: ModelMeasurement, after: ModelMeasurement) -> list[list[str]]:
+def held_out_line(result: PruneResult) -> str:
+    """The text of the perplexities, and what the intervals are."""
+    return (
+        f"held-out text: {described(result.before)}; intervals are 95 % t intervals, of perplexities over "
+        "paired windows, of durations over repeats"
+    )
+
+
+def described(measurement: ModelMeasurement) -> str:
+    """The text that a model was measured on."""
+    windows = len(measurement.perplexity.window_tokens)
+    count = f"{windows} windows of " if windows else "windows of "
+    overlap = "" if measurement.stride is None else f", every {measurement.stride}"
+    bos = ", BOS first" if measurement.adds_bos else ""
+    return (
+        f"{measurement.held_out_source}, {count}{measurement.sequence_length} tokens{overlap}{bos} (SHA-256 "
+        f"{measurement.held_out_fingerprint[:16]})"
+    )
+
+
+def between(ratio: Ratio | None) -> str:
+    """The interval of a change in percent; empty without one."""
+    if ratio is None or ratio.interval is None:
+        return ""
+    return ratio.change() if ratio.told_apart else f"{ratio.change()}: not told apart"
+
+
+def _latency(
+    before: ModelMeasurement, after: ModelMeasurement, found: Mapping[str, Ratio]
+) -> list[list[str]]:
     if before.latency is None or after.latency is None:
         return []
     return [
         [
-            f"prefill of {before.latency.prompt_tokens} tokens (ms)",
-            *_pair(before.latency.prefill_seconds * 1e3, after.latency.prefill_seconds * 1e3, "{:.1f}"),
-        ],
-        [
-            "decode of one token (ms)",
-            *_pair(before.latency.decode_seconds * 1e3, after.latency.decode_seconds * 1e3, "{:.1f}"),
-        ],
+            name,
+            *_pair(getattr(before.latency, field) * 1e3, getattr(after.latency, field) * 1e3, "{:.1f}"),
+            between(found.get(f"latency.{field}")),
+        ]
+        for name, field in (
+            (f"prefill of {before.latency.prompt_tokens} tokens (ms)", "prefill_seconds"),
+            ("decode of one token (ms)", "decode_seconds"),
+        )
     ]
 
 
 def _pair(before: float, after: float, form: str) -> tuple[str, str, str]:
-    change = f"{after / before - 1.0:+.1%}" if before else ""
-    return form.format(before), form.format(after), change
+    change = "equal" if before == after else f"{after / before - 1.0:+.1%}" if before else ""
+    first, last = apart([before, after], form)
+    return first, last, change
 
 
 def _file_sizes(before: ModelMeasurement, after: ModelMeasurement) -> tuple[str, str, str]:
@@ -123,6 +157,8 @@ def fidelity_line(contributions: Contributions) -> str:
     fidelity = contributions.fidelity
     if fidelity is None:
         return spent
+    if fidelity.at_target is not None:
+        return f"{spent}; {fidelity.at_target.in_words()}"
     figures = [
         f"{name} {value:.3f}"
         for name, value in (
@@ -132,7 +168,12 @@ def fidelity_line(contributions: Contributions) -> str:
         )
         if value is not None
     ]
-    return f"{spent}; surrogate on held-out coalitions: {', '.join(figures)}"
+    if not figures:
+        return f"{spent}; too few that lack several players to judge the surrogate by"
+    return (
+        f"{spent}; surrogate on {fidelity.coalitions} held-out coalitions: {', '.join(figures)} (no target "
+        "was named, so nothing at its size)"
+    )
 
 
 def curve_rows(series: SeriesResult) -> list[list[str]]:
