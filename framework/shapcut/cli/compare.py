@@ -163,7 +163,7 @@ def _show(comparison: Comparison, directory: Path, as_json: bool) -> None:
     windows = " windows of ".join(map(str, text["held_out_windows"]))
     tables.say(
         f"judged on {text['held_out']}, {windows} tokens (SHA-256 {text['held_out_fingerprint'][:16]}); "
-        "perplexities are geometric means, intervals 95 % t intervals over windows and seeds"
+        "perplexities are geometric means, intervals 95 % t intervals over windows, of these seeds' sets"
     )
     tables.show(
         "every row",

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 
 _ALL = "all"
+_TEXT_OF_RECIPE = ("calibration", "sequence_length", "held_out_samples")
 _INTERVALS = (
     "95 % t intervals: of perplexities over windows, paired between models; of durations over repeats"
 )
@@ -224,17 +225,17 @@ def evaluate(
     from shapcut.measurement.measure import SpeedQuestion
     from shapcut.recipe.recipe import make_recipe
 
-    recipe = make_recipe(
-        {
-            "model": model,
-            "calibration": calibration,
-            "sequence_length": window,
-            "held_out_samples": None if held_out_samples == _ALL else held_out_samples,
-            "seed": seed,
-        }
-    )
     if text is not None and calibration is not None:
         raise InputError("--text and --calibration both name the text to measure on; give one")
+    given = {
+        "calibration": calibration,
+        "sequence_length": window,
+        "held_out_samples": None if held_out_samples == _ALL else held_out_samples,
+    }
+    judged = {} if text or calibration else _judged(model, against)
+    recipe = make_recipe(
+        {"model": model, "seed": seed, **judged, **{key: value for key, value in given.items() if value}}
+    )
     windows = None if held_out_samples == _ALL else recipe.held_out_samples
     job = _Job(
         host,
@@ -260,6 +261,32 @@ def _evaluate(job: _Job, asked: list[tuple[str, str | None]], as_json: bool) -> 
         found.append(job.measured(source, facts, said))
         gc.collect()  # models hold themselves in cycles, and the next one needs the room
     _show([model for model, _ in asked], found, as_json)
+
+
+def _judged(*models: str | None) -> dict[str, Any]:
+    """The text on which shapcut judged the first of these models that it wrote; empty if it wrote none.
+
+    Raises:
+        InputError: if that text cannot be read any more.
+    """
+    from shapcut.data.windows import check_source
+    from shapcut.recipe.recipe import make_recipe
+
+    for model in filter(None, models):
+        directory = Path(model)
+        file = directory / "recipe.yaml"
+        if not file.is_file() or not (directory / "plan.json").is_file():
+            continue  # other tools write a recipe.yaml, too
+        recipe = make_recipe({}, file)
+        try:
+            check_source(recipe.calibration)
+        except InputError as error:
+            raise InputError(
+                f"{file} names the text that {directory.name} was judged on: {error}; or name another with "
+                "--calibration"
+            ) from error
+        return {name: getattr(recipe, name) for name in _TEXT_OF_RECIPE}
+    return {}
 
 
 def _text(

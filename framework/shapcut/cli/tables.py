@@ -213,7 +213,7 @@ def forecast_rows(found: Forecast) -> list[list[str]]:
         ["players", f"{found.players}, {found.removable} of them removable"],
         ["to remove", _cuts(found)],
         ["estimator and selector", f"{found.estimator}, {found.selector}"],
-        ["coalitions", f"{found.coalitions:,} at most, measured by the executor {found.executor}"],
+        ["coalitions", _coalitions(found)],
         ["tokens", f"{found.tokens_per_coalition:,} a coalition, {found.tokens:,} at most"],
         ["weights in memory", f"{weights}{copied}"],
         ["states of coalitions", f"{gigabytes(memory.state)} each, {gigabytes(memory.budget)} for all that "
@@ -222,11 +222,34 @@ def forecast_rows(found: Forecast) -> list[list[str]]:
         ["offloading", found.advice],
         ["operations", f"{found.operations:.2e}, if {found.blocks_per_coalition} players are present in each "
          "coalition and no prefix is shared; attention between tokens is not counted"],
-        ["time", f"{_duration(found.seconds)} for all coalitions at {found.throughput / 1e12:.3g} TFLOP/s in "
-         f"{found.dtype}, {found.throughput_source}"],
+        ["time", f"{_time(found)} at {found.throughput / 1e12:.3g} TFLOP/s in {found.dtype}, "
+         f"{found.throughput_source}"],
         ["not counted", "loading, finalists' text, figures before and after, post-pruning steps"],
         ["post-pruning steps", ", ".join(found.steps) or "none"],
     ]  # fmt: skip
+
+
+def _coalitions(found: Forecast) -> str:
+    text = f"{found.coalitions:,} at most, measured by the executor {found.executor}"
+    if found.least is None or found.least.part == 1:
+        return text
+    return (
+        f"{text}; {found.least.coalitions:,} of the estimator's on one part in {found.least.part} of the "
+        "text, each of which counts as such a part"
+    )
+
+
+def _time(found: Forecast) -> str:
+    most = _duration(found.seconds)
+    if found.least is None:
+        return f"{most} at most, if the whole budget is spent,"
+    least = _duration(found.least_seconds)
+    if least == most:
+        return f"{most} for all coalitions"
+    return (
+        f"{least} for the estimator, whose coalitions share prefixes, to {most} if the search spends the "
+        "whole budget and shares none,"
+    )
 
 
 def _cuts(found: Forecast) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from shapcut.comparison.row import ResultRow
-from shapcut.game.interval import Interval, Ratio, crossed_interval
+from shapcut.game.interval import Interval, Ratio, mean_interval
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,11 +21,12 @@ class Standing:
         seeds: number of seeds.
         finite: number of seeds with a finite perplexity.
         perplexity: geometric mean over seeds; None unless all are finite.
-        interval: its 95 % interval over windows and seeds (t).
+        interval: its 95 % interval over windows, for the sets of these seeds (t).
         lowest: the best seed's perplexity, if one is finite.
         highest: the worst finite seed's.
-        over_best: the perplexity over that of the method with the lowest one, paired by window and seed.
-        best: whether it has the lowest perplexity or is not told apart from it.
+        over_best: the perplexity over that of the method with the lowest one, paired by window.
+        best: whether it has the lowest perplexity or is not told apart from it: the interval of ``over_best``
+            contains 1, or some seed's perplexity is no higher.
         tokens: processed tokens, mean over seeds.
         seconds: time taken, mean over seeds.
     """
@@ -109,9 +110,10 @@ def _standing(rows: Sequence[ResultRow], first: Sequence[ResultRow]) -> Standing
     known = [row.held_out_perplexity for row in rows if row.held_out_perplexity is not None]
     worked = [row for row in rows if not row.failure] or list(rows)
     perplexity, nats = _mean(rows), _windows(rows)
-    interval = None if perplexity is None or nats is None else crossed_interval(nats)
+    interval = None if perplexity is None or nats is None else mean_interval(nats.mean(axis=0).tolist())
     over_best = None if perplexity is None else _over(rows, first)
     leads = rows[0].method == first[0].method
+    behind = over_best is not None and over_best.told_apart and _always_behind(rows, first)
     return Standing(
         method=rows[0].method,
         n_remove=rows[0].n_remove,
@@ -122,10 +124,16 @@ def _standing(rows: Sequence[ResultRow], first: Sequence[ResultRow]) -> Standing
         lowest=min(known, default=None),
         highest=max(known, default=None),
         over_best=None if leads else over_best,
-        best=perplexity is not None and (leads or (over_best is not None and not over_best.told_apart)),
+        best=perplexity is not None and (leads or not behind),
         tokens=sum(row.tokens for row in worked) / len(worked),
         seconds=sum(row.seconds for row in worked) / len(worked),
     )
+
+
+def _always_behind(rows: Sequence[ResultRow], first: Sequence[ResultRow]) -> bool:
+    """Whether a method's perplexity is above the leader's for every seed."""
+    leader = {row.seed: row.held_out_perplexity or math.inf for row in first}
+    return all((row.held_out_perplexity or math.inf) > leader.get(row.seed, math.inf) for row in rows)
 
 
 def _over(rows: Sequence[ResultRow], first: Sequence[ResultRow]) -> Ratio | None:
@@ -136,7 +144,7 @@ def _over(rows: Sequence[ResultRow], first: Sequence[ResultRow]) -> Ratio | None
     if nats[0] is None or nats[1] is None or nats[0].shape != nats[1].shape:
         return None
     difference = nats[0] - nats[1]
-    interval = crossed_interval(difference)
+    interval = mean_interval(difference.mean(axis=0).tolist())
     return Ratio(math.exp(float(difference.mean())), None if interval is None else interval.exp())
 
 
@@ -176,10 +184,11 @@ def _verdict(here: Sequence[Standing]) -> str:
     text = f"perplexity {_around(first)}"
     if len(tied) > 1:
         names = ", ".join(each.method for each in tied[1:])
-        cheapest = min(tied, key=lambda each: each.tokens)
+        cheapest, dearest = (choose(tied, key=lambda each: each.tokens) for choose in (min, max))
         return (
-            f"{first.method} has the lowest {text}, but {names} {'is' if len(tied) == 2 else 'are'} not told "  # noqa: PLR2004 - one other
-            f"apart from it; {cheapest.method} processed the fewest tokens of them ({cheapest.tokens:,.0f})."
+            f"{first.method} has the lowest {text}, but {names} {'are' if tied[2:] else 'is'} not told "
+            f"apart from it; of them {cheapest.method} processed the fewest tokens, {cheapest.tokens:,.0f}, "
+            f"and {dearest.method} the most, {dearest.tokens:,.0f}."
         )
     if len(here) == 1:
         return f"{first.method}: {text}."

@@ -85,28 +85,6 @@ def mean_interval(values: Sequence[float], weights: Sequence[float] | None = Non
     return _around(mean, math.sqrt(variance), len(known) - 1)
 
 
-def crossed_interval(values: NDArray[np.float64]) -> Interval | None:
-    """The t interval of the mean of values that vary by seed and by window.
-
-    The variances of the means over seeds and over windows add up, which counts what is left of both twice
-    rather than not at all; degrees of freedom by Satterthwaite.
-
-    Args:
-        values: shape (seeds, windows).
-
-    Returns:
-        None with fewer than two windows, or if a value is not finite.
-    """
-    seeds, windows = values.shape
-    if seeds == 1 or windows < 2 or not np.isfinite(values).all():  # noqa: PLR2004 - a spread needs two
-        return mean_interval(values[0].tolist()) if seeds == 1 else None
-    parts = [_variance_of_mean(values.mean(axis=axis)) for axis in (0, 1)]
-    variance = sum(parts)
-    spread = parts[0] ** 2 / (windows - 1) + parts[1] ** 2 / (seeds - 1)
-    freedom = variance**2 / spread if spread > 0.0 else 1.0
-    return _around(float(values.mean()), math.sqrt(variance), freedom)
-
-
 def ratio_of_means(before: Sequence[float], after: Sequence[float]) -> Interval | None:
     """The interval of the ratio of two geometric means of unpaired positive values, such as durations.
 
