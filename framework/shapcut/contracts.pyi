@@ -48,6 +48,7 @@ from .steps.step import Stage as Stage
 from .steps.step import StepContext as StepContext
 from .steps.step import StoredModel as StoredModel
 from .support.child import run_child as run_child
+from .support.digits import apart as apart
 from .support.errors import BudgetExceededError as BudgetExceededError
 from .support.errors import InputError as InputError
 from .support.errors import ShapcutError as ShapcutError

@@ -262,15 +262,23 @@ def apply_model(
 @options.as_json
 @click.pass_obj
 def list_adapters(host: Host, /, *, as_json: bool) -> None:
-    """The installed adapters, and the distribution of each."""
+    """The installed adapters: the distribution of each, and the model families that it supports."""
     from shapcut.cli import tables
     from shapcut.cli.output import print_json
 
     rows = [[entry.name, entry.distribution] for entry in host.adapters]
+    families = {name: sorted(host.adapters.create(name).examples()) for name, _ in rows}
     if as_json:
-        print_json([{"adapter": name, "distribution": distribution} for name, distribution in rows])
+        print_json(
+            [
+                {"adapter": name, "distribution": distribution, "families": families[name]}
+                for name, distribution in rows
+            ]
+        )
         return
     tables.show("adapters", ("adapter", "distribution"), rows)
+    for name, known in families.items():
+        tables.say(f"{name} supports {len(known)}: {', '.join(known)}")
 
 
 @command("plugins", panel="See what there is")
@@ -366,9 +374,10 @@ def _show_result(result: PruneResult, out: Path, as_json: bool) -> None:
     indices = ", ".join(str(player) for player in removed)
     tables.show(
         f"removed {len(removed)} of {len(removed) + len(kept)} players: {indices}",
-        ("", "dense", "pruned", "change"),
+        ("", "dense", "pruned", "change", "interval of the change"),
         tables.comparison(result),
     )
+    tables.say(tables.held_out_line(result))
     tables.say(result.plan.reason)
     if result.form:
         tables.say(result.form)

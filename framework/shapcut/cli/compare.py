@@ -19,6 +19,7 @@ from shapcut.support.errors import InputError
 if TYPE_CHECKING:
     from shapcut.comparison.compare import Comparison
     from shapcut.comparison.row import ResultRow
+    from shapcut.comparison.standings import Summary
     from shapcut.recipe.recipe import Recipe
 
 
@@ -146,17 +147,41 @@ def _numbers(option: str, text: str, kind: Callable[[str], NumberT]) -> list[Num
 def _show(comparison: Comparison, directory: Path, as_json: bool) -> None:
     from shapcut.cli import tables
     from shapcut.cli.output import print_json
+    from shapcut.comparison.standings import standings, summaries, verdicts
 
     if as_json:
         print_json(comparison.to_json())
         return
-    dense = comparison.facts["dense_held_out_perplexity"]
+    facts, found = comparison.facts, standings(comparison.rows)
+    dense, text = _number(facts["dense_held_out_perplexity"]), facts["text"]
     tables.show(
-        f"{comparison.facts['model']['source']}: held-out perplexity of the whole model {_number(dense)}",
+        f"{facts['model']['source']}: held-out perplexity of the whole model {dense}",
+        ("method", "perplexity", "best or not told apart", "tokens", "s"),
+        [_summary_cells(each) for each in summaries(found)],
+    )
+    for n_remove, verdict in verdicts(found).items():
+        tables.say(f"{n_remove} removed: {verdict}")
+    windows = " windows of ".join(map(str, text["held_out_windows"]))
+    tables.say(
+        f"judged on {text['held_out']}, {windows} tokens (SHA-256 {text['held_out_fingerprint'][:16]}); "
+        "perplexities are geometric means, intervals 95 % t intervals over windows, of these seeds' sets"
+    )
+    tables.show(
+        "every row",
         ("method", "seed", "removed", "perplexity", "sets", "tokens", "s"),
         [_cells(row) for row in comparison.rows],
     )
     tables.say(f"kept in {directory}")
+
+
+def _summary_cells(summary: Summary) -> list[str]:
+    return [
+        summary.method,
+        _number(summary.perplexity),
+        f"{summary.best} of {summary.sizes}",
+        f"{summary.tokens:,.0f}",
+        f"{summary.seconds:,.1f}",
+    ]
 
 
 def _cells(row: ResultRow) -> list[str]:

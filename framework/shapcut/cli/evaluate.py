@@ -26,6 +26,10 @@ if TYPE_CHECKING:
 
 
 _ALL = "all"
+_TEXT_OF_RECIPE = ("calibration", "sequence_length", "held_out_samples")
+_INTERVALS = (
+    "95 % t intervals: of perplexities over windows, paired between models; of durations over repeats"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -221,17 +225,17 @@ def evaluate(
     from shapcut.measurement.measure import SpeedQuestion
     from shapcut.recipe.recipe import make_recipe
 
-    recipe = make_recipe(
-        {
-            "model": model,
-            "calibration": calibration,
-            "sequence_length": window,
-            "held_out_samples": None if held_out_samples == _ALL else held_out_samples,
-            "seed": seed,
-        }
-    )
     if text is not None and calibration is not None:
         raise InputError("--text and --calibration both name the text to measure on; give one")
+    given = {
+        "calibration": calibration,
+        "sequence_length": window,
+        "held_out_samples": None if held_out_samples == _ALL else held_out_samples,
+    }
+    judged = {} if text or calibration else _judged(model, against)
+    recipe = make_recipe(
+        {"model": model, "seed": seed, **judged, **{key: value for key, value in given.items() if value}}
+    )
     windows = None if held_out_samples == _ALL else recipe.held_out_samples
     job = _Job(
         host,
@@ -257,6 +261,32 @@ def _evaluate(job: _Job, asked: list[tuple[str, str | None]], as_json: bool) -> 
         found.append(job.measured(source, facts, said))
         gc.collect()  # models hold themselves in cycles, and the next one needs the room
     _show([model for model, _ in asked], found, as_json)
+
+
+def _judged(*models: str | None) -> dict[str, Any]:
+    """The text on which shapcut judged the first of these models that it wrote; empty if it wrote none.
+
+    Raises:
+        InputError: if that text cannot be read any more.
+    """
+    from shapcut.data.windows import check_source
+    from shapcut.recipe.recipe import make_recipe
+
+    for model in filter(None, models):
+        directory = Path(model)
+        file = directory / "recipe.yaml"
+        if not file.is_file() or not (directory / "plan.json").is_file():
+            continue  # other tools write a recipe.yaml, too
+        recipe = make_recipe({}, file)
+        try:
+            check_source(recipe.calibration)
+        except InputError as error:
+            raise InputError(
+                f"{file} names the text that {directory.name} was judged on: {error}; or name another with "
+                "--calibration"
+            ) from error
+        return {name: getattr(recipe, name) for name in _TEXT_OF_RECIPE}
+    return {}
 
 
 def _text(
@@ -310,7 +340,7 @@ def _lengths(text: str) -> tuple[int, ...]:
 
 def _show(models: list[str], measurements: list[ModelMeasurement], as_json: bool) -> None:
     from shapcut.cli import tables
-    from shapcut.cli.figures import figure_rows, ratios, task_rows
+    from shapcut.cli.figures import figure_rows, intervals, ratios, task_rows
     from shapcut.cli.output import print_json
 
     notes = [
@@ -329,18 +359,23 @@ def _show(models: list[str], measurements: list[ModelMeasurement], as_json: bool
                 "model": {"source": models[1], **content},
                 "against": {"source": models[0], **other},
                 "ratios": ratios(measurements),
+                "intervals": {key: ratio.to_json() for key, ratio in intervals(measurements).items()},
             }
         print_json({**content, "notes": notes})
         return
     names = [Path(model).name or model for model in models]
-    headings = ("figure", *names, "ratio")[: len(models) + 1 + (len(models) > 1)]
-    tables.show(" against ".join(reversed(names)), headings, figure_rows(measurements))
+    headings = ("figure", *names, *(("ratio",) if len(models) > 1 else ()))
+    more = ("its interval",) if len(models) > 1 else ()
+    tables.show(" against ".join(reversed(names)), (*headings, *more), figure_rows(measurements))
     if any(each.tasks for each in measurements):
         tables.show("tasks", ("task", "metric", *headings[1:]), task_rows(measurements))
+    tables.say(f"text: {tables.described(measurements[-1])}; intervals are {_INTERVALS}")
     for note in notes:
         tables.say(note)
 
 
 def _content(measurement: ModelMeasurement) -> dict[str, Any]:
     content: dict[str, Any] = json.loads(measurement.model_dump_json(exclude={"notes"}))
+    interval = measurement.perplexity.interval
+    content["perplexity"]["interval"] = None if interval is None else [interval.low, interval.high]
     return content

@@ -4,8 +4,9 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from shapcut.game.interval import Ratio
 from shapcut.measurement.latency import LatencyResult
-from shapcut.measurement.record import ModelMeasurement, TaskScore
+from shapcut.measurement.record import ModelMeasurement, TaskScore, changes
 
 _MEGABYTE = 1e6
 
@@ -63,14 +64,40 @@ def figure_rows(measurements: Sequence[ModelMeasurement]) -> list[list[str]]:
     first = measurements[-1]
     window = f"{first.sequence_length} tokens"
     window += f", every {first.stride}" if first.stride else ""
-    rows = [["window", *(window + (", BOS first" if m.adds_bos else "") for m in measurements)]]
+    rows = [
+        ["text", *(each.held_out_source for each in measurements)],
+        ["window", *(window + (", BOS first" if m.adds_bos else "") for m in measurements)],
+    ]
     found = ratios(measurements)
+    uncertain = intervals(measurements) if len(measurements) > 1 else {}
     for figure in figures(measurements):
         rows.append([figure.label, *(figure.cell(each) for each in measurements)])
         if len(measurements) > 1:
             ratio = found.get(figure.key)
-            rows[-1].append("" if ratio is None else f"{ratio:.3f}")
-    return rows
+            rows[-1] += ["" if ratio is None else f"{ratio:.3f}", _ends(uncertain.get(figure.key))]
+        if figure.key == "perplexity":
+            rows.append(["its 95 % interval", *(_of_perplexity(each) for each in measurements)])
+    width = max(map(len, rows))
+    return [row + [""] * (width - len(row)) for row in rows]
+
+
+def intervals(measurements: Sequence[ModelMeasurement]) -> dict[str, Ratio]:
+    """Each uncertain figure of the last model over the first one's, with its interval."""
+    names = {"perplexity.perplexity": "perplexity"}
+    found = changes(measurements[0], measurements[-1])
+    return {names.get(path, path.rpartition(".")[2]): ratio for path, ratio in found.items()}
+
+
+def _of_perplexity(measurement: ModelMeasurement) -> str:
+    interval = measurement.perplexity.interval
+    return "" if interval is None else f"{interval.low:.3f} to {interval.high:.3f}"
+
+
+def _ends(ratio: Ratio | None) -> str:
+    if ratio is None or ratio.interval is None:
+        return ""
+    ends = f"{ratio.interval.low:.3f} to {ratio.interval.high:.3f}"
+    return ends if ratio.told_apart else f"{ends}: not told apart"
 
 
 def ratios(measurements: Sequence[ModelMeasurement]) -> dict[str, float]:

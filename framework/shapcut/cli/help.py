@@ -15,6 +15,7 @@ LOG_LEVELS = ("debug", "info", "warning", "error")
 
 _HELP = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
 _OTHERS = "Options"
+_OUTPUT = "Files and output"
 
 
 class Option(click.Option):
@@ -106,6 +107,12 @@ def _write_options(command: click.Command, ctx: click.Context, formatter: click.
     options = [p for p in command.get_params(ctx) if isinstance(p, click.Option)]
     records = [(getattr(option, "panel", _OTHERS), option.get_help_record(ctx)) for option in options]
     rows = [(panel, record) for panel, record in records if record is not None]
+    panels = list(dict.fromkeys(panel for panel, _ in rows if panel != _OTHERS))
+    others = [row for row in rows if row[0] == _OTHERS]
+    if panels and len(others) == 1:  # --help alone needs no heading of its own
+        rows = [
+            (_OUTPUT if panel == _OTHERS and _OUTPUT in panels else panel, record) for panel, record in rows
+        ]
     _write_panels([row for row in rows if row[0] != _OTHERS], formatter)
     _write_panels([row for row in rows if row[0] == _OTHERS], formatter)
 
@@ -121,7 +128,7 @@ def _log_level_option() -> Option:
         ["--log-level"],
         metavar="LEVEL",
         help=f"messages to print on stderr: {', '.join(LOG_LEVELS)}",
-        panel="Files and output",
+        panel=_OUTPUT,
         default_text="info",
         expose_value=False,
         callback=_set_log_level,

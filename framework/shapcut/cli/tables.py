@@ -1,6 +1,6 @@
 """Results as tables for people."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import groupby
 
 from rich.console import Console
@@ -9,11 +9,13 @@ from rich.table import Table
 from shapcut.game.coalitions import Player
 from shapcut.game.contributions import Contributions
 from shapcut.game.groups import Groups
+from shapcut.game.interval import Ratio
 from shapcut.measurement.record import ModelMeasurement
 from shapcut.pipeline.dry_run import Forecast
 from shapcut.pipeline.footprint import gigabytes
 from shapcut.pipeline.result import PruneResult
 from shapcut.pipeline.series import SeriesResult
+from shapcut.support.digits import apart
 from shapcut.testing import CheckResult
 
 
@@ -62,19 +64,47 @@ def _group_row(players: Sequence[Player]) -> list[str]:
 
 
 def comparison(result: PruneResult) -> list[list[str]]:
-    """Dense against pruned, one row a figure."""
-    before, after = result.before, result.after
+    """Dense against pruned, one row a figure, with the interval of each uncertain change."""
+    before, after, found = result.before, result.after, result.changes
     return [
         [
             "perplexity on held-out text",
             *_pair(before.perplexity.perplexity, after.perplexity.perplexity, "{:.2f}"),
+            between(found.get("perplexity.perplexity")),
         ],
-        ["parameters", *_pair(before.parameters, after.parameters, "{:,}")],
-        ["weights (MB)", *_pair(before.weight_bytes / 1e6, after.weight_bytes / 1e6, "{:.1f}")],
-        ["checkpoint file (MB)", *_file_sizes(before, after)],
+        ["parameters", *_pair(before.parameters, after.parameters, "{:,}"), ""],
+        ["weights (MB)", *_pair(before.weight_bytes / 1e6, after.weight_bytes / 1e6, "{:.1f}"), ""],
+        ["checkpoint file (MB)", *_file_sizes(before, after), ""],
         *_caches(before, after),
-        *_latency(before, after),
+        *_latency(before, after, found),
     ]
+
+
+def held_out_line(result: PruneResult) -> str:
+    """The text of the perplexities, and what the intervals are."""
+    return (
+        f"held-out text: {described(result.before)}; intervals are 95 % t intervals, of perplexities over "
+        "paired windows, of durations over repeats"
+    )
+
+
+def described(measurement: ModelMeasurement) -> str:
+    """The text that a model was measured on."""
+    windows = len(measurement.perplexity.window_tokens)
+    count = f"{windows} windows of " if windows else "windows of "
+    overlap = "" if measurement.stride is None else f", every {measurement.stride}"
+    bos = ", BOS first" if measurement.adds_bos else ""
+    return (
+        f"{measurement.held_out_source}, {count}{measurement.sequence_length} tokens{overlap}{bos} (SHA-256 "
+        f"{measurement.held_out_fingerprint[:16]})"
+    )
+
+
+def between(ratio: Ratio | None) -> str:
+    """The interval of a change in percent; empty without one."""
+    if ratio is None or ratio.interval is None:
+        return ""
+    return ratio.change() if ratio.told_apart else f"{ratio.change()}: not told apart"
 
 
 def _caches(before: ModelMeasurement, after: ModelMeasurement) -> list[list[str]]:
@@ -82,30 +112,34 @@ def _caches(before: ModelMeasurement, after: ModelMeasurement) -> list[list[str]
         return []
     left = dict(zip(after.caches.lengths, after.caches.sizes, strict=True))
     return [
-        [f"cache after {length} tokens (MB)", *_pair(size / 1e6, left[length] / 1e6, "{:.3f}")]
+        [f"cache after {length} tokens (MB)", *_pair(size / 1e6, left[length] / 1e6, "{:.3f}"), ""]
         for length, size in zip(before.caches.lengths, before.caches.sizes, strict=True)
         if length in left
     ]
 
 
-def _latency(before: ModelMeasurement, after: ModelMeasurement) -> list[list[str]]:
+def _latency(
+    before: ModelMeasurement, after: ModelMeasurement, found: Mapping[str, Ratio]
+) -> list[list[str]]:
     if before.latency is None or after.latency is None:
         return []
     return [
         [
-            f"prefill of {before.latency.prompt_tokens} tokens (ms)",
-            *_pair(before.latency.prefill_seconds * 1e3, after.latency.prefill_seconds * 1e3, "{:.1f}"),
-        ],
-        [
-            "decode of one token (ms)",
-            *_pair(before.latency.decode_seconds * 1e3, after.latency.decode_seconds * 1e3, "{:.1f}"),
-        ],
+            name,
+            *_pair(getattr(before.latency, field) * 1e3, getattr(after.latency, field) * 1e3, "{:.1f}"),
+            between(found.get(f"latency.{field}")),
+        ]
+        for name, field in (
+            (f"prefill of {before.latency.prompt_tokens} tokens (ms)", "prefill_seconds"),
+            ("decode of one token (ms)", "decode_seconds"),
+        )
     ]
 
 
 def _pair(before: float, after: float, form: str) -> tuple[str, str, str]:
-    change = f"{after / before - 1.0:+.1%}" if before else ""
-    return form.format(before), form.format(after), change
+    change = "equal" if before == after else f"{after / before - 1.0:+.1%}" if before else ""
+    first, last = apart([before, after], form)
+    return first, last, change
 
 
 def _file_sizes(before: ModelMeasurement, after: ModelMeasurement) -> tuple[str, str, str]:
@@ -135,6 +169,8 @@ def fidelity_line(contributions: Contributions) -> str:
     fidelity = contributions.fidelity
     if fidelity is None:
         return spent
+    if fidelity.at_target is not None:
+        return f"{spent}; {fidelity.at_target.in_words()}"
     figures = [
         f"{name} {value:.3f}"
         for name, value in (
@@ -144,7 +180,12 @@ def fidelity_line(contributions: Contributions) -> str:
         )
         if value is not None
     ]
-    return f"{spent}; surrogate on held-out coalitions: {', '.join(figures)}"
+    if not figures:
+        return f"{spent}; too few that lack several players to judge the surrogate by"
+    return (
+        f"{spent}; surrogate on {fidelity.coalitions} held-out coalitions: {', '.join(figures)} (no target "
+        "was named, so nothing at its size)"
+    )
 
 
 def curve_rows(series: SeriesResult) -> list[list[str]]:
@@ -184,7 +225,7 @@ def forecast_rows(found: Forecast) -> list[list[str]]:
         ["players", f"{found.players}, {found.removable} of them removable"],
         ["to remove", _cuts(found)],
         ["estimator and selector", f"{found.estimator}, {found.selector}"],
-        ["coalitions", f"{found.coalitions:,} at most, measured by the executor {found.executor}"],
+        ["coalitions", _coalitions(found)],
         ["tokens", f"{found.tokens_per_coalition:,} a coalition, {found.tokens:,} at most"],
         ["weights in memory", f"{weights}{copied}"],
         ["states of coalitions", f"{gigabytes(memory.state)} each, {gigabytes(memory.budget)} for all that "
@@ -193,11 +234,34 @@ def forecast_rows(found: Forecast) -> list[list[str]]:
         ["offloading", found.advice],
         ["operations", f"{found.operations:.2e}, if {found.blocks_per_coalition} players are present in each "
          "coalition and no prefix is shared; attention between tokens is not counted"],
-        ["time", f"{_duration(found.seconds)} for all coalitions at {found.throughput / 1e12:.3g} TFLOP/s in "
-         f"{found.dtype}, {found.throughput_source}"],
+        ["time", f"{_time(found)} at {found.throughput / 1e12:.3g} TFLOP/s in {found.dtype}, "
+         f"{found.throughput_source}"],
         ["not counted", "loading, finalists' text, figures before and after, post-pruning steps"],
         ["post-pruning steps", ", ".join(found.steps) or "none"],
     ]  # fmt: skip
+
+
+def _coalitions(found: Forecast) -> str:
+    text = f"{found.coalitions:,} at most, measured by the executor {found.executor}"
+    if found.least is None or found.least.part == 1:
+        return text
+    return (
+        f"{text}; {found.least.coalitions:,} of the estimator's on one part in {found.least.part} of the "
+        "text, each of which counts as such a part"
+    )
+
+
+def _time(found: Forecast) -> str:
+    most = _duration(found.seconds)
+    if found.least is None:
+        return f"{most} at most, if the whole budget is spent,"
+    least = _duration(found.least_seconds)
+    if least == most:
+        return f"{most} for all coalitions"
+    return (
+        f"{least} for the estimator, whose coalitions share prefixes, to {most} if the search spends the "
+        "whole budget and shares none,"
+    )
 
 
 def _cuts(found: Forecast) -> str:

@@ -11,6 +11,7 @@ from typing import Any
 from shapcut.comparison.contest import Contest, HeldOutGame
 from shapcut.comparison.contestants import Contestant
 from shapcut.comparison.row import ResultRow, read_rows, write_rows
+from shapcut.comparison.standings import standings, summaries, verdicts
 from shapcut.data.mixture import check_source, text_shares
 from shapcut.data.windows import Calibration, check_size, first_windows
 from shapcut.game.groups import Groups
@@ -86,7 +87,15 @@ class Comparison:
 
     def to_json(self) -> dict[str, Any]:
         """Plain data."""
-        return {"format_version": 1, **self.facts, "rows": [row.model_dump(mode="json") for row in self.rows]}
+        found = standings(self.rows)
+        return {
+            "format_version": 1,
+            **self.facts,
+            "summary": [each.to_json() for each in summaries(found)],
+            "verdicts": {str(n_remove): verdict for n_remove, verdict in verdicts(found).items()},
+            "standings": [each.to_json() for each in found],
+            "rows": [row.model_dump(mode="json") for row in self.rows],
+        }
 
 
 def compare(
@@ -137,7 +146,7 @@ def compare(
     with open_run(run_directory) as run, closing(EvaluationStore(run.evaluations)) as store:
         manifest = Manifest.start(run, session)
         host.manager.hook.shapcut_run_started(run=run)
-        judge = HeldOutGame(session, store)
+        judge = HeldOutGame(session)
         comparison = Comparison(_facts(session, judge), ())
         for seed in seeds:
             contest = Contest(session, seed, store, reporter or Silent())
@@ -159,8 +168,9 @@ def _continued(
     finished = read_rows(run.rows)
     for contestant, size in entries:
         key = _key(contest.identity(contestant, size), comparison.facts)
-        if key not in finished:
-            finished[key] = judge.judged(contest.row(contestant, size, key))
+        row = finished.get(key)
+        if row is None or not row.held_out_nats:  # an older version wrote rows without them
+            finished[key] = judge.judged(row or contest.row(contestant, size, key))
             write_rows(run.rows, finished.values())
         comparison = replace(comparison, rows=(*comparison.rows, finished[key]))
         write_json_atomically(run.comparison, comparison.to_json())

@@ -43,24 +43,34 @@ def stored(game: ModelGame, store: EvaluationStore, observe: Observer | None = N
 class HeldOutGame:
     """Perplexity on held-out text in the model's own dtype; each set is measured once."""
 
-    def __init__(self, session: Session, store: EvaluationStore) -> None:
+    def __init__(self, session: Session) -> None:
         game = session.game
         self._n_players = game.n_players
-        held_out = game.on(
+        self._game = game.on(
             session.held_out.input_ids, utility=LogLikelihood(), dtype=game.own_dtype, fuse=False
         )
-        self._game = stored(held_out, store)
+        self._found: dict[tuple[int, ...], tuple[float, ...]] = {}
+
+    def nats(self, removed: Sequence[int]) -> tuple[float, ...]:
+        """Loss per token on each window without these players; empty if one is not finite."""
+        key = tuple(sorted(removed))
+        if key not in self._found:
+            (means,) = self._game.evaluator.window_means(without(self._n_players, [key])).tolist()
+            self._found[key] = tuple(means) if all(map(math.isfinite, means)) else ()
+        return self._found[key]
 
     def perplexity(self, removed: Sequence[int]) -> float | None:
         """Perplexity without these players; None if it is not finite."""
-        (value,) = self._game.values(without(self._n_players, [removed])).tolist()
-        return math.exp(-value) if math.isfinite(value) and value > -math.log(1e300) else None
+        nats = self.nats(removed)
+        mean = sum(nats) / len(nats) if nats else math.inf
+        return math.exp(mean) if mean < math.log(1e300) else None
 
     def judged(self, row: ResultRow) -> ResultRow:
-        """The row with its held-out perplexity, unless the method failed."""
+        """The row with its held-out loss, unless the method failed."""
         if row.failure:
             return row
-        return row.model_copy(update={"held_out_perplexity": self.perplexity(row.removed)})
+        found = {"held_out_perplexity": self.perplexity(row.removed), "held_out_nats": self.nats(row.removed)}
+        return row.model_copy(update=found)
 
 
 class Contest:
@@ -175,7 +185,10 @@ class Contest:
     def _budget(self, contestant: Contestant, n_remove: int) -> int:
         players = self._first.players
         budget = capped_budget(self._session.recipe.budget, players)
-        return contestant.evaluations(len(removable(players)), n_remove, budget, len(Groups.of(players)))
+        given = "budget" in self._session.recipe.model_fields_set
+        return contestant.evaluations(
+            len(removable(players)), n_remove, budget, len(Groups.of(players)), given_by_user=given
+        )
 
     def _played_on(self, contestant: Contestant) -> ModelGame:
         """The game that a method runs in."""

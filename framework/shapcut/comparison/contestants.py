@@ -24,11 +24,18 @@ class Contestant:
     method: Method
     budget: int | None = None
 
-    def evaluations(self, candidates: int, n_remove: int, given: int, n_groups: int = 1) -> int:
-        """The budget for ``n_remove`` of ``candidates`` removable players in some groups."""
+    def evaluations(
+        self, candidates: int, n_remove: int, given: int, n_groups: int = 1, *, given_by_user: bool = False
+    ) -> int:
+        """The budget for ``n_remove`` of ``candidates`` removable players in some groups.
+
+        A budget that the user gives also limits a method that could spend any.
+        """
         if self.budget is not None:
             return self.budget
-        return given if self.method.needs is None else self.method.needs(candidates, n_remove, n_groups)
+        if self.method.needs is None or (given_by_user and self.method.takes_budget):
+            return given
+        return self.method.needs(candidates, n_remove, n_groups)
 
 
 def parse_methods(text: str) -> tuple[Contestant, ...]:

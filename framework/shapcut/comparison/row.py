@@ -26,6 +26,7 @@ class ResultRow(BaseModel):
         removed: the removed players.
         calibration_nats: loss per token on the calibration windows after removal; None if not finite.
         held_out_perplexity: perplexity on held-out text after removal; None if not finite.
+        held_out_nats: loss per token on each held-out window after removal; empty if one is not finite.
         evaluations: distinct coalitions measured, see `shapcut.game.cost.Cost`.
         tokens: tokens processed.
         block_tokens: tokens times the blocks that they pass through.
@@ -49,6 +50,7 @@ class ResultRow(BaseModel):
     removed: tuple[int, ...] = ()
     calibration_nats: float | None = None
     held_out_perplexity: float | None = None
+    held_out_nats: tuple[float, ...] = ()
     evaluations: int = 0
     tokens: int = 0
     block_tokens: int = 0

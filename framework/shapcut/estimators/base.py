@@ -125,14 +125,30 @@ def held_out_fidelity(
     values: Values,
     rng: np.random.Generator,
     folds: int = 5,
+    *,
+    n_remove: int | None = None,
 ) -> Fidelity:
-    """Cross-validated fidelity: each coalition is predicted by a surrogate fitted without it."""
-    if len(values) < 2:  # noqa: PLR2004 - one to fit, one to predict
+    """Cross-validated fidelity: each coalition is predicted by a surrogate fitted without it.
+
+    All players together and single absences are always fitted to and never predicted: each says something
+    about its player that no other coalition says.
+
+    Args:
+        make: makes a surrogate.
+        coalitions: those with a finite value, shape (n, n_players).
+        values: of the coalitions, shape (n,).
+        rng: source of the folds.
+        folds: number of folds.
+        n_remove: number of players to remove, if known.
+    """
+    shuffled = rng.permutation(len(values))
+    drawn = (~coalitions).sum(axis=1) > 1
+    if drawn.sum() < 2:  # noqa: PLR2004 - one to fit, one to predict
         return Fidelity(None, None, None, 0)
-    fold = rng.permutation(len(values)) % folds
+    fold = np.where(drawn, shuffled % folds, -1)
     predicted = np.empty_like(values)
     for part in range(folds):
         out = fold == part
         if out.any():
             predicted[out] = make().fit(coalitions[~out], values[~out]).predict(coalitions[out])
-    return Fidelity.of(predicted, values, coalitions)
+    return Fidelity.of(predicted[drawn], values[drawn], coalitions[drawn], n_remove)

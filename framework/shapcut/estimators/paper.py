@@ -75,7 +75,9 @@ class PaperEstimator(Estimator):
             full_value=finite_or_none(values[0]),
             coalitions=evaluated,
             measured=measured,
-            fidelity=held_out_fidelity(lambda: NetworkSurrogate(generator), coalitions, usable, rng),
+            fidelity=held_out_fidelity(
+                lambda: NetworkSurrogate(generator), coalitions, usable, rng, n_remove=problem.n_remove
+            ),
             surrogate=network,
             refit=refit,
         )

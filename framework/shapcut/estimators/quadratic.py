@@ -20,6 +20,8 @@ _WITHOUT_PAIRS = [*_BOUNDS[:4], _BOUNDS[4][:1] * 2]
 """Bounds if no coalition lacks two players: noise is fixed, as it could explain every effect."""
 _TOLERANCE, _WARM_TOLERANCE = 2.2e-9, 1e-7
 """Relative change of the evidence at which the search stops; a warm start need not go as far."""
+_DRAWS = 128
+"""Draws from the posterior from which standard deviations of interactions are estimated."""
 _IMPOSSIBLE = 1e12
 """The negative log evidence of scales that floating point cannot represent."""
 
@@ -128,6 +130,29 @@ class QuadraticSurrogate(Surrogate):
         means[chosen] = -linear[chosen] - absence * pairs[np.ix_(chosen, chosen)].sum(axis=1)
         return means
 
+    def interaction_errors(self, chosen: NDArray[np.int64], rng: np.random.Generator) -> FloatArray:
+        """Posterior standard deviation of each interaction's distance from the mean of all pairs.
+
+        Estimated from draws; a pair is compared with the others of the chosen players.
+
+        Args:
+            chosen: indices of the players; pairs with another player get NaN.
+            rng: source of the draws.
+
+        Returns:
+            Shape (n_players, n_players), with NaN on the diagonal.
+        """
+        squares = np.zeros((len(chosen),) * 2)
+        above = np.triu_indices(len(chosen), 1)
+        centre = _from_mean(self.coefficients()[1][np.ix_(chosen, chosen)], above)
+        for _ in range(_DRAWS):
+            drawn = self.draw(rng).pairs[np.ix_(chosen, chosen)]
+            squares += (_from_mean(drawn, above) - centre) ** 2
+        np.fill_diagonal(squares, np.nan)
+        errors: FloatArray = np.full((len(self.coefficients()[0]),) * 2, np.nan)
+        errors[np.ix_(chosen, chosen)] = np.sqrt(squares / _DRAWS)
+        return errors
+
     @property
     def _fitted(self) -> Posterior:
         if self.scales is None:
@@ -148,6 +173,11 @@ class QuadraticSurrogate(Surrogate):
             if evidence < _IMPOSSIBLE:
                 return found
         return _climb_evidence(regression, _START, _TOLERANCE)[0]
+
+
+def _from_mean(pairs: FloatArray, above: tuple[NDArray[np.intp], ...]) -> FloatArray:
+    """Interactions minus the mean of all pairs, whose indices are ``above`` the diagonal."""
+    return pairs - pairs[above].mean() if len(above[0]) else pairs
 
 
 def _climb_evidence(regression: Regression, start: Any, tolerance: float) -> tuple[Scales, float]:

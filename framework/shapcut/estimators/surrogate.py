@@ -127,7 +127,9 @@ class SurrogateEstimator(Estimator):
             coalitions=coalitions,
             measured=measured,
             estimated=estimated,
-            fidelity=held_out_fidelity(lambda: MainEffects(evidence), usable, values, problem.rng),
+            fidelity=held_out_fidelity(
+                lambda: MainEffects(evidence), usable, values, problem.rng, n_remove=problem.n_remove
+            ),
             surrogate=surrogate,
             refit=refit_effects(problem, evidence, coalitions),
         )
@@ -164,9 +166,14 @@ class SurrogateEstimator(Estimator):
             measured=measured,
             estimated=estimated,
             fidelity=held_out_fidelity(
-                lambda: QuadraticSurrogate(self.focus, surrogate.scales), usable, values, problem.rng
+                lambda: QuadraticSurrogate(self.focus, surrogate.scales),
+                usable,
+                values,
+                problem.rng,
+                n_remove=problem.n_remove,
             ),
             interactions=surrogate.coefficients()[1],
+            interaction_errors=surrogate.interaction_errors(candidates, problem.rng.spawn(1)[0]),
             surrogate=surrogate,
             refit=refit_quadratic(
                 surrogate,

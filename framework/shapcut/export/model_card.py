@@ -13,7 +13,8 @@ from shapcut.data.text import BUILTIN, HUB_PREFIX
 from shapcut.data.windows import Calibration
 from shapcut.game.plan import RemovalPlan
 from shapcut.measurement.perplexity import PerplexityResult
-from shapcut.measurement.record import ModelMeasurement
+from shapcut.measurement.record import ModelMeasurement, changes
+from shapcut.support.digits import apart
 from shapcut.support.plain_yaml import load_plain_yaml
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
@@ -83,7 +84,7 @@ def render_card(facts: CardFacts) -> str:
 |---|---|---|
 | {what} | {players} | {len(plan.kept)} |
 | parameters | {before.parameters:,} | {after.parameters:,} ({share:.1%} fewer) |
-| perplexity, held-out text | {before.perplexity.perplexity:.3f} | {after.perplexity.perplexity:.3f} |
+| perplexity, held-out text | {_perplexities(before, after)} |
 {_cache_rows(before, after)}
 - Removed {what} (counted from 0, of the original): {removed}
 {_form_line(facts)}- Method: {_text(plan.method or "not stated")}
@@ -96,7 +97,8 @@ def render_card(facts: CardFacts) -> str:
 {_code(facts.command)}
 
 The perplexities compare the two models on one text; they are not comparable with figures made on other text,
-with another sequence length or another tokenizer.
+with another sequence length or another tokenizer. The interval of the change is a 95 % t interval over paired
+windows.
 
 ## Use
 
@@ -104,6 +106,15 @@ with another sequence length or another tokenizer.
 {facts.usage.rstrip()}
 ```
 {facts.hints}"""
+
+
+def _perplexities(before: ModelMeasurement, after: ModelMeasurement) -> str:
+    """Both perplexities as two cells, the second with the interval of the change."""
+    cells = apart([each.perplexity.perplexity for each in (before, after)], "{:.3f}")
+    ratio = changes(before, after).get("perplexity.perplexity")
+    if ratio is not None and ratio.interval is not None:
+        cells[1] += f" ({ratio.change()}{'' if ratio.told_apart else '; not told apart'})"
+    return " | ".join(cells)
 
 
 def _cache_rows(before: ModelMeasurement, after: ModelMeasurement) -> str:

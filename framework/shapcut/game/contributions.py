@@ -9,7 +9,11 @@ from numpy.typing import NDArray
 
 from shapcut.game.coalitions import CoalitionMatrix, Values, without
 from shapcut.game.game import Measurements
+from shapcut.game.interval import Interval, rank_interval
 from shapcut.game.surrogate import Surrogate
+
+_RELIABLE = 0.5
+"""A rank correlation from which on predictions are worth following."""
 
 Refit = Callable[[Values, np.random.Generator | None], NDArray[np.float64] | None]
 """Contributions (n_players,) from other values (n_coalitions,) of the same coalitions.
@@ -28,6 +32,8 @@ class Fidelity:
         coalitions: number of held-out coalitions.
         pairs: predicted and measured value of each, in the utility's unit.
         absent: number of absent players of each; empty if unknown.
+        at_target: the fidelity on those that lack as many players as are to be removed; None if that
+            number is unknown.
     """
 
     r_squared: float | None
@@ -36,10 +42,20 @@ class Fidelity:
     coalitions: int
     pairs: tuple[tuple[float, float], ...] = field(default=(), compare=False, repr=False)
     absent: tuple[int, ...] = field(default=(), compare=False, repr=False)
+    at_target: "TargetFidelity | None" = field(default=None, compare=False)
 
     @classmethod
-    def of(cls, predicted: Values, measured: Values, coalitions: CoalitionMatrix | None = None) -> "Fidelity":
-        """Compare predictions with measurements, both (n,), of held-out coalitions, (n, n_players)."""
+    def of(
+        cls,
+        predicted: Values,
+        measured: Values,
+        coalitions: CoalitionMatrix | None = None,
+        n_remove: int | None = None,
+    ) -> "Fidelity":
+        """Compare predictions with measurements, both (n,), of held-out coalitions, (n, n_players).
+
+        ``n_remove`` is the number of players to remove, if it is known.
+        """
         good = measured >= np.median(measured) if len(measured) else np.zeros(0, dtype=np.bool_)
         varied = len(measured) > 0 and np.ptp(measured) > 0  # rounding gives equal values a variance
         error = float(((measured - predicted) ** 2).sum())
@@ -50,6 +66,9 @@ class Fidelity:
             coalitions=len(measured),
             pairs=tuple(zip(predicted.tolist(), measured.tolist(), strict=True)),
             absent=() if coalitions is None else tuple((~coalitions).sum(axis=1).tolist()),
+            at_target=None
+            if coalitions is None or n_remove is None
+            else TargetFidelity.of(predicted, measured, coalitions, n_remove),
         )
 
     def to_json(self) -> dict[str, Any]:
@@ -62,7 +81,88 @@ class Fidelity:
             "predicted": [_short(predicted) for predicted, _ in self.pairs],
             "measured": [_short(measured) for _, measured in self.pairs],
             "absent": list(self.absent),
+            "at_target": None if self.at_target is None else self.at_target.to_json(),
         }
+
+
+@dataclass(frozen=True, slots=True)
+class TargetFidelity:
+    """How well a surrogate predicts held-out coalitions of the size that is removed.
+
+    Attributes:
+        n_remove: number of absent players.
+        coalitions: number of such coalitions.
+        r_squared: as in `Fidelity`, among them.
+        spearman: their rank correlation. None if undefined.
+        interval: 95 % interval of ``spearman``.
+        ordered: share of their pairs, ties left out, whose better one is predicted to be better.
+    """
+
+    n_remove: int
+    coalitions: int
+    r_squared: float | None
+    spearman: float | None
+    interval: Interval | None
+    ordered: float | None
+
+    @classmethod
+    def of(
+        cls, predicted: Values, measured: Values, coalitions: CoalitionMatrix, n_remove: int
+    ) -> "TargetFidelity":
+        """Compare predictions with measurements of the coalitions that lack ``n_remove`` players."""
+        same = (~coalitions).sum(axis=1) == n_remove
+        found = Fidelity.of(predicted[same], measured[same])
+        return cls(
+            n_remove=n_remove,
+            coalitions=found.coalitions,
+            r_squared=found.r_squared,
+            spearman=found.spearman,
+            interval=None if found.spearman is None else rank_interval(found.spearman, found.coalitions),
+            ordered=_ordered(predicted[same], measured[same]),
+        )
+
+    def in_words(self) -> str:
+        """What the figures mean, and whether they exceed chance."""
+        which = f"on {self.coalitions} held-out coalitions that lack {self.n_remove} players, as the cut does"
+        if self.spearman is None or self.ordered is None or self.interval is None:
+            return f"{which}: too few, or too much alike, to judge the surrogate by"
+        ends = f"{self.interval.low:.2f} to {self.interval.high:.2f}"
+        found = (
+            f"{which}: R^2 {_figure(self.r_squared)}, Spearman {self.spearman:.2f} ({ends}); of two of them "
+            f"the surrogate names the better one in {self.ordered:.0%} of cases"
+        )
+        if self.interval.low <= 0.0:
+            return f"{found}, which is not told apart from guessing"
+        doubt = ", too few to rely on: trust measured values, not predicted ones"
+        return found + ("" if self.interval.low >= _RELIABLE else doubt)
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain data."""
+        ends = None if self.interval is None else [self.interval.low, self.interval.high]
+        return {
+            "n_remove": self.n_remove,
+            "coalitions": self.coalitions,
+            "r_squared": self.r_squared,
+            "spearman": self.spearman,
+            "spearman_interval": ends,
+            "pairs_ordered": self.ordered,
+            "in_words": self.in_words(),
+        }
+
+
+def _figure(number: float | None) -> str:
+    return "undefined" if number is None else f"{number:.2f}"
+
+
+def _ordered(predicted: Values, measured: Values) -> float | None:
+    """The share of pairs with different values that predictions order as measurements do."""
+    right = total = 0
+    for row in range(len(measured) - 1):  # a row at a time, as there may be thousands
+        truth = np.sign(measured[row] - measured[row + 1 :])
+        said = np.sign(predicted[row] - predicted[row + 1 :])
+        right += int(((truth == said) & (truth != 0)).sum())
+        total += int((truth != 0).sum())
+    return right / total if total else None
 
 
 def _rank_correlation(left: Values, right: Values) -> float | None:
@@ -125,6 +225,8 @@ class Contributions:
             all of it and for its halves, shape (number of them, 3).
         fidelity: the surrogate's fidelity on held-out coalitions, if there is a surrogate.
         interactions: pairwise effect on the value of two players being absent together, (n, n), if known.
+        interaction_errors: standard error of each interaction's distance from the mean of all pairs, (n, n),
+            if known.
         surrogate: the fitted surrogate, for selectors that search it.
         refit: contributions from other values of the same coalitions, if the estimator supports it.
         robustness: see `Robustness`; None if it was not computed.
@@ -140,6 +242,7 @@ class Contributions:
     estimated: Measurements = field(default_factory=lambda: np.empty((0, 3)), compare=False)
     fidelity: Fidelity | None = None
     interactions: NDArray[np.float64] | None = None
+    interaction_errors: NDArray[np.float64] | None = field(default=None, compare=False)
     surrogate: Surrogate | None = field(default=None, compare=False)
     refit: Refit | None = field(default=None, compare=False)
     robustness: Robustness | None = field(default=None, compare=False)
@@ -192,10 +295,13 @@ class Contributions:
             ],
             "fidelity_held_out": None if self.fidelity is None else self.fidelity.to_json(),
             "robustness": None if self.robustness is None else self.robustness.to_json(),
-            "interactions": None
-            if self.interactions is None
-            else [[_short(number) for number in row] for row in self.interactions.tolist()],
+            "interactions": _rows(self.interactions),
+            "interaction_errors": _rows(self.interaction_errors),
         }
+
+
+def _rows(matrix: NDArray[np.float64] | None) -> list[list[float | None]] | None:
+    return None if matrix is None else [[_short(number) for number in row] for row in matrix.tolist()]
 
 
 def _plain(number: float) -> float | None:

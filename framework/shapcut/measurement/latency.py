@@ -22,6 +22,8 @@ class LatencyResult(BaseModel):
         new_tokens: decode steps averaged in one measurement.
         repeats: number of measurements.
         batch_size: sequences generated at a time.
+        prefill_samples: seconds of each measurement, whose median is ``prefill_seconds``.
+        decode_samples: as ``prefill_samples``.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -32,6 +34,8 @@ class LatencyResult(BaseModel):
     new_tokens: int
     repeats: int
     batch_size: int = 1
+    prefill_samples: tuple[float, ...] = ()
+    decode_samples: tuple[float, ...] = ()
 
     @property
     def prefill_tokens_per_second(self) -> float | None:
@@ -71,7 +75,8 @@ def latency(
         reporter: for progress.
     """
     prompt = random_prompt(adapter, model, prompt_tokens, seed, batch_size)
-    prefill, decode = [], []
+    prefill: list[float] = []
+    decode: list[float] = []
     with quiet_libraries(), (reporter or Silent()).counting("timing generation", repeats) as count:
         generation_seconds(adapter, model, prompt, 2)
         for repeat in range(repeats):
@@ -87,6 +92,8 @@ def latency(
         new_tokens=new_tokens,
         repeats=repeats,
         batch_size=batch_size,
+        prefill_samples=tuple(prefill),
+        decode_samples=tuple(decode),
     )
 
 

@@ -1,7 +1,7 @@
 """Perplexity over windows of text."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict
 from torch import Tensor, nn
 from torch.nn import functional
 
+from shapcut.game.interval import Interval, Ratio, mean_interval
 from shapcut.models.adapter import Adapter
 from shapcut.support.errors import InputError
 from shapcut.support.progress import Reporter, Silent
@@ -30,6 +31,8 @@ class PerplexityResult(BaseModel):
         perplexity: exp of the loss; infinite or NaN if the loss is.
         nats_per_token: mean next-token loss over the predicted tokens.
         n_tokens: number of predicted tokens.
+        window_nats: loss summed over the predicted tokens of each window.
+        window_tokens: number of predicted tokens of each window.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="strings")
@@ -37,21 +40,48 @@ class PerplexityResult(BaseModel):
     perplexity: float
     nats_per_token: float
     n_tokens: int
+    window_nats: tuple[float, ...] = ()
+    window_tokens: tuple[int, ...] = ()
 
     @property
     def finite(self) -> bool:
         """Whether the perplexity is finite."""
         return math.isfinite(self.perplexity)
 
+    @property
+    def interval(self) -> Interval | None:
+        """The 95 % interval of the perplexity: a t interval of the loss over windows."""
+        found = mean_interval(self.window_means, self.window_tokens)
+        return None if found is None else found.exp()
+
+    def ratio_to(self, other: "PerplexityResult") -> Ratio | None:
+        """This perplexity over another on the same windows, with a t interval over paired windows."""
+        nats = self.nats_per_token - other.nats_per_token
+        if not math.isfinite(nats):
+            return None
+        interval = None
+        if self.window_tokens == other.window_tokens:
+            pairs = zip(self.window_means, other.window_means, strict=True)
+            interval = mean_interval([one - two for one, two in pairs], self.window_tokens)
+        return Ratio(_exp(nats), None if interval is None else interval.exp())
+
+    @property
+    def window_means(self) -> list[float]:
+        """Mean loss over the predicted tokens of each window."""
+        return [nats / n for nats, n in zip(self.window_nats, self.window_tokens, strict=True)]
+
     @classmethod
-    def of(cls, total_nats: float, n_tokens: int) -> "PerplexityResult":
-        """The result for a loss summed over ``n_tokens``."""
-        nats = total_nats / n_tokens
-        try:
-            perplexity = math.exp(nats)
-        except OverflowError:
-            perplexity = math.inf
-        return cls(perplexity=perplexity, nats_per_token=nats, n_tokens=n_tokens)
+    def of(cls, window_nats: Sequence[float], window_tokens: Sequence[int]) -> "PerplexityResult":
+        """The result for the losses of windows, each summed over its predicted tokens."""
+        n_tokens = sum(window_tokens)
+        nats = sum(window_nats) / n_tokens
+        return cls(
+            perplexity=_exp(nats),
+            nats_per_token=nats,
+            n_tokens=n_tokens,
+            window_nats=tuple(window_nats),
+            window_tokens=tuple(window_tokens),
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,13 +121,12 @@ def perplexity(
     """
     if input_ids.shape[0] == 0 or input_ids.shape[1] < _MIN_TOKENS:
         raise InputError(f"token ids of shape {tuple(input_ids.shape)} leave nothing to predict")
-    total, read = 0.0, 0
+    nats: list[float] = []
     with (reporter or Silent()).counting(_READING, len(input_ids)) as count:
         for batch in torch.split(input_ids, batch_size):
-            total += _summed_nats(adapter, model, batch, batch[:, 1:])
-            read += len(batch)
-            count(read)
-    return PerplexityResult.of(total, input_ids[:, 1:].numel())
+            nats += _summed_nats(adapter, model, batch, batch[:, 1:])
+            count(len(nats))
+    return PerplexityResult.of(nats, [input_ids.shape[1] - 1] * len(nats))
 
 
 def sliding_perplexity(
@@ -136,27 +165,40 @@ def sliding_perplexity(
         raise InputError(f"--stride {stride} must be between 1 and {width}, the tokens in a window")
     if len(tokens) < _MIN_TOKENS:
         raise InputError(f"a text of {len(tokens)} tokens leaves nothing to predict")
-    total, predicted, read = 0.0, 0, 0
+    nats: list[float] = []
+    predicted: list[int] = []
     windows = 1 + max(0, math.ceil((len(tokens) - width) / stride))
     with (reporter or Silent()).counting(_READING, windows) as count:
         for ids, targets in _sliding_batches(tokens, width, stride, bos, batch_size):
-            total += _summed_nats(adapter, model, ids, targets)
-            predicted += int((targets != _IGNORED).sum())
-            read += len(ids)
-            count(read)
-    return PerplexityResult.of(total, predicted)
+            nats += _summed_nats(adapter, model, ids, targets)
+            predicted += (targets != _IGNORED).sum(dim=1).tolist()
+            count(len(nats))
+    return PerplexityResult.of(nats, predicted)
 
 
-def _summed_nats(adapter: Adapter, model: nn.Module, input_ids: Tensor, targets: Tensor) -> float:
-    """Loss summed over the targets, shape (batch, length - 1), except ignored ones: fp32, summed in fp64."""
+def _summed_nats(adapter: Adapter, model: nn.Module, input_ids: Tensor, targets: Tensor) -> list[float]:
+    """Each window's loss summed over its targets, shape (batch, length - 1), except ignored ones.
+
+    In fp32, summed in fp64.
+    """
     device = adapter.input_device(model)
     logits = adapter.logits(model, input_ids.to(device))[:, :-1].flatten(0, 1)
     flat = targets.to(logits.device).flatten()
-    total = 0.0
-    for block, wanted in zip(torch.split(logits, TOKEN_BLOCK), torch.split(flat, TOKEN_BLOCK), strict=True):
-        nats = functional.cross_entropy(block.float(), wanted, ignore_index=_IGNORED, reduction="none")
-        total += float(nats.double().sum())
-    return total
+    losses = [
+        functional.cross_entropy(block.float(), wanted, ignore_index=_IGNORED, reduction="none")
+        for block, wanted in zip(
+            torch.split(logits, TOKEN_BLOCK), torch.split(flat, TOKEN_BLOCK), strict=True
+        )
+    ]
+    found: list[float] = torch.cat(losses).double().reshape(targets.shape).sum(dim=1).tolist()
+    return found
+
+
+def _exp(nats: float) -> float:
+    try:
+        return math.exp(nats)
+    except OverflowError:
+        return math.inf
 
 
 def _sliding_batches(

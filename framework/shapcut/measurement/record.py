@@ -2,6 +2,7 @@
 
 from pydantic import BaseModel, ConfigDict
 
+from shapcut.game.interval import Ratio, ratio_of_means
 from shapcut.measurement.cache_size import CacheSizes
 from shapcut.measurement.latency import LatencyResult
 from shapcut.measurement.perplexity import PerplexityResult
@@ -64,3 +65,32 @@ class ModelMeasurement(BaseModel):
     caches: CacheSizes | None = None
     tasks: tuple[TaskScore, ...] | None = None
     notes: tuple[str, ...] = ()
+
+
+def changes(before: ModelMeasurement, after: ModelMeasurement) -> dict[str, Ratio]:
+    """Each figure with an uncertainty, of one model over the same figure of another.
+
+    Perplexities are paired by window, durations are not paired. A figure that was measured differently for
+    the two models is left out.
+
+    Returns:
+        By path, such as ``perplexity.perplexity`` and ``latency.decode_seconds``.
+    """
+    found = {}
+    if before.held_out_fingerprint == after.held_out_fingerprint and before.stride == after.stride:
+        quality = after.perplexity.ratio_to(before.perplexity)
+        if quality is not None:
+            found["perplexity.perplexity"] = quality
+    first, last = before.latency, after.latency
+    if first is None or last is None or _question(first) != _question(last):
+        return found
+    for phase in ("prefill", "decode"):
+        medians = [getattr(timed, f"{phase}_seconds") for timed in (first, last)]
+        if medians[0] > 0.0:
+            samples = [getattr(timed, f"{phase}_samples") for timed in (first, last)]
+            found[f"latency.{phase}_seconds"] = Ratio(medians[1] / medians[0], ratio_of_means(*samples))
+    return found
+
+
+def _question(timed: LatencyResult) -> tuple[int, int, int]:
+    return timed.prompt_tokens, timed.new_tokens, timed.batch_size

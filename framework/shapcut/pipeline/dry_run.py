@@ -22,6 +22,7 @@ from shapcut.models.quantization import is_quantized
 from shapcut.models.source import ModelSource, inspect_source, read_config
 from shapcut.pipeline.footprint import Footprint, advice, footprint, state_width
 from shapcut.pipeline.parts import check_players, make_parts
+from shapcut.pipeline.shared_work import SharedWork, shared_work
 from shapcut.pipeline.targets import check_target, checkpoint_size, make_targets
 from shapcut.pipeline.throughput import Throughput, loaded_model, product_throughput, stack_throughput
 from shapcut.recipe.recipe import Recipe
@@ -70,6 +71,8 @@ class Forecast:
         dtype: number format of the evaluation.
         blocks_per_coalition: assumed number of players present in a coalition.
         operations: floating-point operations of all coalitions without shared prefixes.
+        least: the work of the estimator alone, if it is the default and the target is known.
+        least_operations: its floating-point operations; those of all coalitions if it is unknown.
         throughput: operations per second, measured or given.
         throughput_source: how the throughput is known, in words.
         memory: the memory needed.
@@ -94,6 +97,8 @@ class Forecast:
     dtype: str
     blocks_per_coalition: int
     operations: float
+    least: SharedWork | None
+    least_operations: float
     throughput: float
     throughput_source: str
     memory: Footprint
@@ -106,12 +111,18 @@ class Forecast:
 
     @property
     def seconds(self) -> float:
-        """Estimated time at that throughput."""
+        """Time at that throughput if all of the budget is spent and no prefix is shared."""
         return self.operations / self.throughput
+
+    @property
+    def least_seconds(self) -> float:
+        """Time at that throughput of the least work."""
+        return self.least_operations / self.throughput
 
     def to_json(self) -> dict[str, Any]:
         """Plain data."""
-        return asdict(self) | {"tokens": self.tokens, "seconds": self.seconds}
+        times = {"seconds": self.seconds, "least_seconds": self.least_seconds}
+        return asdict(self) | {"tokens": self.tokens, **times}
 
 
 class _Shape(Game):
@@ -171,6 +182,8 @@ def forecast(recipe: Recipe, host: Host, *, target: bool, throughput: float | No
     budget = capped_budget(recipe.budget, shape.players)
     mean_block = sum(player.parameters for player in shape.players) / shape.n_players
     speed = given or _measured_throughput(recipe, source, shape, device, dtype)
+    operations = 2.0 * (present * mean_block + _readout_size(shape.model)) * tokens * budget
+    least = shared_work(parts.estimator, shape, recipe, n_remove)
     return Forecast(
         model=recipe.model,
         architecture=type(shape.model).__name__,
@@ -189,7 +202,9 @@ def forecast(recipe: Recipe, host: Host, *, target: bool, throughput: float | No
         tokens_per_coalition=tokens,
         dtype=_name(dtype),
         blocks_per_coalition=present,
-        operations=2.0 * (present * mean_block + _readout_size(shape.model)) * tokens * budget,
+        operations=operations,
+        least=least,
+        least_operations=operations if least is None else _operations(least, mean_block, shape.model, tokens),
         throughput=speed.operations,
         throughput_source=speed.source,
         memory=memory,
@@ -271,6 +286,11 @@ def _targets(recipe: Recipe, shape: _Shape) -> tuple[Target, ...]:
 
 def _unmeasured(*_: Any) -> Any:
     raise TypeError("without weights nothing is measured")
+
+
+def _operations(least: SharedWork, mean_block: float, model: nn.Module, tokens: int) -> float:
+    read = _readout_size(model) * (least.coalitions / least.part + 1)
+    return 2.0 * (least.block_runs * mean_block + read) * tokens
 
 
 def _readout_size(model: nn.Module) -> int:

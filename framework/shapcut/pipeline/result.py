@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from shapcut.export.checkpoint import CheckpointReport
+from shapcut.game.interval import Ratio
 from shapcut.game.plan import RemovalPlan
-from shapcut.measurement.record import ModelMeasurement
+from shapcut.measurement.record import ModelMeasurement, changes
 from shapcut.support.errors import InputError
 from shapcut.support.files import write_json_atomically
 from shapcut.support.plain_json import read_json
@@ -32,12 +33,18 @@ class PruneResult:
     checkpoint: CheckpointReport
     form: str = ""
 
+    @property
+    def changes(self) -> dict[str, Ratio]:
+        """Each uncertain figure of the pruned model over the original's."""
+        return changes(self.before, self.after)
+
     def to_json(self) -> dict[str, Any]:
         """Plain data."""
         return {
             "plan": json.loads(self.plan.model_dump_json()),
             "dense": json.loads(self.before.model_dump_json()),
             "pruned": json.loads(self.after.model_dump_json()),
+            "changes": {path: ratio.to_json() for path, ratio in self.changes.items()},
             "checkpoint": {
                 "directory": str(self.checkpoint.directory),
                 "weight_bytes": self.checkpoint.weight_bytes,

@@ -20,6 +20,7 @@ class Method:
         needs: number of coalitions to measure; None: the recipe's budget.
         source: publication of the method.
         windows: number of calibration windows to measure on; None: all.
+        takes_budget: whether a budget that the user gives replaces ``needs``.
     """
 
     name: str
@@ -29,6 +30,7 @@ class Method:
     needs: Evaluations | None
     source: str
     windows: int | None = None
+    takes_budget: bool = False
 
 
 def _nothing(_candidates: int, _n_remove: int, _n_groups: int) -> int:
@@ -98,6 +100,7 @@ _ALL = (
         _half_of_greedy,
         "shapcut's default, twice as patient",
         windows=4,
+        takes_budget=True,
     ),
 )
 

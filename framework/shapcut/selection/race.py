@@ -1,15 +1,32 @@
 """Races: candidates are measured on more and more text, and the worse half drops out."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from shapcut.game.coalitions import CoalitionMatrix, Values
 from shapcut.game.game import Game
+from shapcut.game.interval import mean_interval
 
 
-def race(leaders: CoalitionMatrix, finals: Sequence[Game]) -> tuple[int, float | None]:
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """The end of a race.
+
+    Attributes:
+        winner: the winner's row.
+        value: its mean over all games; None if there are no games.
+        told_apart: whether its lead over the runner-up exceeds its 95 % interval over the games (paired t).
+    """
+
+    winner: int
+    value: float | None
+    told_apart: bool
+
+
+def race(leaders: CoalitionMatrix, finals: Sequence[Game]) -> Outcome:
     """The best of a few coalitions by successive halving.
 
     All are measured in the first game. Whenever the number of games has doubled, the half with the lower mean
@@ -18,18 +35,28 @@ def race(leaders: CoalitionMatrix, finals: Sequence[Game]) -> tuple[int, float |
     Args:
         leaders: the coalitions, best guess first, shape (n, n_players).
         finals: games on texts of equal length.
-
-    Returns:
-        The winner's row and its mean over all games; None if there are no games.
     """
     alive, totals = np.arange(len(leaders)), np.zeros(len(leaders))
+    found = np.full((len(leaders), len(finals)), -np.inf)
     for seen, game in enumerate(finals, 1):
-        totals[alive] += np.nan_to_num(game.values(leaders[alive]), nan=-np.inf)
+        found[alive, seen - 1] = np.nan_to_num(game.values(leaders[alive]), nan=-np.inf)
+        totals[alive] += found[alive, seen - 1]
         ranked = alive[np.argsort(-totals[alive], kind="stable")]
         doubled = seen & (seen - 1) == 0
         alive = np.sort(ranked[: max(2, -(-len(ranked) // 2))]) if doubled else alive
     winner = int(alive[np.argmax(totals[alive])])
-    return winner, float(totals[winner]) / len(finals) if finals else None
+    others = [other for other in alive if other != winner]
+    if not finals:
+        return Outcome(winner, None, told_apart=False)
+    leads = [mean_interval(_lead(found[winner], found[other])) for other in others]
+    told_apart = all(lead is not None and lead.low > 0.0 for lead in leads)
+    return Outcome(winner, float(totals[winner]) / len(finals), told_apart)
+
+
+def _lead(first: Values, second: Values) -> list[float]:
+    with np.errstate(invalid="ignore"):  # neither is finite
+        lead: list[float] = (first - second).tolist()
+    return lead
 
 
 class Heats:

@@ -18,7 +18,7 @@ from shapcut.game.plan import RemovalPlan
 from shapcut.selection.base import SelectionProblem, Selector
 from shapcut.selection.effect_search import EffectSearch
 from shapcut.selection.part_moves import climb_permitted, come_in_parts, exchanges
-from shapcut.selection.race import race
+from shapcut.selection.race import Outcome, race
 from shapcut.selection.rounds import Evidence, Rounds, permitted
 from shapcut.support.errors import InputError
 
@@ -83,17 +83,16 @@ class SearchSelector(Selector):
             evidence = search.measure(evidence, BudgetedGame(problem.game, problem.budget), seen)
         surrogate = search.fit(evidence)
         leaders = search.leaders(surrogate, evidence)
-        winner, final_value = race(leaders, problem.finals if len(leaders) > 1 else ())
-        measured = evidence.value_of(leaders[winner])
+        end = race(leaders, problem.finals if len(leaders) > 1 else ())
+        winner = leaders[end.winner]
+        measured = evidence.value_of(winner)
         return problem.plan(
-            absent_players(leaders[winner]),
-            predicted_value=float(surrogate.predict(leaders[winner][None])[0]),
+            absent_players(winner),
+            predicted_value=float(surrogate.predict(winner[None])[0]),
             measured_value=measured,
-            final_value=final_value,
+            final_value=end.value,
             method=f"{contributions.estimator} + {self.name}",
-            reason=_reason(
-                measured, int(evidence.measured.sum()), 0 if final_value is None else len(leaders)
-            ),
+            reason=_reason(measured, evidence, end, len(leaders)),
         )
 
     def _rounds(self, problem: SelectionProblem) -> Rounds[Any]:
@@ -243,9 +242,23 @@ def swap_gains(
     return back, gone, gains
 
 
-def _reason(measured: float | None, evaluations: int, finalists: int) -> str:
-    if finalists:
-        return f"the winner of {finalists} finalists on further text, after {evaluations} measured coalitions"
+def _reason(measured: float | None, evidence: Evidence, end: Outcome, finalists: int) -> str:
+    counts = _counts(evidence)
+    if end.value is not None and end.told_apart:
+        return f"the winner of {finalists} finalists on further text, after {counts}"
+    if end.value is not None:
+        return (
+            f"the best of {finalists} finalists on further text, where the runner-up is not told apart from "
+            f"it, after {counts}"
+        )
     if measured is None:
         return "the surrogate's best set; not measured"
-    return f"the best set of this size among {evaluations} measured coalitions"
+    return f"the best set of this size among {counts}"
+
+
+def _counts(evidence: Evidence) -> str:
+    """How many coalitions were measured, and how many of them on all of the calibration text."""
+    known, whole = len(evidence.values), int(evidence.measured.sum())
+    if whole == known:
+        return f"{known} measured coalitions"
+    return f"{known} measured coalitions, {whole} of them on all of the text and the others on a part"

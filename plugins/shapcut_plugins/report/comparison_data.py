@@ -5,7 +5,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from shapcut_plugins.report.run_data import Cut, Part, read_part
+from shapcut_plugins.report.run_data import Change, Cut, Part, geometric_mean, read_part
 
 Method = tuple[str, list[Cut]]
 """A name and its cuts, the whole model first; no cuts without a finite result."""
@@ -47,14 +47,45 @@ class RowFacts(Part):
     failure: str
 
 
+class StandingFacts(Part):
+    """One method for one number of players, over its seeds; an interval is (low, high)."""
+
+    method: str
+    n_remove: int
+    seeds: int
+    finite: int
+    perplexity: float | None
+    interval: tuple[float, float] | None = None
+    lowest: float | None
+    highest: float | None
+    over_best: Change | None = None
+    best: bool = False
+    tokens: float
+    seconds: float
+
+
+class SummaryFacts(Part):
+    """One method over all numbers of players."""
+
+    method: str
+    perplexity: float | None
+    best: int
+    sizes: int
+    tokens: float
+    seconds: float
+
+
 class ComparisonFacts(Part):
-    """The whole comparison."""
+    """The whole comparison; one of an older version has no intervals, so nobody is best in it."""
 
     format_version: Literal[1]
     model: ModelFacts
     text: TextFacts
     dense_held_out_perplexity: float | None
     rows: tuple[RowFacts, ...]
+    summary: tuple[SummaryFacts, ...] = ()
+    verdicts: dict[int, str] = Field(default_factory=dict)
+    standings: tuple[StandingFacts, ...] = ()
 
 
 def read_comparison(path: Path) -> ComparisonFacts:
@@ -67,7 +98,7 @@ def read_comparison(path: Path) -> ComparisonFacts:
 
 
 def method_cuts(comparison: ComparisonFacts) -> tuple[Method, ...]:
-    """The cuts of each method, averaged over seeds."""
+    """The cuts of each method, geometric means over seeds."""
     found: dict[str, dict[int, list[float]]] = {}
     for row in comparison.rows:
         sizes = found.setdefault(row.method, {})
@@ -78,4 +109,32 @@ def method_cuts(comparison: ComparisonFacts) -> tuple[Method, ...]:
     return tuple(
         (name, whole + [Cut.of(size, seeds) for size, seeds in sorted(sizes.items())] if sizes else [])
         for name, sizes in found.items()
+    )
+
+
+def standings_of(comparison: ComparisonFacts) -> tuple[StandingFacts, ...]:
+    """The methods for each number of players, the lowest perplexity first."""
+    if comparison.standings:
+        return comparison.standings
+    groups: dict[tuple[int, str], list[RowFacts]] = {}
+    for row in comparison.rows:
+        groups.setdefault((row.n_remove, row.method), []).append(row)
+    found = [_standing(rows) for rows in groups.values()]
+    return tuple(
+        sorted(found, key=lambda each: (each.n_remove, each.perplexity is None, each.perplexity or 0.0))
+    )
+
+
+def _standing(rows: list[RowFacts]) -> StandingFacts:
+    known = [row.held_out_perplexity for row in rows if row.held_out_perplexity is not None]
+    return StandingFacts(
+        method=rows[0].method,
+        n_remove=rows[0].n_remove,
+        seeds=len(rows),
+        finite=len(known),
+        perplexity=geometric_mean(known) if len(known) == len(rows) else None,
+        lowest=min(known, default=None),
+        highest=max(known, default=None),
+        tokens=sum(row.tokens for row in rows) / len(rows),
+        seconds=sum(row.seconds for row in rows) / len(rows),
     )

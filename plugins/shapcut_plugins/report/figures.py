@@ -5,8 +5,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from shapcut_plugins.report.page import figure
-from shapcut_plugins.report.run_data import number
+from shapcut.contracts import apart
+from shapcut_plugins.report.run_data import Change, number
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,23 +56,31 @@ class Row:
         name: with the unit.
         values: of the original and of each pruned model, formatted.
         changes: of each pruned model against the original; empty if undefined.
+        intervals: 95 % intervals of the changes; empty where there is none.
     """
 
     name: str
     values: tuple[str, ...]
     changes: tuple[str, ...]
+    intervals: tuple[str, ...] = ()
 
 
-def rows(measurements: Sequence[Mapping[str, Any]]) -> list[Row]:
+def rows(
+    measurements: Sequence[Mapping[str, Any]], changes: Sequence[Mapping[str, Change]] = ()
+) -> list[Row]:
     """One row for each figure that any model has.
 
     Args:
         measurements: plain data of the original and of each pruned model.
+        changes: of each pruned model, its uncertain figures over the original's, by path.
     """
     tables = [dict(_figures(measurement)) for measurement in measurements]
     paths = dict.fromkeys([*LABELS, *(path for table in tables for path in table)])
     known = [path for path in paths if any(path in table for table in tables) and path not in SETTINGS]
-    return [_row(path, [table.get(path) for table in tables]) for path in known]
+    return [
+        _row(path, [table.get(path) for table in tables], [found.get(path) for found in changes])
+        for path in known
+    ]
 
 
 def settings(measurement: Mapping[str, Any]) -> list[tuple[str, str]]:
@@ -116,18 +124,25 @@ def _label(path: str) -> Label:
     return Label(text.replace("_", " ") + unit, factor)
 
 
-def _row(path: str, figures: Sequence[float | None]) -> Row:
+def _row(path: str, figures: Sequence[float | None], uncertain: Sequence[Change | None]) -> Row:
     label = _label(path)
     shown = [None if value is None else value * label.factor for value in figures]
     return Row(
         label.text,
-        tuple(figure(value, label.form) for value in shown),
+        tuple(apart(shown, label.form, missing="–")),  # noqa: RUF001 - a dash in a table
         tuple(change(figures[0], after) for after in figures[1:]),
+        tuple(_interval(found) for found in uncertain),
     )
+
+
+def _interval(found: Change | None) -> str:
+    if found is None or not found.interval:
+        return ""
+    return found.interval if found.told_apart else f"{found.interval}: not told apart"
 
 
 def change(before: float | None, after: float | None) -> str:
     """The change in percent; empty if undefined."""
     if not before or after is None or not math.isfinite(after / before):
         return ""
-    return f"{after / before - 1.0:+.1%}"
+    return "equal" if before == after else f"{after / before - 1.0:+.1%}"

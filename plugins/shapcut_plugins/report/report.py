@@ -13,7 +13,7 @@ from shapcut_plugins.report.baselines import Baselines, own_cuts, read_baselines
 from shapcut_plugins.report.charts.contributions import contribution_chart
 from shapcut_plugins.report.charts.curve import curve_chart
 from shapcut_plugins.report.charts.depth_map import DepthMap, depth_map
-from shapcut_plugins.report.charts.pairs import heat_map, scatters
+from shapcut_plugins.report.charts.pairs import Pairs, heat_map, scatters
 from shapcut_plugins.report.page import environment
 from shapcut_plugins.report.run_data import ContributionFacts, RunFacts, read_run
 from shapcut_plugins.report.serving import served_rows
@@ -88,7 +88,7 @@ def _measured(facts: RunFacts) -> dict[str, Any]:
         return {"measured": [], "settings": []}
     models = [results[0].dense, *(result.pruned for result in results)]
     return {
-        "measured": report_measurements.rows(models),
+        "measured": report_measurements.rows(models, [result.changes for result in results]),
         "settings": report_measurements.settings(results[0].dense),
     }
 
@@ -96,15 +96,20 @@ def _measured(facts: RunFacts) -> dict[str, Any]:
 def _scored(scored: ContributionFacts | None, facts: RunFacts) -> dict[str, Any]:
     """The template's data on the contributions."""
     if scored is None:
-        return dict.fromkeys(("scored", "chart", "heat", "interaction", "scatters", "trust"))
+        return dict.fromkeys(
+            ("scored", "chart", "heat", "pairs", "interaction", "scatters", "trust", "differ")
+        )
     fidelity, removed = scored.fidelity_held_out, facts.removed
+    pairs = Pairs.of(scored.interactions or (), scored.interaction_errors, scored.fixed)
     return {
         "scored": scored,
         "chart": contribution_chart(scored.players, removed) if scored.players else None,
-        "heat": heat_map(scored.interactions, removed, scored.fixed) if scored.interactions else None,
-        "interaction": report_summary.interaction(scored),
+        "heat": heat_map(pairs, len(scored.players), removed),
+        "pairs": pairs,
+        "interaction": report_summary.interaction(pairs),
         "scatters": scatters(fidelity.points, len(removed)) if fidelity else (),
         "trust": report_summary.trust(scored),
+        "differ": report_summary.contributions_differ(scored),
     }
 
 

@@ -1,13 +1,15 @@
 """The data of a report: the files of a run, validated on reading."""
 
-from collections.abc import Iterable
+import math
+import statistics
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from shapcut.contracts import InputError, RemovalPlan, Run, ServingRecord, read_json
+from shapcut.contracts import InputError, RemovalPlan, Run, ServingRecord, apart, read_json
 
 
 class Part(BaseModel):
@@ -75,6 +77,23 @@ class CheckpointFacts(Part):
     tolerance: float
 
 
+class Change(Part):
+    """A figure of the pruned model over the original's, with its 95 % interval."""
+
+    ratio: float
+    low: float | None
+    high: float | None
+    told_apart: bool
+
+    @property
+    def interval(self) -> str:
+        """The interval as a change in percent; empty without one."""
+        if self.low is None or self.high is None:
+            return ""
+        low, high = apart([100 * (self.low - 1), 100 * (self.high - 1)], "{:+,.1f}%")
+        return f"{low} to {high}"
+
+
 class Result(Part):
     """The result of a pruning; for the figures see `shapcut_plugins.report.figures`."""
 
@@ -82,6 +101,7 @@ class Result(Part):
     dense: dict[str, Any]
     pruned: dict[str, Any]
     checkpoint: CheckpointFacts
+    changes: dict[str, Change] = Field(default_factory=dict)
 
     @property
     def perplexities(self) -> tuple[float | None, float | None]:
@@ -135,6 +155,18 @@ class PlayerFacts(Part):
     standard_error: float | None
 
 
+class TargetFacts(Part):
+    """The surrogate's fidelity on coalitions of the size that is removed."""
+
+    n_remove: int
+    coalitions: int
+    r_squared: float | None
+    spearman: float | None
+    spearman_interval: tuple[float, float] | None
+    pairs_ordered: float | None
+    in_words: str
+
+
 class FidelityFacts(Part):
     """The surrogate's fidelity on coalitions that it was not fitted to."""
 
@@ -145,6 +177,7 @@ class FidelityFacts(Part):
     predicted: tuple[float | None, ...] = ()
     measured: tuple[float | None, ...] = ()
     absent: tuple[int, ...] = ()
+    at_target: TargetFacts | None = None
 
     @property
     def points(self) -> list[tuple[float, float, int | None]]:
@@ -184,11 +217,19 @@ class ContributionFacts(Part):
     fidelity_held_out: FidelityFacts | None = None
     robustness: RobustnessFacts | None = None
     interactions: tuple[tuple[float | None, ...], ...] | None = None
+    interaction_errors: tuple[tuple[float | None, ...], ...] | None = None
 
     @property
     def fixed(self) -> tuple[int, ...]:
         """Players without a finite contribution, such as those that can never be absent."""
         return tuple(facts.player for facts in self.players if facts.value is None)
+
+
+def geometric_mean(perplexities: Sequence[float]) -> float:
+    """Their geometric mean, the perplexity of the mean loss; not finite if one is not, or is not positive."""
+    if any(not 0.0 < each < math.inf for each in perplexities):
+        return math.nan if any(math.isnan(each) or each <= 0.0 for each in perplexities) else math.inf
+    return perplexities[0] if len(perplexities) == 1 else statistics.geometric_mean(perplexities)
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,7 +238,7 @@ class Cut:
 
     Attributes:
         removed: number of removed players.
-        perplexity: on held-out text, the mean over seeds; not finite if unknown.
+        perplexity: on held-out text, the geometric mean over seeds; not finite if unknown.
         low: the lowest over seeds.
         high: the highest over seeds.
     """
@@ -211,7 +252,7 @@ class Cut:
     def of(cls, removed: int, perplexities: Iterable[float]) -> "Cut":
         """Aggregate at least one perplexity."""
         known = list(perplexities)
-        return cls(removed, sum(known) / len(known), min(known), max(known))
+        return cls(removed, geometric_mean(known), min(known), max(known))
 
 
 @dataclass(frozen=True, slots=True)

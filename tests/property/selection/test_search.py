@@ -18,7 +18,7 @@ from shapcut.game.coalitions import absent_players, all_coalitions, keys, withou
 from shapcut.game.game import FunctionGame
 from shapcut.recipe.recipe import make_recipe
 from shapcut.selection.base import SelectionProblem
-from shapcut.selection.race import Heats, race
+from shapcut.selection.race import Heats, Outcome, race
 from shapcut.selection.search import Evidence, SearchSelector, climb, swap_gains, swaps
 from shapcut.support.errors import InputError
 
@@ -281,7 +281,8 @@ def test_a_race_halves_its_field_each_time_the_text_doubles():
     field = without(8, [pair for pair, _ in zip(combinations(range(8), 2), range(16), strict=False)])
     quality = rng.permutation(16) / 16
     texts = [Text(dict(zip(keys(field), quality + rng.normal(0, 0.01, 16), strict=True))) for _ in range(8)]
-    winner, value = race(field, texts)
+    end = race(field, texts)
+    winner, value = end.winner, end.value
     assert [text.asked for text in texts] == [[16], [8], [4], [4], [2], [2], [2], [2]]
     assert winner == int(quality.argmax())
     assert value == pytest.approx(quality.max(), abs=0.02)
@@ -324,8 +325,8 @@ def test_ours_has_enough_left_to_search_among_a_dozen_layers(n_remove):
 def test_a_set_without_a_finite_value_loses_the_race():
     field = without(4, [(0,), (1,)])
     first = Text(dict(zip(keys(field), [np.nan, -5.0], strict=True)))
-    assert race(field, [first]) == (1, -5.0)
-    assert race(field, []) == (0, None)
+    assert race(field, [first]) == Outcome(1, -5.0, told_apart=False)
+    assert race(field, []) == Outcome(0, None, told_apart=False)
 
 
 class Lengths(FunctionGame):

@@ -170,7 +170,7 @@ def figures(nats: float, parameters: int) -> ModelMeasurement:
         weight_bytes=0,
         checkpoint_bytes=None,
         peak_memory_bytes=None,
-        perplexity=PerplexityResult.of(nats, 10),
+        perplexity=PerplexityResult.of([nats], [10]),
         held_out_source="builtin",
         held_out_fingerprint="",
         sequence_length=5,

@@ -81,7 +81,7 @@ def test_a_loss_that_is_not_finite_is_reported_as_such(
 
 
 def test_a_huge_loss_is_an_infinite_perplexity() -> None:
-    result = PerplexityResult.of(8000.0, 10)
+    result = PerplexityResult.of([8000.0], [10])
     assert (result.perplexity, result.nats_per_token, result.finite) == (math.inf, 800.0, False)
     assert json.loads(result.model_dump_json())["perplexity"] == "Infinity"
     assert PerplexityResult.model_validate_json(result.model_dump_json()) == result

@@ -25,7 +25,7 @@ from shapcut_plugins.report.charts.contributions import TOP, contribution_chart
 from shapcut_plugins.report.charts.curve import TOP as CURVE_TOP
 from shapcut_plugins.report.charts.curve import curve_chart
 from shapcut_plugins.report.charts.depth_map import depth_map
-from shapcut_plugins.report.charts.pairs import heat_map, scatters
+from shapcut_plugins.report.charts.pairs import Pairs, heat_map, scatters
 from shapcut_plugins.report.charts.scale import axis_ticks, perplexity_scale
 from shapcut_plugins.report.command import add_report_command
 from shapcut_plugins.report.page import content_policy
@@ -364,9 +364,12 @@ def test_pairs_and_held_out_predictions_are_recorded_and_drawn(finished: Path) -
     assert len(drawn) >= fidelity["coalitions"]
     first = f"predicted {fidelity['predicted'][0]:.4g}, measured {fidelity['measured'][0]:.4g}"
     assert f"{fidelity['absent'][0]} absent: {first}" in drawn
-    one, other = 0, 1
-    value = content["interactions"][one][other]
-    assert any(text.startswith(f"{one} and {other}") for text in texts) or abs(value) < 0.1
+    assert len(content["interaction_errors"]) == len(content["interactions"]) == 6
+    assert any("told apart" in text for text in texts)
+    at_target = fidelity["at_target"]
+    assert at_target["coalitions"] == fidelity["absent"].count(2)
+    assert 1 not in fidelity["absent"]
+    assert any(at_target["in_words"][1:] in text for text in texts)
 
 
 def test_what_was_measured_is_shown_even_without_a_label() -> None:
@@ -381,8 +384,8 @@ def test_what_was_measured_is_shown_even_without_a_label() -> None:
     table = {row.name: (row.values, row.changes) for row in report_measurements.rows([dense, pruned])}
     assert table == {
         "perplexity, held-out text": (("10.00", "inf"), ("",)),
-        "cache after 8 tokens (MB)": (("3", "3"), ("+0.0%",)),
-        "quiz: acc": (("0.5", "0.5"), ("+0.0%",)),
+        "cache after 8 tokens (MB)": (("3", "3"), ("equal",)),
+        "quiz: acc": (("0.5", "0.5"), ("equal",)),
         "warm up (ms)": (("250", "500"), ("+100.0%",)),
     }
     assert ("predicted tokens", "5") in report_measurements.settings(dense)
@@ -399,45 +402,121 @@ def test_the_sentences_name_who_was_spared_and_who_went_instead(copy: Run) -> No
     pairs[1][2] = pairs[2][1] = -0.4
     pairs[0][5] = pairs[5][0] = -9.0
     scored = facts.contributions.model_copy(
-        update={"players": players, "interactions": tuple(tuple(row) for row in pairs)}
+        update={"players": players, "interactions": rows_of(pairs), "interaction_errors": alike(6, 0.01)}
     )
     plan = facts.plan.removing([0, 1], 6, reason="so")
     first, second, third = why(plan, scored)
     assert (first, second) == ("Why these: so.", "1 of the 2 removed are among the 2 of lowest contribution.")
     assert third.startswith("2 would have gone by contribution alone; 0 went instead")
     assert "-0.2 against +0.3" in third
-    assert "between 1 and 2 (-0.4)" in interaction(scored)
+    found = Pairs.of(pairs, alike(6, 0.01), [5])
+    assert "that of 1 and 2 (-0.4, standard error of the distance 0.01)" in interaction(found)
+    assert interaction(found).startswith("2 of 10 interactions are told apart")
+
+    vague = scored.model_copy(update={"interaction_errors": alike(6, 0.3)})
+    assert "against" not in why(plan, vague)[2]
+    unsure = [player.model_copy(update={"standard_error": 0.12}) for player in players]
+    third = why(plan, scored.model_copy(update={"players": tuple(unsure)}))[2]
+    assert third == (
+        "2 would have gone by the estimates of single players, which are not told apart from those of 0."
+    )
+
+
+def rows_of(matrix: list[list[float]]) -> tuple[tuple[float, ...], ...]:
+    return tuple(tuple(row) for row in matrix)
+
+
+def alike(players: int, number: float) -> tuple[tuple[float, ...], ...]:
+    """A matrix of one number."""
+    return rows_of([[number] * players for _ in range(players)])
+
+
+@pytest.mark.parametrize(
+    ("spread", "words"),
+    [
+        (1e-5, "all 435 lie between -0.00935 and -0.00933, within their uncertainty"),
+        (0.0, "all are -0.00934, within their uncertainty"),
+    ],
+)
+def test_interactions_within_their_uncertainty_explain_nothing(spread: float, words: str) -> None:
+    noise = np.random.default_rng(0).uniform(-spread, spread, (30, 30))
+    values = (-0.00934 + np.triu(noise, 1) + np.triu(noise, 1).T).tolist()
+    found = Pairs.of(values, alike(30, 1e-4))
+    assert found.told_apart == ()
+    assert heat_map(found, 30, removed=[]) is None
+    assert interaction(found) == f"No interaction is told apart from the others: {words}."
+    assert "repeat it" in interaction(Pairs.of(values, None))
+    assert interaction(Pairs.of([], None)) == ""
+
+
+def test_contributions_within_their_uncertainty_explain_nothing(copy: Run) -> None:
+    edit(copy.contributions, lambda content: [p.update(value=1.0 + p["player"] / 1e6, standard_error=0.1)
+                                              for p in content["players"]])  # fmt: skip
+    facts = read_run(copy)
+    assert facts.plan is not None
+    assert facts.contributions is not None
+    sentences = why(facts.plan, facts.contributions)
+    assert len(sentences) == 2
+    assert sentences[1].startswith("No player's contribution is told apart")
+    assert "No player is told apart from another." in " ".join(report_of(copy).texts)
+
+
+@pytest.mark.parametrize("told_apart", [True, False])
+def test_a_change_within_its_interval_is_not_told_apart(copy: Run, told_apart: bool) -> None:
+    ends = {"low": 0.9 if told_apart else 0.99, "high": 0.95 if told_apart else 1.2}
+
+    def narrow(manifest: Any) -> None:
+        for change in manifest["result"]["changes"].values():
+            change.update(ends, told_apart=told_apart)
+
+    edit(copy.manifest, narrow)
+    text = " ".join(report_of(copy).texts)
+    assert (
+        "which is not told apart from no change (95 % interval -1.0% to +20.0%)" in text
+    ) is not told_apart
+    assert ("The time of a further token is not told apart" in text) is not told_apart
+    assert ("A further token takes" in text) is told_apart
+
+
+def test_a_run_without_intervals_says_so(copy: Run) -> None:
+    edit(copy.manifest, lambda manifest: manifest["result"].pop("changes"))
+    edit(copy.contributions, lambda scored: scored.pop("interaction_errors"))
+    text = " ".join(report_of(copy).texts)
+    assert text.count("no interval was recorded") == 2
+    assert "recorded no uncertainty of its interactions" in text
 
 
 def test_cells_of_the_heat_map_are_as_strong_as_their_interactions() -> None:
-    drawn = heat_map([[0.0, -2.0, 1.0], [-2.0, 0.0, 0.001], [1.0, 0.001, 0.0]], removed=[1])
+    values = [[0.0, -2.0, 1.0], [-2.0, 0.0, 0.1], [1.0, 0.1, 0.0]]
+    drawn = heat_map(Pairs.of(values, alike(3, 0.2)), 3, removed=[1])
     assert drawn is not None
     cells = {cell.text: (cell.strength, cell.negative) for cell in drawn.cells}
-    assert cells == {"0 and 1: -2": (1.0, True), "0 and 2: +1": (0.5, False)}
+    assert cells == {"0 and 1: -2": (1.0, True), "0 and 2: +1": (0.765, False)}
     first, second = drawn.cells
     assert first.x == second.x
     assert second.y == pytest.approx(first.y + drawn.cell)
-    assert heat_map([[0.0, 0.0], [0.0, 0.0]], removed=[]) is None
-    assert heat_map([[0.0, 1.0], [1.0, 0.0]], removed=[], without=[1]) is None
+    assert heat_map(Pairs.of([[0.0, 0.0], [0.0, 0.0]], alike(2, 0.0)), 2, removed=[]) is None
+    assert heat_map(Pairs.of([[0.0, 1.0], [1.0, 0.0]], alike(2, 0.0), without=[1]), 2, removed=[]) is None
 
 
 def test_a_heat_map_of_many_players_draws_the_strongest_pairs() -> None:
     values = np.random.default_rng(0).uniform(0.5, 1.0, (120, 120))
-    drawn = heat_map(((values + values.T) / 2).tolist(), removed=[])
+    pairs = Pairs.of(((values + values.T) / 2).tolist(), alike(120, 1e-9))
+    drawn = heat_map(pairs, 120, removed=[])
     assert drawn is not None
     assert len(drawn.cells) == 5000
     assert drawn.left_out == 120 * 119 // 2 - 5000
     assert drawn.cells[0].strength == 1.0
-    assert len(drawn.pairs) == 120 * 119 // 2
+    assert len(pairs.every) == 120 * 119 // 2
 
 
 def test_dots_lie_on_the_diagonal_where_prediction_and_measurement_agree() -> None:
-    everything, better = scatters([(1.0, 1.0, 1), (2.0, 2.0, 2), (3.0, 2.5, 2), (float("nan"), 0.0, 1)], 2)
+    same, everything = scatters([(1.0, 1.0, 1), (2.0, 2.0, 2), (3.0, 2.5, 2), (float("nan"), 0.0, 1)], 2)
     assert [dot.of_target_size for dot in everything.dots] == [False, True, True]
     for dot in everything.dots[:2]:
         assert dot.x - everything.left == pytest.approx(everything.bottom - dot.y)
     assert everything.dots[2].x - everything.left > everything.bottom - everything.dots[2].y
-    assert len(better.dots) == 2
+    assert [dot.of_target_size for dot in same.dots] == [True, True]
     assert scatters([(1.0, 1.0, 1)], 1) == ()
 
 
@@ -504,7 +583,7 @@ def test_other_methods_are_shown_only_where_their_perplexities_compare(
     if known and players == 6:
         texts = Page(copy.report.read_text(encoding="utf-8")).texts
         assert status == 0
-        assert "greedy, 1 removed: perplexity 350.00 (from 300.00 to 400.00)" in texts
+        assert "greedy, 1 removed: perplexity 346.41 (from 300.00 to 400.00)" in texts
     else:
         assert status == 2
         complaint = "other held-out text" if players == 6 else "on a model of 5 players, this run's has 6"

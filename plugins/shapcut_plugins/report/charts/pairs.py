@@ -1,20 +1,23 @@
-"""The geometry of charts of pairs: a heat map of interactions, predicted against measured values."""
+"""Charts of pairs: a heat map of interactions, predicted against measured values."""
 
 import math
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from statistics import NormalDist
 
 from shapcut_plugins.report.charts.scale import Plot, Scale
 
 _MARGIN, _MAP_WIDTH, _SMALLEST, _LARGEST, _LABEL_WIDTH = 26, 300, 8.0, 24.0, 15
-_FAINTEST, _MOST_CELLS = 0.02, 5000
+_FAINTEST, _MOST_CELLS = 0.1, 5000
 LEFT, SIDE, TOP, BELOW = 52, 262, 10, 36
 _MOST_DOTS = 1500
+
+Matrix = Sequence[Sequence[float | None]]
 
 
 @dataclass(frozen=True, slots=True)
 class Cell:
-    """One pair; ``strength`` is its share of the strongest, from 0 to 1."""
+    """One pair; ``strength`` is its share of the largest distance from the mean, from 0 to 1."""
 
     x: float
     y: float
@@ -24,18 +27,84 @@ class Cell:
 
 
 @dataclass(frozen=True, slots=True)
+class Pair:
+    """The interaction of two players.
+
+    Attributes:
+        one: the first player.
+        other: the second.
+        value: the interaction.
+        distance: its distance from the mean of all pairs.
+        error: standard error of the distance; None if unknown.
+    """
+
+    one: int
+    other: int
+    value: float
+    distance: float
+    error: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Pairs:
+    """The pairs of all players that can be absent.
+
+    Attributes:
+        every: all pairs, the furthest from their mean first.
+        told_apart: those whose distance from the mean exceeds its uncertainty, in the same order.
+        mean: the mean interaction.
+    """
+
+    every: tuple[Pair, ...]
+    told_apart: tuple[Pair, ...]
+    mean: float
+
+    @property
+    def errors_known(self) -> bool:
+        """Whether the run recorded standard errors."""
+        return any(pair.error is not None for pair in self.every)
+
+    @classmethod
+    def of(cls, values: Matrix, errors: Matrix | None, without: Collection[int] = ()) -> "Pairs":
+        """Judge the pairs of a symmetric matrix, all together at 95 % confidence (Bonferroni).
+
+        Args:
+            values: interactions, shape (n_players, n_players).
+            errors: standard errors of their distances from the mean, of the same shape, if known.
+            without: players that can never be absent.
+        """
+        absent = set(without)
+        found = [
+            (one, other, value, None if errors is None else errors[one][other])
+            for one, row in enumerate(values)
+            for other, value in enumerate(row)
+            if one < other and value is not None and one not in absent and other not in absent
+        ]
+        mean = sum(value for _, _, value, _ in found) / len(found) if found else 0.0
+        every = [Pair(one, other, value, value - mean, error) for one, other, value, error in found]
+        every.sort(key=lambda pair: -abs(pair.distance))
+        factor = normal_quantile(len(every))
+        told = [p for p in every if p.error is not None and abs(p.distance) > factor * p.error > 0.0]
+        return cls(tuple(every), tuple(told), mean)
+
+
+def normal_quantile(comparisons: int) -> float:
+    """How many standard errors a distance must have, so that none of so many exceeds it by chance (95 %)."""
+    return NormalDist().inv_cdf(1.0 - 0.025 / max(1, comparisons))
+
+
+@dataclass(frozen=True, slots=True)
 class HeatMap:
     """The geometry for the template.
 
     Attributes:
         size: width and height of the drawing.
         cell: side of a cell.
-        cells: the pairs of players below the diagonal, at most `_MOST_CELLS`, the strongest first.
+        cells: the pairs of players below the diagonal, at most `_MOST_CELLS`, the furthest first.
         left_out: number of pairs not drawn because there are more.
         labels: (place, player, whether it is removed), along both sides.
         margin: offset of the cells.
-        strongest: absolute value of the strongest interaction.
-        pairs: (player, other, interaction), the strongest first.
+        strongest: the largest distance from the mean.
     """
 
     size: float
@@ -45,48 +114,29 @@ class HeatMap:
     labels: tuple[tuple[float, int, bool], ...]
     margin: float
     strongest: float
-    pairs: tuple[tuple[int, int, float], ...]
 
 
-def strongest_pairs(
-    interactions: Sequence[Sequence[float | None]], without: Collection[int] = ()
-) -> list[tuple[int, int, float]]:
-    """(player, later player, interaction), the strongest first, except for players in ``without``."""
-    absent = set(without)
-    pairs = [
-        (one, other, value)
-        for one, row in enumerate(interactions)
-        for other, value in enumerate(row)
-        if one < other and value is not None and one not in absent and other not in absent
-    ]
-    return sorted(pairs, key=lambda pair: -abs(pair[2]))
-
-
-def heat_map(
-    interactions: Sequence[Sequence[float | None]], removed: Collection[int], without: Collection[int] = ()
-) -> HeatMap | None:
-    """Lay out a symmetric matrix; None if it is 0.
+def heat_map(pairs: Pairs, n_players: int, removed: Collection[int]) -> HeatMap | None:
+    """Lay out the pairs that are told apart from the mean; None if there are none.
 
     Args:
-        interactions: shape (n_players, n_players).
+        pairs: the pairs.
+        n_players: how many players there are.
         removed: players with highlighted labels.
-        without: players that can never be absent; their cells stay empty.
     """
-    pairs = strongest_pairs(interactions, without)
-    if not pairs or pairs[0][2] == 0.0:
+    if not pairs.told_apart:
         return None
-    n_players, strongest = len(interactions), abs(pairs[0][2])
+    strongest = abs(pairs.told_apart[0].distance)
     side = min(max(_MAP_WIDTH / n_players, _SMALLEST), _LARGEST)
-    drawn = [pair for pair in pairs if abs(pair[2]) >= _FAINTEST * strongest]
     cells = tuple(
         Cell(
-            x=round(_MARGIN + one * side, 1),
-            y=round(_MARGIN + other * side, 1),
-            strength=round(abs(value) / strongest, 3),
-            negative=value < 0,
-            text=f"{one} and {other}: {value:+.3g}",
+            x=round(_MARGIN + pair.one * side, 1),
+            y=round(_MARGIN + pair.other * side, 1),
+            strength=round(max(_FAINTEST, abs(pair.distance) / strongest), 3),
+            negative=pair.distance < 0,
+            text=f"{pair.one} and {pair.other}: {pair.value:+.3g}",
         )
-        for one, other, value in drawn[:_MOST_CELLS]
+        for pair in pairs.told_apart[:_MOST_CELLS]
     )
     every = math.ceil(_LABEL_WIDTH / side)
     shown = [player for player in range(n_players) if player % every == 0]
@@ -94,11 +144,10 @@ def heat_map(
         size=round(_MARGIN + n_players * side + 4, 1),
         cell=round(side, 1),
         cells=cells,
-        left_out=len(drawn) - len(cells),
+        left_out=len(pairs.told_apart) - len(cells),
         labels=tuple((round(_MARGIN + (p + 0.5) * side, 1), p, p in removed) for p in shown),
         margin=_MARGIN,
         strongest=strongest,
-        pairs=tuple(pairs),
     )
 
 
@@ -132,13 +181,15 @@ Triple = tuple[float, float, int | None]
 
 
 def scatters(points: Sequence[Triple], n_removed: int) -> tuple[Scatter, ...]:
-    """A chart of all points and, because bad coalitions stretch the axes, one of the better half."""
+    """A chart of the coalitions of the target's size, if there are any, and one of all."""
     known = [point for point in points if math.isfinite(point[0]) and math.isfinite(point[1])]
     if len(known) < 2:  # noqa: PLR2004 - one point shows nothing
         return ()
-    middle = sorted(measured for _, measured, _ in known)[len(known) // 2]
-    better = [point for point in known if point[1] >= middle]
-    return _scatter("all", known, n_removed), _scatter("the better half", better, n_removed)
+    same = [point for point in known if point[2] == n_removed]
+    charts = [_scatter(f"{n_removed} absent, as the cut", same, n_removed)] if len(same) > 1 else []
+    if len(same) < len(known):
+        charts.append(_scatter("all held-out coalitions", known, n_removed))
+    return tuple(charts)
 
 
 def _scatter(title: str, points: Sequence[Triple], n_removed: int) -> Scatter:
