@@ -32,7 +32,7 @@ from shapcut.support.errors import InputError
 from shapcut.support.progress import ConsoleReporter
 from shapcut.valuation.game_spec import GameOrigin
 from shapcut.valuation.model_game import ModelGame
-from shapcut.valuation.utilities import ModelUtility
+from shapcut.valuation.utilities import ModelUtility, bound_utility
 
 
 def load_game(
@@ -73,7 +73,7 @@ def load_game(
         opened.model,
         opened.adapter,
         windows.input_ids,
-        utility=host.utilities.create(utility)
+        utility=bound_utility(host.utilities.create(utility), opened.adapter, opened.tokenizer)
         if isinstance(utility, str)
         else ModelUtility(utility, getattr(utility, "__qualname__", "callable")),
         granularity=granularity,

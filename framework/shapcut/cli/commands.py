@@ -203,7 +203,12 @@ def prune_model(
 @option("--plan", type=A_PATH, metavar="FILE", required=True, help="a plan.json made earlier", panel="Method")
 @options.out
 @options.run
-@recipe_options(("then", "calibration", "device", "offload", "trust_remote_code", "revision", "text_only"))
+@recipe_options(
+    (
+        *("then", "calibration", "tasks", "task_data", "limit"),
+        *("device", "offload", "trust_remote_code", "revision", "text_only"),
+    )
+)
 @options.as_json
 @options.dry_run
 @click.pass_obj
@@ -344,6 +349,7 @@ def demo(host: Host, /, *, out: Path, remove: str, budget: str, as_json: bool) -
 
 def _show_result(result: PruneResult, out: Path, as_json: bool) -> None:
     from shapcut.cli import tables
+    from shapcut.cli.figures import difference_rows
     from shapcut.cli.output import print_json
 
     if as_json:
@@ -356,6 +362,8 @@ def _show_result(result: PruneResult, out: Path, as_json: bool) -> None:
         ("", "dense", "pruned", "change"),
         tables.comparison(result),
     )
+    if result.differences:
+        tables.show(tables.PAIRED, tables.PAIRED_HEADINGS, difference_rows(result.differences))
     tables.say(result.plan.reason)
     tables.say(
         f"reloaded with {result.checkpoint.library}, its logits are within "

@@ -16,6 +16,9 @@ from shapcut.pipeline.result import PruneResult
 from shapcut.pipeline.series import SeriesResult
 from shapcut.testing import CheckResult
 
+PAIRED = "accuracy on the same questions, with the 95 % interval of the paired difference"
+PAIRED_HEADINGS = ("task", "metric", "questions", "before", "after", "points", "answers")
+
 
 def show(title: str, headings: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
     """Print one table on stdout."""

@@ -11,6 +11,7 @@ from typing import Any
 from shapcut.comparison.contest import Contest, HeldOutGame
 from shapcut.comparison.contestants import Contestant
 from shapcut.comparison.row import ResultRow, read_rows, write_rows
+from shapcut.comparison.task_judge import TaskJudge
 from shapcut.data.text import BUILTIN, check_source
 from shapcut.data.windows import Calibration, check_size, first_windows
 from shapcut.game.groups import Groups
@@ -69,6 +70,23 @@ class HeldOutText:
         )
 
 
+@dataclass(frozen=True, eq=False, slots=True)
+class Judges:
+    """What the methods' choices are judged by.
+
+    Attributes:
+        text: perplexity on held-out text.
+        tasks: accuracy on tasks, if there are any.
+    """
+
+    text: HeldOutGame
+    tasks: TaskJudge
+
+    def judged(self, row: ResultRow) -> ResultRow:
+        """The row with all that is measured of its removal."""
+        return self.tasks.judged(self.text.judged(row))
+
+
 @dataclass(frozen=True, slots=True)
 class Comparison:
     """The result of a comparison.
@@ -83,7 +101,7 @@ class Comparison:
 
     def to_json(self) -> dict[str, Any]:
         """Plain data."""
-        return {"format_version": 1, **self.facts, "rows": [row.model_dump(mode="json") for row in self.rows]}
+        return {"format_version": 1, **self.facts, "rows": [row.to_json() for row in self.rows]}
 
 
 def compare(
@@ -134,12 +152,12 @@ def compare(
     with open_run(run_directory) as run, closing(EvaluationStore(run.evaluations)) as store:
         manifest = Manifest.start(run, session)
         host.manager.hook.shapcut_run_started(run=run)
-        judge = HeldOutGame(session, store)
-        comparison = Comparison(_facts(session, judge), ())
+        judges = Judges(HeldOutGame(session, store), TaskJudge(session, reporter or Silent()))
+        comparison = Comparison(_facts(session, judges), ())
         for seed in seeds:
             contest = Contest(session, seed, store, reporter or Silent())
             entries = [(contestant, size) for size in sizes for contestant in methods]
-            comparison = _continued(comparison, contest, entries, judge, run)
+            comparison = _continued(comparison, contest, entries, judges, run)
         manifest.finish()
         host.manager.hook.shapcut_comparison_finished(run=run)
     return comparison
@@ -149,28 +167,29 @@ def _continued(
     comparison: Comparison,
     contest: Contest,
     entries: Sequence[tuple[Contestant, int]],
-    judge: HeldOutGame,
+    judges: Judges,
     run: Run,
 ) -> Comparison:
     """The comparison with the rows of one seed; writes each row when it is finished."""
     finished = read_rows(run.rows)
     for contestant, size in entries:
-        key = _key(contest.identity(contestant, size), comparison.facts)
+        key = _key(contest.identity(contestant, size), comparison.facts, judges)
         if key not in finished:
-            finished[key] = judge.judged(contest.row(contestant, size, key))
+            finished[key] = judges.judged(contest.row(contestant, size, key))
             write_rows(run.rows, finished.values())
         comparison = replace(comparison, rows=(*comparison.rows, finished[key]))
         write_json_atomically(run.comparison, comparison.to_json())
     return comparison
 
 
-def _key(identity: dict[str, Any], facts: dict[str, Any]) -> str:
+def _key(identity: dict[str, Any], facts: dict[str, Any], judges: Judges) -> str:
     """A digest of everything that determines a row."""
-    content = json.dumps([identity, facts["text"]["held_out_fingerprint"]], sort_keys=True)
+    asked = [] if judges.tasks.identity is None else [judges.tasks.identity]
+    content = json.dumps([identity, facts["text"]["held_out_fingerprint"], *asked], sort_keys=True)
     return hashlib.sha256(content.encode()).hexdigest()
 
 
-def _facts(session: Session, judge: HeldOutGame) -> dict[str, Any]:
+def _facts(session: Session, judges: Judges) -> dict[str, Any]:
     held_out, calibration = session.held_out, session.calibration
     return {
         "model": {
@@ -190,5 +209,6 @@ def _facts(session: Session, judge: HeldOutGame) -> dict[str, Any]:
             "held_out_fingerprint": held_out.fingerprint,
             "adds_bos": calibration.adds_bos,
         },
-        "dense_held_out_perplexity": judge.perplexity(()),
+        "dense_held_out_perplexity": judges.text.perplexity(()),
+        **judges.tasks.facts(),
     }

@@ -5,6 +5,7 @@ from pydantic import BaseModel, ConfigDict
 from shapcut.measurement.cache_size import CacheSizes
 from shapcut.measurement.latency import LatencyResult
 from shapcut.measurement.perplexity import PerplexityResult
+from shapcut.measurement.writing import Writing
 
 
 class TaskScore(BaseModel):
@@ -16,6 +17,9 @@ class TaskScore(BaseModel):
         shots: number of solved examples before each question.
         metrics: by name, as defined by the task: accuracy, perplexity, ...
         errors: standard errors, for metrics that have one.
+        answers: for metrics that say of each question whether the answer is right: a digit a question, 1 if
+            it is.
+        questions: digest of the questions, in order.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="strings")
@@ -25,6 +29,8 @@ class TaskScore(BaseModel):
     shots: int
     metrics: dict[str, float]
     errors: dict[str, float]
+    answers: dict[str, str] = {}
+    questions: str = ""
 
 
 class ModelMeasurement(BaseModel):
@@ -45,6 +51,7 @@ class ModelMeasurement(BaseModel):
         latency: None if not measured.
         caches: sizes of the generation state; None if not measured.
         tasks: scores on lm-evaluation-harness; None if no task was asked.
+        writing: what the model writes; None if it was not asked to write.
         notes: one line for each figure that could not be measured.
     """
 
@@ -63,4 +70,5 @@ class ModelMeasurement(BaseModel):
     stride: int | None = None
     caches: CacheSizes | None = None
     tasks: tuple[TaskScore, ...] | None = None
+    writing: Writing | None = None
     notes: tuple[str, ...] = ()

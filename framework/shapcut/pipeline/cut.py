@@ -15,6 +15,7 @@ from shapcut.game.plan import RemovalPlan
 from shapcut.measurement.measure import measure
 from shapcut.measurement.record import ModelMeasurement
 from shapcut.measurement.sizes import parameter_count
+from shapcut.measurement.writing import WritingComparison, compared_writing
 from shapcut.models.demo import origin
 from shapcut.models.predictors import is_predictor
 from shapcut.models.source import read_config
@@ -176,7 +177,17 @@ def _measured(
     session: Session, model: nn.Module, reporter: Reporter, files: Path | None = None
 ) -> ModelMeasurement:
     seed = session.recipe.seed
-    found = measure(session.adapter, model, session.held_out, files=files, seed=seed, reporter=reporter)
+    found = measure(
+        session.adapter,
+        model,
+        session.held_out,
+        tasks=session.harness,
+        tokenizer=session.opened.tokenizer,
+        writes=True,
+        files=files,
+        seed=seed,
+        reporter=reporter,
+    )
     for note in found.notes:
         reporter.say(note)
     return found
@@ -233,6 +244,11 @@ def measure_cut(session: Session, cut: CutModel, reporter: Reporter) -> ModelMea
     return found.model_copy(update={"parameters": cut.parameters}) if session.parts.quantizes else found
 
 
+def _writing(session: Session, before: ModelMeasurement, after: ModelMeasurement) -> WritingComparison | None:
+    ids, tokenizer = session.held_out.input_ids, session.opened.tokenizer
+    return compared_writing(before.writing, after.writing, ids, tokenizer)
+
+
 def _write_gguf(
     session: Session,
     cut: CutModel,
@@ -246,7 +262,7 @@ def _write_gguf(
 
     def outcome(report: CheckpointReport) -> PruneResult:
         sized = after.model_copy(update={"checkpoint_bytes": report.weight_bytes})
-        return PruneResult(cut.plan, before, sized, report)
+        return PruneResult(cut.plan, before, sized, report, _writing(session, before, after))
 
     written = write_gguf(
         session.adapter,
@@ -277,6 +293,7 @@ def write(
         VerificationError: if the reloaded checkpoint does not reproduce the expected logits.
     """
     adapter, plan, recipe = session.adapter, cut.plan, session.recipe
+    writing = _writing(session, before, after)
     facts = CardFacts(
         name=out.name,
         base_model=origin(session.opened.source_name),
@@ -293,11 +310,12 @@ def write(
         quantized=session.parts.quantizes,
         revision=session.opened.source.location.commit,
         license_fields=license_of(session.opened.source.location.checkpoint),
+        writing=writing,
     )
 
     def outcome(report: CheckpointReport) -> PruneResult:
         sized = after.model_copy(update={"checkpoint_bytes": report.weight_bytes})
-        return PruneResult(plan, before, sized, report)
+        return PruneResult(plan, before, sized, report, writing)
 
     written = write_checkpoint(
         adapter,

@@ -7,7 +7,9 @@ from typing import Any
 
 from shapcut.export.checkpoint import CheckpointReport
 from shapcut.game.plan import RemovalPlan
+from shapcut.measurement.paired_accuracy import PairedDifference, paired_differences
 from shapcut.measurement.record import ModelMeasurement
+from shapcut.measurement.writing import WritingComparison
 from shapcut.support.errors import InputError
 from shapcut.support.files import write_json_atomically
 from shapcut.support.plain_json import read_json
@@ -23,12 +25,19 @@ class PruneResult:
         before: figures of the original.
         after: figures of the pruned model.
         checkpoint: the written checkpoint and its agreement with the bypassed original.
+        writing: what both models write, and where the pruned one got worse; None if unknown.
     """
 
     plan: RemovalPlan
     before: ModelMeasurement
     after: ModelMeasurement
     checkpoint: CheckpointReport
+    writing: WritingComparison | None = None
+
+    @property
+    def differences(self) -> tuple[PairedDifference, ...]:
+        """Differences between the accuracies of both models on the same questions."""
+        return paired_differences(self.before.tasks, self.after.tasks)
 
     def to_json(self) -> dict[str, Any]:
         """Plain data."""
@@ -36,6 +45,7 @@ class PruneResult:
             "plan": json.loads(self.plan.model_dump_json()),
             "dense": json.loads(self.before.model_dump_json()),
             "pruned": json.loads(self.after.model_dump_json()),
+            "differences": [each.model_dump() for each in self.differences],
             "checkpoint": {
                 "directory": str(self.checkpoint.directory),
                 "weight_bytes": self.checkpoint.weight_bytes,
@@ -44,6 +54,7 @@ class PruneResult:
                 "tolerance": self.checkpoint.tolerance,
                 "library": self.checkpoint.library,
             },
+            "writing": None if self.writing is None else json.loads(self.writing.model_dump_json()),
         }
 
     @classmethod
@@ -53,7 +64,7 @@ class PruneResult:
         Raises:
             KeyError, TypeError, ValueError: if ``content`` is anything else.
         """
-        written = content["checkpoint"]
+        written, writing = content["checkpoint"], content.get("writing")
         return cls(
             plan=RemovalPlan.model_validate(content["plan"]),
             before=ModelMeasurement.model_validate(content["dense"]),
@@ -66,6 +77,7 @@ class PruneResult:
                 tolerance=float(written["tolerance"]),
                 library=str(written["library"]),
             ),
+            writing=None if writing is None else WritingComparison.model_validate(writing),
         )
 
     def write(self, path: Path) -> None:

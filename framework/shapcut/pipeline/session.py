@@ -15,6 +15,7 @@ from shapcut.game.plan import RemovalPlan
 from shapcut.game.target import Target
 from shapcut.host.host import Host
 from shapcut.host.open_model import OpenModel, find_model, open_model
+from shapcut.measurement.lm_eval_tasks import Harness
 from shapcut.measurement.player_latency import PlayerLatencies
 from shapcut.models.adapter import Adapter
 from shapcut.models.quantization import is_quantized, quantization_method
@@ -29,6 +30,7 @@ from shapcut.support.errors import InputError
 from shapcut.valuation.game_spec import GameOrigin
 from shapcut.valuation.model_game import ModelGame
 from shapcut.valuation.precision import fusing_pays
+from shapcut.valuation.utilities import bound_utility
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +50,7 @@ class Session:
         parts: estimator, selector, executor and post-pruning steps.
         targets: the targets, one per cut.
         latencies: latencies of the players, if a target needs them.
+        harness: the tasks to ask the models, or None.
     """
 
     recipe: Recipe
@@ -62,6 +65,7 @@ class Session:
     parts: Parts
     targets: tuple[Target, ...] = ()
     latencies: PlayerLatencies | None = None
+    harness: Harness | None = None
 
     @property
     def adapter(self) -> Adapter:
@@ -114,7 +118,9 @@ def prepare(recipe: Recipe, host: Host, *, target: bool, run_directory: Path | N
     """
     target = target or recipe.has_target
     parts = make_parts(recipe, host)
-    opened = open_model(host, _checked_source(recipe, host, parts, target=target))
+    source = _checked_source(recipe, host, parts, target=target)
+    harness = Harness.asked(recipe.tasks, data=recipe.task_data, limit=recipe.limit)
+    opened = open_model(host, source)
     if target:
         require_cut_as_files(opened)
     text = RunText(recipe.calibration, opened.tokenizer, recipe.sequence_length, recipe.seed)
@@ -143,6 +149,7 @@ def prepare(recipe: Recipe, host: Host, *, target: bool, run_directory: Path | N
         parts=parts,
         targets=targets,
         latencies=watch.found,
+        harness=harness,
     )
 
 
@@ -204,11 +211,12 @@ def require_vocabulary(opened: OpenModel, windows: Calibration) -> None:
 
 def _game(recipe: Recipe, opened: OpenModel, parts: Parts, calibration: Calibration) -> ModelGame:
     players = opened.adapter.players(opened.model, recipe.granularity)
+    utility = bound_utility(parts.utility, opened.adapter, opened.tokenizer)
     return ModelGame(
         opened.model,
         opened.adapter,
         calibration.input_ids,
-        utility=parts.utility,
+        utility=utility,
         granularity=recipe.granularity,
         dtype=recipe.dtype,
         memory_budget=recipe.memory_budget,

@@ -5,7 +5,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from shapcut_plugins.report.run_data import Cut, Part, read_part
+from shapcut_plugins.report.run_data import Cut, DifferenceFacts, Part, read_part
 
 Method = tuple[str, list[Cut]]
 """A name and its cuts, the whole model first; no cuts without a finite result."""
@@ -45,6 +45,7 @@ class RowFacts(Part):
     seconds: float
     reason: str
     failure: str
+    differences: tuple[DifferenceFacts, ...] = ()
 
 
 class ComparisonFacts(Part):
