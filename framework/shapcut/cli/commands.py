@@ -19,6 +19,7 @@ from shapcut.support.errors import InputError, ShapcutError
 
 if TYPE_CHECKING:
     from shapcut.pipeline.dry_run import Forecast
+    from shapcut.pipeline.inspection import Inspection
     from shapcut.pipeline.result import PruneResult
     from shapcut.pipeline.series import SeriesResult
 
@@ -60,49 +61,40 @@ def inspect_model(
     """Players, parameters, adapter; what cannot be removed and why."""
     from shapcut.cli import tables
     from shapcut.cli.output import print_json
-    from shapcut.host.open_model import find_model, open_model
+    from shapcut.pipeline.inspection import inspect_named
     from shapcut.recipe.recipe import make_recipe
 
     recipe = make_recipe({"model": model, **given})
-    source = find_model(
+    found = inspect_named(
         host,
         model,
+        recipe.granularity,
         device=recipe.device,
         trust_remote_code=recipe.trust_remote_code,
         revision=recipe.revision,
         text_only=recipe.text_only,
     )
-    opened = open_model(host, source)
-    adapter = opened.adapter
-    players = adapter.players(opened.model, recipe.granularity)
-    total = sum(parameter.numel() for parameter in opened.model.parameters())
-    fast = adapter.stack(opened.model, recipe.granularity) is not None
     if as_json:
-        print_json(
-            {
-                "model": opened.source_name,
-                "class": type(opened.model).__name__,
-                "adapter": adapter.name,
-                "parameters": total,
-                "fast_evaluation": fast,
-                "granularities": adapter.granularities(opened.model),
-                "players": [{name: getattr(player, name) for name in player.__slots__} for player in players],
-            }
-        )
+        print_json(found.to_json())
         return
     tables.show(
-        f"{source.location.name}: {type(opened.model).__name__}, {total:,} parameters",
+        f"{Path(found.source).name}: {found.model_class}, {found.parameters:,} parameters",
         ("player", "module", "kind", "parameters", "removable"),
-        tables.players_table(players),
+        tables.players_table(found.players),
     )
-    way = (
-        "in one pass over the layers"
-        if fast
-        else "one forward pass a coalition (no fast path for this model)"
-    )
-    finer = ", ".join(each for each in adapter.granularities(opened.model) if each != recipe.granularity)
-    others = f"; players can also be --granularity {finer}" if finer else ""
-    tables.say(f"adapter {adapter.name}; coalitions are evaluated {way}{others}")
+    tables.say(f"adapter {found.adapter}; {_EVALUATION[found.fast_evaluation]}{_finer(found)}")
+
+
+_EVALUATION = {
+    None: "read from its config alone",
+    True: "coalitions are evaluated in one pass over the layers",
+    False: "coalitions are evaluated one forward pass a coalition (no fast path for this model)",
+}
+
+
+def _finer(found: Inspection) -> str:
+    finer = ", ".join(each for each in found.granularities if each != found.granularity)
+    return f"; players can also be --granularity {finer}" if finer else ""
 
 
 @command("score", panel="Prune")

@@ -24,6 +24,7 @@ from shapcut.pipeline.targets import check_target
 from shapcut.recipe.recipe import Recipe
 from shapcut.support.errors import InputError
 from shapcut.support.files import write_json_atomically
+from shapcut.support.html_table import html_table
 from shapcut.support.progress import Reporter, Silent
 from shapcut.support.run_directory import Run, open_run, require_run_directory
 
@@ -98,6 +99,20 @@ class Comparison:
 
     facts: dict[str, Any]
     rows: tuple[ResultRow, ...]
+
+    def _repr_html_(self) -> str:
+        rows = [
+            (
+                row.method,
+                row.seed,
+                row.failure or ", ".join(map(str, row.removed)),
+                "" if row.held_out_perplexity is None else f"{row.held_out_perplexity:.2f}",
+                f"{row.tokens:,}",
+            )
+            for row in self.rows
+        ]
+        headings = ("method", "seed", "removed", "held-out perplexity", "tokens")
+        return html_table(f"methods on {self.facts['model']['source']}", headings, rows)
 
     def to_json(self) -> dict[str, Any]:
         """Plain data."""

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from shapcut.game.coalitions import CoalitionMatrix, Values, without
 from shapcut.game.game import Measurements
 from shapcut.game.surrogate import Surrogate
+from shapcut.support.html_table import html_table
 
 Refit = Callable[[Values, np.random.Generator | None], NDArray[np.float64] | None]
 """Contributions (n_players,) from other values (n_coalitions,) of the same coalitions.
@@ -174,6 +175,14 @@ class Contributions:
         row = without(self.coalitions.shape[1], [absent])
         found: Values = self.measured[(self.coalitions == row).all(axis=1) & self.on_all_text]
         return found
+
+    def _repr_html_(self) -> str:
+        rows = [
+            (player, f"{self.values[player]:.4g}", f"{self.standard_errors[player]:.2g}")
+            for player in self.ranking()
+        ]
+        caption = f"contributions ({self.weighting}), {self.evaluations} coalitions measured"
+        return html_table(caption, ("player", "contribution", "standard error"), rows)
 
     def to_json(self) -> dict[str, Any]:
         """Plain data for contributions.json; the evaluations themselves are in the store."""

@@ -12,6 +12,7 @@ from shapcut.measurement.record import ModelMeasurement
 from shapcut.measurement.writing import WritingComparison
 from shapcut.support.errors import InputError
 from shapcut.support.files import write_json_atomically
+from shapcut.support.html_table import html_table
 from shapcut.support.plain_json import read_json
 from shapcut.support.quiet import one_line
 
@@ -38,6 +39,9 @@ class PruneResult:
     def differences(self) -> tuple[PairedDifference, ...]:
         """Differences between the accuracies of both models on the same questions."""
         return paired_differences(self.before.tasks, self.after.tasks)
+
+    def _repr_html_(self) -> str:
+        return outcome_table(self.plan, self.before, self.after)
 
     def to_json(self) -> dict[str, Any]:
         """Plain data."""
@@ -84,6 +88,21 @@ class PruneResult:
         """Write the result as JSON, atomically."""
         path.parent.mkdir(exist_ok=True)
         write_json_atomically(path, self.to_json())
+
+
+def outcome_table(plan: RemovalPlan, before: ModelMeasurement, after: ModelMeasurement) -> str:
+    """Dense beside pruned, in HTML."""
+    removed = ", ".join(map(str, plan.removed))
+    rows = [
+        ("held-out perplexity", *(f"{each.perplexity.perplexity:.2f}" for each in (before, after))),
+        ("parameters", *(f"{each.parameters:,}" for each in (before, after))),
+        *(
+            (f"{each.task} ({each.metric})", f"{each.before:.1%}", f"{each.after:.1%}")
+            for each in paired_differences(before.tasks, after.tasks)
+        ),
+    ]
+    caption = f"removed {len(plan.removed)} of {len(plan.removed) + len(plan.kept)} players: {removed}"
+    return html_table(caption, ("", "dense", "pruned"), rows)
 
 
 def read_result(path: Path) -> PruneResult:

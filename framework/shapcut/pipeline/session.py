@@ -104,13 +104,21 @@ class Session:
         }
 
 
-def prepare(recipe: Recipe, host: Host, *, target: bool, run_directory: Path | None = None) -> Session:
+def prepare(
+    recipe: Recipe,
+    host: Host,
+    *,
+    target: bool,
+    run_directory: Path | None = None,
+    opened: OpenModel | None = None,
+) -> Session:
     """Open the model and the text, and check the whole recipe.
 
     Args:
         recipe: the recipe.
         host: the plugins.
         target: whether the recipe must have a target; otherwise a target is a hint to the estimator.
+        opened: the model, if it is loaded; None: the recipe's.
         run_directory: directory in which an earlier start may have stored player latencies.
 
     Raises:
@@ -118,11 +126,8 @@ def prepare(recipe: Recipe, host: Host, *, target: bool, run_directory: Path | N
     """
     target = target or recipe.has_target
     parts = make_parts(recipe, host)
-    source = _checked_source(recipe, host, parts, target=target)
     harness = Harness.asked(recipe.tasks, data=recipe.task_data, limit=recipe.limit)
-    opened = open_model(host, source)
-    if target:
-        require_cut_as_files(opened)
+    opened = opened or _opened(recipe, host, parts, target=target)
     text = RunText(recipe.calibration, opened.tokenizer, recipe.sequence_length, recipe.seed)
     calibration = text.calibration(recipe.samples)
     require_vocabulary(opened, calibration)
@@ -151,6 +156,14 @@ def prepare(recipe: Recipe, host: Host, *, target: bool, run_directory: Path | N
         latencies=watch.found,
         harness=harness,
     )
+
+
+def _opened(recipe: Recipe, host: Host, parts: Parts, *, target: bool) -> OpenModel:
+    """Load the recipe's model, after all checks that need no weights."""
+    opened = open_model(host, _checked_source(recipe, host, parts, target=target))
+    if target:
+        require_cut_as_files(opened)
+    return opened
 
 
 def _checked_source(recipe: Recipe, host: Host, parts: Parts, *, target: bool) -> ModelSource:
