@@ -9,6 +9,9 @@ import numpy as np
 from torch import nn
 
 from shapcut.baselines.expert_statistics import first_evidence
+from shapcut.comparison.compare import Comparison
+from shapcut.comparison.compare import compare as compare_methods
+from shapcut.comparison.contestants import parse_methods
 from shapcut.estimators.base import EstimationProblem, require_handles_groups
 from shapcut.estimators.robustness import examined
 from shapcut.game.budget import BudgetedGame, capped_budget
@@ -21,8 +24,14 @@ from shapcut.game.plan import RemovalPlan
 from shapcut.game.scale import require_spread
 from shapcut.host.host import build_host, select_adapter
 from shapcut.host.open_model import find_model, open_model
+from shapcut.measurement.held_out_text import TextQuestion
+from shapcut.measurement.lm_eval_tasks import Harness
+from shapcut.measurement.measure import SpeedQuestion, measure
+from shapcut.measurement.record import ModelMeasurement
 from shapcut.models.fingerprint import model_fingerprint
 from shapcut.models.quantization import is_quantized
+from shapcut.pipeline.in_memory import IN_MEMORY, PrunedModel, prune_in_memory, with_saved_model
+from shapcut.pipeline.inspection import Inspection, inspect_model, inspect_named
 from shapcut.pipeline.prune import prune as run_pipeline
 from shapcut.pipeline.result import PruneResult
 from shapcut.pipeline.series import SeriesResult, prune_series
@@ -33,7 +42,7 @@ from shapcut.support.errors import InputError
 from shapcut.support.progress import ConsoleReporter, Silent
 from shapcut.valuation.game_spec import GameOrigin
 from shapcut.valuation.model_game import ModelGame
-from shapcut.valuation.utilities import ModelUtility
+from shapcut.valuation.utilities import ModelUtility, bound_utility
 
 
 def load_game(
@@ -74,7 +83,7 @@ def load_game(
         opened.model,
         opened.adapter,
         windows.input_ids,
-        utility=host.utilities.create(utility)
+        utility=bound_utility(host.utilities.create(utility), opened.adapter, opened.tokenizer)
         if isinstance(utility, str)
         else ModelUtility(utility, getattr(utility, "__qualname__", "callable")),
         granularity=granularity,
@@ -186,28 +195,170 @@ def apply(plan: RemovalPlan, model: nn.Module, *, any_model: bool = False) -> nn
 
 
 def prune(
-    model: str, *, out: str | Path, run: str | Path | None = None, progress: bool = False, **options: Any
-) -> PruneResult | SeriesResult:
+    model: str | nn.Module,
+    tokenizer: Any = None,
+    *,
+    out: str | Path | None = None,
+    run: str | Path | None = None,
+    progress: bool = False,
+    **options: Any,
+) -> PruneResult | SeriesResult | PrunedModel:
     """Run the whole pipeline: score, select, remove, post-process, verify and write.
 
-    Several amounts, such as ``ratio=(0.1, 0.2)``, give several cuts in ``out/ratio-0.1`` and so on.
+    Several amounts, such as ``ratio=(0.1, 0.2)``, give several cuts in ``out/ratio-0.1`` and so on. A model
+    in memory is cut in place if there is no ``out``; else its checkpoint is written to a temporary directory
+    beside ``out`` and pruned from there, and the model itself is not changed.
 
     Args:
-        model: a local directory, hub id, ``.gguf`` file or ``demo:NAME``.
-        out: a new directory for the checkpoint, or ``FILE.gguf`` to cut a GGUF file.
+        model: a local directory, hub id, ``.gguf`` file or ``demo:NAME``, or a model in evaluation mode.
+        tokenizer: of a model in memory.
+        out: a new directory for the checkpoint, or ``FILE.gguf`` to cut a GGUF file; None is for a model in
+            memory.
         run: the run directory; default: beside ``out``.
         progress: whether to report on stderr.
         options: fields of `shapcut.recipe.recipe.Recipe`, for example ``ratio=0.2`` or ``then=["STEP"]``.
 
+    Returns:
+        What was written, or without ``out`` the pruned model with its plan and figures.
+
     Raises:
         InputError: if an argument is invalid, before any evaluation.
     """
-    recipe = make_recipe({"model": model, **options})
-    run_all = prune_series if len(recipe.target_labels()) > 1 else run_pipeline
-    return run_all(
-        recipe,
-        Path(out),
-        build_host(),
-        run_directory=None if run is None else Path(run),
+    host, reporter = build_host(), ConsoleReporter() if progress else None
+    directory = None if run is None else Path(run)
+    if out is None:
+        if isinstance(model, str):
+            raise InputError(f"out is missing: name a new directory for the pruned checkpoint of {model}")
+        recipe = make_recipe({"model": IN_MEMORY, **options})
+        return prune_in_memory(recipe, model, _required(tokenizer), host, run=directory, reporter=reporter)
+    place = Path(out)
+
+    def written(source: str) -> PruneResult | SeriesResult:
+        recipe = make_recipe({"model": source, **options})
+        run_all = prune_series if len(recipe.target_labels()) > 1 else run_pipeline
+        return run_all(recipe, place, host, run_directory=directory, reporter=reporter)
+
+    if isinstance(model, str):
+        return written(model)
+    return with_saved_model(model, _required(tokenizer), host, written, beside=place)
+
+
+def inspect(model: str | nn.Module, *, granularity: Granularity = "block") -> Inspection:
+    """What can be removed from a model.
+
+    Args:
+        model: as for `prune`; a directory without weights, or a ``config.json``, is read by its config alone.
+        granularity: what a player is.
+
+    Raises:
+        InputError: if there is no such model, or no adapter knows it.
+    """
+    host = build_host()
+    if isinstance(model, str):
+        return inspect_named(host, model, granularity)
+    adapter = select_adapter(host, model)
+    return inspect_model(adapter.canonicalise(model), adapter, IN_MEMORY, granularity)
+
+
+def evaluate(
+    model: str | nn.Module,
+    tokenizer: Any = None,
+    *,
+    calibration: str = "builtin",
+    text: str | None = None,
+    windows: int | None = 32,
+    window: int = 128,
+    stride: int | None = None,
+    tasks: str | None = None,
+    task_data: str | Path | None = None,
+    limit: int | None = None,
+    repeats: int = 5,
+    device: str = "auto",
+) -> ModelMeasurement:
+    """Measure a model: perplexity, size, latency, accuracy on tasks.
+
+    Args:
+        model: as for `prune`.
+        tokenizer: of a model in memory.
+        calibration: the text whose last quarter is read, unless ``text`` is given.
+        text: a text that is read as a whole.
+        windows: number of windows; None: all.
+        window: tokens per window.
+        stride: tokens by which overlapping windows move on; None: each window is read on its own.
+        tasks: ``zero-shot``, or tasks of lm-evaluation-harness with commas between.
+        task_data: a directory with a file of questions for each task.
+        limit: questions of each task at most.
+        repeats: measurements of latency, 0 for none.
+        device: device of a named model.
+
+    Raises:
+        InputError: if an argument is invalid, or the model or a text cannot be read.
+    """
+    question = TextQuestion(text or calibration, text is not None, window, windows, stride)
+    question.check(None)
+    harness = Harness.asked(tasks, data=task_data, limit=limit)
+    host, files = build_host(), None
+    if isinstance(model, str):
+        source = find_model(host, model, device=device)
+        opened = open_model(host, source)
+        adapter, loaded, tokens = opened.adapter, opened.model, opened.tokenizer
+        files = source.location.weights
+    else:
+        adapter, tokens = select_adapter(host, model), _required(tokenizer)
+        loaded = adapter.canonicalise(model)
+    held_out, sliding = question.read(tokens)
+    length = getattr(getattr(loaded, "config", None), "max_position_embeddings", None)
+    return measure(
+        adapter,
+        loaded,
+        held_out,
+        sliding=sliding,
+        speed=SpeedQuestion(repeats=repeats).within(length),
+        tasks=harness,
+        tokenizer=tokens,
+        files=files,
+    )
+
+
+def compare(
+    model: str,
+    *,
+    methods: str,
+    remove: int | Sequence[int],
+    run: str | Path,
+    seeds: Sequence[int] = (0,),
+    progress: bool = False,
+    **options: Any,
+) -> Comparison:
+    """Compare methods on one model: what they remove, held-out perplexity, accuracy, cost.
+
+    A second call with the same ``run`` repeats nothing that is finished.
+
+    Args:
+        model: as for `prune`.
+        methods: names with commas between, as for ``shapcut compare``.
+        remove: numbers of players to remove.
+        run: directory for evaluations and results.
+        seeds: seeds, one comparison each.
+        progress: whether to report on stderr.
+        options: fields of `shapcut.recipe.recipe.Recipe`.
+
+    Raises:
+        InputError: if an argument is invalid, before any evaluation.
+    """
+    amounts = [remove] if isinstance(remove, int) else list(remove)
+    return compare_methods(
+        make_recipe({"model": model, **options}),
+        parse_methods(methods),
+        [make_recipe({"model": model, **options, "remove": amount}) for amount in amounts],
+        seeds=seeds,
+        run_directory=Path(run),
+        host=build_host(),
         reporter=ConsoleReporter() if progress else None,
     )
+
+
+def _required(tokenizer: Any) -> Any:
+    if tokenizer is None:
+        raise InputError("tokenizer is missing: a model in memory needs it for its text")
+    return tokenizer

@@ -5,10 +5,11 @@ from shapcut.host.hookspecs import Register, hookimpl
 
 @hookimpl
 def shapcut_register_utilities(register: Register) -> None:
-    """Register the paper's utility and two others."""
+    """Register the paper's utility, two others on text, and tasks."""
     register("perplexity-ratio", "shapcut.valuation.utilities:PerplexityRatio")
     register("log-likelihood", "shapcut.valuation.utilities:LogLikelihood")
     register("kl", "shapcut.valuation.utilities:KullbackLeibler")
+    register("tasks", "shapcut.measurement.task_utility:TaskUtility")
 
 
 @hookimpl

@@ -21,6 +21,7 @@ from shapcut.support.errors import InputError, ShapcutError
 
 if TYPE_CHECKING:
     from shapcut.pipeline.dry_run import Forecast
+    from shapcut.pipeline.inspection import Inspection
     from shapcut.pipeline.result import PruneResult
     from shapcut.pipeline.series import SeriesResult
 
@@ -62,49 +63,40 @@ def inspect_model(
     """Players, parameters, adapter; what cannot be removed and why."""
     from shapcut.cli import tables
     from shapcut.cli.output import print_json
-    from shapcut.host.open_model import find_model, open_model
+    from shapcut.pipeline.inspection import inspect_named
     from shapcut.recipe.recipe import make_recipe
 
     recipe = make_recipe({"model": model, **given})
-    source = find_model(
+    found = inspect_named(
         host,
         model,
+        recipe.granularity,
         device=recipe.device,
         trust_remote_code=recipe.trust_remote_code,
         revision=recipe.revision,
         text_only=recipe.text_only,
     )
-    opened = open_model(host, source)
-    adapter = opened.adapter
-    players = adapter.players(opened.model, recipe.granularity)
-    total = sum(parameter.numel() for parameter in opened.model.parameters())
-    fast = adapter.stack(opened.model, recipe.granularity) is not None
     if as_json:
-        print_json(
-            {
-                "model": opened.source_name,
-                "class": type(opened.model).__name__,
-                "adapter": adapter.name,
-                "parameters": total,
-                "fast_evaluation": fast,
-                "granularities": adapter.granularities(opened.model),
-                "players": [{name: getattr(player, name) for name in player.__slots__} for player in players],
-            }
-        )
+        print_json(found.to_json())
         return
     tables.show(
-        f"{source.location.name}: {type(opened.model).__name__}, {total:,} parameters",
+        f"{Path(found.source).name}: {found.model_class}, {found.parameters:,} parameters",
         ("player", "module", "kind", "parameters", "removable"),
-        tables.players_table(players),
+        tables.players_table(found.players),
     )
-    way = (
-        "in one pass over the layers"
-        if fast
-        else "one forward pass a coalition (no fast path for this model)"
-    )
-    finer = ", ".join(each for each in adapter.granularities(opened.model) if each != recipe.granularity)
-    others = f"; players can also be --granularity {finer}" if finer else ""
-    tables.say(f"adapter {adapter.name}; coalitions are evaluated {way}{others}")
+    tables.say(f"adapter {found.adapter}; {_EVALUATION[found.fast_evaluation]}{_finer(found)}")
+
+
+_EVALUATION = {
+    None: "read from its config alone",
+    True: "coalitions are evaluated in one pass over the layers",
+    False: "coalitions are evaluated one forward pass a coalition (no fast path for this model)",
+}
+
+
+def _finer(found: Inspection) -> str:
+    finer = ", ".join(each for each in found.granularities if each != found.granularity)
+    return f"; players can also be --granularity {finer}" if finer else ""
 
 
 @command("score", panel="Prune")
@@ -210,7 +202,10 @@ def prune_model(
 @options.out
 @options.run
 @recipe_options(
-    ("form", "then", "calibration", "device", "offload", "trust_remote_code", "revision", "text_only")
+    (
+        *("form", "then", "calibration", "tasks", "task_data", "limit"),
+        *("device", "offload", "trust_remote_code", "revision", "text_only"),
+    )
 )
 @options.as_json
 @options.dry_run
@@ -365,6 +360,7 @@ def demo(host: Host, /, *, out: Path, remove: str, budget: str, as_json: bool) -
 
 def _show_result(result: PruneResult, out: Path, as_json: bool) -> None:
     from shapcut.cli import tables
+    from shapcut.cli.figures import difference_rows
     from shapcut.cli.output import print_json
 
     if as_json:
@@ -378,6 +374,8 @@ def _show_result(result: PruneResult, out: Path, as_json: bool) -> None:
         tables.comparison(result),
     )
     tables.say(tables.held_out_line(result))
+    if result.differences:
+        tables.show(tables.PAIRED, tables.PAIRED_HEADINGS, difference_rows(result.differences))
     tables.say(result.plan.reason)
     if result.form:
         tables.say(result.form)

@@ -171,6 +171,8 @@ def _show(comparison: Comparison, directory: Path, as_json: bool) -> None:
         ("method", "seed", "removed", "perplexity", "sets", "tokens", "s"),
         [_cells(row) for row in comparison.rows],
     )
+    if any(row.differences for row in comparison.rows):
+        tables.show(tables.PAIRED, ("method", "removed", "seed", "task", "points"), _accuracies(comparison))
     tables.say(f"kept in {directory}")
 
 
@@ -182,6 +184,14 @@ def _summary_cells(summary: Summary) -> list[str]:
         f"{summary.tokens:,.0f}",
         f"{summary.seconds:,.1f}",
     ]
+
+
+def _accuracies(comparison: Comparison) -> list[list[str]]:
+    """The difference of each method that says most: the mean of several tasks, or the only one."""
+    from shapcut.cli.figures import difference_rows
+
+    said = [(row, difference_rows(row.differences)[-1]) for row in comparison.rows if row.differences]
+    return [[row.method, str(row.n_remove), str(row.seed), cells[0], cells[5]] for row, cells in said]
 
 
 def _cells(row: ResultRow) -> list[str]:

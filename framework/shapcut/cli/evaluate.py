@@ -180,9 +180,10 @@ _AT_LEAST_ONE = click.IntRange(min=1)
     help="tokens after which the cache is measured, or none",
     panel="Generation",
 )
-@option("--tasks", "task_names", metavar="A,B", help="tasks of lm-evaluation-harness", panel="Tasks")
+@recipe_option("tasks", "--tasks", "task_names")
+@recipe_option("task_data")
 @option("--task-path", type=A_PATH, metavar="DIR", help="directory of more tasks, as YAML", panel="Tasks")
-@option("--limit", metavar="N", type=_AT_LEAST_ONE, help="examples of each task at most", panel="Tasks")
+@recipe_option("limit")
 @option(
     "--num-fewshot",
     metavar="N",
@@ -211,8 +212,9 @@ def evaluate(
     batch_size: int,
     cache_lengths: str,
     task_names: str | None,
+    task_data: str | None,
     task_path: Path | None,
-    limit: int | None,
+    limit: str | None,
     num_fewshot: int | None,
     device: str | None,
     seed: str | None,
@@ -222,6 +224,7 @@ def evaluate(
     as_json: bool,
 ) -> None:
     """Perplexity, size, memory and latency of a model, or of two."""
+    from shapcut.measurement.lm_eval_tasks import Harness
     from shapcut.measurement.measure import SpeedQuestion
     from shapcut.recipe.recipe import make_recipe
 
@@ -231,6 +234,7 @@ def evaluate(
         "calibration": calibration,
         "sequence_length": window,
         "held_out_samples": None if held_out_samples == _ALL else held_out_samples,
+        "limit": limit,
     }
     judged = {} if text or calibration else _judged(model, against)
     recipe = make_recipe(
@@ -241,7 +245,7 @@ def evaluate(
         host,
         _text(text, recipe.calibration, recipe.sequence_length, windows, stride),
         SpeedQuestion(prompt_tokens, new_tokens, repeats, batch_size, _lengths(cache_lengths)),
-        _harness(task_names, task_path, limit, num_fewshot),
+        Harness.asked(task_names, path=task_path, data=task_data, limit=recipe.limit, shots=num_fewshot),
         device or "auto",
         bool(trust_remote_code),
         recipe.seed,
@@ -307,21 +311,6 @@ def _text(
     return question
 
 
-def _harness(names: str | None, path: Path | None, limit: int | None, shots: int | None) -> Harness | None:
-    from shapcut.measurement.lm_eval_tasks import Harness, TaskQuestion
-
-    if names is None:
-        if given := [
-            name
-            for name, value in (("--task-path", path), ("--limit", limit), ("--num-fewshot", shots))
-            if value is not None
-        ]:
-            raise InputError(f"{given[0]} is for tasks: name them with --tasks")
-        return None
-    wanted = tuple(dict.fromkeys(name.strip() for name in names.split(",") if name.strip()))
-    return Harness.prepared(TaskQuestion(wanted, path, limit, shots))
-
-
 def _number(option: str, text: str) -> int:
     try:
         return int(text)
@@ -340,7 +329,14 @@ def _lengths(text: str) -> tuple[int, ...]:
 
 def _show(models: list[str], measurements: list[ModelMeasurement], as_json: bool) -> None:
     from shapcut.cli import tables
-    from shapcut.cli.figures import figure_rows, intervals, ratios, task_rows
+    from shapcut.cli.figures import (
+        difference_rows,
+        differences,
+        figure_rows,
+        intervals,
+        ratios,
+        task_rows,
+    )
     from shapcut.cli.output import print_json
 
     notes = [
@@ -360,6 +356,7 @@ def _show(models: list[str], measurements: list[ModelMeasurement], as_json: bool
                 "against": {"source": models[0], **other},
                 "ratios": ratios(measurements),
                 "intervals": {key: ratio.to_json() for key, ratio in intervals(measurements).items()},
+                "differences": [each.model_dump() for each in differences(measurements)],
             }
         print_json({**content, "notes": notes})
         return
@@ -369,6 +366,8 @@ def _show(models: list[str], measurements: list[ModelMeasurement], as_json: bool
     tables.show(" against ".join(reversed(names)), (*headings, *more), figure_rows(measurements))
     if any(each.tasks for each in measurements):
         tables.show("tasks", ("task", "metric", *headings[1:]), task_rows(measurements))
+    if paired := differences(measurements):
+        tables.show(tables.PAIRED, tables.PAIRED_HEADINGS, difference_rows(paired))
     tables.say(f"text: {tables.described(measurements[-1])}; intervals are {_INTERVALS}")
     for note in notes:
         tables.say(note)

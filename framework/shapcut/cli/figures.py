@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from shapcut.game.interval import Ratio
 from shapcut.measurement.latency import LatencyResult
+from shapcut.measurement.paired_accuracy import PairedDifference, paired_differences
 from shapcut.measurement.record import ModelMeasurement, TaskScore, changes
 
 _MEGABYTE = 1e6
@@ -125,6 +126,29 @@ def task_rows(measurements: Sequence[ModelMeasurement]) -> list[list[str]]:
             row.append("" if ratio is None else f"{ratio:.3f}")
         rows.append(row)
     return rows
+
+
+def differences(measurements: Sequence[ModelMeasurement]) -> tuple[PairedDifference, ...]:
+    """Of two models' accuracies on the same questions, the last model's minus the first one's."""
+    if len(measurements) == 1:
+        return ()
+    return paired_differences(measurements[0].tasks, measurements[-1].tasks)
+
+
+def difference_rows(paired: Sequence[PairedDifference]) -> list[list[str]]:
+    """One row a difference, in percentage points."""
+    return [
+        [
+            each.task,
+            each.metric,
+            f"{each.questions:,}",
+            f"{each.before:.1%}",
+            f"{each.after:.1%}",
+            f"{100 * each.difference:+.1f} ({100 * each.low:+.1f} to {100 * each.high:+.1f})",
+            f"+{each.gained} -{each.lost}",
+        ]
+        for each in paired
+    ]
 
 
 def _speed_figures(measurements: Sequence[ModelMeasurement]) -> list[Figure]:

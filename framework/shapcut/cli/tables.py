@@ -18,6 +18,9 @@ from shapcut.pipeline.series import SeriesResult
 from shapcut.support.digits import apart
 from shapcut.testing import CheckResult
 
+PAIRED = "accuracy on the same questions, with the 95 % interval of the paired difference"
+PAIRED_HEADINGS = ("task", "metric", "questions", "before", "after", "points", "answers")
+
 
 def show(title: str, headings: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
     """Print one table on stdout."""

@@ -12,6 +12,7 @@ from shapcut.comparison.contest import Contest, HeldOutGame
 from shapcut.comparison.contestants import Contestant
 from shapcut.comparison.row import ResultRow, read_rows, write_rows
 from shapcut.comparison.standings import standings, summaries, verdicts
+from shapcut.comparison.task_judge import TaskJudge
 from shapcut.data.mixture import check_source, text_shares
 from shapcut.data.windows import Calibration, check_size, first_windows
 from shapcut.game.groups import Groups
@@ -24,6 +25,7 @@ from shapcut.pipeline.targets import check_target
 from shapcut.recipe.recipe import Recipe
 from shapcut.support.errors import InputError
 from shapcut.support.files import write_json_atomically
+from shapcut.support.html_table import html_table
 from shapcut.support.progress import Reporter, Silent
 from shapcut.support.run_directory import Run, open_run, require_run_directory
 
@@ -73,6 +75,23 @@ def _identity(source: str) -> str | Path:
     return Path(source).resolve() if Path(source).exists() else source
 
 
+@dataclass(frozen=True, eq=False, slots=True)
+class Judges:
+    """What the methods' choices are judged by.
+
+    Attributes:
+        text: perplexity on held-out text.
+        tasks: accuracy on tasks, if there are any.
+    """
+
+    text: HeldOutGame
+    tasks: TaskJudge
+
+    def judged(self, row: ResultRow) -> ResultRow:
+        """The row with all that is measured of its removal."""
+        return self.tasks.judged(self.text.judged(row))
+
+
 @dataclass(frozen=True, slots=True)
 class Comparison:
     """The result of a comparison.
@@ -85,6 +104,20 @@ class Comparison:
     facts: dict[str, Any]
     rows: tuple[ResultRow, ...]
 
+    def _repr_html_(self) -> str:
+        rows = [
+            (
+                row.method,
+                row.seed,
+                row.failure or ", ".join(map(str, row.removed)),
+                "" if row.held_out_perplexity is None else f"{row.held_out_perplexity:.2f}",
+                f"{row.tokens:,}",
+            )
+            for row in self.rows
+        ]
+        headings = ("method", "seed", "removed", "held-out perplexity", "tokens")
+        return html_table(f"methods on {self.facts['model']['source']}", headings, rows)
+
     def to_json(self) -> dict[str, Any]:
         """Plain data."""
         found = standings(self.rows)
@@ -94,7 +127,7 @@ class Comparison:
             "summary": [each.to_json() for each in summaries(found)],
             "verdicts": {str(n_remove): verdict for n_remove, verdict in verdicts(found).items()},
             "standings": [each.to_json() for each in found],
-            "rows": [row.model_dump(mode="json") for row in self.rows],
+            "rows": [row.to_json() for row in self.rows],
         }
 
 
@@ -146,12 +179,12 @@ def compare(
     with open_run(run_directory) as run, closing(EvaluationStore(run.evaluations)) as store:
         manifest = Manifest.start(run, session)
         host.manager.hook.shapcut_run_started(run=run)
-        judge = HeldOutGame(session)
-        comparison = Comparison(_facts(session, judge), ())
+        judges = Judges(HeldOutGame(session), TaskJudge(session, reporter or Silent()))
+        comparison = Comparison(_facts(session, judges), ())
         for seed in seeds:
             contest = Contest(session, seed, store, reporter or Silent())
             entries = [(contestant, size) for size in sizes for contestant in methods]
-            comparison = _continued(comparison, contest, entries, judge, run)
+            comparison = _continued(comparison, contest, entries, judges, run)
         manifest.finish()
         host.manager.hook.shapcut_comparison_finished(run=run)
     return comparison
@@ -161,29 +194,30 @@ def _continued(
     comparison: Comparison,
     contest: Contest,
     entries: Sequence[tuple[Contestant, int]],
-    judge: HeldOutGame,
+    judges: Judges,
     run: Run,
 ) -> Comparison:
     """The comparison with the rows of one seed; writes each row when it is finished."""
     finished = read_rows(run.rows)
     for contestant, size in entries:
-        key = _key(contest.identity(contestant, size), comparison.facts)
+        key = _key(contest.identity(contestant, size), comparison.facts, judges)
         row = finished.get(key)
         if row is None or not row.held_out_nats:  # an older version wrote rows without them
-            finished[key] = judge.judged(row or contest.row(contestant, size, key))
+            finished[key] = judges.judged(row or contest.row(contestant, size, key))
             write_rows(run.rows, finished.values())
         comparison = replace(comparison, rows=(*comparison.rows, finished[key]))
         write_json_atomically(run.comparison, comparison.to_json())
     return comparison
 
 
-def _key(identity: dict[str, Any], facts: dict[str, Any]) -> str:
+def _key(identity: dict[str, Any], facts: dict[str, Any], judges: Judges) -> str:
     """A digest of everything that determines a row."""
-    content = json.dumps([identity, facts["text"]["held_out_fingerprint"]], sort_keys=True)
+    asked = [] if judges.tasks.identity is None else [judges.tasks.identity]
+    content = json.dumps([identity, facts["text"]["held_out_fingerprint"], *asked], sort_keys=True)
     return hashlib.sha256(content.encode()).hexdigest()
 
 
-def _facts(session: Session, judge: HeldOutGame) -> dict[str, Any]:
+def _facts(session: Session, judges: Judges) -> dict[str, Any]:
     held_out, calibration = session.held_out, session.calibration
     return {
         "model": {
@@ -203,5 +237,6 @@ def _facts(session: Session, judge: HeldOutGame) -> dict[str, Any]:
             "held_out_fingerprint": held_out.fingerprint,
             "adds_bos": calibration.adds_bos,
         },
-        "dense_held_out_perplexity": judge.perplexity(()),
+        "dense_held_out_perplexity": judges.text.perplexity(()),
+        **judges.tasks.facts(),
     }

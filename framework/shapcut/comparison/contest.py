@@ -29,7 +29,7 @@ from shapcut.selection.base import SelectionProblem
 from shapcut.support.errors import InputError
 from shapcut.support.progress import Counter, Reporter
 from shapcut.valuation.model_game import ModelGame
-from shapcut.valuation.utilities import LogLikelihood, TokenUtility
+from shapcut.valuation.utilities import LogLikelihood, TokenUtility, bound_utility
 
 
 def stored(game: ModelGame, store: EvaluationStore, observe: Observer | None = None) -> StoredGame:
@@ -199,7 +199,9 @@ class Contest:
     def _game(self, utility: str) -> ModelGame:
         """The game on this seed's windows with a utility."""
         if utility not in self._games:
+            opened = self._session.opened
             made = self._session.host.utilities.create(utility)
+            made = bound_utility(made, opened.adapter, opened.tokenizer)
             self._games[utility] = self._first.on(self._first.input_ids, utility=made)
         return self._games[utility]
 

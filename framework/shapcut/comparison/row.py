@@ -1,10 +1,14 @@
 """One row of a comparison: the removed players, their value and the cost of the search."""
 
+import json
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 from pydantic import BaseModel, ConfigDict, TypeAdapter
 
+from shapcut.measurement.paired_accuracy import PairedDifference
+from shapcut.measurement.record import TaskScore
 from shapcut.support.errors import InputError
 from shapcut.support.files import write_json_atomically
 from shapcut.support.plain_json import read_json
@@ -33,10 +37,12 @@ class ResultRow(BaseModel):
         seconds: time as if the method ran alone; a cached evaluation counts its mean duration.
         seconds_elapsed: actual time.
         reason: why the method chose this set.
+        tasks: scores on tasks after removal.
+        differences: between them and the whole model's, on the same questions.
         failure: why there is no result; empty if there is one.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="strings")
 
     key: str
     method: str
@@ -57,7 +63,14 @@ class ResultRow(BaseModel):
     seconds: float = 0.0
     seconds_elapsed: float = 0.0
     reason: str = ""
+    tasks: tuple[TaskScore, ...] = ()
+    differences: tuple[PairedDifference, ...] = ()
     failure: str = ""
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain data, with words for infinities."""
+        content: dict[str, Any] = json.loads(self.model_dump_json())
+        return content
 
 
 _ROWS = TypeAdapter(tuple[ResultRow, ...])
@@ -80,4 +93,4 @@ def read_rows(path: Path) -> dict[str, ResultRow]:
 
 def write_rows(path: Path, rows: Iterable[ResultRow]) -> None:
     """Write finished rows, atomically."""
-    write_json_atomically(path, [row.model_dump(mode="json") for row in rows])
+    write_json_atomically(path, [row.to_json() for row in rows])

@@ -12,8 +12,10 @@ from shapcut.data.mixture import text_shares
 from shapcut.data.text import BUILTIN, HUB_PREFIX
 from shapcut.data.windows import Calibration
 from shapcut.game.plan import RemovalPlan
+from shapcut.measurement.paired_accuracy import paired_differences
 from shapcut.measurement.perplexity import PerplexityResult
 from shapcut.measurement.record import ModelMeasurement, changes
+from shapcut.measurement.writing import WritingComparison
 from shapcut.support.digits import apart
 from shapcut.support.plain_yaml import load_plain_yaml
 
@@ -33,6 +35,7 @@ class CardFacts:
         name: name of the pruned model.
         base_model: hub id of the original, named in the front matter; a local name appears in the text only.
         revision: commit of the original on the hub, or None.
+        writing: what both models write, or None.
         plan: the removal plan.
         calibration: the calibration text.
         held_out: the text of both perplexities.
@@ -64,6 +67,7 @@ class CardFacts:
     license_fields: Mapping[str, str] = field(default_factory=dict)
     revision: str | None = None
     form: str = ""
+    writing: WritingComparison | None = None
 
 
 def render_card(facts: CardFacts) -> str:
@@ -99,7 +103,7 @@ def render_card(facts: CardFacts) -> str:
 The perplexities compare the two models on one text; they are not comparable with figures made on other text,
 with another sequence length or another tokenizer. The interval of the change is a 95 % t interval over paired
 windows.
-
+{_accuracy(before, after)}{_writing(facts.writing)}
 ## Use
 
 ```python
@@ -131,6 +135,51 @@ def _cache_rows(before: ModelMeasurement, after: ModelMeasurement) -> str:
 
 def _form_line(facts: CardFacts) -> str:
     return f"- Form: {_text(facts.form)}\n" if facts.form else ""
+
+
+def _accuracy(before: ModelMeasurement, after: ModelMeasurement) -> str:
+    """A section on tasks that both models were asked; empty without."""
+    rows = [
+        f"| {_text(each.task)} | {_text(each.metric)} | {each.questions:,} | {each.before:.1%} | "
+        f"{each.after:.1%} | {100 * each.difference:+.1f} ({100 * each.low:+.1f} to {100 * each.high:+.1f}) |"
+        for each in paired_differences(before.tasks, after.tasks)
+    ]
+    if not rows:
+        return ""
+    table = "\n".join(rows)
+    return f"""
+## Accuracy
+
+| task | metric | questions | original | this model | difference in points |
+|---|---|---|---|---|---|
+{table}
+
+Tasks of lm-evaluation-harness, both models on the same questions; in brackets the 95 % interval of the paired
+difference.
+"""
+
+
+def _writing(writing: WritingComparison | None) -> str:
+    """A section with continuations and the texts that got worse; empty without."""
+    if writing is None:
+        return ""
+    continued = [
+        f"- {_text(each.prompt)}\n    - original: {_text(each.dense)}\n    - this model: {_text(each.pruned)}"
+        for each in writing.continuations
+    ]
+    worse = [
+        f"- {each.dense_nats:.2f} to {each.pruned_nats:.2f} nats a token: {_text(each.text)}"
+        for each in writing.worse
+    ]
+    grew = f"The loss grew on {writing.grew} of {writing.windows} held-out texts"
+    return "\n".join(
+        [
+            "\n## What it writes\n\nGreedy continuations of held-out text:\n",
+            *continued,
+            f"\n{grew}{', most on:' if worse else '.'}\n",
+            *(worse if not worse else [*worse, ""]),
+        ]
+    )
 
 
 def _front_matter(facts: CardFacts) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from shapcut.game.coalitions import CoalitionMatrix, Values, without
 from shapcut.game.game import Measurements
 from shapcut.game.interval import Interval, rank_interval
 from shapcut.game.surrogate import Surrogate
+from shapcut.support.html_table import html_table
 
 _RELIABLE = 0.5
 """A rank correlation from which on predictions are worth following."""
@@ -277,6 +278,14 @@ class Contributions:
         row = without(self.coalitions.shape[1], [absent])
         found: Values = self.measured[(self.coalitions == row).all(axis=1) & self.on_all_text]
         return found
+
+    def _repr_html_(self) -> str:
+        rows = [
+            (player, f"{self.values[player]:.4g}", f"{self.standard_errors[player]:.2g}")
+            for player in self.ranking()
+        ]
+        caption = f"contributions ({self.weighting}), {self.evaluations} coalitions measured"
+        return html_table(caption, ("player", "contribution", "standard error"), rows)
 
     def to_json(self) -> dict[str, Any]:
         """Plain data for contributions.json; the evaluations themselves are in the store."""

@@ -11,6 +11,7 @@ from shapcut.game.checkpoint_form import CheckpointForm
 from shapcut.game.granularity import Granularity
 from shapcut.support.errors import InputError
 from shapcut.support.files import write_text_atomically
+from shapcut.support.html_table import html_table
 from shapcut.support.plain_json import read_json
 
 _LARGEST = 2**24
@@ -79,6 +80,17 @@ class RemovalPlan(BaseModel):
         gone = set(absent)
         kept = [player for player in range(n_players) if player not in gone]
         return cls.model_validate({"removed": tuple(absent), "kept": tuple(kept), **fields})
+
+    def _repr_html_(self) -> str:
+        rows = [
+            ("removed", ", ".join(map(str, self.removed)) or "none"),
+            ("kept", len(self.kept)),
+            ("value", "unknown" if self.measured_value is None else f"{self.measured_value:.4g}"),
+            ("method", self.method or "not stated"),
+            ("why", self.reason or "not stated"),
+        ]
+        players = len(self.removed) + len(self.kept)
+        return html_table(f"removal of {len(self.removed)} of {players} {self.granularity}s", ("", ""), rows)
 
     def write(self, path: Path) -> None:
         """Write the plan as JSON, atomically."""

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from shapcut.serving.engine import Engine
     from shapcut.steps.step import PostProcessor
     from shapcut.valuation.executor import Executor
-    from shapcut.valuation.utilities import Utility
+    from shapcut.valuation.utilities import TokenizedUtility, Utility
 
 GROUP = "shapcut"
 """The entry-point group, which is also the name of shapcut's own distribution."""
@@ -71,7 +71,7 @@ class Host:
     manager: pluggy.PluginManager
     adapters: "Registry[Adapter]"
     formats: "Registry[CheckpointFormat]"
-    utilities: "Registry[Utility]"
+    utilities: "Registry[Utility | TokenizedUtility]"
     samplers: "Registry[Sampler]"
     estimators: "Registry[Estimator]"
     selectors: "Registry[Selector]"

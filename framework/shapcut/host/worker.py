@@ -9,6 +9,7 @@ from shapcut.support.errors import InputError
 from shapcut.valuation.game_spec import GameSpec
 from shapcut.valuation.model_game import ModelGame
 from shapcut.valuation.precision import default_memory_budget
+from shapcut.valuation.utilities import bound_utility
 
 
 def build_game(spec: GameSpec, relative: ModelGame | None = None, *, share: int = 1) -> ModelGame:
@@ -55,7 +56,7 @@ def _load_game(spec: GameSpec, ids: torch.Tensor, share: int) -> ModelGame:
         opened.model,
         opened.adapter,
         ids,
-        utility=host.utilities.create(origin.utility),
+        utility=bound_utility(host.utilities.create(origin.utility), opened.adapter, opened.tokenizer),
         granularity=spec.granularity,
         dtype=spec.dtype,
         memory_budget=(spec.memory_budget or default_memory_budget(*weight_devices(opened.model))) // share,

@@ -69,10 +69,21 @@ class AdapterLM(TemplateLM):  # type: ignore[misc]  # the package has no types
     """A model run through its adapter.
 
     Sequences of equal length form a batch, so nothing is padded.
+
+    Args:
+        adapter: the model's adapter.
+        model: in evaluation mode.
+        tokenizer: the model's.
+        reporter: told how many requests are answered.
+        padded: let sequences of different lengths form a batch: they are padded at the end, which a causal
+            model's earlier tokens do not see. Fewer batches, and other last bits.
     """
 
-    def __init__(self, adapter: Adapter, model: nn.Module, tokenizer: Any, reporter: Reporter) -> None:
+    def __init__(
+        self, adapter: Adapter, model: nn.Module, tokenizer: Any, reporter: Reporter, *, padded: bool = False
+    ) -> None:
         super().__init__()
+        self._padded = padded
         self._adapter = adapter
         self._model = model
         self.tokenizer = tokenizer
@@ -171,21 +182,24 @@ class AdapterLM(TemplateLM):  # type: ignore[misc]  # the package has no types
             for done, (places, ids) in enumerate(self._batches(requests)):
                 logits = self._adapter.logits(self._model, ids[:, :-1])
                 for row, place in enumerate(places):
-                    asked = len(requests[place][2])
-                    found[place] = _likelihood(logits[row, -asked:], ids[row, -asked:])
+                    end = min(len(requests[place][1]) + len(requests[place][2]), self.max_length + 1)
+                    begin = end - len(requests[place][2])
+                    found[place] = _likelihood(logits[row, begin - 1 : end - 1], ids[row, begin:end])
                 count(min((done + 1) * BATCH_SIZE, len(requests)))
         return found
 
     def _batches(self, requests: Sequence[Pair]) -> Iterator[tuple[list[int], torch.Tensor]]:
-        """Batches of requests of equal length, truncated on the left: their places and tokens."""
+        """Batches of requests, truncated on the left: their places and tokens."""
         device = self._adapter.input_device(self._model)
         rows = [(*context, *asked)[-self.max_length - 1 :] for _, context, asked in requests]
         order = sorted(range(len(rows)), key=lambda place: -len(rows[place]))
-        for _, same in groupby(order, key=lambda place: len(rows[place])):
+        for _, same in groupby(order, key=lambda place: self._padded or len(rows[place])):
             places = list(same)
             for begin in range(0, len(places), BATCH_SIZE):
                 batch = places[begin : begin + BATCH_SIZE]
-                yield batch, torch.tensor([rows[place] for place in batch], device=device)
+                longest = len(rows[batch[0]])
+                ids = [[*rows[place], *[0] * (longest - len(rows[place]))] for place in batch]
+                yield batch, torch.tensor(ids, device=device)
 
 
 def _likelihood(logits: torch.Tensor, asked: torch.Tensor) -> tuple[float, bool]:

@@ -1,12 +1,13 @@
 """Tasks of lm-evaluation-harness, prepared before a model is loaded."""
 
 import contextlib
+import hashlib
 import importlib.util
 import io
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from torch import nn
 
 from shapcut.measurement.notes import Notes
 from shapcut.measurement.record import TaskScore
+from shapcut.measurement.task_data import TaskData, expanded
 from shapcut.models.adapter import Adapter
 from shapcut.support.errors import InputError
 from shapcut.support.progress import Reporter
@@ -27,6 +29,7 @@ _RESAMPLES = 1000
 _INDICES = (False, True)
 """Whether to index the harness's own tasks, which takes seconds, in the order of the attempts."""
 
+_DIGITS = {0.0: 0, 1.0: 1}
 _SINGLE_PROCESS = "DISABLE_MULTIPROC"
 _STDERR = "_stderr"
 
@@ -36,8 +39,10 @@ class TaskQuestion:
     """Which tasks to ask, and how.
 
     Attributes:
-        names: of tasks, groups or tags.
+        names: of tasks, groups or tags, or ``zero-shot`` for the usual ones.
         path: a directory with further tasks as YAML files; None: only the harness's own.
+        data: a directory with the tasks' questions, see `shapcut.measurement.task_data`; None: the harness
+            downloads them.
         limit: maximum number of examples per task; None: all.
         shots: solved examples before each question; None: the task's own number.
     """
@@ -46,6 +51,16 @@ class TaskQuestion:
     path: Path | None = None
     limit: int | None = None
     shots: int | None = None
+    data: Path | None = None
+
+    @property
+    def expanded(self) -> "TaskQuestion":
+        """The question with names in place of ``zero-shot``."""
+        return replace(self, names=expanded(self.names, self.data))
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain data."""
+        return {"names": list(self.names), "limit": self.limit, "shots": self.shots}
 
 
 class Harness:
@@ -53,12 +68,12 @@ class Harness:
 
     Args:
         question: the tasks.
-        manager: the harness's own index of tasks.
+        source: the harness's own index of tasks, or the questions of local files.
     """
 
-    def __init__(self, question: TaskQuestion, manager: Any) -> None:
+    def __init__(self, question: TaskQuestion, source: Any) -> None:
         self._question = question
-        self._manager = manager
+        self._source = source
 
     @classmethod
     def prepared(cls, question: TaskQuestion) -> "Harness":
@@ -73,10 +88,44 @@ class Harness:
             raise InputError(f"--task-path {question.path} is not a directory")
         if importlib.util.find_spec("lm_eval") is None:
             raise InputError("--tasks needs lm-evaluation-harness: pip install 'shapcut[eval]'")
-        with _quiet():
-            harness = cls(question, _index(question))
+        question = question.expanded
+        harness = cls(question, _source(question))
         harness._load(question.names, Notes())
         return harness
+
+    @classmethod
+    def asked(
+        cls,
+        names: str | None,
+        *,
+        path: Path | None = None,
+        data: str | Path | None = None,
+        limit: int | None = None,
+        shots: int | None = None,
+    ) -> "Harness | None":
+        """As `prepared`, of names with commas between; None without names.
+
+        Raises:
+            InputError: as `prepared`, and if another option is given without names.
+        """
+        if names is None:
+            others = {"--task-path": path, "--task-data": data, "--limit": limit, "--num-fewshot": shots}
+            if given := [name for name, value in others.items() if value is not None]:
+                raise InputError(f"{given[0]} is for tasks: name them with --tasks")
+            return None
+        wanted = tuple(dict.fromkeys(name.strip() for name in names.split(",") if name.strip()))
+        return cls.prepared(TaskQuestion(wanted, path, limit, shots, None if data is None else Path(data)))
+
+    def loaded(self) -> dict[str, Any]:
+        """The harness's own tasks by name."""
+        loaded: dict[str, Any] = self._load(self._question.names, Notes())["tasks"]
+        return loaded
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What the scores depend on besides the model, as plain data."""
+        data = self._source.fingerprint() if isinstance(self._source, TaskData) else None
+        return {**self._question.to_json(), "data": data}
 
     def scores(
         self, adapter: Adapter, model: nn.Module, tokenizer: Any, reporter: Reporter, notes: Notes
@@ -113,7 +162,7 @@ class Harness:
                 task_dict=loaded,
                 limit=self._question.limit,
                 bootstrap_iters=_RESAMPLES,
-                log_samples=False,
+                log_samples=True,
             )
         return tuple(_score(task, values, found) for task, values in found["results"].items())
 
@@ -121,7 +170,7 @@ class Harness:
         """Load tasks and set their number of solved examples; note each task that fixes its own."""
         with _quiet():
             try:
-                loaded: dict[str, Any] = self._manager.load(list(names))
+                loaded: dict[str, Any] = self._source.load(list(names))
             except Exception as error:
                 raise InputError(f"cannot read the tasks {','.join(names)}: {one_line(error)}") from error
         for name, task in loaded["tasks"].items():
@@ -132,6 +181,19 @@ class Harness:
                 task.set_config(key="num_fewshot", value=wanted or 0)
             task.set_fewshot_seed(seed=0)
         return loaded
+
+
+def _source(question: TaskQuestion) -> Any:
+    if question.data is None:
+        with _quiet():
+            return _index(question)
+    if question.path is not None:
+        raise InputError("--task-path and --task-data both say where questions come from; give one")
+    if question.shots:
+        raise InputError(
+            "--num-fewshot needs examples to show, and --task-data has only questions; leave it out"
+        )
+    return TaskData(question.data, question.names)
 
 
 def _index(question: TaskQuestion) -> Any:
@@ -175,7 +237,20 @@ def _score(name: str, values: dict[str, Any], found: Any) -> TaskScore:
         shots=int(found["n-shot"].get(name, 0)),
         metrics=metrics,
         errors=errors,
+        **_answers(list((found.get("samples") or {}).get(name, ()))),
     )
+
+
+def _answers(samples: list[dict[str, Any]]) -> dict[str, Any]:
+    """Which questions were answered right, by metrics that say so, and a digest of the questions."""
+    plain = sorted((each for each in samples if each["filter"] == "none"), key=lambda each: each["doc_id"])
+    answers = {}
+    for metric in plain[0]["metrics"] if plain else ():
+        digits = [_DIGITS.get(value) for each in plain if isinstance(value := each.get(metric), int | float)]
+        if len(digits) == len(plain) and None not in digits:
+            answers[metric] = "".join(map(str, digits))
+    asked = [[each["doc_hash"], each["prompt_hash"], each["target_hash"]] for each in plain]
+    return {"answers": answers, "questions": hashlib.sha256(repr(asked).encode()).hexdigest()}
 
 
 @contextmanager

@@ -15,6 +15,7 @@ from shapcut.measurement.notes import Notes
 from shapcut.measurement.perplexity import PerplexityResult, SlidingWindow, perplexity, sliding_perplexity
 from shapcut.measurement.record import ModelMeasurement
 from shapcut.measurement.sizes import checkpoint_bytes, parameter_count, peak_memory_bytes, weight_bytes
+from shapcut.measurement.writing import written
 from shapcut.models.adapter import Adapter
 from shapcut.support.progress import Reporter, Silent
 from shapcut.support.quiet import quiet_libraries
@@ -65,6 +66,7 @@ def measure(
     speed: SpeedQuestion = LATENCY,
     tasks: Harness | None = None,
     tokenizer: Any = None,
+    writes: bool = False,
     files: Path | None = None,
     seed: int = 0,
     reporter: Reporter | None = None,
@@ -82,6 +84,7 @@ def measure(
         speed: how to measure generation.
         tasks: tasks of lm-evaluation-harness to ask, or None.
         tokenizer: the model's; only ``tasks`` need it.
+        writes: whether to record what the model writes.
         files: the directory or file that holds the weights, if it is local.
         seed: of the prompts.
         reporter: told about progress.
@@ -95,6 +98,8 @@ def measure(
         quality = _quality(adapter, model, held_out, sliding, reporter)
         timed = _latency(adapter, model, speed, notes, seed=seed, reporter=reporter)
         caches = _cache_sizes(adapter, model, speed, notes, seed=seed, reporter=reporter)
+        write = partial(written, adapter, model, held_out.input_ids)
+        wrote = notes.attempt("no writing", write) if writes else None
     scores = None if tasks is None else tasks.scores(adapter, model, tokenizer, reporter, notes)
     peak = peak_memory_bytes(adapter.input_device(model))
     if peak is None:
@@ -113,6 +118,7 @@ def measure(
         latency=timed,
         caches=caches,
         tasks=scores,
+        writing=wrote,
         notes=tuple(notes.lines),
     )
 

@@ -6,6 +6,7 @@ from shapcut.game.interval import Ratio, ratio_of_means
 from shapcut.measurement.cache_size import CacheSizes
 from shapcut.measurement.latency import LatencyResult
 from shapcut.measurement.perplexity import PerplexityResult
+from shapcut.measurement.writing import Writing
 
 
 class TaskScore(BaseModel):
@@ -17,6 +18,9 @@ class TaskScore(BaseModel):
         shots: number of solved examples before each question.
         metrics: by name, as defined by the task: accuracy, perplexity, ...
         errors: standard errors, for metrics that have one.
+        answers: for metrics that say of each question whether the answer is right: a digit a question, 1 if
+            it is.
+        questions: digest of the questions, in order.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="strings")
@@ -26,6 +30,8 @@ class TaskScore(BaseModel):
     shots: int
     metrics: dict[str, float]
     errors: dict[str, float]
+    answers: dict[str, str] = {}
+    questions: str = ""
 
 
 class ModelMeasurement(BaseModel):
@@ -46,6 +52,7 @@ class ModelMeasurement(BaseModel):
         latency: None if not measured.
         caches: sizes of the generation state; None if not measured.
         tasks: scores on lm-evaluation-harness; None if no task was asked.
+        writing: what the model writes; None if it was not asked to write.
         notes: one line for each figure that could not be measured.
     """
 
@@ -64,6 +71,7 @@ class ModelMeasurement(BaseModel):
     stride: int | None = None
     caches: CacheSizes | None = None
     tasks: tuple[TaskScore, ...] | None = None
+    writing: Writing | None = None
     notes: tuple[str, ...] = ()
 
 

@@ -32,8 +32,8 @@ Example = Callable[[int], tuple[nn.Module, Tensor]]
 
 CONTRACT_VERSION = 2
 SUPPORTED_CONTRACTS = (1, 2)
-"""Version 2 adds `Adapter.granularities`, `.expert_statistics`, `.checkpoint_forms`, `.remove_as`, `.remnants`
-and `.sample`, `Player.group`, and `LayerStack.stages`, each with a default."""
+"""Version 2 adds `Adapter.granularities`, `.expert_statistics`, `.checkpoint_forms`, `.remove_as`,
+`.remnants` and `.sample`, `Player.group`, and `LayerStack.stages`, each with a default."""
 
 _STATE_FIELDS = ("past_key_values", "cache_params", "state")
 """Fields of a transformers output that hold the generation state."""

@@ -15,6 +15,7 @@ from shapcut.game.plan import RemovalPlan
 from shapcut.measurement.measure import LATENCY, measure
 from shapcut.measurement.record import ModelMeasurement
 from shapcut.measurement.sizes import parameter_count
+from shapcut.measurement.writing import WritingComparison, compared_writing
 from shapcut.models.demo import origin
 from shapcut.models.forms import form_note, form_objection
 from shapcut.models.predictors import is_predictor
@@ -183,6 +184,9 @@ def _measured(
         model,
         session.held_out,
         speed=replace(LATENCY, cache_lengths=session.recipe.cache_lengths),
+        tasks=session.harness,
+        tokenizer=session.opened.tokenizer,
+        writes=True,
         files=files,
         seed=session.recipe.seed,
         reporter=reporter,
@@ -244,6 +248,11 @@ def measure_cut(session: Session, cut: CutModel, reporter: Reporter) -> ModelMea
     return found.model_copy(update={"parameters": cut.parameters}) if session.parts.quantizes else found
 
 
+def _writing(session: Session, before: ModelMeasurement, after: ModelMeasurement) -> WritingComparison | None:
+    ids, tokenizer = session.held_out.input_ids, session.opened.tokenizer
+    return compared_writing(before.writing, after.writing, ids, tokenizer)
+
+
 def _write_gguf(
     session: Session,
     cut: CutModel,
@@ -257,7 +266,7 @@ def _write_gguf(
 
     def outcome(report: CheckpointReport) -> PruneResult:
         sized = after.model_copy(update={"checkpoint_bytes": report.weight_bytes})
-        return PruneResult(cut.plan, before, sized, report)
+        return PruneResult(cut.plan, before, sized, report, _writing(session, before, after))
 
     written = write_gguf(
         session.adapter,
@@ -288,6 +297,7 @@ def write(
         VerificationError: if the reloaded checkpoint does not reproduce the expected logits.
     """
     adapter, plan, recipe = session.adapter, cut.plan, session.recipe
+    writing = _writing(session, before, after)
     facts = CardFacts(
         name=out.name,
         base_model=origin(session.opened.source_name),
@@ -305,11 +315,12 @@ def write(
         revision=session.opened.source.location.commit,
         license_fields=license_of(session.opened.source.location.checkpoint),
         form=form_note(plan.form, cut.model),
+        writing=writing,
     )
 
     def outcome(report: CheckpointReport) -> PruneResult:
         sized = after.model_copy(update={"checkpoint_bytes": report.weight_bytes})
-        return PruneResult(plan, before, sized, report, facts.form)
+        return PruneResult(plan, before, sized, report, facts.form, writing)
 
     written = write_checkpoint(
         adapter,

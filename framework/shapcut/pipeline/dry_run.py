@@ -17,18 +17,19 @@ from shapcut.host.host import Host, select_adapter
 from shapcut.host.open_model import find_model
 from shapcut.models.adapter import Adapter
 from shapcut.models.forms import chosen_form, remnants_of_players
-from shapcut.models.loading import choose_device, load, model_without_weights
+from shapcut.models.loading import choose_device, load
 from shapcut.models.quantization import is_quantized
-from shapcut.models.source import ModelSource, inspect_source, read_config
+from shapcut.models.source import ModelSource, inspect_source
 from shapcut.pipeline.footprint import Footprint, advice, footprint, state_width
+from shapcut.pipeline.inspection import described_model
 from shapcut.pipeline.parts import check_players, make_parts
 from shapcut.pipeline.shared_work import SharedWork, shared_work
 from shapcut.pipeline.targets import check_target, checkpoint_size, make_targets
 from shapcut.pipeline.throughput import Throughput, loaded_model, product_throughput, stack_throughput
 from shapcut.recipe.recipe import Recipe
 from shapcut.steps.runner import check_order
-from shapcut.support.errors import InputError, ShapcutError
-from shapcut.support.quiet import one_line, quiet_libraries
+from shapcut.support.errors import InputError
+from shapcut.support.quiet import quiet_libraries
 from shapcut.valuation.precision import evaluation_dtype
 
 
@@ -166,7 +167,7 @@ def forecast(recipe: Recipe, host: Host, *, target: bool, throughput: float | No
     check_source(recipe.calibration, own=True)
     device = choose_device(recipe.device)
     source = _checked_source(recipe, host, parts.steps)
-    model, from_config = _described(recipe, source)
+    model, from_config = _described(source)
     adapter = select_adapter(host, model)
     shape = _Shape(adapter.canonicalise(model), adapter, recipe)
     check_players(parts, shape.players)
@@ -254,20 +255,12 @@ def _checked_source(recipe: Recipe, host: Host, steps: Any) -> ModelSource:
     return source
 
 
-def _described(recipe: Recipe, source: ModelSource) -> tuple[nn.Module, bool]:
+def _described(source: ModelSource) -> tuple[nn.Module, bool]:
     """The model without weights, or with them if its format has no config."""
     location = source.location
     if location.format is not None:
         return load(source).model, False
-    config = read_config(location, recipe.trust_remote_code)
-    dtype = torch.float32 if location.gguf_file is not None else None
-    try:
-        with quiet_libraries():
-            return model_without_weights(config, recipe.trust_remote_code, dtype).eval(), True
-    except ShapcutError:
-        raise
-    except Exception as error:
-        raise InputError(f"the config of {recipe.model} describes no model: {one_line(error)}") from error
+    return described_model(source, torch.float32 if location.gguf_file is not None else None), True
 
 
 def _targets(recipe: Recipe, shape: _Shape) -> tuple[Target, ...]:

@@ -12,7 +12,7 @@ from shapcut.steps.runner import check_order
 from shapcut.steps.step import PostProcessor
 from shapcut.support.errors import InputError
 from shapcut.valuation.executor import Executor
-from shapcut.valuation.utilities import Utility
+from shapcut.valuation.utilities import TokenizedUtility, Utility
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,7 +21,7 @@ class Parts:
 
     estimator: Estimator
     selector: Selector
-    utility: Utility
+    utility: Utility | TokenizedUtility
     executor: Executor
     steps: tuple[tuple[str, PostProcessor], ...]
 

@@ -8,9 +8,12 @@ from typing import Any
 from shapcut.export.checkpoint import CheckpointReport
 from shapcut.game.interval import Ratio
 from shapcut.game.plan import RemovalPlan
+from shapcut.measurement.paired_accuracy import PairedDifference, paired_differences
 from shapcut.measurement.record import ModelMeasurement, changes
+from shapcut.measurement.writing import WritingComparison
 from shapcut.support.errors import InputError
 from shapcut.support.files import write_json_atomically
+from shapcut.support.html_table import html_table
 from shapcut.support.plain_json import read_json
 from shapcut.support.quiet import one_line
 
@@ -25,6 +28,7 @@ class PruneResult:
         after: figures of the pruned model.
         checkpoint: the written checkpoint and its agreement with the bypassed original.
         form: what to know of the checkpoint's form; empty if it is of the original's family.
+        writing: what both models write, and where the pruned one got worse; None if unknown.
     """
 
     plan: RemovalPlan
@@ -32,11 +36,20 @@ class PruneResult:
     after: ModelMeasurement
     checkpoint: CheckpointReport
     form: str = ""
+    writing: WritingComparison | None = None
 
     @property
     def changes(self) -> dict[str, Ratio]:
         """Each uncertain figure of the pruned model over the original's."""
         return changes(self.before, self.after)
+
+    @property
+    def differences(self) -> tuple[PairedDifference, ...]:
+        """Differences between the accuracies of both models on the same questions."""
+        return paired_differences(self.before.tasks, self.after.tasks)
+
+    def _repr_html_(self) -> str:
+        return outcome_table(self.plan, self.before, self.after)
 
     def to_json(self) -> dict[str, Any]:
         """Plain data."""
@@ -45,6 +58,7 @@ class PruneResult:
             "dense": json.loads(self.before.model_dump_json()),
             "pruned": json.loads(self.after.model_dump_json()),
             "changes": {path: ratio.to_json() for path, ratio in self.changes.items()},
+            "differences": [each.model_dump() for each in self.differences],
             "checkpoint": {
                 "directory": str(self.checkpoint.directory),
                 "weight_bytes": self.checkpoint.weight_bytes,
@@ -54,6 +68,7 @@ class PruneResult:
                 "library": self.checkpoint.library,
                 "form": self.form,
             },
+            "writing": None if self.writing is None else json.loads(self.writing.model_dump_json()),
         }
 
     @classmethod
@@ -63,7 +78,7 @@ class PruneResult:
         Raises:
             KeyError, TypeError, ValueError: if ``content`` is anything else.
         """
-        written = content["checkpoint"]
+        written, writing = content["checkpoint"], content.get("writing")
         return cls(
             plan=RemovalPlan.model_validate(content["plan"]),
             before=ModelMeasurement.model_validate(content["dense"]),
@@ -77,12 +92,28 @@ class PruneResult:
                 library=str(written["library"]),
             ),
             form=str(written.get("form", "")),
+            writing=None if writing is None else WritingComparison.model_validate(writing),
         )
 
     def write(self, path: Path) -> None:
         """Write the result as JSON, atomically."""
         path.parent.mkdir(exist_ok=True)
         write_json_atomically(path, self.to_json())
+
+
+def outcome_table(plan: RemovalPlan, before: ModelMeasurement, after: ModelMeasurement) -> str:
+    """Dense beside pruned, in HTML."""
+    removed = ", ".join(map(str, plan.removed))
+    rows = [
+        ("held-out perplexity", *(f"{each.perplexity.perplexity:.2f}" for each in (before, after))),
+        ("parameters", *(f"{each.parameters:,}" for each in (before, after))),
+        *(
+            (f"{each.task} ({each.metric})", f"{each.before:.1%}", f"{each.after:.1%}")
+            for each in paired_differences(before.tasks, after.tasks)
+        ),
+    ]
+    caption = f"removed {len(plan.removed)} of {len(plan.removed) + len(plan.kept)} players: {removed}"
+    return html_table(caption, ("", "dense", "pruned"), rows)
 
 
 def read_result(path: Path) -> PruneResult:

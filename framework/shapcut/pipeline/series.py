@@ -17,6 +17,7 @@ from shapcut.pipeline.session import prepare
 from shapcut.recipe.recipe import Recipe
 from shapcut.support.errors import InputError
 from shapcut.support.files import require_new_directory
+from shapcut.support.html_table import html_table
 from shapcut.support.progress import Reporter, Silent
 from shapcut.support.run_directory import Run, open_run, require_run_directory
 
@@ -41,6 +42,18 @@ class SeriesResult:
             plan = result["plan"]
             points.append(_point(label, len(plan["removed"]), plan["measured_value"], result["pruned"]))
         return points
+
+    def _repr_html_(self) -> str:
+        rows = [
+            (
+                each["target"],
+                each["removed"],
+                f"{float(each['held_out_perplexity']):.2f}",
+                f"{each['parameters']:,}",
+            )
+            for each in self.curve()
+        ]
+        return html_table("cuts", ("target", "removed", "held-out perplexity", "parameters"), rows)
 
     def to_json(self) -> dict[str, Any]:
         """Plain data."""

@@ -14,6 +14,7 @@ from shapcut.game.plan import RemovalPlan
 from shapcut.game.target import Target
 from shapcut.host.host import Host
 from shapcut.host.open_model import OpenModel, find_model, open_model
+from shapcut.measurement.lm_eval_tasks import Harness
 from shapcut.measurement.player_latency import PlayerLatencies
 from shapcut.models.adapter import Adapter
 from shapcut.models.gguf_reading import parsed_once
@@ -30,6 +31,7 @@ from shapcut.support.progress import Reporter, Silent
 from shapcut.valuation.game_spec import GameOrigin
 from shapcut.valuation.model_game import ModelGame
 from shapcut.valuation.precision import fusing_pays
+from shapcut.valuation.utilities import bound_utility
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +51,7 @@ class Session:
         parts: estimator, selector, executor and post-pruning steps.
         targets: the targets, one per cut.
         latencies: latencies of the players, if a target needs them.
+        harness: the tasks to ask the models, or None.
     """
 
     recipe: Recipe
@@ -63,6 +66,7 @@ class Session:
     parts: Parts
     targets: tuple[Target, ...] = ()
     latencies: PlayerLatencies | None = None
+    harness: Harness | None = None
 
     @property
     def adapter(self) -> Adapter:
@@ -108,6 +112,7 @@ def prepare(
     target: bool,
     run_directory: Path | None = None,
     reporter: Reporter | None = None,
+    opened: OpenModel | None = None,
 ) -> Session:
     """Open the model and the text, and check the whole recipe.
 
@@ -115,6 +120,7 @@ def prepare(
         recipe: the recipe.
         host: the plugins.
         target: whether the recipe must have a target; otherwise a target is a hint to the estimator.
+        opened: the model, if it is loaded; None: the recipe's.
         run_directory: directory in which an earlier start may have stored player latencies.
         reporter: reports progress; None: nothing.
 
@@ -123,10 +129,8 @@ def prepare(
     """
     target = target or recipe.has_target
     parts = make_parts(recipe, host)
-    with parsed_once(recipe.model.lower().endswith(".gguf")):
-        opened = open_model(host, _checked_source(recipe, host, parts, target=target))
-    if target:
-        require_cut_as_files(opened)
+    harness = Harness.asked(recipe.tasks, data=recipe.task_data, limit=recipe.limit)
+    opened = opened or _opened(recipe, host, parts, target=target)
     text = RunText.of(recipe.calibration, opened, recipe.sequence_length, recipe.seed, reporter or Silent())
     calibration = text.calibration(recipe.samples)
     require_vocabulary(opened, calibration)
@@ -153,7 +157,17 @@ def prepare(
         parts=parts,
         targets=targets,
         latencies=watch.found,
+        harness=harness,
     )
+
+
+def _opened(recipe: Recipe, host: Host, parts: Parts, *, target: bool) -> OpenModel:
+    """Load the recipe's model, after all checks that need no weights."""
+    with parsed_once(recipe.model.lower().endswith(".gguf")):
+        opened = open_model(host, _checked_source(recipe, host, parts, target=target))
+    if target:
+        require_cut_as_files(opened)
+    return opened
 
 
 def _checked_source(recipe: Recipe, host: Host, parts: Parts, *, target: bool) -> ModelSource:
@@ -216,11 +230,12 @@ def require_vocabulary(opened: OpenModel, windows: Calibration) -> None:
 
 def _game(recipe: Recipe, opened: OpenModel, parts: Parts, calibration: Calibration) -> ModelGame:
     players = opened.adapter.players(opened.model, recipe.granularity)
+    utility = bound_utility(parts.utility, opened.adapter, opened.tokenizer)
     return ModelGame(
         opened.model,
         opened.adapter,
         calibration.input_ids,
-        utility=parts.utility,
+        utility=utility,
         granularity=recipe.granularity,
         form=recipe.form,
         dtype=recipe.dtype,

@@ -17,6 +17,7 @@ from shapcut.steps.step import PostProcessor
 from shapcut.support.errors import InputError
 from shapcut.support.progress import Reporter
 from shapcut.valuation.model_game import ModelGame
+from shapcut.valuation.utilities import ModelUtility
 
 _FINAL_PARTS = 8
 
@@ -113,9 +114,11 @@ def final_games(text: RunText, samples: int, game: ModelGame, *, required: bool)
         required: whether a text that is too short is an error; otherwise there are no finals.
 
     Raises:
-        InputError: if the text is too short.
+        InputError: if the text is too short, or ``required`` and the utility reads no text.
     """
-    if samples == 0:
+    if isinstance(game.utility, ModelUtility) and required and samples:
+        raise InputError(f"finalist samples are text, which the utility {game.utility.name!r} does not read")
+    if samples == 0 or isinstance(game.utility, ModelUtility):
         return ()
     try:
         windows = text.finals(samples)

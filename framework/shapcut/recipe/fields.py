@@ -117,6 +117,9 @@ _ALL = (
         default=False,
     ),
     RecipeField("held_out_samples", "Text", "number of windows of held-out text", "N", default=32),
+    RecipeField("tasks", "Tasks", "zero-shot, or tasks of lm-evaluation-harness", "A,B"),
+    RecipeField("task_data", "Tasks", "directory with a .jsonl file of questions for each task", "DIR"),
+    RecipeField("limit", "Tasks", "questions of each task at most", "N", default_text="all"),
     RecipeField(
         "then",
         "Method",

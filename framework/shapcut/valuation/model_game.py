@@ -326,7 +326,7 @@ class ModelGame(PortableGame):
         Raises:
             InputError: if the utility is a function or the model was passed in memory.
         """
-        if self._origin is None:
+        if self._origin is None or isinstance(self.utility, ModelUtility):
             only_here = (
                 f"the utility {self.utility.name!r} is a function"
                 if isinstance(self.utility, ModelUtility)

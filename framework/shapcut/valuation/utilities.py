@@ -6,13 +6,14 @@ A *token utility* turns a mean over the calibration tokens into a value and runs
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 from torch import nn
 
 from shapcut.game.coalitions import Values
+from shapcut.models.adapter import Adapter
 
 Measure = Literal["nll", "kl"]
 
@@ -80,4 +81,23 @@ class ModelUtility:
         self.name = name
 
 
+class TokenizedUtility(ABC):
+    """A value of a model on texts of its own, which a model's tokenizer turns into a `ModelUtility`.
+
+    Attributes:
+        name: names the utility with its options in plans.
+    """
+
+    name: str
+
+    @abstractmethod
+    def bound(self, adapter: Adapter, tokenizer: Any) -> ModelUtility:
+        """The value for models with this adapter and tokenizer."""
+
+
 Utility = TokenUtility | ModelUtility
+
+
+def bound_utility(utility: Utility | TokenizedUtility, adapter: Adapter, tokenizer: Any) -> Utility:
+    """A utility that a game can use."""
+    return utility.bound(adapter, tokenizer) if isinstance(utility, TokenizedUtility) else utility

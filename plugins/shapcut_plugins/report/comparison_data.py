@@ -5,7 +5,14 @@ from typing import Literal
 
 from pydantic import Field
 
-from shapcut_plugins.report.run_data import Change, Cut, Part, geometric_mean, read_part
+from shapcut_plugins.report.run_data import (
+    Change,
+    Cut,
+    DifferenceFacts,
+    Part,
+    geometric_mean,
+    read_part,
+)
 
 Method = tuple[str, list[Cut]]
 """A name and its cuts, the whole model first; no cuts without a finite result."""
@@ -45,6 +52,7 @@ class RowFacts(Part):
     seconds: float
     reason: str
     failure: str
+    differences: tuple[DifferenceFacts, ...] = ()
 
 
 class StandingFacts(Part):

@@ -78,6 +78,11 @@ def render_comparison(facts: ComparisonFacts, manifest: ManifestFacts | None = N
         "curve": curve_chart(method_cuts(facts)),
         "geometry": vars(comparison_chart),
         "manifest": manifest,
+        "accuracies": [
+            (f"{row.method}, {row.n_remove}, {row.seed}", each)
+            for row in facts.rows
+            for each in row.differences
+        ],
     }
     return environment().get_template(TEMPLATE).render(content)
 

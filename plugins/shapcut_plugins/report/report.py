@@ -67,6 +67,7 @@ def render_report(
             baselines=baselines,
             cost=report_summary.cost(facts),
             recipe={key: plain(value) for key, value in manifest.recipe.items() if value not in (None, [])},
+            accuracies=[(label, each) for label, cut in facts.cuts.items() for each in cut.differences],
             seconds=sum(phase.seconds for phase in manifest.phases.values()),
             sections=[(heading, Markup(body)) for heading, body in sections],  # noqa: S704 - a plugin's own HTML
             served=served_rows(facts.serving.checks),

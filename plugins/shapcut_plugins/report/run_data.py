@@ -94,6 +94,44 @@ class Change(Part):
         return f"{low} to {high}"
 
 
+class DifferenceFacts(Part):
+    """The difference of two models' accuracies on the same questions, with its 95 % interval."""
+
+    task: str
+    metric: str
+    questions: int
+    before: float
+    after: float
+    difference: float
+    low: float
+    high: float
+
+
+class ContinuationFacts(Part):
+    """One text, continued by both models."""
+
+    prompt: str
+    dense: str
+    pruned: str
+
+
+class WorseFacts(Part):
+    """A held-out text whose loss grew."""
+
+    text: str
+    dense_nats: float
+    pruned_nats: float
+
+
+class WritingFacts(Part):
+    """What both models write."""
+
+    continuations: tuple[ContinuationFacts, ...]
+    worse: tuple[WorseFacts, ...]
+    windows: int
+    grew: int
+
+
 class Result(Part):
     """The result of a pruning; for the figures see `shapcut_plugins.report.figures`."""
 
@@ -102,6 +140,8 @@ class Result(Part):
     pruned: dict[str, Any]
     checkpoint: CheckpointFacts
     changes: dict[str, Change] = Field(default_factory=dict)
+    differences: tuple[DifferenceFacts, ...] = ()
+    writing: WritingFacts | None = None
 
     @property
     def perplexities(self) -> tuple[float | None, float | None]:
