@@ -273,7 +273,7 @@ def _judged(*models: str | None) -> dict[str, Any]:
     Raises:
         InputError: if that text cannot be read any more.
     """
-    from shapcut.data.windows import check_source
+    from shapcut.data.mixture import check_source, without_own_text
     from shapcut.recipe.recipe import make_recipe
 
     for model in filter(None, models):
@@ -282,14 +282,15 @@ def _judged(*models: str | None) -> dict[str, Any]:
         if not file.is_file() or not (directory / "plan.json").is_file():
             continue  # other tools write a recipe.yaml, too
         recipe = make_recipe({}, file)
+        text = without_own_text(recipe.calibration)
         try:
-            check_source(recipe.calibration)
+            check_source(text)
         except InputError as error:
             raise InputError(
                 f"{file} names the text that {directory.name} was judged on: {error}; or name another with "
                 "--calibration"
             ) from error
-        return {name: getattr(recipe, name) for name in _TEXT_OF_RECIPE}
+        return {name: getattr(recipe, name) for name in _TEXT_OF_RECIPE} | {"calibration": text}
     return {}
 
 
