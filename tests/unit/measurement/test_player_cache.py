@@ -8,7 +8,7 @@ from torch import nn
 
 from shapcut.measurement.cache_size import cache_sizes
 from shapcut.measurement.player_cache import player_caches
-from shapcut_adapters.rwkv.adapter import RWKVAdapter
+from shapcut_adapters.rwkv.adapter import RwkvPackageAdapter
 from shapcut_adapters.transformers.adapter import HFDecoderAdapter
 from shapcut_adapters.transformers.families import FAMILIES
 from shapcut_adapters.transformers.tiny_models import tiny_model
@@ -41,7 +41,7 @@ def test_attentions_hold_the_cache_and_mlps_nothing(adapter: HFDecoderAdapter) -
 
 
 def test_states_of_all_layers_in_one_tensor_are_told_apart_by_removal() -> None:
-    adapter = RWKVAdapter()
+    adapter = RwkvPackageAdapter()
     model, _ = adapter.example(0)
     model = adapter.canonicalise(model)
     found = player_caches(adapter, model, adapter.players(model), length=LENGTH)
