@@ -162,12 +162,6 @@ def test_gradients_flow_past_a_bypassed_block(adapter):
     assert all(parameter.grad is not None for parameter in model.model.layers[1].parameters())
 
 
-def test_sublayers_are_not_players(adapter):
-    model, _ = adapter.example(0)
-    with pytest.raises(UnsupportedModelError, match="sublayer"):
-        adapter.players(model, "sublayer")
-
-
 class LlamaForCausalLM(transformers.LlamaForCausalLM):
     """Of the same name, as a hub repository's own code may have it."""
 

@@ -1,102 +1,111 @@
-"""Attentions and MLPs as players, from the command line to checkpoints of each form."""
+"""Attention and MLP of each block as players, from the command line and from Python."""
 
 import json
 from pathlib import Path
 from typing import Any
 
 import pytest
-from transformers import AutoConfig
+import torch
+from transformers import AutoModelForCausalLM
 
+import shapcut
 from shapcut.cli.main import run
-from shapcut.game.plan import RemovalPlan
-from shapcut.measurement.cache_size import cache_sizes
-from shapcut_adapters.transformers.adapter import HFDecoderAdapter
+from shapcut.host.host import build_host
+from shapcut.pipeline.dry_run import forecast
+from shapcut.recipe.recipe import make_recipe
 
 pytestmark = pytest.mark.long
 
 TEXT = ["--samples", "3", "--sequence-length", "24", "--finalist-samples", "4", "--held-out-samples", "4"]
-PARTS = ["--granularity", "sublayer", "--budget", "30"]
-LENGTH = 40
+SMALL = {"samples": 3, "sequence_length": 24, "finalist_samples": 4, "held_out_samples": 4}
+SUBLAYERS = ["--granularity", "sublayer"]
 
 
 def read(path: Path) -> Any:
     return json.loads(path.read_text(encoding="utf-8"))
 
 
-def test_the_plan_and_the_card_say_the_form(tiny_llama_directory: Path, tmp_path: Path) -> None:
+def test_scores_of_attention_and_mlp(tiny_llama_directory: Path, tmp_path: Path) -> None:
+    command = ["score", str(tiny_llama_directory), "--run", str(tmp_path), "--budget", "30", "--remove", "3"]
+    assert run([*command, *SUBLAYERS, *TEXT]) == 0
+    contributions = read(tmp_path / "contributions.json")
+    blocks = AutoModelForCausalLM.from_pretrained(tiny_llama_directory).config.num_hidden_layers
+    assert len(contributions["values"]) == 2 * blocks
+    lacking = [row.count(0) for row in contributions["coalitions"]] if "coalitions" in contributions else [1]
+    assert any(number % 2 for number in lacking)
+
+
+def test_a_pruned_model(tiny_llama_directory: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    command = ["prune", str(tiny_llama_directory), "--out", str(out), *PARTS, "--remove", "3", *TEXT]
-    assert run(command) == 0
-    plan = read(out / "plan.json")
-    assert (plan["granularity"], plan["form"]) == ("sublayer", "sibling")  # three parts cannot alternate
-    assert AutoConfig.from_pretrained(out).model_type == "qwen2_moe"
-    result = read(tmp_path / "out.run" / "result.json")
-    assert "is a qwen2_moe one now" in result["checkpoint"]["form"]
-    assert "Form: the checkpoint is a qwen2" in (out / "README.md").read_text(encoding="utf-8")
+    command = ["prune", str(tiny_llama_directory), "--out", str(out), "--remove", "2", "--budget", "30"]
+    assert run([*command, *SUBLAYERS, *TEXT]) == 0
+    plan = read(tmp_path / "out.run" / "plan.json")
+    assert plan["granularity"] == "sublayer"
+    first, second = plan["removed"]
+    assert (first % 2, second) == (0, first + 1)
+    whole, cut = (AutoModelForCausalLM.from_pretrained(path) for path in (tiny_llama_directory, out))
+    assert cut.config.num_hidden_layers == whole.config.num_hidden_layers - 1
 
 
-def test_a_limit_of_the_cache_takes_attentions_only(
-    tiny_llama_directory: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def test_a_game_of_sublayers(tiny_llama_directory: Path) -> None:
+    game = shapcut.load_game(str(tiny_llama_directory), granularity="sublayer", samples=3, sequence_length=24)
+    contributions = shapcut.estimate(game, budget=30, remove=2)
+    plan = shapcut.select(contributions, game.players, remove=2, game=game, budget=10)
+    ids = torch.randint(3, 60, (2, 12), generator=torch.Generator().manual_seed(0))
+    with game.adapter.bypass(game.model, plan.kept, "sublayer"):
+        expected = game.adapter.logits(game.model, ids)
+    cut = shapcut.apply(plan, game.model)
+    torch.testing.assert_close(game.adapter.logits(cut, ids), expected, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "method", ["block-influence+ranking", "taylor+ranking", "leave-one-out+ranking", "blind+angular"]
+)
+def test_methods_see_the_stream_between_attention_and_mlp(
+    method: str, tiny_llama_directory: Path, tmp_path: Path
 ) -> None:
-    adapter = HFDecoderAdapter()
-    whole = cache_sizes(adapter, adapter.load(tiny_llama_directory), (LENGTH,)).sizes[0]
-    model, out = str(tiny_llama_directory), tmp_path / "out"
-    limit = ["--cache", f"{whole // 2}@{LENGTH}", "--form", "remote-code"]
-    assert run(["prune", model, "--out", str(out), *PARTS, *limit, *TEXT]) == 0
-    assert f"cache after {LENGTH} tokens" in capsys.readouterr().out
-    plan = read(out / "plan.json")
-    assert plan["form"] == "remote-code"
-    assert [part % 2 for part in plan["removed"]] == [0, 0, 0]
-    card = (out / "README.md").read_text(encoding="utf-8")
-    assert f"| bytes of cache after {LENGTH} tokens | {whole:,} | {whole // 2:,} |" in card
-    assert "trust_remote_code=True" in card
-    again = ["apply", model, "--plan", str(out / "plan.json"), "--out", str(tmp_path / "again"), *TEXT[-2:]]
-    assert run([each for each in again if each not in TEXT[-2:]]) == 0
-    assert (tmp_path / "again" / "modeling_shapcut.py").is_file()
+    estimator, selector = method.split("+")
+    options = ["--selector", selector] if estimator == "blind" else ["--estimator", estimator]
+    command = ["prune", str(tiny_llama_directory), "--out", str(tmp_path / "out"), "--remove", "2"]
+    assert run([*command, *options, *SUBLAYERS, *TEXT, "--budget", "30"]) == 0
+    assert len(read(tmp_path / "out.run" / "plan.json")["removed"]) == 2
 
 
-def test_blocks_reach_a_limit_of_the_cache_too(tiny_llama_directory: Path, tmp_path: Path) -> None:
-    adapter = HFDecoderAdapter()
-    whole = cache_sizes(adapter, adapter.load(tiny_llama_directory), (LENGTH,)).sizes[0]
+@pytest.mark.parametrize("dry", [[], ["--dry-run", "--throughput", "1"]], ids=["run", "dry run"])
+def test_a_number_that_cannot_be_written_is_refused_at_once(
+    dry: list[str], tiny_llama_directory: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     out = tmp_path / "out"
-    limit = ["--cache", f"{whole * 2 // 3}B@{LENGTH}", "--budget", "20"]
-    assert run(["prune", str(tiny_llama_directory), "--out", str(out), *limit, *TEXT]) == 0
-    result = read(tmp_path / "out.run" / "result.json")
-    assert (result["dense"]["caches"]["sizes"], result["pruned"]["caches"]["sizes"]) == (
-        [whole],
-        [whole * 2 // 3],
-    )
-
-
-REFUSED = {
-    "attentions without code": (
-        [*PARTS, "--cache", f"1kB@{LENGTH}"],
-        "--cache with --granularity sublayer removes attentions",
-    ),
-    "a cache that is small enough": (["--cache", f"1GB@{LENGTH}"], "bytes of cache after 40 tokens already"),
-    "a cache that no cut reaches": (["--cache", f"1B@{LENGTH}"], "cannot be reached by removing players"),
-    "an odd number in a family without sibling": (
-        [*PARTS, "--remove", "11", "--form", "plain"],
-        "found no set of 11 players",
-    ),
-}
-
-
-@pytest.mark.parametrize("case", REFUSED)
-def test_what_cannot_be_is_refused_at_once(
-    case: str, tiny_llama_directory: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    options, message = REFUSED[case]
-    command = ["prune", str(tiny_llama_directory), "--out", str(tmp_path / "out"), *TEXT, *options]
+    command = [
+        "prune",
+        str(tiny_llama_directory),
+        "--out",
+        str(out),
+        "--remove",
+        "3",
+        *SUBLAYERS,
+        *TEXT,
+        *dry,
+    ]
     assert run(command) == 2
-    assert message in capsys.readouterr().err
-    assert not (tmp_path / "out").exists()
+    error = capsys.readouterr().err
+    assert len(error.strip().splitlines()) == 1
+    assert "found no set of 3 players" in error
+    assert not out.exists()
 
 
-def test_a_plan_that_needs_code_is_refused_where_code_is_not_wanted(
-    tiny_llama_directory: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    RemovalPlan.removing([2], 12, granularity="sublayer").write(tmp_path / "plan.json")
-    command = ["apply", str(tiny_llama_directory), "--plan", str(tmp_path / "plan.json")]
-    assert run([*command, "--out", str(tmp_path / "out")]) == 2
-    assert "--form remote-code" in capsys.readouterr().err
+def test_a_forecast(tiny_llama_directory: Path) -> None:
+    options = {"model": str(tiny_llama_directory), "granularity": "sublayer", "remove": 2, **SMALL}
+    found = forecast(make_recipe(options), build_host(), target=True, throughput=1.0)
+    blocks = forecast(
+        make_recipe(options | {"granularity": "block"}), build_host(), target=True, throughput=1.0
+    )
+    assert found.players == 2 * blocks.players
+
+
+def test_inspect(tiny_llama_directory: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["inspect", str(tiny_llama_directory), *SUBLAYERS, "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["granularities"] == ["block", "sublayer"]
+    assert [player["kind"] for player in found["players"][:4]] == ["attention", "mlp"] * 2
+    assert found["fast_evaluation"]

@@ -144,15 +144,17 @@ class HFDecoderAdapter(Adapter):
     def stack(self, model: nn.Module, granularity: Granularity = "block") -> LayerStack | None:
         """The recorded calls of the blocks, or None if replaying them differs from the model."""
         decoder = find_decoder(model)
+        experts = Experts.of(model) if granularity == "expert" else None
+        sublayers = SubLayers.of(model) if granularity == "sublayer" else None
         if model not in self._stack_batch_sizes:
             self._stack_batch_sizes[model] = self._usable_batch_sizes(decoder)
         if not (usable := self._stack_batch_sizes[model]):
             return None
         containers = self._block_containers(decoder)
-        if granularity == "expert":
-            return ExpertStack(Experts.of(model), containers, usable[0])
-        if granularity == "sublayer":
-            return SubLayerStack(SubLayers.of(model), containers, usable[0])
+        if experts is not None:
+            return ExpertStack(experts, containers, usable[0])
+        if sublayers is not None:
+            return SubLayerStack(sublayers, containers, usable[0])
         return RecordedStack(decoder, containers, usable[0])
 
     def input_device(self, model: nn.Module) -> torch.device:

@@ -141,6 +141,7 @@ class BlockTrial:
             path
             for path, each in self.modules.items()
             if each.nothing is not None and path not in known | around and around.issuperset(each.calls[:-1])
+            if any(True for _ in self.block.get_submodule(path).parameters())
         ]
         alone = [self.without(part) for part in adding]
         found: list[list[str]] = [[] for _ in adding]

@@ -19,13 +19,13 @@ class Nothing:
 
     Attributes:
         container: what holds the output.
-        width: the output's last dimension; the others are those of the input.
+        width: the output's last dimension; None if it is that of the input, as the others are.
         flat: whether the others are one instead, as in the output of some mixtures of experts.
         dtype: of the output; None if it is that of the input.
     """
 
     container: Container
-    width: int
+    width: int | None
     flat: bool
     dtype: torch.dtype | None
 
@@ -38,8 +38,11 @@ class Nothing:
         flat = found.shape[:-1] != given.shape[:-1]
         if flat and found.shape[:-1] != (given.shape[:-1].numel(),):
             return None
+        width, length = found.shape[-1], given.shape[-2] if given.dim() > 1 else 0
+        if width != given.shape[-1] and width == length:
+            return None  # it may be as wide as the text is long
         dtype = None if found.dtype == given.dtype else found.dtype
-        return Nothing(Container.of(output), found.shape[-1], flat, dtype)
+        return Nothing(Container.of(output), None if width == given.shape[-1] else width, flat, dtype)
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """The module's forward while its part is absent; reads no value of its input."""
@@ -47,7 +50,8 @@ class Nothing:
         if given is None:
             raise TypeError("a part of a block was called without a tensor")
         leading = (given.shape[:-1].numel(),) if self.flat else given.shape[:-1]
-        return self.container.holding(given.new_zeros((*leading, self.width), dtype=self.dtype))
+        width = given.shape[-1] if self.width is None else self.width
+        return self.container.holding(given.new_zeros((*leading, width), dtype=self.dtype))
 
 
 @dataclass(frozen=True, slots=True)
