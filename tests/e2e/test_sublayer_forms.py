@@ -75,10 +75,6 @@ REFUSED = {
     ),
     "a cache that is small enough": (["--cache", f"1GB@{LENGTH}"], "bytes of cache after 40 tokens already"),
     "a cache that no cut reaches": (["--cache", f"1B@{LENGTH}"], "cannot be reached by removing players"),
-    "an odd number in a family without sibling": (
-        [*PARTS, "--remove", "11", "--form", "plain"],
-        "found no set of 11 players",
-    ),
 }
 
 
