@@ -86,7 +86,7 @@ PRUNE_CASES = {
     "sublayers": (["--cache", "1kB@9", "--granularity", "sublayer"], "--form remote-code"),
     "an unknown form": (
         ["--remove", "2", "--form", "sibling"],
-        "form sibling: give one of plain, remote-code",
+        "form sibling: give one of plain",
     ),
     "unknown granularity": (["--remove", "2", "--granularity", "head"], "head"),
     "missing recipe": (["--recipe", "nowhere.yaml"], "nowhere.yaml"),
