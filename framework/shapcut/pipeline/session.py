@@ -114,6 +114,10 @@ def prepare(recipe: Recipe, host: Host, *, target: bool, run_directory: Path | N
     """
     target = target or recipe.has_target
     parts = make_parts(recipe, host)
+    if recipe.form == "remote-code" and parts.quantizes:
+        raise InputError(
+            "--form remote-code: quantizers do not know the modelling file; leave out the step that quantizes"
+        )
     opened = open_model(host, _checked_source(recipe, host, parts, target=target))
     if target:
         require_cut_as_files(opened)

@@ -15,6 +15,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from shapcut.models.forms import remnants_of_players
 from shapcut.support.errors import UnsupportedModelError
 from shapcut.support.quiet import quiet_libraries
 from shapcut_adapters.transformers.adapter import HFDecoderAdapter
@@ -176,6 +177,15 @@ def test_a_form_that_needs_code_is_not_taken_by_default(adapter: HFDecoderAdapte
     everything = set(range(1, 2 * DEPTH)) | {0}
     assert adapter.checkpoint_forms(model, everything, "sublayer") == ()
     assert adapter.checkpoint_forms(model, set(range(0, 2 * DEPTH, 2)), "sublayer") == ()
+
+
+def test_what_stays_in_the_place_of_a_player_is_known_beforehand(adapter: HFDecoderAdapter) -> None:
+    model, _ = small("llama")
+    players = adapter.players(model, "sublayer")
+    kept = remnants_of_players(adapter, model, players, "sublayer")
+    cut = adapter.remove(copy.deepcopy(model), {1}, "sublayer")
+    assert kept == [0, players[1].parameters - (count(model) - count(cut))] * DEPTH
+    assert remnants_of_players(adapter, model, adapter.players(model), "block") == [0] * DEPTH
 
 
 def test_files_are_not_cut_by_blocks_where_parts_have_moved(
