@@ -63,8 +63,8 @@ def zeroed(model, projections, blocks, absent):
 def test_conformance(family):
     adapter = HFDecoderAdapter()
     made = cases_of(adapter, family, adapter.examples()[family])
-    (case,) = (case for case in made if case.granularity == "sublayer")
-    results = [run_check(case, check) for check in CHECKS]
+    chosen = [case for case in made if case.granularity == "sublayer"]
+    results = [run_check(case, check) for case in chosen for check in CHECKS]
     assert [f"{result.check}: {result.detail}" for result in results if not result.passed] == []
 
 
@@ -279,12 +279,12 @@ def test_both_parts_of_a_block_go_as_the_block(adapter):
     assert [player.index for player in adapter.players(cut, "sublayer")] == list(range(n_players))
 
 
-@pytest.mark.parametrize(("absent", "name"), [({4}, "self_attn"), ({5}, "mlp"), ({0, 1, 4}, "self_attn")])
-def test_one_part_of_a_block_cannot_be_written(adapter, absent, name):
-    model, _ = example(adapter, "llama")
-    reason = f"model.layers.2.{name} cannot be written without the rest of its block; remove the whole block"
-    assert adapter.can_remove(model, absent, "sublayer") == reason
-    with pytest.raises(UnsupportedModelError, match="cannot be written"):
+@pytest.mark.parametrize("absent", [{4}, {5}, {0, 1, 4}])
+def test_one_part_of_a_block_cannot_be_written(adapter, absent):
+    model, _ = example(adapter, "gemma2")
+    reason = "what stays does not alternate attention and MLP"
+    assert adapter.can_remove(model, absent, "sublayer").startswith(reason)
+    with pytest.raises(UnsupportedModelError, match=reason):
         adapter.remove(model, absent, "sublayer")
 
 

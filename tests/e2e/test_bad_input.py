@@ -83,7 +83,11 @@ PRUNE_CASES = {
     "missing calibration file": (["--remove", "2", "--calibration", "nowhere.txt"], "nowhere.txt"),
     "negative seed": (["--remove", "2", "--seed", "-1"], "seed"),
     "text as a number": (["--remove", "two"], "two"),
-    "sublayers": (["--remove", "3", "--granularity", "sublayer"], "no set of 3 players"),
+    "sublayers": (["--cache", "1kB@9", "--granularity", "sublayer"], "--form remote-code"),
+    "an unknown form": (
+        ["--remove", "2", "--form", "sibling"],
+        "form sibling: give one of plain",
+    ),
     "unknown granularity": (["--remove", "2", "--granularity", "head"], "head"),
     "missing recipe": (["--recipe", "nowhere.yaml"], "nowhere.yaml"),
     "unknown option": (["--remov", "2"], "--remov"),

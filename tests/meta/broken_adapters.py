@@ -771,9 +771,10 @@ class LeavesARemnant(SiblingPlayers):
 
     def remove(self, model, absent, granularity="block"):
         removed = super().remove(model, absent, granularity)
-        for name, weight in removed.named_parameters():
-            if "shared_expert" in name or name.endswith("post_attention_layernorm.weight"):
-                weight.data.add_(0.5)
+        if removed.config.model_type != self.family.model_type:
+            for name, weight in removed.named_parameters():
+                if "shared_expert" in name or name.endswith("post_attention_layernorm.weight"):
+                    weight.data.add_(0.5)
         return removed
 
 

@@ -147,9 +147,7 @@ EXPECTED = {
     broken.RemovesTheWholeBlock: {
         "remove-equals-bypass",
         "cached-decoding",
-        "removal-composes",
         "parameter-count",
-        "reindexed-players",
         "forms-are-as-refused",
     },
     broken.LetsLayerTypesFollowTheMlps: {"remove-equals-bypass", "cached-decoding", "reindexed-players"},

@@ -172,7 +172,9 @@ def test_recipes_with_another_value(key: str, value: Any, dropped: str, tmp_path
 
 @few
 @given(
-    key=st.sampled_from(["remove", "ratio", "parameters", "memory", "speedup", "memory_budget", "budget"]),
+    key=st.sampled_from(
+        ["remove", "ratio", "parameters", "memory", "cache", "speedup", "memory_budget", "budget"]
+    ),
     text=st.one_of(specs, st.lists(scalars.map(str), min_size=1, max_size=3).map(",".join)),
 )
 def test_amounts_on_the_command_line(key: str, text: str) -> None:

@@ -238,9 +238,9 @@ def apply_model(
             "model": model,
             "remove": len(removal.removed),
             "granularity": removal.granularity,
-            "form": "remote-code" if removal.form == "remote-code" else "plain",
             "finalist_samples": 0,
             **given,
+            "form": given["form"] or ("remote-code" if removal.form == "remote-code" else "plain"),
         }
     )
     hub = require_pushable(push_to_hub, out, 1)

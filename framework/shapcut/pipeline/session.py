@@ -129,6 +129,10 @@ def prepare(
     """
     target = target or recipe.has_target
     parts = make_parts(recipe, host)
+    if recipe.form == "remote-code" and parts.quantizes:
+        raise InputError(
+            "--form remote-code: quantizers do not know the modelling file; leave out the step that quantizes"
+        )
     harness = Harness.asked(recipe.tasks, data=recipe.task_data, limit=recipe.limit)
     opened = opened or _opened(recipe, host, parts, target=target)
     text = RunText.of(recipe.calibration, opened, recipe.sequence_length, recipe.seed, reporter or Silent())

@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 from pydantic import ByteSize, TypeAdapter
 
-_LIMIT = re.compile(r"\s*([0-9.]+ ?[A-Za-z]*)\s*@\s*([1-9][0-9]{0,8})\s*")
+_LIMIT = re.compile(r"\s*([0-9.]{1,15} ?[A-Za-z]*)\s*@\s*([1-9][0-9]{0,8})\s*")
 
 
 class CacheLimit(NamedTuple):

@@ -15,6 +15,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from shapcut.models.forms import remnants_of_players
 from shapcut.support.errors import UnsupportedModelError
 from shapcut.support.quiet import quiet_libraries
 from shapcut_adapters.transformers.adapter import HFDecoderAdapter
@@ -32,7 +33,6 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "llama": ("llama", {}),
     "llama, tied": ("llama", {"tie_word_embeddings": True, "head_dim": 12}),
     "llama, biases": ("llama", {"attention_bias": True, "mlp_bias": True}),
-    "llama, a head each": ("llama", {"num_key_value_heads": 4}),
     "mistral": ("mistral", {}),
     "qwen2, windows": ("qwen2", {**WINDOW, "layer_types": ALTERNATING}),
     "qwen3": ("qwen3", {"use_sliding_window": False, "sliding_window": None}),
@@ -51,7 +51,6 @@ FORMS = {
     "llama": {"same", "sibling", "remote-code"},
     "llama, tied": {"same", "sibling", "remote-code"},
     "llama, biases": {"same", "remote-code"},
-    "llama, a head each": {"same", "sibling", "remote-code"},
     "mistral": {"same", "remote-code"},
     "qwen2, windows": {"same", "sibling", "remote-code"},
     "qwen3": {"same", "sibling", "remote-code"},
@@ -81,9 +80,9 @@ def adapter() -> HFDecoderAdapter:
 
 
 def sets_by_form(adapter: HFDecoderAdapter, model: nn.Module) -> dict[str, list[frozenset[int]]]:
-    """Sets of one to four parts by the form that is best for them, other than whole blocks."""
+    """Sets of one to three parts by the form that is best for them, other than whole blocks."""
     found: dict[str, list[frozenset[int]]] = {}
-    for size in (1, 2, 3, 4):
+    for size in (1, 2, 3):
         for absent in map(frozenset, combinations(range(2 * DEPTH), size)):
             if all(part ^ 1 in absent for part in absent):
                 continue
@@ -110,7 +109,9 @@ def test_what_is_written_computes_what_is_bypassed(
     assert set(found) == FORMS[name]
     generator = np.random.default_rng(0)
     for form, sets in found.items():
-        for place in generator.choice(len(sets), size=min(2, len(sets)), replace=False).tolist():
+        for place in generator.choice(
+            len(sets), size=1 if form == "sibling" else min(2, len(sets)), replace=False
+        ).tolist():
             absent, directory = sets[place], tmp_path / f"{form}-{place}"
             expected = bypassed(adapter, model, ids, absent)
             removed = adapter.remove_as(copy.deepcopy(model), absent, "sublayer", form)
@@ -155,15 +156,12 @@ def test_blocks_whose_parts_run_side_by_side_are_not_shifted(
 
 def test_what_a_sibling_cannot_spell_is_refused_by_name(adapter: HFDecoderAdapter) -> None:
     biased, _ = small("llama, biases")
-    assert "a qwen2_moe has no attention_bias (here True)" in (
-        adapter.can_remove(biased, {1}, "sublayer") or ""
-    )
+    objection = adapter.can_remove(biased, {1}, "sublayer") or ""
+    assert "a qwen2_moe has no attention_bias (here True)" in objection
     windows, _ = small("qwen3, windows")
     assert "a qwen3_moe has no use_sliding_window" in (adapter.can_remove(windows, {1}, "sublayer") or "")
     mixture, _ = small("qwen2_moe")
-    assert "one intermediate_size for all" in (adapter.can_remove(mixture, {3}, "sublayer") or "") or (
-        "sibling" in adapter.checkpoint_forms(mixture, {3}, "sublayer")
-    )
+    assert adapter.can_remove(mixture, {3}, "sublayer") is None  # the only ordinary MLP
 
 
 def test_a_form_that_needs_code_is_not_taken_by_default(adapter: HFDecoderAdapter) -> None:
@@ -179,6 +177,15 @@ def test_a_form_that_needs_code_is_not_taken_by_default(adapter: HFDecoderAdapte
     everything = set(range(1, 2 * DEPTH)) | {0}
     assert adapter.checkpoint_forms(model, everything, "sublayer") == ()
     assert adapter.checkpoint_forms(model, set(range(0, 2 * DEPTH, 2)), "sublayer") == ()
+
+
+def test_what_stays_in_the_place_of_a_player_is_known_beforehand(adapter: HFDecoderAdapter) -> None:
+    model, _ = small("llama")
+    players = adapter.players(model, "sublayer")
+    kept = remnants_of_players(adapter, model, players, "sublayer")
+    cut = adapter.remove(copy.deepcopy(model), {1}, "sublayer")
+    assert kept == [0, players[1].parameters - (count(model) - count(cut))] * DEPTH
+    assert remnants_of_players(adapter, model, adapter.players(model), "block") == [0] * DEPTH
 
 
 def test_files_are_not_cut_by_blocks_where_parts_have_moved(
@@ -208,7 +215,8 @@ import json, sys
 import torch
 from transformers import AutoModelForCausalLM
 directory, ids = sys.argv[1], torch.tensor(json.loads(sys.argv[2]))
-model, found = AutoModelForCausalLM.from_pretrained(directory, output_loading_info=True, trust_remote_code=True)
+loader = AutoModelForCausalLM
+model, found = loader.from_pretrained(directory, output_loading_info=True, trust_remote_code=True)
 assert not found["missing_keys"] and not found["unexpected_keys"], found
 assert not any(name.startswith("shapcut") for name in sys.modules)
 with torch.no_grad():

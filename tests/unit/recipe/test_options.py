@@ -22,7 +22,7 @@ COMMAND_ONLY = {
 """Options that say how a command is run, or what is compared, not what a run's result depends on."""
 
 NOT_COMPARED = {
-    *("ratio", "parameters", "memory", "speedup", "nested", "mend-finalists"),
+    *("ratio", "parameters", "memory", "cache", "speedup", "nested", "mend-finalists"),
     *("preset", "estimator", "selector", "sampler", "then", "seed", "executor"),
 }
 """Keys that `compare` gives in another form, or decides itself."""
@@ -71,7 +71,7 @@ def example(tmp_path: Path) -> Path:
 
 def test_the_documented_example_is_complete_and_is_taken(example: Path) -> None:
     recipe = make_recipe({}, example)
-    others = {"remove", "parameters", "memory", "speedup", "preset", "sampler", "revision"}
+    others = {"remove", "parameters", "memory", "cache", "speedup", "preset", "sampler", "revision"}
     assert set(read_recipe_file(example)) == set(Recipe.model_fields) - others
     parts = make_parts(recipe, build_host())
     assert [spec for spec, _ in parts.steps] == ["compensate", "gptq:bits=4,group_size=32"]

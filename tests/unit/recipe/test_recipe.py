@@ -5,6 +5,7 @@ import re
 import pytest
 
 from shapcut.host.host import build_host
+from shapcut.recipe.cache_limit import cache_limit
 from shapcut.recipe.methods import METHODS
 from shapcut.recipe.recipe import Recipe, make_recipe
 from shapcut.recipe.wording import accepted_values
@@ -26,7 +27,7 @@ def test_unknown_key_with_a_suggestion(recipe_file):
     with pytest.raises(InputError, match=r"unknown key 'sample': did you mean 'samples'\?") as error:
         make_recipe({}, recipe_file("model: m\nsample: 3\n"))
     assert "recipe.yaml" in str(error.value)
-    with pytest.raises(InputError, match=r"^unknown key 'xyz': known: batch_size, budget, calibration"):
+    with pytest.raises(InputError, match=r"^unknown key 'xyz': known: batch_size, budget, cache, cal"):
         make_recipe({"model": "m", "xyz": 1})
 
 
@@ -108,6 +109,12 @@ SPEC = r"NAME, NAME:key=value,... or a mapping \{NAME: \{key: value\}\}"
         ({"nested": "yes"}, r"^nested yes: give true or false$"),
         ({"model": 3}, r"^model 3: give text$"),
         ({"preset": "papers"}, r"^unknown preset 'papers': did you mean 'paper'"),
+        ({"cache": "64MB"}, r"^cache 64MB: give a size and a number of tokens \(64MB@4096\)"),
+        ({"cache": "0@10"}, r"^cache 0@10: give a size and a number of tokens"),
+        ({"cache": "1MB@0"}, r"^cache 1MB@0: give a size and a number of tokens"),
+        ({"cache": 64}, r"^cache 64: give a size and a number of tokens"),
+        ({"cache": "1MB@4,1MB@4"}, r"^cache \('1MB@4', '1MB@4'\): name different amounts"),
+        ({"form": "sibling"}, r"^form sibling: give one of plain, remote-code$"),
         ({"granularity": "head"}, r"^granularity head: give one of block, sublayer, expert$"),
         ({"dtype": "int8"}, r"^dtype int8: give one of auto, float32, bfloat16, float16$"),
         ({"estimator": 3}, rf"^estimator 3: give {SPEC}$"),
@@ -223,7 +230,10 @@ def test_number_to_remove(target, n_players, expected):
 @pytest.mark.parametrize(
     ("target", "message"),
     [
-        ({}, "no target: give --remove N, --ratio R, --parameters N, --memory SIZE or --speedup S"),
+        (
+            {},
+            "no target: give --remove N, --ratio R, --parameters N, --memory SIZE, --cache SIZE@N or",
+        ),
         ({"remove": 10}, "--remove 10: of the model's 10 players 1 to 9 can be removed"),
         ({"ratio": 0.01}, "--ratio 0.01: of the model's 10 players 1 to 9 can be removed"),
         ({"ratio": 0.99}, "--ratio 0.99: "),
@@ -264,3 +274,18 @@ def test_a_date_is_text():
 )
 def test_accepted_values_name_the_bounds(schema: dict[str, object], words: str) -> None:
     assert accepted_values(schema) == words
+
+
+def test_a_limit_of_the_cache():
+    recipe = make_recipe({"model": "m", "cache": "64 MB @ 4096, 0.5GiB@32768"})
+    assert recipe.target_labels() == ["cache-64MB@4096", "cache-0.5GiB@32768"]
+    assert recipe.cache_lengths == (4096, 32768)
+    assert cache_limit("64MB@4096") == (64_000_000, 4096)
+    assert cache_limit("1KiB@7") == (1024, 7)
+    assert make_recipe({"model": "m", "remove": 2}).cache_lengths == ()
+
+
+def test_a_plan_of_another_target_replaces_the_cache(recipe_file):
+    file = recipe_file("model: m\ncache: 1MB@100\n")
+    assert make_recipe({}, file).cache == "1MB@100"
+    assert make_recipe({"remove": 2}, file).cache is None
