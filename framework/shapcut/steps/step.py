@@ -75,6 +75,7 @@ class PostProcessor(ABC):
         takes_quantized: whether the step accepts a quantized model.
         gives_quantized: whether the step quantizes the weights.
         whole_blocks: whether the step needs whole blocks as players.
+        takes_experts: whether a step that needs whole blocks also works where blocks lost experts.
         samples: number of calibration windows; None: as many as coalitions are measured on.
         tolerance: largest accepted difference between the logits of the result in memory and of its
             checkpoint; None if only the order of the arithmetic may differ.
@@ -84,6 +85,7 @@ class PostProcessor(ABC):
     takes_quantized: ClassVar[bool] = False
     gives_quantized: ClassVar[bool] = False
     whole_blocks: ClassVar[bool] = False
+    takes_experts: ClassVar[bool] = False
     samples: int | None = None
     tolerance: float | None = None
 
