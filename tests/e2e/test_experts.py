@@ -76,12 +76,18 @@ def test_a_pruned_mixture(mixture: Path, tmp_path: Path) -> None:
     assert model.config.num_experts == 4
     card = (out / "README.md").read_text(encoding="utf-8")
     assert "with 6 of its 18 experts removed" in card
+    assert [line.partition(":")[0] for line in card.splitlines() if "of 6 experts" in line] == [
+        f"  - layer {layer}" for layer in LAYERS
+    ]
+    assert plan["layers"] == {f"model.layers.{layer}.mlp.experts": 6 for layer in LAYERS}
     assert "expert-pruning" in card
     result = read(tmp_path / "out.run" / "result.json")
     removed = result["dense"]["parameters"] - result["pruned"]["parameters"]
     assert removed == 6 * (3 * 32 * 16 + 32)
     report = "\n".join(path.read_text(encoding="utf-8") for path in (tmp_path / "out.run").glob("*.html"))
-    assert "(experts, counted from 0)" in report
+    assert "(experts, counted from 0 in each layer)" in report
+    assert "layer 3: 2 of 6 experts: " in report
+    assert "One strip a layer, its experts from left to right" in report
 
 
 def test_a_plan_is_applied_in_python(mixture: Path, tmp_path: Path) -> None:
@@ -160,7 +166,6 @@ REFUSED = {
         ["--remove", "3", "--selector", "angular"],
         "selector 'angular' does not support players",
     ),
-    "a step for blocks": (["--remove", "3", "--then", "compensate"], "compensate needs --granularity block"),
 }
 
 
@@ -218,3 +223,12 @@ def test_a_comparison(mixture: Path, tmp_path: Path) -> None:
     rows = {row["method"]: row for row in read(tmp_path / "run" / "comparison.json")["rows"]}
     assert "does not support players" in rows.pop("taylor")["failure"]
     assert all(by_layer(row["removed"]) == [2, 2, 2] for row in rows.values())
+
+
+def test_experts_are_removed_and_what_stays_is_mended(mixture: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    mend = ["--preset", "ean", "--then", "compensate:samples=8"]
+    assert run(["prune", str(mixture), "--out", str(out), *EXPERTS, "--remove", "9", *mend, *TEXT]) == 0
+    written = read(tmp_path / "out.run" / "steps" / "1-compensate" / "compensation.json")
+    assert {each["block"] for each in written["projections"]} == set(LAYERS)
+    assert AutoModelForCausalLM.from_pretrained(out).config.num_experts == 3

@@ -31,7 +31,7 @@ class ExpertStatisticEstimator(Estimator):
         access = require_access(problem.game, f"estimator {self.name!r}")
         if access.granularity != "expert":
             raise InputError(f"estimator {self.name!r} scores experts; use --granularity expert")
-        values = expert_statistic(access, Groups.of(problem.players), self.statistic)
+        values = expert_statistics(access, Groups.of(problem.players))[self.statistic]
         weighting = f"{self.weighting}; no coalition was measured"
         return scored(problem.players, values, estimator=self.name, weighting=weighting)
 
@@ -69,28 +69,38 @@ class ReapEstimator(ExpertStatisticEstimator):
     weighting = "router weight times norm of an expert's output, mean over its tokens"
 
 
-def expert_statistic(access: ModelAccess, groups: Groups, statistic: ExpertStatistic) -> NDArray[np.float64]:
-    """A statistic of every player on the calibration tokens, shape (n_players,); charges the pass.
+def expert_statistics(access: ModelAccess, groups: Groups) -> dict[ExpertStatistic, NDArray[np.float64]]:
+    """Statistics of every player on the calibration tokens, each of shape (n_players,); charges the pass.
 
     Raises:
         UnsupportedModelError: if the adapter cannot observe this model's experts.
     """
-    found = access.adapter.expert_statistics(access.model, access.input_ids)[statistic]
+    found = access.adapter.expert_statistics(access.model, access.input_ids)
     access.charge(len(groups))
-    return np.asarray(found, dtype=np.float64)
+    return {name: np.asarray(values, dtype=np.float64) for name, values in found.items()}
 
 
 def first_evidence(game: Game) -> NDArray[np.float64] | None:
-    """The activation norm of each expert over the mean of its group; None of players that are no experts."""
+    """Published statistics of each expert over the mean of its group; None of players that are no experts.
+
+    Returns:
+        The activation norm, the frequency, REAP's mean of weighted norms, and their sum, which is the mean
+        times the frequency; shape (4, n_players).
+    """
     access = game.access
     if not isinstance(access, ModelAccess) or access.granularity != "expert":
         return None
     groups = Groups.of(game.players)
     try:
-        norms = expert_statistic(access, groups, "ean")
+        found = expert_statistics(access, groups)
     except UnsupportedModelError:
         return None
-    count = np.bincount(groups.labels)
-    means = np.bincount(groups.labels, weights=norms) / count
-    relative: NDArray[np.float64] = norms / np.where(means > 0.0, means, 1.0)[groups.labels]
+    scores = (found["ean"], found["frequency"], found["reap"], found["reap"] * found["frequency"])
+    return np.vstack([_relative(score, groups) for score in scores])
+
+
+def _relative(score: NDArray[np.float64], groups: Groups) -> NDArray[np.float64]:
+    """A score over the mean of its group."""
+    means = np.bincount(groups.labels, weights=score) / np.bincount(groups.labels)
+    relative: NDArray[np.float64] = score / np.where(means > 0.0, means, 1.0)[groups.labels]
     return relative

@@ -246,7 +246,8 @@ def apply_model(
     hub = require_pushable(push_to_hub, out, 1)
     if dry_run:
         require_output(recipe, out)
-        tables.say(f"would remove players {list(removal.removed)} of {model} and write {out}")
+        players = "; ".join(removal.listed()) if removal.layers else f"players {list(removal.removed)}"
+        tables.say(f"would remove {players} of {model} and write {out}")
         return
     result = apply_plan(recipe, removal, out, host, run_directory=run, reporter=reporter())
     _show_result(result, out, as_json)
@@ -367,12 +368,15 @@ def _show_result(result: PruneResult, out: Path, as_json: bool) -> None:
         print_json(result.to_json())
         return
     removed, kept = result.plan.removed, result.plan.kept
-    indices = ", ".join(str(player) for player in removed)
+    lines = result.plan.listed()
+    indices = "" if result.plan.layers else f": {lines[0]}"
     tables.show(
-        f"removed {len(removed)} of {len(removed) + len(kept)} players: {indices}",
+        f"removed {len(removed)} of {len(removed) + len(kept)} players{indices}",
         ("", "dense", "pruned", "change", "interval of the change"),
         tables.comparison(result),
     )
+    if result.plan.layers:
+        tables.say("\n".join(lines))
     tables.say(tables.held_out_line(result))
     if result.differences:
         tables.show(tables.PAIRED, tables.PAIRED_HEADINGS, difference_rows(result.differences))

@@ -27,8 +27,9 @@ class EstimationProblem:
         budget: number of distinct coalitions that may be measured; at most as many as there are.
         rng: source of all randomness.
         n_remove: number of players to remove later; None if unknown.
-        first_evidence: optional function that scores the players before any coalition is measured, shape
-            (n_players,). A lower score means less harm if the player is absent. It may return None.
+        first_evidence: optional function that scores the players before any coalition is measured, once or
+            in several ways, shape (n_players,) or (n_scores, n_players). A lower score means less harm if the
+            player is absent. It may return None.
     """
 
     game: Game

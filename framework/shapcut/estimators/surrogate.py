@@ -11,7 +11,7 @@ from shapcut.estimators.main_effects import MOST_PLAYERS_WITH_PAIRS, MainEffects
 from shapcut.estimators.quadratic import QuadraticSurrogate
 from shapcut.estimators.sampling import GuidedSampler, Sampler, not_among
 from shapcut.game.budget import BudgetedGame, MeteredGame
-from shapcut.game.coalitions import CoalitionMatrix, Values, finite_or_none, keys, without
+from shapcut.game.coalitions import CoalitionMatrix, Values, distinct, finite_or_none, keys, without
 from shapcut.game.contributions import Contributions, Refit
 from shapcut.game.game import Game, Measurements
 from shapcut.game.groups import Groups
@@ -30,10 +30,12 @@ class SurrogateEstimator(Estimator):
     exactly. Their values on all text are estimated by adding what it changes for all players together.
     Players that are not removable get NaN.
 
-    With more than 512 players, or where single absences would take most of the budget of players that have
-    groups, it measures no single absences, fits main effects only (`MainEffects`) to coalitions near the
-    target, and prefers to leave out players whose first evidence is low. A contribution is then a ridge
-    estimate: fewer coalitions than players cannot tell all of them apart.
+    With more than 512 players, or players in groups that have first evidence, or whose single absences would
+    take most of the budget, it measures no single absences and fits main effects only (`MainEffects`) to
+    coalitions near the target. First evidence may be several scores: the set that each would remove is
+    measured on all text, and that of the best set is the evidence of the fit. Coalitions prefer to leave out
+    players whose evidence is low. A contribution is then a ridge estimate: fewer coalitions than players
+    cannot tell all of them apart.
 
     Args:
         weighting: ``shapley`` reports the surrogate's Shapley values; ``target`` the mean marginal
@@ -75,8 +77,10 @@ class SurrogateEstimator(Estimator):
         game = whole if problem.n_remove is None else whole.narrowed(whole.tokens_of_part(PART))
         affordable = self._affordable(problem, game, whole)
         largest = problem.n_remove or max(2, len(problem.candidates) // 4)
-        estimate = self._main_effects if _without_pairs(problem, affordable) else self._with_pairs
-        return estimate(problem, game, whole, affordable, largest)
+        scores = _first_scores(problem)
+        if scores is not None or _without_pairs(problem, affordable):
+            return self._main_effects(problem, game, whole, affordable, largest, scores=scores)
+        return self._with_pairs(problem, game, whole, affordable, largest)
 
     def _affordable(self, problem: EstimationProblem, game: Game, whole: Game) -> int:
         """How many coalitions the share of the budget pays for, if they are measured in ``game``.
@@ -102,16 +106,23 @@ class SurrogateEstimator(Estimator):
         return self._contributions(game, whole, sampler, problem, largest / max(1, len(candidates)))
 
     def _main_effects(
-        self, problem: EstimationProblem, game: MeteredGame, whole: Game, affordable: int, largest: int
+        self,
+        problem: EstimationProblem,
+        game: MeteredGame,
+        whole: Game,
+        affordable: int,
+        largest: int,
+        *,
+        scores: NDArray[np.float64] | None,
     ) -> Contributions:
-        """Measure all players, then coalitions near the target; fit one effect for each player."""
-        evidence = None if problem.first_evidence is None else problem.first_evidence()
-        everyone = without(problem.n_players, [()])
-        game.values(everyone)
+        """Measure what first evidence would remove, then coalitions near the target; fit their effects."""
+        first, evidence = _by_scores(problem, game, whole, scores)
+        if game is not whole:
+            affordable -= round((len(first) - 1) * (whole.tokens / game.tokens - 1))
         damage = np.zeros(problem.n_players) if evidence is None else evidence
-        sampler = self.sampler or GuidedSampler(damage, largest)
-        _measure_drawn(game, sampler, problem, everyone, affordable)
-        coalitions, measurements, estimated = _on_all_text(game, whole)
+        sampler = self.sampler or GuidedSampler(damage, largest, temperature=_temperature(evidence))
+        _measure_drawn(game, sampler, problem, first, affordable)
+        coalitions, measurements, estimated = _on_all_text(game, whole, len(first))
         measured = measurements[:, 0]
         usable, values = finite(coalitions, measured)
         if not len(values):
@@ -189,6 +200,39 @@ def _without_pairs(problem: EstimationProblem, affordable: int) -> bool:
     return problem.n_players > MOST_PLAYERS_WITH_PAIRS or (grouped and 2 * singles > affordable)
 
 
+def _first_scores(problem: EstimationProblem) -> NDArray[np.float64] | None:
+    """First evidence of players that have groups, or are too many for pairs; shape (n_scores, n_players)."""
+    few = problem.n_players <= MOST_PLAYERS_WITH_PAIRS and len(Groups.of(problem.players)) == 1
+    found = None if few or problem.first_evidence is None else problem.first_evidence()
+    return None if found is None else np.atleast_2d(found)
+
+
+def _by_scores(
+    problem: EstimationProblem, game: Game, whole: Game, scores: NDArray[np.float64] | None
+) -> tuple[CoalitionMatrix, NDArray[np.float64] | None]:
+    """Measure all players, and what each score would remove, as far as a quarter of the budget reaches.
+
+    Returns:
+        These coalitions, and the score whose set is best.
+    """
+    tried = [] if scores is None or problem.n_remove is None else scores[: problem.budget // 4]
+    groups, n_remove = Groups.of(problem.players), problem.n_remove or 0
+    sets = [groups.first(np.argsort(score, kind="stable").tolist(), n_remove) for score in tried]
+    rows = without(problem.n_players, [(), *sets])
+    game.values(rows)  # before all text, which then adds to it
+    values = np.nan_to_num(whole.values(rows)[1:], nan=-np.inf)
+    best = int(np.argmax(values)) if len(values) else 0
+    return distinct(rows), None if scores is None else scores[best]
+
+
+def _temperature(evidence: NDArray[np.float64] | None) -> float | None:
+    """Half of the median evidence, so that draws stay near what it would remove; None without any."""
+    if evidence is None:
+        return None
+    known = np.abs(evidence[np.isfinite(evidence)])
+    return float(np.median(known)) / 2 if len(known) else None
+
+
 def _measure_drawn(
     game: MeteredGame, sampler: Sampler, problem: EstimationProblem, known: CoalitionMatrix, affordable: int
 ) -> None:
@@ -198,17 +242,23 @@ def _measure_drawn(
     game.values(not_among(drawn, set(keys(known)))[:wanted])
 
 
-def _on_all_text(game: MeteredGame, whole: Game) -> tuple[CoalitionMatrix, Measurements, Measurements]:
+def _on_all_text(
+    game: MeteredGame, whole: Game, first: int = 1
+) -> tuple[CoalitionMatrix, Measurements, Measurements]:
     """All measured coalitions, their measurements, and those that are estimates from a part of the text.
 
-    What all text changes for all players together, who come first, is added to each.
+    The first ones are measured on all text. What this changes for them on average is added to the others.
     """
     coalitions, _ = game.evaluated()
     measurements = game.measurements(coalitions)
     if game is whole:
         return coalitions, measurements, measurements[:0]
-    measurements += whole.measurements(coalitions[:1]) - measurements[0]
-    return coalitions, measurements, measurements[1:]
+    exact = whole.measurements(coalitions[:first])
+    changes = exact - measurements[:first]
+    usable = np.isfinite(changes).all(axis=1)
+    shift = changes[usable].mean(axis=0) if usable.any() else changes[0]
+    measurements = np.vstack([exact, measurements[first:] + shift])
+    return coalitions, measurements, measurements[first:]
 
 
 def single_absences(problem: EstimationProblem) -> CoalitionMatrix:

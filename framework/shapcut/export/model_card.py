@@ -75,7 +75,8 @@ def render_card(facts: CardFacts) -> str:
     plan, before, after = facts.plan, facts.before, facts.after
     players = len(plan.removed) + len(plan.kept)
     what = f"{plan.granularity}s"
-    removed = ", ".join(str(player) for player in plan.removed) or "none"
+    lines = plan.listed()
+    removed = "".join(f"\n  - {line}" for line in lines) if plan.layers else f" {lines[0]}"
     share = 1 - after.parameters / before.parameters
     return f"""---
 {yaml.safe_dump(_front_matter(facts), sort_keys=False, allow_unicode=True)}---
@@ -90,7 +91,7 @@ def render_card(facts: CardFacts) -> str:
 | parameters | {before.parameters:,} | {after.parameters:,} ({share:.1%} fewer) |
 | perplexity, held-out text | {_perplexities(before, after)} |
 {_cache_rows(before, after)}
-- Removed {what} (counted from 0, of the original): {removed}
+- Removed {what} (counted from 0, of the original):{removed}
 {_form_line(facts)}- Method: {_text(plan.method or "not stated")}
 - Utility: {_text(plan.utility or "not stated")}
 - Calibration text: {_described(facts.calibration)}

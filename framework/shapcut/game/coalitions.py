@@ -35,7 +35,8 @@ class Player:
         removable: False if the architecture needs it.
         reason: why it is not removable; empty if it is.
         group: number of its group, if a model can only be written when every group has lost equally many
-            players: the experts of a layer. None if there is no such constraint.
+            players: the experts of a layer. None if there is no such constraint. Players of one layer, which
+            may have several groups, share the name up to the last dot.
     """
 
     index: int

@@ -19,11 +19,13 @@ class Groups:
         members: indices of the removable players of each group, ascending.
         labels: the place of each player's group among ``members``, shape (n_players,).
         sizes: the number of players of each group, removable or not.
+        n_layers: the number of layers that groups are in; a layer may have several.
     """
 
     members: tuple[NDArray[np.int64], ...]
     labels: NDArray[np.int64]
     sizes: tuple[int, ...]
+    n_layers: int
 
     @classmethod
     def of(cls, players: Sequence[Player]) -> "Groups":
@@ -41,7 +43,7 @@ class Groups:
         labels = np.array([places[group] for group in named], dtype=np.int64)
         can_go = np.array([player.removable for player in players], dtype=np.bool_)
         members = tuple(np.flatnonzero(can_go & (labels == place)) for place in range(len(places)))
-        return cls(members, labels, tuple(np.bincount(labels).tolist()))
+        return cls(members, labels, tuple(np.bincount(labels).tolist()), len(layer_sizes(players)))
 
     def __len__(self) -> int:
         """The number of groups."""
@@ -76,11 +78,16 @@ class Groups:
         return chosen
 
     def layers_run(self, coalitions: CoalitionMatrix) -> NDArray[np.int64]:
-        """The layers that each coalition runs: its players, or one for each group."""
+        """The layers that each coalition runs: its players, or all layers that groups are in."""
         if len(self) == 1:
             count: NDArray[np.int64] = coalitions.sum(axis=1)
             return count
-        return np.full(len(coalitions), len(self), dtype=np.int64)
+        return np.full(len(coalitions), self.n_layers, dtype=np.int64)
+
+
+def layer_sizes(players: Sequence[Player]) -> dict[str, int]:
+    """The players of each layer that has several, by the name that they share; empty without groups."""
+    return dict(Counter(player.name.rpartition(".")[0] for player in players if player.group is not None))
 
 
 def equal_by_group(players: Sequence[Player], absent: Collection[int]) -> bool:
@@ -108,8 +115,11 @@ def require_equal(number: int, n_groups: int, most: int, what: str) -> None:
 
 
 def layer_parameters(players: Sequence[Player]) -> list[int]:
-    """The parameters of each layer: of each player, or of all players of a group together."""
+    """The parameters of each layer: of each player, or of all players of a layer together."""
     if players[0].group is None:
         return [player.parameters for player in players]
-    labels = Groups.of(players).labels
-    return [int(n) for n in np.bincount(labels, weights=[player.parameters for player in players])]
+    found: dict[str, int] = {}
+    for player in players:
+        layer = player.name.rpartition(".")[0]
+        found[layer] = found.get(layer, 0) + player.parameters
+    return list(found.values())

@@ -1,9 +1,10 @@
 """The removal plan: plain data that people can read and a later command can apply."""
 
 from collections.abc import Sequence
+from itertools import groupby
 from operator import index
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Literal, NamedTuple, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -18,6 +19,20 @@ _LARGEST = 2**24
 
 Index = Annotated[int, Field(ge=0, strict=True)]
 Value = Annotated[float, Field(strict=True)]
+
+
+class LayerRemoval(NamedTuple):
+    """What one layer loses.
+
+    Attributes:
+        name: of the layer.
+        size: number of its players.
+        removed: the removed ones, counted from 0 in the layer.
+    """
+
+    name: str
+    size: int
+    removed: tuple[int, ...]
 
 
 class RemovalPlan(BaseModel):
@@ -36,6 +51,7 @@ class RemovalPlan(BaseModel):
         utility: name of the values' utility.
         method: estimator and selector that chose the set.
         reason: one sentence on why this set was chosen.
+        layers: number of players of each layer that has several, in order, by the name they share.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -53,6 +69,7 @@ class RemovalPlan(BaseModel):
     utility: str = ""
     method: str = ""
     reason: str = ""
+    layers: dict[str, Index] = Field(default_factory=dict)
 
     @model_validator(mode="after")
     def _indices_partition_the_players(self) -> Self:
@@ -61,7 +78,32 @@ class RemovalPlan(BaseModel):
             raise ValueError("removed and kept must together name every player exactly once")
         if list(self.removed) != sorted(self.removed) or list(self.kept) != sorted(self.kept):
             raise ValueError("removed and kept must be ascending")
+        if self.layers and sum(self.layers.values()) != len(everyone):
+            raise ValueError(f"layers count {sum(self.layers.values())} players, not {len(everyone)}")
         return self
+
+    def by_layer(self) -> list[LayerRemoval]:
+        """What each layer loses; empty if layers have no players of their own."""
+        found, first, gone = [], 0, iter(self.removed)
+        player = next(gone, None)
+        for name, size in self.layers.items():
+            inside = []
+            while player is not None and player < first + size:
+                inside.append(player - first)
+                player = next(gone, None)
+            number = next((part for part in name.split(".") if part.isdecimal()), name)
+            found.append(LayerRemoval(f"layer {number}", size, tuple(inside)))
+            first += size
+        return found
+
+    def listed(self) -> list[str]:
+        """The removed players in words: a line for each layer with several players, else a single line."""
+        if not self.layers:
+            return [", ".join(map(str, self.removed)) or "none"]
+        return [
+            f"{name}: {len(removed)} of {size} {self.granularity}s: {runs(removed) or 'none'}"
+            for name, size, removed in self.by_layer()
+        ]
 
     @classmethod
     def removing(cls, removed: Sequence[int], n_players: int, **fields: object) -> "RemovalPlan":
@@ -113,3 +155,11 @@ class RemovalPlan(BaseModel):
             raise InputError(f"{path} is not a removal plan: {place}: {first['msg']}") from error
         except ValueError as error:
             raise InputError(f"{path} is not a removal plan: {error}") from error
+
+
+def runs(numbers: Sequence[int]) -> str:
+    """Ascending numbers with their runs as ranges, for example ``0-3, 7``."""
+    parts = [
+        [number for _, number in part] for _, part in groupby(enumerate(numbers), lambda at: at[1] - at[0])
+    ]
+    return ", ".join(str(part[0]) if len(part) == 1 else f"{part[0]}-{part[-1]}" for part in parts)

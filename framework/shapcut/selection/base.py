@@ -12,7 +12,7 @@ from shapcut.estimators.sampling import removable
 from shapcut.game.coalitions import Player, finite_or_none, require_numbered, without
 from shapcut.game.contributions import Contributions
 from shapcut.game.game import Game, may_be_absent
-from shapcut.game.groups import Groups, require_equal
+from shapcut.game.groups import Groups, layer_sizes, require_equal
 from shapcut.game.plan import RemovalPlan
 from shapcut.support.errors import InputError
 
@@ -94,8 +94,8 @@ class SelectionProblem:
 
     def plan(self, removed: Sequence[int], **fields: object) -> RemovalPlan:
         """A plan that removes these players; further attributes of `RemovalPlan` by keyword."""
-        full_value = self.contributions.full_value
-        return RemovalPlan.removing(removed, self.n_players, full_value=full_value, **fields)
+        known = {"full_value": self.contributions.full_value, "layers": layer_sizes(self.players)}
+        return RemovalPlan.removing(removed, self.n_players, **known, **fields)
 
 
 class Selector(ABC):

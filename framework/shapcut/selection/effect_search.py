@@ -6,7 +6,7 @@ import numpy as np
 
 from shapcut.estimators.main_effects import Effects, MainEffects
 from shapcut.game.coalitions import CoalitionMatrix, distinct, without
-from shapcut.selection.rounds import Evidence, Rounds
+from shapcut.selection.rounds import Evidence, Rounds, permitted
 
 
 @dataclass(slots=True)
@@ -23,6 +23,11 @@ class EffectSearch(Rounds[MainEffects]):
         first = known.evidence if isinstance(known, MainEffects) else None
         return MainEffects(first).fit(evidence.coalitions, evidence.values)
 
+    @property
+    def patience(self) -> int:
+        """That of the options, and as many rounds as it takes to measure an exchange in each group."""
+        return self.options.patience + len(self.problem.groups) // max(1, self.options.batch // 2)
+
     def propose(
         self, surrogate: MainEffects, evidence: Evidence, count: int, *, last: bool = False
     ) -> CoalitionMatrix:
@@ -38,6 +43,18 @@ class EffectSearch(Rounds[MainEffects]):
         """See `Rounds.most_valuable`."""
         draws = [self._optimum(surrogate.draw(self.problem.rng)) for _ in range(self.options.finalists)]
         return self.by_value(np.vstack([self._optimum(surrogate.effects), *draws]), surrogate, evidence)
+
+    def leaders(self, surrogate: MainEffects, evidence: Evidence) -> CoalitionMatrix:
+        """See `Rounds.leaders`; the sets of first evidence always race on further text."""
+        best = Rounds.leaders(self, surrogate, evidence)
+        known = self.problem.contributions
+        first = known.coalitions[known.on_all_text & np.isfinite(known.measured)]
+        first = first[(~first).sum(axis=1) == self.problem.n_remove]
+        if not (self.problem.finals and len(first)):
+            return best
+        first = permitted(first, self.problem.permits, len(first))
+        kept = best[: max(1, len(best) - len(first))]
+        return distinct(np.vstack([kept, first, best]))[: len(best)]
 
     def _optimum(self, effects: Effects) -> CoalitionMatrix:
         """The best set of the right size, one row."""

@@ -98,6 +98,11 @@ class Rounds(ABC, Generic[S]):
     def most_valuable(self, surrogate: S, evidence: Evidence) -> CoalitionMatrix:
         """Sets of the right size by value, measured or else predicted, best first."""
 
+    @property
+    def patience(self) -> int:
+        """Rounds without a new leader after which the search stops."""
+        return self.options.patience
+
     def best(self, evidence: Evidence, at_most: int) -> CoalitionMatrix:
         """The best measured sets of the right size that may be removed."""
         return evidence.best(self.problem.n_remove, self.problem.permits, at_most)
@@ -116,7 +121,7 @@ class Rounds(ABC, Generic[S]):
     def measure(self, evidence: Evidence, game: BudgetedGame, seen: set[bytes]) -> Evidence:
         """Fit, propose and measure unseen sets in rounds; return all evidence."""
         leader, stale, heats = keys(self.best(evidence, 1)), 0, Heats(game)
-        while stale < self.options.patience and game.remaining > 0:
+        while stale < self.patience and game.remaining > 0:
             batch = max(self.options.batch, len(evidence.values) // _GROWTH)
             proposals = self.propose(self.fit(evidence), evidence, batch, last=game.remaining <= batch)
             fresh = proposals[[key not in seen for key in keys(proposals)]]

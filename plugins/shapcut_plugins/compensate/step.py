@@ -26,7 +26,9 @@ class Compensate(PostProcessor):
     """Fold a linear approximation of the removed blocks into the blocks before each cut.
 
     Block by block, ridge regression fits the weights of output projections so that the residual stream after
-    the block matches the original's after the cut. Nothing is added to the model.
+    the block matches the original's after the cut. Nothing is added to the model. A block that lost experts
+    is fitted as one before a cut; what its experts read changes with its mixer, so that a share of the change
+    may do better than all of it.
 
     Args:
         into: which projections of a block to fit: the MLP's, the attention's (or other mixer's), or both. A
@@ -39,6 +41,7 @@ class Compensate(PostProcessor):
 
     stage: ClassVar[Stage] = "compensate"
     whole_blocks: ClassVar[bool] = True
+    takes_experts: ClassVar[bool] = True
 
     def __init__(
         self,
@@ -78,14 +81,16 @@ class Compensate(PostProcessor):
         """Fit in place; write the fitted projections to ``compensation.json``.
 
         Raises:
-            InputError: if players are not whole blocks, or the text has fewer than two windows.
+            InputError: if players are neither blocks nor experts, or the text has fewer than two windows.
         """
         adapter, plan = context.adapter, context.plan
-        if plan.granularity != "block":
-            raise InputError(f"compensate: needs whole blocks as players, not {plan.granularity}")
+        if plan.granularity not in {"block", "expert"}:
+            raise InputError(f"compensate: needs blocks or experts as players, not {plan.granularity}")
         windows = self._windows(context)
         players = adapter.players(model)
-        depth = len(plan.kept) + len(plan.removed)
+        whole = plan.granularity == "block"
+        depth = len(plan.kept) + len(plan.removed) if whole else len(players)
+        kept = plan.kept if whole else range(depth)
 
         def choose(index: int, cut: bool) -> Sequence[OutputProjection]:
             return self._chosen(adapter, model, players[index]) if cut or self._places == "all" else ()
@@ -93,10 +98,11 @@ class Compensate(PostProcessor):
         with torch.no_grad(), context.reporter.counting("compensating, blocks", depth) as count:
             original = context.original()
             walk = Walk(adapter, original, model, windows, self._weight_power)
-            mended = walk.mend(plan.kept, depth, choose, count)
+            changed = () if whole else _changed(adapter.players(original), players)
+            mended = walk.mend(kept, depth, choose, count, changed)
         content = {
             "tokens": windows.numel(),
-            "projections": [{**asdict(each), "block": plan.kept[each.block]} for each in mended],
+            "projections": [{**asdict(each), "block": kept[each.block]} for each in mended],
         }
         write_json_atomically(context.directory / "compensation.json", content)
         return model
@@ -117,3 +123,9 @@ class Compensate(PostProcessor):
         count = min(self._samples, len(found))
         generator = torch.Generator().manual_seed(context.seed)
         return found[torch.randperm(len(found), generator=generator)[:count]]
+
+
+def _changed(before: Sequence[Player], after: Sequence[Player]) -> tuple[int, ...]:
+    """The blocks that lost parameters."""
+    pairs = zip(before, after, strict=True)
+    return tuple(one.index for one, other in pairs if other.parameters < one.parameters)

@@ -1,7 +1,7 @@
 """Walk the original and the pruned model side by side and fit blocks of the pruned one."""
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -68,7 +68,12 @@ class Walk:
         self._stacks[1].prelude(batches[0])
 
     def mend(
-        self, kept: Sequence[int], depth: int, choose: Choice, said: Callable[[int], None]
+        self,
+        kept: Sequence[int],
+        depth: int,
+        choose: Choice,
+        said: Callable[[int], None],
+        changed: Collection[int] = (),
     ) -> list[Mended]:
         """Walk both models and fit blocks of the pruned one.
 
@@ -81,12 +86,13 @@ class Walk:
             choose: maps a block of the pruned model and whether blocks were cut beside it to the projections
                 to fit, in order.
             said: receives the number of finished blocks of the original.
+            changed: blocks of the pruned model that lost a part, which counts as a cut beside them.
         """
         mended: list[Mended] = []
         self._advance_original(range(kept[0]), said)
         same = kept[0] == 0
         for index, (own, following) in enumerate(zip(kept, [*kept[1:], depth], strict=True)):
-            cut = following - own > 1 or (index == 0 and own > 0)
+            cut = following - own > 1 or (index == 0 and own > 0) or index in changed
             if same:
                 self._pruned_streams = self._streams
             self._advance_original(range(own, following), said)

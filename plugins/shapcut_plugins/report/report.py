@@ -10,7 +10,7 @@ from shapcut.contracts import Run, write_text_atomically
 from shapcut_plugins.report import figures as report_measurements
 from shapcut_plugins.report import summary as report_summary
 from shapcut_plugins.report.baselines import Baselines, own_cuts, read_baselines
-from shapcut_plugins.report.charts.contributions import contribution_chart
+from shapcut_plugins.report.charts.contributions import MOST_BARS, contribution_chart
 from shapcut_plugins.report.charts.curve import curve_chart
 from shapcut_plugins.report.charts.depth_map import DepthMap, depth_map
 from shapcut_plugins.report.charts.pairs import Pairs, heat_map, scatters
@@ -59,6 +59,7 @@ def render_report(
             cuts=facts.cuts,
             removed=facts.removed,
             depth=_depth(facts),
+            depth_by_layer=any(result.plan.layers for result in facts.cuts.values()),
             outcome=report_summary.outcome(manifest.result)[1:] if manifest.result else [],
             outcomes={label: report_summary.outcome(result)[1:] for label, result in facts.cuts.items()},
             why=report_summary.why(plan, facts.contributions) if plan else [],
@@ -101,10 +102,11 @@ def _scored(scored: ContributionFacts | None, facts: RunFacts) -> dict[str, Any]
             ("scored", "chart", "heat", "pairs", "interaction", "scatters", "trust", "differ")
         )
     fidelity, removed = scored.fidelity_held_out, facts.removed
+    drawn = 0 < len(scored.players) <= MOST_BARS
     pairs = Pairs.of(scored.interactions or (), scored.interaction_errors, scored.fixed)
     return {
         "scored": scored,
-        "chart": contribution_chart(scored.players, removed) if scored.players else None,
+        "chart": contribution_chart(scored.players, removed) if drawn else None,
         "heat": heat_map(pairs, len(scored.players), removed),
         "pairs": pairs,
         "interaction": report_summary.interaction(pairs),
@@ -118,5 +120,9 @@ def _depth(facts: RunFacts) -> DepthMap | None:
     plans = {label: result.plan for label, result in facts.cuts.items()}
     if not plans and facts.plan is not None:
         plans = {"plan": facts.plan}
+    *_, largest = plans.values() or [None]
+    if largest is not None and (layers := largest.by_layer()):
+        strips = [(name, None, [removed]) for name, _, removed in layers]
+        return depth_map(strips, max(size for _, size, _ in layers))
     removals = [(label, None, [plan.removed]) for label, plan in plans.items()]
     return depth_map(removals, facts.manifest.model.players)

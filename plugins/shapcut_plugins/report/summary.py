@@ -10,6 +10,7 @@ from shapcut_plugins.report.figures import change
 from shapcut_plugins.report.run_data import Change, ContributionFacts, Result, RunFacts, number
 
 _CHANCE = 0.5
+_MOST_LISTED = 16
 
 
 def outcome(result: Result) -> list[str]:
@@ -182,7 +183,9 @@ def _low(tau: float | None) -> bool:
 
 
 def _listed(players: Sequence[int]) -> str:
-    return ", ".join(map(str, players))
+    """The players, or the first few of many."""
+    more = len(players) - _MOST_LISTED
+    return ", ".join(map(str, players[:_MOST_LISTED])) + (f" and {more} more" if more > 0 else "")
 
 
 def _inside(content: Mapping[str, Any], first: str, second: str) -> Any:

@@ -26,7 +26,7 @@ from shapcut.game.budget import BudgetedGame
 from shapcut.game.coalitions import distinct, without
 from shapcut.game.contributions import Contributions
 from shapcut.game.feasible import permitted_sets, require_permitted
-from shapcut.game.groups import Groups
+from shapcut.game.groups import Groups, layer_parameters, layer_sizes
 from shapcut.game.target import Target
 from shapcut.selection.base import SelectionProblem
 from shapcut.selection.ranking import RankingSelector
@@ -277,3 +277,17 @@ def test_all_sets_of_two_groups():
     groups = Groups.of(grouped_players(2, 3))
     found = permitted_sets(range(6), 2, lambda s: True, 100, np.random.default_rng(0), groups=groups)
     assert sorted(found) == sorted(product(range(3), range(3, 6)))
+
+
+def test_the_groups_of_a_router_are_one_layer():
+    """Two layers with three router groups of four experts each."""
+    players = [
+        replace(player, name=f"layers.{player.index // 12}.experts.{player.index % 12}")
+        for player in grouped_players(6, 4)
+    ]
+    groups = Groups.of(players)
+    assert len(groups) == 6
+    assert groups.layers_run(np.ones((3, 24), dtype=np.bool_)).tolist() == [2, 2, 2]
+    assert layer_parameters(players) == [120, 120]
+    assert layer_sizes(players) == {"layers.0.experts": 12, "layers.1.experts": 12}
+    assert layer_sizes([replace(player, group=None) for player in players]) == {}

@@ -186,3 +186,60 @@ def test_the_threshold_is_the_number_of_players(monkeypatch):
     monkeypatch.setattr(surrogate_module, "MOST_PLAYERS_WITH_PAIRS", 9)
     contributions, _ = solve(GroupedGame(2, 5), 200, 4)
     assert isinstance(contributions.surrogate, MainEffects)
+
+
+def first_sets(game, scores, n_remove):
+    groups = Groups.of(game.players)
+    return without(game.n_players, [groups.first(np.argsort(score).tolist(), n_remove) for score in scores])
+
+
+def test_the_set_of_every_score_is_measured_on_all_text_and_the_best_score_is_believed():
+    game = GroupedGame(4, 8)
+    scores = np.vstack([-game.damage, np.arange(32.0), game.damage])
+    contributions, plan = solve(game, 60, 8, scores)
+    exact = contributions.coalitions[contributions.on_all_text]
+    tried = first_sets(game, scores, 8)
+    assert {row.tobytes() for row in tried} <= {row.tobytes() for row in exact}
+    assert contributions.surrogate.evidence.tolist() == game.damage.tolist()
+    assert -plan.measured_value <= min(damage_of(game, np.flatnonzero(~row)) for row in tried)
+
+
+def test_a_small_budget_tries_the_first_scores_only():
+    game = GroupedGame(4, 8)
+    contributions, _ = solve(game, 5, 8, np.vstack([np.arange(32.0), game.damage]))
+    assert contributions.evaluations <= 5
+    assert contributions.surrogate.evidence.tolist() == np.arange(32.0).tolist()
+
+
+def test_players_with_evidence_are_not_measured_alone():
+    game = GroupedGame(2, 5)
+    contributions, _ = solve(game, 200, 4, game.damage)
+    assert isinstance(contributions.surrogate, MainEffects)
+
+
+def test_the_set_of_a_score_races_on_further_text_however_bad_it_looked():
+    game, further = GroupedGame(4, 8, seed=1), GroupedGame(4, 8, seed=2)
+    scores, rng = np.vstack([game.damage, further.damage + 0.01]), np.random.default_rng(0)
+    counted = BudgetedGame(game, 80)
+    contributions = SurrogateEstimator().estimate(EstimationProblem(counted, 80, rng, 8, lambda: scores))
+    problem = SelectionProblem(
+        contributions,
+        game.players,
+        8,
+        rng=rng,
+        game=counted,
+        budget=counted.remaining,
+        finals=[further],
+    )
+    plan = SearchSelector(finalists=4).select(problem)
+    (best,) = first_sets(game, scores[1:], 8)
+    assert plan.removed == tuple(np.flatnonzero(~best))
+
+
+def test_the_search_goes_on_for_an_exchange_in_every_group():
+    game = GroupedGame(24, 4)
+    problem = SelectionProblem(
+        solve(game, 20, 24, game.damage)[0], game.players, 24, rng=np.random.default_rng(0)
+    )
+    search = SearchSelector(patience=2)._rounds(problem)
+    assert search.patience == 2 + 24 // 4

@@ -73,3 +73,19 @@ def test_a_file_that_is_no_plan_is_refused(tmp_path: Path, content: bytes, words
 def test_a_missing_plan_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="cannot read the plan"):
         RemovalPlan.read(tmp_path / "plan.json")
+
+
+def test_what_each_layer_loses_in_words():
+    layers = {"model.layers.0.mlp.experts": 6, "model.layers.3.mlp.experts": 6}
+    plan = RemovalPlan.removing([0, 1, 2, 4, 11], 12, granularity="expert", layers=layers)
+    assert plan.listed() == ["layer 0: 4 of 6 experts: 0-2, 4", "layer 3: 1 of 6 experts: 5"]
+    assert [removal.removed for removal in plan.by_layer()] == [(0, 1, 2, 4), (5,)]
+    assert RemovalPlan.removing([2, 3, 5], 6).listed() == ["2, 3, 5"]
+    assert RemovalPlan.removing([], 6).listed() == ["none"]
+
+
+def test_layers_must_count_all_players(tmp_path):
+    path = tmp_path / "plan.json"
+    path.write_text('{"removed": [0], "kept": [1, 2], "layers": {"layers.0": 2}}')
+    with pytest.raises(InputError, match="layers count 2 players, not 3"):
+        RemovalPlan.read(path)

@@ -262,3 +262,28 @@ def test_a_game_of_mended_models_values_what_the_step_leaves(tmp_path: Path) -> 
     assert values[0] == pytest.approx(float(expected[0]), abs=1e-5)
     assert abs(values[0] - game.values(coalitions)[0]) > 1e-3
     assert mended.fingerprint() != game.fingerprint()
+
+
+def test_blocks_that_lost_experts_are_fitted_and_the_streams_come_closer(tmp_path: Path) -> None:
+    original = ADAPTER.examples()["qwen3_moe"](0)[0].requires_grad_(requires_grad=False)
+    players = ADAPTER.players(original, "expert")
+    groups = [
+        [player.index for player in players if player.group == one] for one in {p.group for p in players}
+    ]
+    removed = sorted(index for members in groups for index in members[: len(members) // 2])
+    plan = RemovalPlan.removing(removed, len(players), granularity="expert")
+    pruned = ADAPTER.remove(copy.deepcopy(original), removed, "expert")
+    blocks, before = len(ADAPTER.players(original)), copy.deepcopy(pruned)
+    Compensate().run(pruned, context(ADAPTER, plan, original, tmp_path))
+    written = json.loads((tmp_path / "compensation.json").read_text())["projections"]
+    assert {each["block"] for each in written} == {player.group for player in players}
+    assert any(each["ridge"] is not None for each in written)
+    errors = [stream_error(original, model, blocks, blocks) for model in (before, pruned)]
+    assert errors[1] < errors[0]
+
+
+def test_half_layers_are_refused(tmp_path: Path) -> None:
+    original, pruned, _ = cut("llama", {1})
+    plan = RemovalPlan.removing([1], 4, granularity="sublayer")
+    with pytest.raises(InputError, match="needs blocks or experts as players, not sublayer"):
+        Compensate().run(pruned, context(ADAPTER, plan, original, tmp_path))

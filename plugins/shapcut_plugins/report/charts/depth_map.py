@@ -8,6 +8,7 @@ _TOP, _ROW, _SMALLEST, _LARGEST, _WIDTH = 18, 20, 9.0, 20.0, 460
 _LETTER = 6.5
 _LABEL_WIDTH = 16
 _LONGEST_NAME = 22
+_MOST_COLUMNS = 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,14 +46,14 @@ class DepthMap:
 def depth_map(
     removals: Sequence[tuple[str, int | None, Sequence[Sequence[int]]]], n_players: int
 ) -> DepthMap | None:
-    """Lay out the removals of each cut or method; None if there are none.
+    """Lay out the removals of each cut or method; None if there are none, or too many players for a page.
 
     Args:
         removals: name, number of the method and the sets of players, one a seed.
         n_players: how many players there are.
     """
     known = [(name, method, sets) for name, method, sets in removals if sets]
-    if not known or not n_players:
+    if not known or not 0 < n_players <= _MOST_COLUMNS:
         return None
     cell = min(max(_WIDTH / n_players, _SMALLEST), _LARGEST)
     left = round(16 + _LETTER * max(len(_short(name)) for name, _, _ in known))
