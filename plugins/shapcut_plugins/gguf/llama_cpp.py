@@ -77,7 +77,7 @@ def _server(file: str, length: int) -> Any:
 
 
 def _printable(server: Any, windows: list[list[int]]) -> int:
-    """A token that llama.cpp answers with: it gives no probabilities beside one that is no text of its own."""
+    """A token to answer with: llama.cpp gives no probabilities beside one that is no text of its own."""
     for token in dict.fromkeys(token for window in windows for token in window):
         if _likeliest(server, windows[0][:1], 1, token):
             return token
