@@ -8,9 +8,12 @@ import numpy as np
 import pytest
 import torch
 from gguf_files import contents, stored, write_gguf_file
+from hub_stand_in import hub_stand_in
 
+from shapcut.cli.main import run
 from shapcut.export.gguf_cut import write_gguf_cut
 from shapcut.game.plan import RemovalPlan
+from shapcut.measurement.sizes import checkpoint_bytes
 from shapcut.models.gguf import load_dequantized
 from shapcut.steps.runner import check_order
 from shapcut.steps.step import StepContext
@@ -186,3 +189,24 @@ def test_another_model_is_given_to_the_converter(
     script.write_text(CONVERTER.format(file=str(tiny_gguf_file)))
     with quiet_libraries(), pytest.raises(VerificationError, match=r"the written model.gguf"):
         step.run(changed, context(tmp_path, tmp_path, tokenizer))
+
+
+def test_the_whole_command_writes_it_beside_the_checkpoint_and_publishes_both(
+    tiny_gguf_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, plan = tmp_path / "out", tmp_path / "plan.json"
+    PLAN.write(plan)
+    options = ["--then", "gguf:type=f32", "--push-to-hub", "me/small", "--out", str(out)]
+    with hub_stand_in(monkeypatch) as hub:
+        assert run(["apply", str(tiny_gguf_file), "--plan", str(plan), *options]) == 0
+    whole, _ = load_dequantized(tiny_gguf_file)
+    read, _ = load_dequantized(out / "model.gguf")
+    with ADAPTER.bypass(whole, PLAN.kept):
+        torch.testing.assert_close(ADAPTER.logits(read, IDS), ADAPTER.logits(whole, IDS))
+    assert checkpoint_bytes(out) == (out / "model.safetensors").stat().st_size
+    files = hub.files["me/small"]
+    assert {"model.gguf", "model.safetensors", "README.md", "plan.json", "recipe.yaml"} <= set(files)
+    for name, content in files.items():
+        assert str(tmp_path).encode() not in content, name
+        assert str(tiny_gguf_file.parent).encode() not in content, name
+    assert any((tmp_path / "out.run" / "steps").glob("*/gguf.json"))
