@@ -161,6 +161,21 @@ def test_what_it_does_not_know_is_refused_before_the_model_is_loaded(
         Gguf().check_source(write_gguf_file(tmp_path / "lama.gguf", "lama"))
 
 
+@pytest.mark.parametrize("dry", [[], ["--dry-run"]])
+def test_a_command_without_the_converter_stops_at_once(
+    tmp_path: Path, tiny_llama_directory: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str], dry: list[str],
+) -> None:  # fmt: skip
+    monkeypatch.delenv(VARIABLE, raising=False)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    out = ["--out", str(tmp_path / "out"), "--remove", "1", "--then", "gguf", *dry]
+    assert run(["prune", str(tiny_llama_directory), *out]) == 2
+    told = capsys.readouterr().err
+    assert "needs llama.cpp's convert_hf_to_gguf.py" in told
+    assert len(told.splitlines()) == 1
+    assert not list(tmp_path.iterdir())
+
+
 CONVERTER = """
 import pathlib, shutil, sys
 source, _, target, _, kind = sys.argv[1:]
