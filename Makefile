@@ -31,6 +31,8 @@ $(STAMP): pyproject.toml constraints.txt
 	@MAMBA_FORCE_BUILD=TRUE MAMBA_SKIP_CUDA_BUILD=TRUE \
 	  $(PIP) install --no-build-isolation --no-deps mamba-ssm -c $(VENV)/constraints.txt
 	@$(PIP) install --no-deps llmcompressor auto-gptq -c $(VENV)/constraints.txt
+	@$(PIP) install --only-binary xllamacpp xllamacpp -c $(VENV)/constraints.txt || \
+	  echo 'xllamacpp has no wheel for this platform: tests with llama.cpp are skipped' >&2
 	@grep -qxF "$$($(TORCH_VERSION))" $(VENV)/constraints.txt || { \
 	  echo "set-up replaced $(TORCH) by $$($(TORCH_VERSION)): adapt constraints.txt" >&2; exit 1; }
 	@touch $@

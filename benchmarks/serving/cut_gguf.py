@@ -9,7 +9,6 @@ kept tensors are compared as the gguf package reads them.
 """
 
 import argparse
-import functools
 import os
 import platform
 import shutil
@@ -137,7 +136,6 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("models", nargs="+", metavar="FILE:BLOCKS")
     torch.set_num_threads(1)
-    gguf.GGUFReader = functools.cache(gguf.GGUFReader)  # transformers parses a file four times to load it
     rows = []
     for model in parser.parse_args().models:
         file, _, blocks = model.rpartition(":")

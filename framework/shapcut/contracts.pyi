@@ -3,6 +3,7 @@ from .estimators.base import Estimator as Estimator
 from .estimators.sampling import Sampler as Sampler
 from .export.gguf_cut import NewWeights as NewWeights
 from .export.gguf_cut import write_gguf_cut as write_gguf_cut
+from .export.gguf_rules import gguf_objection as gguf_objection
 from .game.budget import BudgetedGame as BudgetedGame
 from .game.checkpoint_form import CheckpointForm as CheckpointForm
 from .game.coalitions import CoalitionMatrix as CoalitionMatrix

@@ -17,6 +17,7 @@ def shapcut_register_postprocessors(register: Register) -> None:
     register("cast", "shapcut_plugins.cast:Cast")
     register("compensate", "shapcut_plugins.compensate.step:Compensate")
     register("heal", "shapcut_plugins.heal.step:Heal")
+    register("gguf", "shapcut_plugins.gguf.step:Gguf")
     register("auto-gptq", "shapcut_plugins.quantize.auto_gptq:AutoGptq")
     register("bitsandbytes", "shapcut_plugins.quantize.bitsandbytes:BitsAndBytes")
     register("compressed-tensors", "shapcut_plugins.quantize.compressed_tensors:CompressedTensors")

@@ -238,7 +238,7 @@ def test_windows_that_do_not_fit_the_model_are_refused(
 def test_llama_cpp_agrees_about_the_cut_as_well_as_about_the_whole(
     family: str, tiny_gguf_file: Path, tmp_path: Path
 ) -> None:
-    pytest.importorskip("xllamacpp", reason="needs llama.cpp: pip install xllamacpp")
+    pytest.importorskip("xllamacpp", reason="needs llama.cpp: pip install 'shapcut[llama-cpp]'")
     from llama_server import LlamaServer  # noqa: PLC0415 - imports it
 
     source = tiny_gguf_file if family == "llama" else gemma(tmp_path / "gemma.gguf")

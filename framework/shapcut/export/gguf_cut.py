@@ -26,13 +26,11 @@ _FILE_TYPE = "general.file_type"
 
 
 class NewWeights(Protocol):
-    """Other values for tensors of a cut GGUF file.
+    """Other values for tensors of a cut GGUF file."""
 
-    Attributes:
-        file_type: number of the file's type in GGML.
-    """
-
-    file_type: int
+    @property
+    def file_type(self) -> int:
+        """Number of the file's type in GGML."""
 
     def kind(self, name: str, shape: tuple[int, ...]) -> int | None:
         """The type in GGML to store a tensor in; None for the bytes of the original.

@@ -87,7 +87,7 @@ def cut_objection(header: GGUFHeader, kept: Sequence[int]) -> str:
         header: of the whole model.
         kept: the blocks that stay, ascending.
     """
-    if objection := general_objection(header):
+    if objection := gguf_objection(header):
         return objection
     try:
         return _depth_objection(header, len(kept)) or _period_objection(header, kept)
@@ -95,7 +95,7 @@ def cut_objection(header: GGUFHeader, kept: Sequence[int]) -> str:
         return str(error)
 
 
-def general_objection(header: GGUFHeader) -> str:
+def gguf_objection(header: GGUFHeader) -> str:
     """Why no block of a GGUF file can be cut; empty if some can."""
     try:
         return _architecture_objection(header) or _metadata_objection(header)

@@ -81,8 +81,8 @@ def require_finished(directory: Path) -> None:
         missing = ["weight files"]
     if missing:
         raise InputError(
-            f"{directory} is not a finished checkpoint of shapcut: it has no {missing[0]}; name the directory "
-            "that prune or apply wrote as --out"
+            f"{directory} is not a finished checkpoint of shapcut: it has no {missing[0]}; name the "
+            "directory that prune or apply wrote as --out"
         )
 
 
@@ -107,7 +107,7 @@ def push(directory: Path, target: HubTarget) -> str:
             created = api.create_repo(target.name, private=target.private, exist_ok=target.update)
             api.create_commit(created.repo_id, operations, commit_message="Upload a model pruned by shapcut")
     except Exception as error:
-        raise _explained(error, target) from None  # its traceback would show the token's request
+        raise _explained(error, target) from error
     return str(created)
 
 

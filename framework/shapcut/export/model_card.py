@@ -16,6 +16,7 @@ from shapcut.measurement.paired_accuracy import paired_differences
 from shapcut.measurement.perplexity import PerplexityResult
 from shapcut.measurement.record import ModelMeasurement, changes
 from shapcut.measurement.writing import WritingComparison
+from shapcut.models.gguf_header import STRING, read_gguf_header
 from shapcut.support.digits import apart
 from shapcut.support.plain_yaml import load_plain_yaml
 
@@ -219,6 +220,15 @@ def license_of(checkpoint: Path | None) -> dict[str, str]:
         return {}
     known = fields if isinstance(fields, dict) else {}
     return {key: known[key] for key in _LICENSE_FIELDS if isinstance(known.get(key), str)}
+
+
+def license_in_gguf(file: Path) -> dict[str, str]:
+    """The license fields that a GGUF file states; empty if it states none."""
+    stated = read_gguf_header(file).by_name
+    names = {"license": "general.license", "license_name": "general.license.name"}
+    names |= {"license_link": "general.license.link"}
+    found = {field: stated[key] for field, key in names.items() if key in stated}
+    return {field: entry.value for field, entry in found.items() if entry.kind == STRING}
 
 
 def _original(facts: CardFacts) -> str:

@@ -8,6 +8,21 @@ from torch import nn
 from shapcut.game.plan import RemovalPlan
 from shapcut.models.adapter import Adapter
 
+_SECTION = """
+## The same cut of the original by other tools
+
+Only the cut: what steps did to the weights after it is in this checkpoint only.
+"""
+
+_LLAMA_CPP = """
+llama.cpp, from a GGUF file of the original:
+
+```
+llama-quantize --prune-layers {removed} original.gguf pruned.gguf Q4_K_M
+```
+"""
+"""It rewrites the number of blocks only, and leaves arrays and periods as they are."""
+
 
 def kept_ranges(plan: RemovalPlan) -> list[tuple[int, int]]:
     """The kept blocks as half-open ranges of neighbours."""
@@ -42,19 +57,11 @@ def export_hints(adapter: Adapter, model: nn.Module, plan: RemovalPlan, name: st
     """
     if plan.granularity != "block" or not plan.removed or not adapter.has_plain_blocks(model):
         return ""
+    llama_cpp = _LLAMA_CPP.format(removed=",".join(str(block) for block in plan.removed))
+    if name.lower().endswith(".gguf"):  # which mergekit does not read
+        return _SECTION + llama_cpp
     dtype = str(next(model.parameters()).dtype).removeprefix("torch.")
-    removed = ",".join(str(block) for block in plan.removed)
-    return f"""
-## The same cut of the original by other tools
-
-Only the cut: what steps did to the weights after it is in this checkpoint only.
-
-llama.cpp, from a GGUF file of the original:
-
-```
-llama-quantize --prune-layers {removed} original.gguf pruned.gguf Q4_K_M
-```
-
+    return f"""{_SECTION}{llama_cpp}
 mergekit, with `mergekit-yaml`:
 
 ```yaml

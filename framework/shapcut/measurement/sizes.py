@@ -11,6 +11,8 @@ from shapcut.models.gguf_parts import parts_of
 
 WEIGHT_SUFFIXES = (".safetensors", ".bin", ".pth", ".pt", ".gguf")
 
+_COPY = ".gguf"
+
 _STATUS, _RESTART = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 _PEAK, _KIBIBYTE = "VmHWM:", 1024
 
@@ -29,7 +31,9 @@ def weight_bytes(model: nn.Module) -> int:
 def checkpoint_bytes(path: Path) -> int:
     """Size of a checkpoint's one file (with the other parts of a split one), or of those in its directory."""
     files = path.iterdir() if path.is_dir() else (part for part in parts_of(path) if part.exists())
-    return sum(file.stat().st_size for file in files if file.suffix in WEIGHT_SUFFIXES)
+    found = [file for file in files if file.suffix in WEIGHT_SUFFIXES]
+    alone = len({file.suffix for file in found} - {_COPY}) == 0  # else it repeats the other files' weights
+    return sum(file.stat().st_size for file in found if alone or file.suffix != _COPY)
 
 
 def peak_memory_bytes(device: torch.device | None = None) -> int | None:

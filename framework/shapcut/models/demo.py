@@ -75,8 +75,8 @@ def origin(source: str) -> str:
 def demo_directory(source: str) -> Path:
     """The checkpoint of a demo model, fetched and converted unless the cache has an intact one.
 
-    Reading the GGUF file takes half a minute, mostly for parsing its vocabulary three times; the converted
-    checkpoint (fp32 safetensors, the same logits) loads in a second.
+    Reading the GGUF file takes some ten seconds, mostly to dequantize it; the converted checkpoint (fp32
+    safetensors, the same logits) loads in a second.
 
     Raises:
         InputError: if the demo model is unknown.

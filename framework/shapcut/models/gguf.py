@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from shapcut.models.gguf_reading import parsed_once
+from shapcut.models.gguf_reader import parsed_once
 from shapcut.models.multimodal import auto_class
 from shapcut.support.errors import InputError
 from shapcut.support.quiet import quiet_libraries, without_stderr

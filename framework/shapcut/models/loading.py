@@ -13,7 +13,7 @@ from torch import nn
 
 from shapcut.models.checkpoint_format import CheckpointFormat, Tokenizer
 from shapcut.models.gguf import dense_weights
-from shapcut.models.gguf_reading import parsed_once
+from shapcut.models.gguf_reader import parsed_once
 from shapcut.models.multimodal import TEXT_KEYS, auto_class, is_multimodal
 from shapcut.models.placement import Offload, check_dtype
 from shapcut.models.predictors import is_predictor

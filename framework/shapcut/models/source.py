@@ -12,7 +12,7 @@ from shapcut.models.checkpoint_format import CheckpointFormat, asked_formats, cl
 from shapcut.models.demo import DEMO_PREFIX, demo_directory, fetched_demo
 from shapcut.models.gguf_header import GGUF_MAGIC, GGUFHeader, read_gguf_header
 from shapcut.models.gguf_parts import parts_of
-from shapcut.models.gguf_reading import parsed_once, reads_split_models
+from shapcut.models.gguf_reader import parsed_once, reads_split_models
 from shapcut.models.multimodal import is_multimodal
 from shapcut.models.placement import Offload, check_dtype
 from shapcut.models.quantization import quantization_method, require_packages

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from shapcut.export.checkpoint import CheckpointReport, write_checkpoint
 from shapcut.export.gguf_checkpoint import write_gguf
 from shapcut.export.gguf_rules import followed_metadata
-from shapcut.export.model_card import CardFacts, license_of, render_card
+from shapcut.export.model_card import CardFacts, license_in_gguf, license_of, render_card
 from shapcut.export.other_tools import export_hints
 from shapcut.game.plan import RemovalPlan
 from shapcut.measurement.measure import LATENCY, measure
@@ -19,7 +19,7 @@ from shapcut.measurement.writing import WritingComparison, compared_writing
 from shapcut.models.demo import origin
 from shapcut.models.forms import form_note, form_objection
 from shapcut.models.predictors import is_predictor
-from shapcut.models.source import read_config
+from shapcut.models.source import Location, read_config
 from shapcut.models.stored_tensors import other_weight_files, stored_tensors
 from shapcut.pipeline.output import is_gguf_output, require_gguf_cut
 from shapcut.pipeline.result import PruneResult
@@ -281,6 +281,12 @@ def _write_gguf(
     return outcome(written)
 
 
+def _license(location: Location) -> dict[str, str]:
+    if location.gguf_file is not None:
+        return license_in_gguf(Path(location.gguf_file))
+    return license_of(location.checkpoint)
+
+
 def write(
     session: Session,
     cut: CutModel,
@@ -313,7 +319,7 @@ def write(
         steps=recipe.then,
         quantized=session.parts.quantizes,
         revision=session.opened.source.location.commit,
-        license_fields=license_of(session.opened.source.location.checkpoint),
+        license_fields=_license(session.opened.source.location),
         form=form_note(plan.form, cut.model),
         writing=writing,
     )

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from shapcut.export.gguf_rules import cut_objection, general_objection
+from shapcut.export.gguf_rules import cut_objection, gguf_objection
 from shapcut.models.gguf_header import GGUF_MAGIC, GGUFHeader, read_gguf_header
 from shapcut.recipe.recipe import Recipe
 from shapcut.support.errors import InputError
@@ -44,7 +44,7 @@ def require_gguf_recipe(recipe: Recipe, out: Path) -> None:
             "them; name a directory, or leave --then out"
         )
     header = read_gguf_header(_gguf_file(recipe.model, out))
-    if objection := general_objection(header):
+    if objection := gguf_objection(header):
         raise InputError(f"--out {out}: {recipe.model} cannot be cut as GGUF: {objection}")
 
 

@@ -17,7 +17,7 @@ from shapcut.host.open_model import OpenModel, find_model, open_model
 from shapcut.measurement.lm_eval_tasks import Harness
 from shapcut.measurement.player_latency import PlayerLatencies
 from shapcut.models.adapter import Adapter
-from shapcut.models.gguf_reading import parsed_once
+from shapcut.models.gguf_reader import parsed_once
 from shapcut.models.quantization import is_quantized, quantization_method
 from shapcut.models.source import ModelSource, inspect_source, read_config
 from shapcut.pipeline.parts import Parts, check_players, make_parts

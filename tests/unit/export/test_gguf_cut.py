@@ -11,6 +11,7 @@ from gguf_files import contents, stored, write_gguf_file
 
 from shapcut.export import gguf_cut
 from shapcut.export.gguf_cut import write_gguf_cut
+from shapcut.export.model_card import license_in_gguf
 from shapcut.support.errors import InputError, VerificationError
 
 KEPT = (0, 2, 3, 5)
@@ -86,6 +87,14 @@ def test_the_metadata_of_the_whole_tells_of_the_cut(tmp_path: Path) -> None:
     assert found["general.finetune"] == "Instruct"
     again = cut(tmp_path / "cut-whole.gguf", (0, 1, 3))
     assert contents(again)["general.name"] == "Tiny 1K (3 of 6 blocks)"
+
+
+def test_the_card_of_a_directory_states_the_license_of_the_file(tmp_path: Path) -> None:
+    general = {"license": "apache-2.0", "license.link": "https://example.org/license", "license.name": 3}
+    source = write_gguf_file(tmp_path / "whole.gguf", general=general)
+    stated = {"license": "apache-2.0", "license_link": "https://example.org/license"}
+    assert license_in_gguf(source) == stated
+    assert license_in_gguf(write_gguf_file(tmp_path / "other.gguf")) == {}
 
 
 def test_the_size_of_a_mixture_is_told_by_its_experts(tmp_path: Path) -> None:

@@ -5,9 +5,11 @@ from typing import Any
 import pytest
 import yaml
 
+from shapcut.export.gguf_rules import ARCHITECTURES, PLAIN
 from shapcut.export.other_tools import export_hints, kept_ranges, mergekit_recipe
 from shapcut.game.plan import RemovalPlan
 from shapcut_adapters.transformers.adapter import HFDecoderAdapter
+from shapcut_adapters.transformers.families import FAMILIES
 
 ADAPTER = HFDecoderAdapter()
 
@@ -29,6 +31,20 @@ def test_llama_cpp_gets_the_removed_blocks() -> None:
     text = export_hints(ADAPTER, model, RemovalPlan.removing((3, 1), 6), "m")
     assert "llama-quantize --prune-layers 1,3 " in text
     assert "dtype: float32" in text
+
+
+def test_a_gguf_file_gets_no_recipe_of_mergekit() -> None:
+    model, _ = ADAPTER.example(0)
+    text = export_hints(ADAPTER, model, RemovalPlan.removing((1,), 6), "some/model.gguf")
+    assert "--prune-layers 1 " in text
+    assert "mergekit" not in text
+
+
+def test_llama_cpp_derives_nothing_from_the_blocks_of_plain_families() -> None:
+    plain = {family.model_type for family in FAMILIES if family.plain}
+    assert {"llama", "qwen2", "qwen3", "phi3"} <= plain
+    assert all(ARCHITECTURES.get(name, PLAIN) == PLAIN for name in plain)
+    assert not {"gemma2", "gemma3_text", "gpt_oss", "cohere2", "exaone4", "smollm3"} & plain
 
 
 def test_only_plain_families_get_hints() -> None:

@@ -9,7 +9,7 @@ import pytest
 from gguf_files import write_gguf_file
 from transformers.modeling_gguf_pytorch_utils import load_gguf_checkpoint
 
-from shapcut.models.gguf_reading import parsed_once
+from shapcut.models.gguf_reader import parsed_once
 
 GENERAL = {"tags": ["a", "\u00fc", ""], "weights": [0.5, -1.5], "flags": [True, False], "sizes": [-1, 2, 3]}
 

@@ -1,0 +1,1 @@
+"""The step that writes a GGUF file beside the checkpoint."""
