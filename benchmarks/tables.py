@@ -275,7 +275,9 @@ def engines(content: dict[str, Any]) -> str:
         lines.append(f"| {' | '.join(cells)} |")
     engines = {f"{row['engine']} {row['version']}": None for row in content["rows"] if row["version"]}
     versions = ", ".join([*engines, *(f"{name} {value}" for name, value in content["versions"].items())])
-    return "\n".join([*lines, "", f"{content['hardware']}; {versions}. The machine was busy with other work."])
+    return "\n".join(
+        [*lines, "", f"{content['hardware']}; {versions}. The machine was busy with other work."]
+    )
 
 
 def _engine_difference(side: dict[str, Any]) -> str:
