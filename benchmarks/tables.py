@@ -276,6 +276,53 @@ def gguf(content: dict[str, Any]) -> str:
     return "\n".join([*lines, "", f"`benchmarks/serving/{content['command']}`, {about}."])
 
 
+def engines(content: dict[str, Any]) -> str:
+    """What engines make of pruned models, beside the uncut ones."""
+    lines = [
+        "| model | engine | format | difference, whole → cut | greedy tokens, whole; cut | faster | verdict |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for row in content["rows"]:
+        sides = (row["original"], row["cut"])
+        cells = [
+            row["label"],
+            row["engine"],
+            row["dtype"],
+            " → ".join(map(_engine_difference, sides)),
+            "; ".join(map(_engine_tokens, sides)),
+            " and ".join(
+                _engine_ratio(*sides, f"{phase}_tokens_per_second") for phase in ("prompt", "decode")
+            ),
+            row["sentence"],
+        ]
+        lines.append(f"| {' | '.join(cells)} |")
+    engines = {f"{row['engine']} {row['version']}": None for row in content["rows"] if row["version"]}
+    versions = ", ".join([*engines, *(f"{name} {value}" for name, value in content["versions"].items())])
+    return "\n".join(
+        [*lines, "", f"{content['hardware']}; {versions}. The machine was busy with other work."]
+    )
+
+
+def _engine_difference(side: dict[str, Any]) -> str:
+    agreement = side["agreement"]
+    if agreement is None:
+        return "refused"
+    return f"{max(float(agreement['prompt_difference']), float(agreement['decoding_difference'])):.0e}"
+
+
+def _engine_tokens(side: dict[str, Any]) -> str:
+    agreement = side["agreement"]
+    if agreement is None:
+        return "-"
+    gaps = [divergence["gap"] for divergence in agreement["divergences"]]
+    return f"gap {max(gaps):.0e}" if gaps else "equal"
+
+
+def _engine_ratio(whole: dict[str, Any], cut: dict[str, Any], figure: str) -> str:
+    before, after = whole[figure], cut[figure]
+    return f"{after / before:.2f}" if before and after else "-"
+
+
 def zoo_prune(content: dict[str, Any]) -> str:
     """Every model of the zoo before and after three cuts."""
     counts = list(next(iter(content["models"].values()))["cuts"])
@@ -351,6 +398,7 @@ TABLES: dict[str, Callable[[dict[str, Any]], str]] = {
     "quantization": quantization,
     "quantization_order": quantization_order,
     "gguf": gguf,
+    "engines": engines,
     "zoo": zoo,
     "zoo_prune": zoo_prune,
     "after_the_cut": after_the_cut,
@@ -369,6 +417,7 @@ PAGES = (
     "docs/method.md",
     "docs/quantization.md",
     "docs/security.md",
+    "docs/serving.md",
     "docs/selection.md",
     "docs/speed.md",
     "benchmarks/zoo/README.md",

@@ -96,7 +96,11 @@ KINDS = {
     "lfm2": Kind(
         "LFM2",
         "lfm2",
-        {"layer_types": _mixed("conv", "full_attention"), "block_auto_adjust_ff_dim": False},
+        {
+            "layer_types": _mixed("conv", "full_attention"),
+            "block_auto_adjust_ff_dim": False,
+            **dict.fromkeys(("conv_dim", "conv_dim_out", "block_dim"), 128),  # which vLLM reads
+        },
     ),
     "mamba": Kind(
         "Mamba", "mamba", {"state_size": 16, "num_heads": None, "head_dim": None, "intermediate_size": 256}

@@ -31,7 +31,8 @@ from shapcut.support.run_directory import Run
 pytestmark = pytest.mark.long
 
 SIZES = {"budget": 12, "samples": 2, "sequence_length": 16, "finalist_samples": 0, "held_out_samples": 2}
-VLLM = "SHAPCUT_VLLM_PYTHON"
+VLLM, LLAMA_CPP = "SHAPCUT_VLLM_PYTHON", "SHAPCUT_LLAMA_CPP_PYTHON"
+HAS_LLAMA_CPP = LLAMA_CPP in os.environ or importlib.util.find_spec("xllamacpp") is not None
 
 # Two likeliest tokens at each place; SHIFT and REFUSED are what a test fills in, by the name of the model.
 CODE = """
@@ -285,12 +286,12 @@ def test_a_reference_that_transformers_cannot_give_is_an_error(
         check(StandIn(tmp_path), pruned, tiny_llama_directory, Refusing())
 
 
-@pytest.mark.skipif(importlib.util.find_spec("xllamacpp") is None, reason="needs pip install xllamacpp")
+@pytest.mark.skipif(not HAS_LLAMA_CPP, reason=f"needs pip install xllamacpp, or {LLAMA_CPP}")
 def test_llama_cpp_runs_a_cut_gguf_file(tiny_gguf_file: Path, tmp_path: Path):
     host = build_host()
     out = tmp_path / "cut.gguf"
     prune(make_recipe({"model": str(tiny_gguf_file), "remove": 2, **SIZES}), out, host)
-    found = real_check("llama.cpp", None, out, tiny_gguf_file, host)
+    found = real_check("llama.cpp", os.environ.get(LLAMA_CPP), out, tiny_gguf_file, host)
     assert found.verdict.good, found.sentence
 
 

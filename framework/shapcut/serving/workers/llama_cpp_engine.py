@@ -6,8 +6,11 @@ from typing import Any
 
 import xllamacpp
 
-_MANY = 2_000
+_MANY = 300
 """Likeliest tokens to ask for first; an answer with a whole vocabulary is long."""
+
+_SURELY = 1e4
+"""Added to the logit of the token that is to come; log-probabilities are those before it is added."""
 
 _ROOM = 64
 
@@ -42,7 +45,7 @@ def _complete(server: Any, tokens: list[int], new_tokens: int, **options: Any) -
         "max_tokens": new_tokens,
         "temperature": 0.0,
         "cache_prompt": True,
-        "ignore_eos": False,
+        "ignore_eos": True,  # else an end token has no log-probabilities
     }
     found: dict[str, Any] = server.handle_completions(request | options)
     if "choices" not in found:
@@ -50,24 +53,33 @@ def _complete(server: Any, tokens: list[int], new_tokens: int, **options: Any) -
     return found
 
 
-def _likeliest(server: Any, tokens: list[int], count: int) -> dict[int, float]:
-    """Log-probabilities of the likeliest next tokens."""
-    found = _complete(server, tokens, 1, logprobs=count, n_probs=count)
-    content = found["choices"][0]["logprobs"]["content"][0]
-    return {one["id"]: one["logprob"] for one in content["top_logprobs"]}
+def _likeliest(server: Any, tokens: list[int], count: int, chosen: int) -> dict[int, float]:
+    """Log-probabilities of the likeliest next tokens, whichever is chosen; empty if there are none."""
+    found = _complete(server, tokens, 1, logprobs=count, n_probs=count, logit_bias=[[chosen, _SURELY]])
+    content = (found["choices"][0]["logprobs"] or {}).get("content")
+    return {one["id"]: one["logprob"] for one in content[0]["top_logprobs"]} if content else {}
+
+
+def _whole_token(server: Any, prompt: list[int]) -> int:
+    """A token that is text: llama.cpp keeps the log-probabilities at one that is a part of a character."""
+    for token in dict.fromkeys(prompt):
+        if _likeliest(server, prompt, 1, token):
+            return token
+    raise RuntimeError("llama.cpp gives no log-probabilities")
 
 
 def _prompt_answer(server: Any, prompt: list[int], request: dict[str, Any]) -> dict[str, Any]:
+    chosen = _whole_token(server, prompt)
     known = []
     for place in range(1, len(prompt)):
-        found = _likeliest(server, prompt[:place], _MANY)
+        found = _likeliest(server, prompt[:place], _MANY, chosen)
         if prompt[place] not in found:
-            found = _likeliest(server, prompt[:place], request["vocabulary"])
+            found = _likeliest(server, prompt[:place], request["vocabulary"], chosen)
         known.append(found[prompt[place]])
     greedy: list[int] = []
     likeliest = []
     for _ in range(request["new_tokens"]):  # one at a time, so that no end token stops it
-        found = _likeliest(server, [*prompt, *greedy], request["top"])
+        found = _likeliest(server, [*prompt, *greedy], request["top"], chosen)
         greedy.append(max(found, key=lambda token: found[token]))
         likeliest.append({str(token): value for token, value in found.items()})
     return {"log_probabilities": known, "greedy": greedy, "likeliest": likeliest}
@@ -77,7 +89,7 @@ def _speed(server: Any, request: dict[str, Any]) -> dict[str, Any]:
     """Medians of tokens a second; empty if nothing is to be timed."""
     if not request["repeats"]:
         return {}
-    options = {"cache_prompt": False, "ignore_eos": True}
+    options = {"cache_prompt": False}
     runs = [
         _complete(server, request["timed_prompt"], request["timed_tokens"] + 1, **options)["timings"]
         for _ in range(request["repeats"] + 1)
