@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 import signal
 import sqlite3
 from collections.abc import Iterator
@@ -348,3 +349,24 @@ def test_a_given_budget_is_that_of_ours_too(
     budgets = [{row["method"]: row["budget"] for row in each["rows"]} for each in (plain, given)]
     assert budgets[1] == {**budgets[0], "ours": 9}
     assert budgets[0]["ours"] > 9
+
+
+@pytest.mark.parametrize("command", ["prune", "compare"])
+def test_blocks_that_do_nothing_stop_a_run_with_one_line(
+    command: str, tiny_llama_directory: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from transformers import AutoModelForCausalLM  # noqa: PLC0415 - seconds to import
+
+    idle = tmp_path / "idle"
+    shutil.copytree(tiny_llama_directory, idle)
+    with quiet_libraries(), torch.no_grad():
+        model = AutoModelForCausalLM.from_pretrained(tiny_llama_directory)
+        for name, weight in model.named_parameters():
+            if name.endswith(("o_proj.weight", "down_proj.weight")):
+                weight.zero_()
+        model.save_pretrained(idle)
+    place = ["--out", str(tmp_path / "out")] if command == "prune" else ["--methods", "ours"]
+    arguments = [command, str(idle), *place, "--remove", "2", "--run", str(tmp_path / "run")]
+    assert run([*arguments, *SIZES, "--log-level", "warning"]) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "measured coalitions have the same value" in line

@@ -301,9 +301,9 @@ def test_equal_interactions_are_not_told_apart(common):
     noise = np.random.default_rng(7)
 
     def value(coalitions):
-        size = (~coalitions).sum(axis=1)
-        additive = -(~coalitions) @ LINEAR
-        return additive + common * size * (size - 1) / 2 + noise.normal(0, 0.02, len(coalitions))
+        absent = (~coalitions).astype(np.float64)
+        size = absent.sum(axis=1)
+        return common * size * (size - 1) / 2 - absent @ LINEAR + noise.normal(0, 0.02, len(absent))
 
     found = SurrogateEstimator().estimate(EstimationProblem(FunctionGame(N, value), 100, rng(), n_remove=3))
     pairs = Pairs.of(found.interactions.tolist(), found.interaction_errors.tolist())
