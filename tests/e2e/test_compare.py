@@ -146,7 +146,7 @@ def run_and_die(evaluations: int, command: list[str]) -> None:
 def test_a_killed_comparison_goes_on_without_repeating(
     tiny_llama_directory: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    options = ["--methods", "last-n,greedy,shapley@20", "--remove", "2"]
+    options = ["--methods", "last-n,greedy,shapley@20,evolutionary@20", "--remove", "2"]
     whole = compare(tiny_llama_directory, tmp_path / "whole", capsys, *options)
     directory = tmp_path / "killed"
     command = ["compare", str(tiny_llama_directory), "--run", str(directory), *SIZES, *options]
