@@ -1,16 +1,17 @@
 """The tables of selection and of estimators."""
 
-from statistics import mean
+from statistics import geometric_mean, mean
 from typing import Any
 
 NEAR = 0.01
 
 
 def selection(content: dict[str, Any]) -> str:
-    """Every method: on the first model in full, on the others in one table, averaged over seeds."""
+    """Every method: on the first model in full, on the others in one table, geometric means over seeds."""
     first, *others = content["models"]
     lines = [
-        f"{_about(first)} Dense: {_perplexity(first['dense_held_out_perplexity'])}.",
+        f"{_about(first)} Dense: {_perplexity(first['dense_held_out_perplexity'])}. "
+        "Perplexities are geometric means over seeds.",
         "",
         f"| removed | method | held-out perplexity | lowest, highest | within {NEAR:.0%} of the best, seeds | coalitions "
         "| tokens processed | seconds, first seed | blocks removed, seed by seed |",
@@ -38,7 +39,7 @@ def selection(content: dict[str, Any]) -> str:
 
 
 def selection_summary(content: dict[str, Any]) -> str:
-    """Mean held-out perplexity of the methods that ran with every seed, on the first model."""
+    """Geometric mean held-out perplexity of the methods that ran with every seed, on the first model."""
     model = content["models"][0]
     rows = averages(model)
     seeds = max(row["seeds"] for row in rows)
@@ -56,7 +57,7 @@ def selection_summary(content: dict[str, Any]) -> str:
     facts = model["model"]
     about = (
         f"Held-out perplexity of {facts['source']} ({facts['players']} blocks, "
-        f"{_perplexity(model['dense_held_out_perplexity'])} before the cut), mean of {seeds} seeds, without retraining; "
+        f"{_perplexity(model['dense_held_out_perplexity'])} before the cut), geometric mean of {seeds} seeds, without retraining; "
         f"`ours` is shapcut's quadratic surrogate and search. `{content['command'].split(' --')[0]}`."
     )
     return "\n".join([*lines, "", about])
@@ -76,7 +77,7 @@ def _about(model: dict[str, Any]) -> str:
 
 
 def _overview(models: list[dict[str, Any]]) -> list[str]:
-    """Mean held-out perplexity of every method, a column for each model and number removed."""
+    """Geometric mean held-out perplexity of every method, a column for each model and number removed."""
     found = {
         (model["model"]["source"], row["n_remove"], row["method"]): row
         for model in models
@@ -145,7 +146,7 @@ def _average(rows: list[dict[str, Any]], best: dict[tuple[int, int], float]) -> 
     return {
         "method": rows[0]["method"],
         "n_remove": rows[0]["n_remove"],
-        "perplexity": mean(perplexities) if finite else None,
+        "perplexity": geometric_mean(perplexities) if finite else None,
         "lowest": min(perplexities) if finite else None,
         "highest": max(perplexities) if finite else None,
         "near": sum(

@@ -1,6 +1,8 @@
 """`shapcut compare`: what it reports and leaves, that it resumes, and what it refuses."""
 
 import json
+import math
+import shutil
 import signal
 import sqlite3
 from collections.abc import Iterator
@@ -144,7 +146,7 @@ def run_and_die(evaluations: int, command: list[str]) -> None:
 def test_a_killed_comparison_goes_on_without_repeating(
     tiny_llama_directory: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    options = ["--methods", "last-n,greedy,shapley@20", "--remove", "2"]
+    options = ["--methods", "last-n,greedy,shapley@20,evolutionary@20", "--remove", "2"]
     whole = compare(tiny_llama_directory, tmp_path / "whole", capsys, *options)
     directory = tmp_path / "killed"
     command = ["compare", str(tiny_llama_directory), "--run", str(directory), *SIZES, *options]
@@ -294,3 +296,77 @@ def test_the_page_escapes_everything() -> None:
     assert page.count("<script") == 1  # its own
     assert page.count("<circle") == 2
     assert "http" not in page.replace("http://www.w3.org/2000/svg", "").replace("http-equiv", "")
+
+
+def test_intervals_and_ties_are_written_and_shown(
+    tiny_llama_directory: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    directory = tmp_path / "run"
+    options = ["--methods", "greedy,leave-one-out,last-n", "--remove", "1,2"]
+    content = compare(tiny_llama_directory, directory, capsys, *options)
+    found = {(each["method"], each["n_remove"]): each for each in content["standings"]}
+    assert found["greedy", 1]["best"] is found["leave-one-out", 1]["best"]  # both remove the same
+    for row in content["rows"]:
+        assert len(row["held_out_nats"]) == 4
+        mean = sum(row["held_out_nats"]) / 4
+        assert row["held_out_perplexity"] == pytest.approx(math.exp(mean))
+        low, high = found[row["method"], row["n_remove"]]["interval"]
+        assert low < row["held_out_perplexity"] < high
+    assert {each["sizes"] for each in content["summary"]} == {2}
+    page = (directory / "comparison.html").read_text(encoding="utf-8")
+    assert page.index('id="summary"') < page.index("<h2>1 removed</h2>")
+    for verdict in content["verdicts"].values():
+        assert verdict in page
+    command = ["compare", str(tiny_llama_directory), "--run", str(directory), *SIZES, *options]
+    assert run(command) == 0
+    out = " ".join(capsys.readouterr().out.split())
+    assert "judged on builtin, 4 windows of 24 tokens" in out
+    assert out.index("best or not") < out.index("every row")
+    assert content["verdicts"]["1"] in out
+
+
+def test_rows_of_an_older_version_are_judged_again_but_not_measured(
+    tiny_llama_directory: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    directory = tmp_path / "run"
+    options = ["--methods", "greedy", "--remove", "1"]
+    content = compare(tiny_llama_directory, directory, capsys, *options)
+    rows = json.loads((directory / "rows.json").read_text())
+    seconds = rows[0]["seconds"] = 123.0
+    del rows[0]["held_out_nats"]
+    (directory / "rows.json").write_text(json.dumps(rows))
+    again = compare(tiny_llama_directory, directory, capsys, *options)
+    assert again["rows"][0]["held_out_nats"] == content["rows"][0]["held_out_nats"]
+    assert again["rows"][0]["seconds"] == seconds
+
+
+def test_a_given_budget_is_that_of_ours_too(
+    tiny_llama_directory: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = ["--methods", "ours,greedy,leave-one-out", "--remove", "2"]
+    plain = compare(tiny_llama_directory, tmp_path / "plain", capsys, *options)
+    given = compare(tiny_llama_directory, tmp_path / "given", capsys, *options, "--budget", "9")
+    budgets = [{row["method"]: row["budget"] for row in each["rows"]} for each in (plain, given)]
+    assert budgets[1] == {**budgets[0], "ours": 9}
+    assert budgets[0]["ours"] > 9
+
+
+@pytest.mark.parametrize("command", ["prune", "compare"])
+def test_blocks_that_do_nothing_stop_a_run_with_one_line(
+    command: str, tiny_llama_directory: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from transformers import AutoModelForCausalLM  # noqa: PLC0415 - seconds to import
+
+    idle = tmp_path / "idle"
+    shutil.copytree(tiny_llama_directory, idle)
+    with quiet_libraries(), torch.no_grad():
+        model = AutoModelForCausalLM.from_pretrained(tiny_llama_directory)
+        for name, weight in model.named_parameters():
+            if name.endswith(("o_proj.weight", "down_proj.weight")):
+                weight.zero_()
+        model.save_pretrained(idle)
+    place = ["--out", str(tmp_path / "out")] if command == "prune" else ["--methods", "ours"]
+    arguments = [command, str(idle), *place, "--remove", "2", "--run", str(tmp_path / "run")]
+    assert run([*arguments, *SIZES, "--log-level", "warning"]) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "measured coalitions have the same value" in line

@@ -9,6 +9,8 @@ from transformers import AutoModelForCausalLM
 
 import shapcut
 from shapcut.cli.main import run
+from shapcut.cli.tables import cut_lines
+from shapcut.pipeline.series import SeriesResult
 from shapcut.support.errors import InputError
 from shapcut.support.quiet import quiet_libraries
 
@@ -30,6 +32,10 @@ def test_nested_cuts_have_a_place_a_plan_and_a_point_each_and_are_not_made_again
     plans = {label: read(out / label / "plan.json") for label in ("remove-1", "remove-3")}
     assert set(plans["remove-1"]["removed"]) < set(plans["remove-3"]["removed"])
     assert [point["removed"] for point in first["curve"]] == [0, 1, 3]
+    one, three, text = cut_lines(SeriesResult(first["results"], None))
+    assert one.startswith(f"remove-1: removed {plans['remove-1']['removed'][0]}; perplexity ")
+    assert three.startswith("remove-3: removed ")
+    assert text.startswith("held-out text: builtin, 4 windows of 24 tokens")
     directory = out.with_name("out.run")
     assert {path.stem for path in (directory / "plans").iterdir()} == set(plans)
     assert "What each cut costs" in (directory / "report.html").read_text()

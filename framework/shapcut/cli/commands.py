@@ -398,8 +398,8 @@ def _show_series(series: SeriesResult, out: Path, as_json: bool) -> None:
         return
     headings = ("target", "removed", "value", "held-out perplexity", "parameters")
     tables.show(f"cuts in {out}", headings, tables.curve_rows(series))
-    for label, result in series.results.items():
-        tables.say(f"{label}: removed {', '.join(map(str, result['plan']['removed']))}")
+    for line in tables.cut_lines(series):
+        tables.say(line)
 
 
 def _show_forecast(found: Forecast, as_json: bool) -> None:

@@ -128,6 +128,7 @@ _AT_LEAST_ONE = click.IntRange(min=1)
     "--against",
     metavar="OTHER",
     help="a second model to compare with, such as the original",
+    panel="Model",
     shell_complete=completion.file_or(completion.models),
 )
 @option(

@@ -205,6 +205,19 @@ def curve_rows(series: SeriesResult) -> list[list[str]]:
     ]
 
 
+def cut_lines(series: SeriesResult) -> list[str]:
+    """Each cut's removed players and change of perplexity; then the text of the perplexities."""
+    lines = []
+    for label, content in series.results.items():
+        result = PruneResult.from_json(content)
+        change = between(result.changes.get("perplexity.perplexity"))
+        removed = ", ".join(map(str, result.plan.removed))
+        lines.append(f"{label}: removed {removed}{f'; perplexity {change}' if change else ''}")
+        if len(lines) == len(series.results):
+            lines.append(held_out_line(result))
+    return lines
+
+
 def conformance_rows(results: Sequence[CheckResult]) -> list[list[str]]:
     """One row an example: how many checks passed, and which failed."""
     examples = dict.fromkeys(result.example for result in results)

@@ -21,6 +21,7 @@ from shapcut.game.coalitions import CoalitionMatrix, Values, without
 from shapcut.game.game import Game
 from shapcut.game.groups import Groups
 from shapcut.game.plan import RemovalPlan
+from shapcut.game.scale import require_spread
 from shapcut.game.store import EvaluationStore
 from shapcut.game.stored_game import Observer, StoredGame
 from shapcut.pipeline.session import Session
@@ -171,6 +172,7 @@ class Contest:
             require_handles_groups(game.players, kind, part.name, handles_groups=part.handles_groups)
         evidence = partial(first_evidence, game)
         contributions = estimator.estimate(EstimationProblem(game, game.budget, rng, n_remove, evidence))
+        require_spread(contributions.measured)
         problem = SelectionProblem(
             contributions,
             game.players,

@@ -183,11 +183,10 @@ def _verdict(here: Sequence[Standing]) -> str:
     first = tied[0]
     text = f"perplexity {_around(first)}"
     if len(tied) > 1:
-        names = ", ".join(each.method for each in tied[1:])
         cheapest, dearest = (choose(tied, key=lambda each: each.tokens) for choose in (min, max))
         return (
-            f"{first.method} has the lowest {text}, but {names} {'are' if tied[2:] else 'is'} not told "
-            f"apart from it; of them {cheapest.method} processed the fewest tokens, {cheapest.tokens:,.0f}, "
+            f"{', '.join(each.method for each in tied[:-1])} and {tied[-1].method} are not told apart; the "
+            f"lowest {text}. Of them {cheapest.method} processed the fewest tokens, {cheapest.tokens:,.0f}, "
             f"and {dearest.method} the most, {dearest.tokens:,.0f}."
         )
     if len(here) == 1:

@@ -127,9 +127,9 @@ class TargetFidelity:
         which = f"on {self.coalitions} held-out coalitions that lack {self.n_remove} players, as the cut does"
         if self.spearman is None or self.ordered is None or self.interval is None:
             return f"{which}: too few, or too much alike, to judge the surrogate by"
-        ends = f"{self.interval.low:.2f} to {self.interval.high:.2f}"
+        ends = f"{self.interval.low:.3f} to {self.interval.high:.3f}"
         found = (
-            f"{which}: R^2 {_figure(self.r_squared)}, Spearman {self.spearman:.2f} ({ends}); of two of them "
+            f"{which}: R^2 {_figure(self.r_squared)}, Spearman {self.spearman:.3f} ({ends}); of two of them "
             f"the surrogate names the better one in {self.ordered:.0%} of cases"
         )
         if self.interval.low <= 0.0:
@@ -152,7 +152,7 @@ class TargetFidelity:
 
 
 def _figure(number: float | None) -> str:
-    return "undefined" if number is None else f"{number:.2f}"
+    return "undefined" if number is None else f"{number:.3f}"
 
 
 def _ordered(predicted: Values, measured: Values) -> float | None:

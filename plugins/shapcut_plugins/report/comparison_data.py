@@ -14,6 +14,8 @@ from shapcut_plugins.report.run_data import (
     read_part,
 )
 
+_EQUAL = 1e-12
+
 Method = tuple[str, list[Cut]]
 """A name and its cuts, the whole model first; no cuts without a finite result."""
 
@@ -70,6 +72,15 @@ class StandingFacts(Part):
     best: bool = False
     tokens: float
     seconds: float
+
+    @property
+    def place(self) -> str:
+        """How far above the method with the lowest perplexity it is, in words."""
+        if self.over_best is None:
+            return "lowest" if self.best else "–"  # noqa: RUF001 - a dash in a table
+        if abs(self.over_best.ratio - 1.0) < _EQUAL and self.over_best.low == self.over_best.high:
+            return "equal"
+        return f"{self.over_best.interval}: not told apart" if self.best else self.over_best.interval
 
 
 class SummaryFacts(Part):

@@ -65,7 +65,8 @@ def render_comparison(facts: ComparisonFacts, manifest: ManifestFacts | None = N
         facts: the comparison.
         manifest: of the run that compared it, if there is one.
     """
-    methods = list(dict.fromkeys(row.method for row in facts.rows))
+    named = [row.method for row in facts.rows] + [each.method for each in facts.standings]
+    methods = list(dict.fromkeys([*named, *(each.method for each in facts.summary)]))
     sizes = [
         _size([row for row in facts.rows if row.n_remove == n_remove], methods, facts)
         for n_remove in sorted({row.n_remove for row in facts.rows})

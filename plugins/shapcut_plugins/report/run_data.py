@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from shapcut.contracts import InputError, RemovalPlan, Run, ServingRecord, apart, read_json
 
@@ -204,7 +204,7 @@ class TargetFacts(Part):
     spearman: float | None
     spearman_interval: tuple[float, float] | None
     pairs_ordered: float | None
-    in_words: str
+    in_words: str = Field(min_length=1)
 
 
 class FidelityFacts(Part):
@@ -258,6 +258,14 @@ class ContributionFacts(Part):
     robustness: RobustnessFacts | None = None
     interactions: tuple[tuple[float | None, ...], ...] | None = None
     interaction_errors: tuple[tuple[float | None, ...], ...] | None = None
+
+    @model_validator(mode="after")
+    def _require_matrices(self) -> "ContributionFacts":
+        count = len(self.players)
+        for matrix in (self.interactions, self.interaction_errors):
+            if matrix is not None and [len(row) for row in matrix] != [count] * count:
+                raise ValueError(f"interactions need {count} rows of {count} numbers, one for each player")
+        return self
 
     @property
     def fixed(self) -> tuple[int, ...]:

@@ -19,7 +19,7 @@ from shapcut.game.game import FunctionGame
 from shapcut.recipe.recipe import make_recipe
 from shapcut.selection.base import SelectionProblem
 from shapcut.selection.race import Heats, Outcome, race
-from shapcut.selection.search import Evidence, SearchSelector, climb, swap_gains, swaps
+from shapcut.selection.search import Evidence, SearchSelector, _counts, climb, swap_gains, swaps
 from shapcut.support.errors import InputError
 
 SPACED = "neighbours may not go together"
@@ -448,3 +448,31 @@ def test_a_measurement_replaces_an_estimate():
     assert [keys(field[[row]])[0] for row in (0, 1, 2, 3, 5)] == keys(after.coalitions)
     assert after.values.tolist() == [0.0, 1.0, 2.0, 7.0, 8.0]
     assert after.measured.tolist() == [True, False, True, True, True]
+
+
+@pytest.mark.parametrize(("lead", "told_apart"), [(1.0, True), (0.01, False)])
+def test_a_winner_is_told_apart_only_by_a_lead_beyond_its_spread_over_texts(lead, told_apart):
+    rng = np.random.default_rng(0)
+    field = without(4, [(0,), (1,)])
+    texts = []
+    for _ in range(8):
+        hard = rng.normal(0, 5)  # a hard text is hard for both
+        texts.append(Text(dict(zip(keys(field), hard + rng.normal([lead, 0.0], 0.1), strict=True))))
+    assert race(field, texts).told_apart is told_apart
+    plain = FunctionGame(4, lambda coalitions: -(~coalitions).sum(axis=1) - (~coalitions)[:, 2:].sum(axis=1))
+    finals = [FunctionGame(4, text.values) for text in texts]
+    found = SurrogateEstimator().estimate(EstimationProblem(plain, 40, rng, n_remove=1))
+    problem = SelectionProblem(found, plain.players, 1, game=plain, budget=0, finals=finals, rng=rng)
+    reason = SearchSelector(finalists=2).select(problem).reason
+    assert reason.startswith("the winner of 2" if told_apart else "the best of 2")
+    assert ("the runner-up is not told apart" in reason) is not told_apart
+
+
+def test_a_plan_counts_what_was_measured_on_all_text_and_on_a_part():
+    rows = without(6, [(), (0,), (1,), (2,)])
+    measured = np.array([True, False, False, True])
+    evidence = Evidence(rows, np.zeros(4), measured)
+    assert _counts(evidence) == (
+        "4 measured coalitions, 2 of them on all of the text and the others on a part"
+    )
+    assert _counts(Evidence(rows, np.zeros(4), measured | True)) == "4 measured coalitions"

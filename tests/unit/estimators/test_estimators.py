@@ -18,6 +18,7 @@ from shapcut.selection.base import SelectionProblem
 from shapcut.selection.ranking import RankingSelector
 from shapcut.support.errors import InputError
 from shapcut.support.files import write_json_atomically
+from shapcut_plugins.report.charts.pairs import Pairs
 
 N = 8
 LINEAR = np.linspace(0.1, 0.8, N)
@@ -119,7 +120,7 @@ def test_paper_spends_the_budget_on_balanced_strata():
     assert found.full_value == 1.0
     assert found.evaluations == 51
     assert "not the Shapley weights" in found.weighting
-    assert found.fidelity.coalitions == 50
+    assert found.fidelity.coalitions == 50 - 10  # without those that lack a single player
     assert (found.standard_errors > 0).all()
     again = PaperEstimator(surrogate_masks=60, bootstraps=2).estimate(EstimationProblem(game, 51, rng()))
     assert (found.values == again.values).all()
@@ -143,7 +144,7 @@ def test_paper_ranks_the_players_of_an_additive_game(monkeypatch):
         return fit(self, coalitions, values)
 
     monkeypatch.setattr(NetworkSurrogate, "fit", in_small_batches)
-    monkeypatch.setattr("shapcut.estimators.paper.held_out_fidelity", lambda *_: None)
+    monkeypatch.setattr("shapcut.estimators.paper.held_out_fidelity", lambda *_, **__: None)
     weights = np.linspace(0.0, 0.18, 10)
     game = FunctionGame(10, lambda rows: rows @ weights)
     found = PaperEstimator(surrogate_masks=500, bootstraps=0).estimate(EstimationProblem(game, 250, rng()))
@@ -258,3 +259,61 @@ def test_permission_and_number_of_removable_players():
             replace(problem, n_remove=n_remove)
     with pytest.raises(InputError, match="choose 1 to 3"):
         SelectionProblem(found, quadratic(4).players, 4, rng=rng())
+
+
+def test_fidelity_is_judged_at_the_size_of_the_cut():
+    rows = np.array([[True] * 6] * 40)
+    for row, absent in zip(rows, [2] * 20 + [4] * 20, strict=True):
+        row[:absent] = False
+    measured = np.concatenate([np.linspace(0, 1, 20), np.linspace(-5, -4, 20)])
+    predicted = np.concatenate([np.linspace(1, 0, 20), np.linspace(-5, -4, 20)])
+    fidelity = Fidelity.of(predicted, measured, rows, 2)
+    assert fidelity.spearman > 0.4  # the sizes are told apart, the sets of the cut's size are not
+    at = fidelity.at_target
+    assert (at.coalitions, at.spearman, at.ordered) == (20, pytest.approx(-1.0), 0.0)
+    assert at.in_words().endswith("in 0% of cases, which is not told apart from guessing")
+    other = Fidelity.of(predicted, measured, rows, 4).at_target
+    assert (other.coalitions, other.spearman, other.ordered) == (20, pytest.approx(1.0), 1.0)
+    assert other.in_words().endswith("names the better one in 100% of cases")
+    none = Fidelity.of(predicted, measured, rows, 3).at_target
+    assert none.in_words().startswith(
+        "on 0 held-out coalitions that lack 3 players, as the cut does: too few"
+    )
+    assert Fidelity.of(predicted, measured, rows).at_target is None
+
+
+def test_single_absences_are_fitted_to_and_never_counted_as_predictions():
+    game = quadratic()
+    found = SurrogateEstimator().estimate(EstimationProblem(game, 60, rng(), n_remove=3))
+    assert min(found.fidelity.absent) > 1
+    assert found.fidelity.at_target.coalitions == found.fidelity.absent.count(3) > 0
+    assert found.fidelity.at_target.r_squared > 0.9
+
+
+def test_only_an_interaction_that_exists_exceeds_its_uncertainty():
+    found = SurrogateEstimator().estimate(EstimationProblem(quadratic(), 120, rng(), n_remove=3))
+    pairs = Pairs.of(found.interactions.tolist(), found.interaction_errors.tolist())
+    assert (pairs.told_apart[0].one, pairs.told_apart[0].other) == (0, 1)
+
+
+@pytest.mark.parametrize("common", [0.0, -0.05])
+def test_equal_interactions_are_not_told_apart(common):
+    noise = np.random.default_rng(7)
+
+    def value(coalitions):
+        absent = (~coalitions).astype(np.float64)
+        size = absent.sum(axis=1)
+        return common * size * (size - 1) / 2 - absent @ LINEAR + noise.normal(0, 0.02, len(absent))
+
+    found = SurrogateEstimator().estimate(EstimationProblem(FunctionGame(N, value), 100, rng(), n_remove=3))
+    pairs = Pairs.of(found.interactions.tolist(), found.interaction_errors.tolist())
+    assert pairs.errors_known
+    assert pairs.told_apart == ()
+
+
+def test_uncertainty_of_interactions_leaves_the_draws_that_follow_alone():
+    one, other = rng(), rng()
+    SurrogateEstimator().estimate(EstimationProblem(quadratic(), 60, one, n_remove=3))
+    again = SurrogateEstimator().estimate(EstimationProblem(quadratic(), 60, other, n_remove=3))
+    assert one.random() == other.random()
+    assert np.isnan(np.diag(again.interaction_errors)).all()

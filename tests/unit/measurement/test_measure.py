@@ -16,7 +16,7 @@ from shapcut.measurement.cache_size import cache_sizes, tensor_bytes
 from shapcut.measurement.held_out_text import TextQuestion
 from shapcut.measurement.latency import latency
 from shapcut.measurement.measure import SpeedQuestion, measure
-from shapcut.measurement.record import ModelMeasurement, TaskScore
+from shapcut.measurement.record import ModelMeasurement, TaskScore, changes
 from shapcut.measurement.sizes import peak_memory_bytes, restart_peak_memory
 from shapcut.models.adapter import Adapter
 from shapcut.support.errors import InputError, UnsupportedModelError
@@ -211,6 +211,15 @@ def test_two_models_side_by_side(
         pruned.perplexity.nats_per_token / dense.perplexity.nats_per_token
     )
     rows = {row[0]: row[1:] for row in figure_rows(both)}
-    assert rows["cache after 16 tokens (MB)"] == ["0.012", "0.006", "0.500"]
+    assert rows["cache after 16 tokens (MB)"] == ["0.012", "0.006", "0.500", ""]
+    assert rows["text"][:2] == [text_file, text_file]
+    interval = pruned.perplexity.interval
+    assert interval is not None
+    assert rows["its 95 % interval"][1] == f"{interval.low:.3f} to {interval.high:.3f}"
+    ratio = changes(dense, pruned)["perplexity.perplexity"]
+    assert ratio.interval is not None
+    assert f"{ratio.interval.low:.3f} to {ratio.interval.high:.3f}" in rows["perplexity"][-1]
+    elsewhere = pruned.model_copy(update={"held_out_fingerprint": "other"})
+    assert changes(dense, elsewhere) == {}
     assert "tokens" not in ratios(both)
     assert {len(row) for row in figure_rows([dense])} == {2}

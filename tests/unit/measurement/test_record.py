@@ -5,15 +5,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from scipy import stats
 from torch import Tensor, nn
 from transformers import LlamaForCausalLM
 
 from shapcut.data.windows import Calibration
 from shapcut.measurement import perplexity as perplexity_module
-from shapcut.measurement.latency import latency
+from shapcut.measurement.latency import LatencyResult, latency
 from shapcut.measurement.measure import SpeedQuestion, measure
 from shapcut.measurement.perplexity import PerplexityResult, perplexity, sliding_perplexity
-from shapcut.measurement.record import ModelMeasurement
+from shapcut.measurement.record import ModelMeasurement, changes
 from shapcut.measurement.sizes import checkpoint_bytes, parameter_count, peak_memory_bytes, weight_bytes
 from shapcut.models.adapter import Adapter
 from shapcut.support.errors import InputError
@@ -222,3 +223,51 @@ def test_a_measurement_includes_latency_unless_told_otherwise(
     result = measure(llama_adapter, tiny_llama_model, Calibration(windows[:1], "x", adds_bos=False))
     assert result.latency is not None
     assert result.checkpoint_bytes is None
+
+
+def result(nats: list[float], tokens: list[int]) -> PerplexityResult:
+    return PerplexityResult.of([each * n for each, n in zip(nats, tokens, strict=True)], tokens)
+
+
+def test_a_perplexity_s_interval_is_that_of_its_windows() -> None:
+    found = result([2.0, 3.0, 4.0], [9, 9, 9])
+    reference = stats.ttest_1samp([2.0, 3.0, 4.0], 0.0).confidence_interval(0.95)
+    assert found.interval is not None
+    assert math.log(found.interval.low) == pytest.approx(reference.low)
+    assert math.log(found.interval.high) == pytest.approx(reference.high)
+    assert result([2.0], [9]).interval is None
+
+
+def test_two_perplexities_are_paired_by_window() -> None:
+    dense, pruned = result([2.0, 3.0, 4.0], [9, 9, 5]), result([2.11, 3.1, 4.09], [9, 9, 5])
+    ratio = pruned.ratio_to(dense)
+    assert ratio is not None
+    assert ratio.told_apart  # though both intervals overlap widely
+    assert ratio.value == pytest.approx(pruned.perplexity / dense.perplexity)
+    other = result([2.0, 3.0], [9, 9]).ratio_to(dense)
+    assert other is not None
+    assert other.interval is None
+    assert result([math.inf], [9]).ratio_to(dense) is None
+
+
+def test_durations_within_their_spread_are_not_told_apart() -> None:
+    def timed(decode: list[float]) -> LatencyResult:
+        return LatencyResult(
+            prefill_seconds=1.0,
+            decode_seconds=float(np.median(decode)),
+            prompt_tokens=8,
+            new_tokens=4,
+            repeats=4,
+            prefill_samples=(1.0, 1.0),
+            decode_samples=tuple(decode),
+        )
+
+    base = ModelMeasurement(
+        parameters=1, weight_bytes=1, checkpoint_bytes=None, peak_memory_bytes=None,
+        perplexity=result([1.0, 2.0], [3, 3]), held_out_source="text", held_out_fingerprint="f",
+        sequence_length=4, adds_bos=False, latency=timed([1.0, 1.1, 0.9, 1.0]),
+    )  # fmt: skip
+    same = base.model_copy(update={"latency": timed([1.05, 0.95, 1.1, 1.0])})
+    fast = base.model_copy(update={"latency": timed([0.5, 0.55, 0.5, 0.45])})
+    assert not changes(base, same)["latency.decode_seconds"].told_apart
+    assert changes(base, fast)["latency.decode_seconds"].told_apart

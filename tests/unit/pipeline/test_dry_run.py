@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import huggingface_hub
+import numpy as np
 import psutil
 import pytest
 import torch
@@ -19,6 +20,8 @@ from shapcut.cli.tables import forecast_rows
 from shapcut.host.host import Host, build_host, select_adapter
 from shapcut.pipeline import dry_run, footprint
 from shapcut.pipeline.dry_run import Forecast, forecast
+from shapcut.pipeline.prune import prune
+from shapcut.pipeline.shared_work import prefix_runs
 from shapcut.pipeline.throughput import Throughput, block_throughput, product_throughput
 from shapcut.recipe.recipe import make_recipe
 from shapcut.support.errors import InputError
@@ -251,3 +254,34 @@ def test_rows_for_people(config: Path, host: Host) -> None:
     assert "TFLOP/s" in rows["time"]
     assert rows["post-pruning steps"] == "compensate"
     assert torch.get_default_device().type == "cpu"
+
+
+def test_shared_prefixes_are_run_once() -> None:
+    rows = np.array([[1, 1, 1], [1, 1, 0], [0, 1, 1], [1, 0, 1]], dtype=np.bool_)
+    # player 0 for three rows at once; player 1 after {0} and after {}; player 2 after {0,1}, {1}, {0}
+    assert prefix_runs(rows) == 1 + 2 + 3
+    assert prefix_runs(np.ones((5, 4), dtype=np.bool_)) == 4
+    assert prefix_runs(np.zeros((5, 4), dtype=np.bool_)) == 0
+
+
+def test_the_least_work_is_what_the_estimator_does(
+    tiny_llama_directory: Path, tmp_path: Path, host: Host
+) -> None:
+    options = {"model": str(tiny_llama_directory), "device": "cpu", "remove": 2, "samples": 8}
+    options |= {"sequence_length": 16, "budget": 24, "finalist_samples": 0, "held_out_samples": 2}
+    recipe = make_recipe(options)
+    found = forecast(recipe, host, target=True, throughput=1e-6)
+    assert found.least is not None
+    assert 0 < found.least_seconds < found.seconds
+    prune(recipe, tmp_path / "out", host, run_directory=tmp_path / "run")
+    phase = json.loads((tmp_path / "run" / "manifest.json").read_text())["phases"]["estimate"]
+    assert found.least.block_runs == pytest.approx(phase["block_runs"], rel=0.5)
+    assert found.least.block_runs < 24 * 4 / 2
+    rows = dict(map(tuple, forecast_rows(found)))
+    assert "for the estimator, whose coalitions share prefixes, to " in rows["time"]
+
+
+def test_another_estimator_has_no_least_work(config: Path, host: Host) -> None:
+    found = foresee(config, host, remove=3, estimator="permutation")
+    assert (found.least, found.least_operations) == (None, found.operations)
+    assert "at most, if the whole budget is spent" in dict(map(tuple, forecast_rows(found)))["time"]

@@ -588,3 +588,9 @@ def test_other_methods_are_shown_only_where_their_perplexities_compare(
         assert status == 2
         complaint = "other held-out text" if players == 6 else "on a model of 5 players, this run's has 6"
         assert complaint in capsys.readouterr().err
+
+
+def test_errors_of_another_shape_than_the_interactions_are_refused(copy: Run) -> None:
+    edit(copy.contributions, lambda content: content["interaction_errors"].pop())
+    with pytest.raises(InputError, match="interactions need 6 rows of 6 numbers"):
+        write_report(copy)
