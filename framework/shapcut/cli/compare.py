@@ -17,7 +17,7 @@ from shapcut.recipe.methods import METHODS
 from shapcut.support.errors import InputError
 
 if TYPE_CHECKING:
-    from shapcut.comparison.compare import Comparison
+    from shapcut.comparison.compare import Comparison, HeldOutText
     from shapcut.comparison.row import ResultRow
     from shapcut.recipe.recipe import Recipe
 
@@ -102,7 +102,6 @@ def compare(
     Several models are compared in turn, each in a directory of its own below that of --run.
     """
     from shapcut.cli.output import print_json, reporter
-    from shapcut.comparison.compare import HeldOutText
     from shapcut.comparison.compare import compare as compare_methods
     from shapcut.comparison.contestants import parse_methods
     from shapcut.comparison.several import compare_models, rows_as_csv
@@ -115,12 +114,7 @@ def compare(
     chosen_seeds = _numbers("--seeds", seeds, int)
     if wrong := [seed for seed in chosen_seeds if seed < 0]:
         raise InputError(f"--seeds {wrong[0]}: a seed is not negative")
-    if held_out_length is not None and held_out is None:
-        raise InputError("--held-out-length is for the text of --held-out: name one")
-    text = None
-    if held_out is not None:
-        length = _numbers("--held-out-length", held_out_length or str(recipe.sequence_length), int)[0]
-        text = HeldOutText(held_out, recipe.held_out_samples, length)
+    text = _held_out(held_out, held_out_length, recipe)
     if table is not None:
         require_new_file(table, "--csv")
 
@@ -146,6 +140,18 @@ def compare(
         return
     for comparison, directory in found.values():
         _show(comparison, directory)
+
+
+def _held_out(source: str | None, length: str | None, recipe: Recipe) -> HeldOutText | None:
+    """The text to judge on; None: a part of the calibration text."""
+    from shapcut.comparison.compare import HeldOutText
+
+    if length is not None and source is None:
+        raise InputError("--held-out-length is for the text of --held-out: name one")
+    if source is None:
+        return None
+    tokens = _numbers("--held-out-length", length or str(recipe.sequence_length), int)[0]
+    return HeldOutText(source, recipe.held_out_samples, tokens)
 
 
 def _targets(recipe: Recipe, remove: str | None, ratios: str | None) -> list[Recipe]:
