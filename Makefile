@@ -3,7 +3,7 @@ SHELL := bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup demo test pytest lint unit families recipes serve-vllm bench-speed bench-selection bench-gpu format docs clean
+.PHONY: help setup demo test pytest lint unit families recipes serve-vllm bench-speed bench-selection bench-gpu format docs dist clean
 
 PYTHON ?= python3
 TORCH ?= $(shell grep '^torch==' constraints.txt)
@@ -96,6 +96,17 @@ format: $(STAMP) ## put the code into shape
 docs: $(STAMP) ## write the reference pages again and build the documentation into site/
 	$(BIN)/python docs/tools/reference.py
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
+dist: $(STAMP) ## build wheel and sdist, install each in a clean environment and try it
+	rm -rf build dist
+	$(PYTHON) -m venv build/tools
+	build/tools/bin/python -m pip -qq --disable-pip-version-check install build
+	build/tools/bin/python -m build --outdir dist .
+	@for file in dist/*.whl dist/*.tar.gz; do \
+	  $(PYTHON) -m venv --clear build/clean; \
+	  build/clean/bin/python -m pip -qq --disable-pip-version-check install "$$file" -c $(VENV)/constraints.txt; \
+	  (cd build && clean/bin/python ../tests/smoke/installed.py); \
+	done
 
 clean: ## remove the virtual environment, caches, the built site and what the demo wrote
 	rm -rf $(VENV) $(VLLM) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis build dist

@@ -377,6 +377,8 @@ def _json(path: Path) -> Any:
     return json.loads(path.read_text(encoding="utf-8"))
 
 
+SUPPORTED = ROOT / "adapters" / "shapcut_adapters" / "transformers" / "supported.json"
+
 TABLES: dict[str, Callable[[dict[str, Any]], str]] = {
     "families": families,
     "players_families": players_families,
@@ -435,9 +437,30 @@ def filled(text: str) -> str:
     return re.sub(rf"<!-- (?P<name>{names}):begin -->.*?<!-- (?P=name):end -->", fill, text, flags=re.DOTALL)
 
 
+def supported() -> str:
+    """What `shapcut families` answers from."""
+    rows, experts = (read_result(name)["families"] for name in ("families", "players_families"))
+    found = {}
+    for name, row in rows.items():
+        exact = row["verdict"].startswith("exact")
+        finer = ["expert"] if experts.get(name, {}).get("verdict") == "exact" else []
+        found[name] = {
+            "verdict": row["verdict"],
+            "model_class": row.get("class", ""),
+            "limits": row.get("constraints", []) if exact else [],
+            "granularities": ["block", *finer] if exact else [],
+            "fast": bool(row.get("fast_path")),
+        }
+    return json.dumps(found, indent=1) + "\n"
+
+
 def main() -> int:
-    """Fill or check all pages."""
+    """Fill or check all pages, and what the adapter says of its families."""
     stale = []
+    if not SUPPORTED.exists() or SUPPORTED.read_text(encoding="utf-8") != supported():
+        stale.append(SUPPORTED.name)
+        if "--check" not in sys.argv:
+            SUPPORTED.write_text(supported(), encoding="utf-8")
     for name in PAGES:
         page = ROOT / name
         text = page.read_text(encoding="utf-8")

@@ -25,6 +25,7 @@ from .host.worker import build_game as build_game
 from .models.adapter import Adapter as Adapter
 from .models.adapter import Example as Example
 from .models.adapter import ExpertStatistic as ExpertStatistic
+from .models.adapter import FamilySupport as FamilySupport
 from .models.checkpoint_format import CheckpointFormat as CheckpointFormat
 from .models.checkpoint_format import Tokenizer as Tokenizer
 from .models.gguf import load_as as load_as

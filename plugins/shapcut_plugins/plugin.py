@@ -47,10 +47,12 @@ def shapcut_register_commands(cli: "click.Group", hook: "pluggy.HookRelay") -> N
 
 @hookimpl
 def shapcut_run_finished(run: "Run", hook: "pluggy.HookRelay") -> None:
-    """Write the report, with the sections that other plugins add."""
+    """Write the report, with the sections that other plugins add, and tell the trackers."""
     from shapcut_plugins.report.report import write_report  # noqa: PLC0415 - slow to import
+    from shapcut_plugins.trackers import track  # noqa: PLC0415 - as above
 
     write_report(run, hook.shapcut_report_sections(run=run))
+    track(run)
 
 
 @hookimpl

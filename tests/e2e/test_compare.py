@@ -1,5 +1,6 @@
 """`shapcut compare`: what it reports and leaves, that it resumes, and what it refuses."""
 
+import csv
 import json
 import math
 import shutil
@@ -370,3 +371,35 @@ def test_blocks_that_do_nothing_stop_a_run_with_one_line(
     assert run([*arguments, *SIZES, "--log-level", "warning"]) == 1
     (line,) = capsys.readouterr().err.splitlines()
     assert "measured coalitions have the same value" in line
+
+
+def test_several_models_are_compared_and_resumed(
+    tiny_llama_directory: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    other = tmp_path / "other" / tiny_llama_directory.name
+    shutil.copytree(tiny_llama_directory, other)
+    table, place = tmp_path / "rows.csv", tmp_path / "several"
+    arguments = [
+        "compare",
+        str(tiny_llama_directory),
+        str(other),
+        "--methods",
+        "random,last-n",
+        "--remove",
+        "2",
+    ]
+    arguments += ["--samples", "2", "--sequence-length", "16", "--held-out-samples", "2", "--run", str(place)]
+    assert run([*arguments, "--json", "--csv", str(table)]) == 0
+    content = json.loads(capfd.readouterr().out)
+    assert [len(each["rows"]) for each in content["models"]] == [2, 2]
+    assert sorted(path.name for path in place.iterdir()) == ["0-tiny-llama", "1-tiny-llama"]
+    rows = list(csv.DictReader(table.read_text(encoding="utf-8").splitlines()))
+    assert [row["model"] for row in rows] == [str(tiny_llama_directory)] * 2 + [str(other)] * 2
+    assert float(rows[0]["held_out_perplexity"]) == content["models"][0]["rows"][0]["held_out_perplexity"]
+    before = (place / "0-tiny-llama" / "rows.json").read_text()
+    assert run([*arguments, "--csv", str(table)]) == BAD_INPUT
+    assert "--csv" in capfd.readouterr().err
+    assert run(arguments) == 0
+    assert (place / "0-tiny-llama" / "rows.json").read_text() == before
+    assert run(["compare", str(other), str(other), "--remove", "2"]) == BAD_INPUT
+    assert "named twice" in capfd.readouterr().err

@@ -29,6 +29,15 @@ def test_tables_are_generated_from_results(page: str) -> None:
     assert tables.filled(text) == text
 
 
+def test_the_adapter_says_of_its_families_what_was_found() -> None:
+    tables = load_tables()
+    assert tables.SUPPORTED.read_text(encoding="utf-8") == tables.supported()
+    found = {family.name: family for family in HFDecoderAdapter().families()}
+    assert found["qwen3"].verdict == "exact"
+    assert found["mixtral"].granularities == ("block", "expert")
+    assert not found["beam"].supported
+
+
 def test_experts_of_every_family_are_exact_or_refused() -> None:
     file = ROOT / "benchmarks" / "results" / "players_families.json"
     content = json.loads(file.read_text(encoding="utf-8"))

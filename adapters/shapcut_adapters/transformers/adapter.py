@@ -1,11 +1,12 @@
 """The adapter for decoder-only causal language models of transformers."""
 
+import json
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 from weakref import WeakKeyDictionary
 
 import numpy as np
@@ -18,6 +19,7 @@ from shapcut.contracts import (
     CheckpointForm,
     Example,
     ExpertStatistic,
+    FamilySupport,
     Granularity,
     LayerStack,
     OutputProjection,
@@ -69,6 +71,10 @@ _CHECK_VOCABULARY = 32
 _OBSERVED_TOKENS = 4096
 
 
+_SUPPORTED = Path(__file__).with_name("supported.json")
+"""What `benchmarks/families.py` found, written by `benchmarks/tables.py`."""
+
+
 class HFDecoderAdapter(Adapter):
     """Blocks, sub-layers and experts of the decoder-only models in `shapcut_adapters.transformers.families`.
 
@@ -86,6 +92,21 @@ class HFDecoderAdapter(Adapter):
         """Whether the model's class belongs to a known family and its layers are in place."""
         family = family_of(model)
         return has_own_code(model) or (family is not None and find_blocks(model, family) is not None)
+
+    def families(self) -> tuple[FamilySupport, ...]:
+        """Every family of causal language models that transformers has, as it was tried."""
+        found: dict[str, dict[str, Any]] = json.loads(_SUPPORTED.read_text(encoding="utf-8"))
+        return tuple(
+            FamilySupport(
+                name,
+                verdict=row["verdict"],
+                model_class=row["model_class"],
+                limits=tuple(row["limits"]),
+                granularities=tuple(row["granularities"]),
+                fast=row["fast"],
+            )
+            for name, row in found.items()
+        )
 
     def players(self, model: nn.Module, granularity: Granularity = "block") -> tuple[Player, ...]:
         """One player per block, by its dotted path; or as `SubLayers` and `Experts` say."""

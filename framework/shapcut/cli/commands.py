@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -277,6 +278,25 @@ def list_adapters(host: Host, /, *, as_json: bool) -> None:
         tables.say(f"{name} supports {len(known)}: {', '.join(known)}")
 
 
+@command("families", panel="See what there is")
+@click.argument("name", metavar="[NAME]", required=False, help="a model type or class, such as qwen3")
+@options.as_json
+@click.pass_obj
+def list_families(host: Host, /, *, name: str | None, as_json: bool) -> None:
+    """Which model families are supported, exactly or within which limits."""
+    from shapcut.cli import tables
+    from shapcut.cli.output import print_json
+    from shapcut.pipeline.inspection import families_named, known_families
+
+    known = known_families(host)
+    found = known if name is None else families_named(known, name)
+    if as_json:
+        print_json([{"adapter": adapter, **asdict(family)} for adapter, family in found])
+        return
+    title = f"{sum(family.supported for _, family in found)} of {len(found)} families are supported"
+    tables.show(title, ("family", "adapter", "players", "verdict and limits"), tables.family_rows(found))
+
+
 @command("plugins", panel="See what there is")
 @options.as_json
 @click.pass_obj
@@ -359,6 +379,25 @@ def demo(host: Host, /, *, out: Path, remove: str, budget: str, as_json: bool) -
     _show_result(result, out, as_json)
 
 
+@command("runs", panel="Judge")
+@click.argument("directory", metavar="DIR", type=A_PATH, help="holds run directories")
+@options.as_json
+def list_runs(*, directory: Path, as_json: bool) -> None:
+    """The runs in a directory, side by side."""
+    from shapcut.cli import tables
+    from shapcut.cli.output import print_json
+    from shapcut.pipeline.runs import read_runs
+
+    runs = read_runs(directory)
+    if as_json:
+        print_json([tables.finite(asdict(run)) for run in runs])
+        return
+    headings = ("run", "status", "model", "target", "method", "removed", "perplexity", "s")
+    tables.show(f"runs in {directory}", headings, tables.run_rows(runs, directory))
+    if len({run.held_out for run in runs if run.held_out}) > 1:
+        tables.say("the runs measured perplexity on different text: those figures do not compare")
+
+
 def _show_result(result: PruneResult, out: Path, as_json: bool) -> None:
     from shapcut.cli import tables
     from shapcut.cli.figures import difference_rows
@@ -415,6 +454,7 @@ def _show_forecast(found: Forecast, as_json: bool) -> None:
 COMMANDS = (
     inspect_model,
     list_adapters,
+    list_families,
     list_plugins,
     check_one_adapter,
     score_model,
@@ -425,5 +465,6 @@ COMMANDS = (
     evaluate,
     compare,
     serve_check,
+    list_runs,
 )
 """In the order of the help."""

@@ -10,14 +10,14 @@ import click
 
 from shapcut.cli import completion, options
 from shapcut.cli.help import Command
-from shapcut.cli.options import option, recipe_options
+from shapcut.cli.options import A_PATH, OUTPUT, option, recipe_options
 from shapcut.host.host import Host
-from shapcut.recipe.fields import FIELDS
+from shapcut.recipe.fields import FIELDS, MODEL
 from shapcut.recipe.methods import METHODS
 from shapcut.support.errors import InputError
 
 if TYPE_CHECKING:
-    from shapcut.comparison.compare import Comparison
+    from shapcut.comparison.compare import Comparison, HeldOutText
     from shapcut.comparison.row import ResultRow
     from shapcut.comparison.standings import Summary
     from shapcut.recipe.recipe import Recipe
@@ -45,7 +45,14 @@ NumberT = TypeVar("NumberT", int, float)
 
 
 @click.command("compare", cls=Command, panel="Judge")
-@options.model_argument
+@click.argument(
+    "models",
+    metavar="MODEL...",
+    nargs=-1,
+    required=True,
+    help=f"{MODEL}; several are compared in turn",
+    shell_complete=completion.file_or(completion.models),
+)
 @option(
     "--methods",
     metavar="NAME,NAME",
@@ -72,6 +79,7 @@ NumberT = TypeVar("NumberT", int, float)
     panel="Text",
 )
 @options.run
+@option("--csv", "table", type=A_PATH, metavar="FILE", help="write all rows as CSV", panel=OUTPUT)
 @options.as_json
 @recipe_options([name for name in FIELDS if name not in _NOT_SHARED])
 @click.pass_obj
@@ -79,7 +87,7 @@ def compare(
     host: Host,
     /,
     *,
-    model: str,
+    models: tuple[str, ...],
     methods: str,
     ratios: str | None,
     remove: str | None,
@@ -87,40 +95,65 @@ def compare(
     held_out: str | None,
     held_out_length: str | None,
     run: Path | None,
+    table: Path | None,
     as_json: bool,
     **given: Any,
 ) -> None:
-    """Compare methods: what they remove, held-out perplexity, cost."""
-    from shapcut.cli.output import reporter
-    from shapcut.comparison.compare import HeldOutText
+    """Compare methods: what they remove, held-out perplexity, cost.
+
+    Several models are compared in turn, each in a directory of its own below that of --run.
+    """
+    from shapcut.cli.output import print_json, reporter
     from shapcut.comparison.compare import compare as compare_methods
     from shapcut.comparison.contestants import parse_methods
+    from shapcut.comparison.several import compare_models, rows_as_csv
     from shapcut.recipe.recipe import make_recipe
+    from shapcut.support.files import require_new_file, write_text_atomically
 
-    recipe = make_recipe({"model": model, **given})
+    recipe = make_recipe({"model": models[0], **given})
     contestants = parse_methods(methods)
     targets = _targets(recipe, remove, ratios)
     chosen_seeds = _numbers("--seeds", seeds, int)
     if wrong := [seed for seed in chosen_seeds if seed < 0]:
         raise InputError(f"--seeds {wrong[0]}: a seed is not negative")
-    if held_out_length is not None and held_out is None:
+    text = _held_out(held_out, held_out_length, recipe)
+    if table is not None:
+        require_new_file(table, "--csv")
+
+    def on(model: str, directory: Path) -> Comparison:
+        named = {"model": model}
+        return compare_methods(
+            recipe.model_copy(update=named),
+            contestants,
+            [target.model_copy(update=named) for target in targets],
+            seeds=chosen_seeds,
+            run_directory=directory,
+            host=host,
+            held_out=text,
+            reporter=reporter(),
+        )
+
+    found = compare_models(models, run, on)
+    if table is not None:
+        write_text_atomically(table, rows_as_csv([each for each, _ in found.values()]))
+    if as_json:
+        contents = [each.to_json() for each, _ in found.values()]
+        print_json(contents[0] if len(contents) == 1 else {"format_version": 1, "models": contents})
+        return
+    for comparison, directory in found.values():
+        _show(comparison, directory)
+
+
+def _held_out(source: str | None, length: str | None, recipe: Recipe) -> HeldOutText | None:
+    """The text to judge on; None: a part of the calibration text."""
+    from shapcut.comparison.compare import HeldOutText
+
+    if length is not None and source is None:
         raise InputError("--held-out-length is for the text of --held-out: name one")
-    text = None
-    if held_out is not None:
-        length = _numbers("--held-out-length", held_out_length or str(recipe.sequence_length), int)[0]
-        text = HeldOutText(held_out, recipe.held_out_samples, length)
-    directory = run or Path(f"{Path(model.replace(':', '-')).name}.compare")
-    comparison = compare_methods(
-        recipe,
-        contestants,
-        targets,
-        seeds=chosen_seeds,
-        run_directory=directory,
-        host=host,
-        held_out=text,
-        reporter=reporter(),
-    )
-    _show(comparison, directory, as_json)
+    if source is None:
+        return None
+    tokens = _numbers("--held-out-length", length or str(recipe.sequence_length), int)[0]
+    return HeldOutText(source, recipe.held_out_samples, tokens)
 
 
 def _targets(recipe: Recipe, remove: str | None, ratios: str | None) -> list[Recipe]:
@@ -144,14 +177,10 @@ def _numbers(option: str, text: str, kind: Callable[[str], NumberT]) -> list[Num
         raise InputError(f"{option} {text}: numbers with commas between are wanted") from error
 
 
-def _show(comparison: Comparison, directory: Path, as_json: bool) -> None:
+def _show(comparison: Comparison, directory: Path) -> None:
     from shapcut.cli import tables
-    from shapcut.cli.output import print_json
     from shapcut.comparison.standings import standings, summaries, verdicts
 
-    if as_json:
-        print_json(comparison.to_json())
-        return
     facts, found = comparison.facts, standings(comparison.rows)
     dense, text = _number(facts["dense_held_out_perplexity"]), facts["text"]
     tables.show(

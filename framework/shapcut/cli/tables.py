@@ -1,7 +1,11 @@
 """Results as tables for people."""
 
+import math
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import groupby
+from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from rich.table import Table
@@ -11,9 +15,11 @@ from shapcut.game.contributions import Contributions
 from shapcut.game.groups import Groups
 from shapcut.game.interval import Ratio
 from shapcut.measurement.record import ModelMeasurement
+from shapcut.models.adapter import FamilySupport
 from shapcut.pipeline.dry_run import Forecast
 from shapcut.pipeline.footprint import gigabytes
 from shapcut.pipeline.result import PruneResult
+from shapcut.pipeline.runs import RunSummary
 from shapcut.pipeline.series import SeriesResult
 from shapcut.support.digits import apart
 from shapcut.testing import CheckResult
@@ -216,6 +222,44 @@ def cut_lines(series: SeriesResult) -> list[str]:
         if len(lines) == len(series.results):
             lines.append(held_out_line(result))
     return lines
+
+
+def family_rows(found: Sequence[tuple[str, FamilySupport]]) -> list[list[str]]:
+    """One row a family."""
+    return [
+        [
+            family.name,
+            adapter,
+            ", ".join(family.granularities),
+            "; ".join((family.verdict, *family.limits, *(() if family.fast else ("no fast path",)))),
+        ]
+        for adapter, family in found
+    ]
+
+
+def run_rows(runs: Sequence[RunSummary], directory: Path) -> list[list[str]]:
+    """One row a run; of perplexities the original's first."""
+    return [
+        [
+            os.path.relpath(run.directory, directory),
+            run.status,
+            run.model,
+            run.target,
+            run.method,
+            "" if run.removed is None else str(run.removed),
+            "" if run.perplexity is None else f"{run.dense_perplexity:.2f} to {run.perplexity:.2f}",
+            f"{run.seconds:,.1f}",
+        ]
+        for run in runs
+    ]
+
+
+def finite(content: dict[str, Any]) -> dict[str, Any]:
+    """The same with words for infinities and NaN, which JSON lacks."""
+    return {
+        key: str(value) if isinstance(value, float) and not math.isfinite(value) else value
+        for key, value in content.items()
+    }
 
 
 def conformance_rows(results: Sequence[CheckResult]) -> list[list[str]]:

@@ -26,6 +26,7 @@ from shapcut.recipe.recipe import Recipe
 from shapcut.support.errors import InputError
 from shapcut.support.files import write_json_atomically
 from shapcut.support.html_table import html_table
+from shapcut.support.live_page import live_page
 from shapcut.support.progress import Reporter, Silent
 from shapcut.support.run_directory import Run, open_run, require_run_directory
 
@@ -176,13 +177,17 @@ def compare(
     sizes = list(dict.fromkeys(target.n_remove(session.game.n_players, n_groups) for target in targets))
     for size in sizes:
         check_target(Target.count(session.game.players, size), session.game, recipe.seed)
-    with open_run(run_directory) as run, closing(EvaluationStore(run.evaluations)) as store:
+    with (
+        open_run(run_directory) as run,
+        live_page(run.live, reporter or Silent(), f"comparing methods on {recipe.model}") as page,
+        closing(EvaluationStore(run.evaluations)) as store,
+    ):
         manifest = Manifest.start(run, session)
         host.manager.hook.shapcut_run_started(run=run)
-        judges = Judges(HeldOutGame(session), TaskJudge(session, reporter or Silent()))
+        judges = Judges(HeldOutGame(session), TaskJudge(session, page))
         comparison = Comparison(_facts(session, judges), ())
         for seed in seeds:
-            contest = Contest(session, seed, store, reporter or Silent())
+            contest = Contest(session, seed, store, page)
             entries = [(contestant, size) for size in sizes for contestant in methods]
             comparison = _continued(comparison, contest, entries, judges, run)
         manifest.finish()

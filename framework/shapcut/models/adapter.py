@@ -7,6 +7,7 @@ conformance kit (`shapcut.testing`) checks every statement made here.
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -44,6 +45,32 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 model = AutoModelForCausalLM.from_pretrained("path/of/this/directory")
 tokenizer = AutoTokenizer.from_pretrained("path/of/this/directory")
 """
+
+
+@dataclass(frozen=True, slots=True)
+class FamilySupport:
+    """What can be removed from one family of models.
+
+    Attributes:
+        name: the config's ``model_type``, or the adapter's own name for the family.
+        verdict: ``exact``, ``exact with constraints``, or ``refused: REASON``.
+        model_class: the class of its models; empty if there are several.
+        limits: conditions on the config, and sets that are refused.
+        granularities: what a player can be; empty if it is refused.
+        fast: whether coalitions share their beginnings.
+    """
+
+    name: str
+    verdict: str
+    model_class: str = ""
+    limits: tuple[str, ...] = ()
+    granularities: tuple[str, ...] = ("block",)
+    fast: bool = True
+
+    @property
+    def supported(self) -> bool:
+        """Whether anything can be removed."""
+        return self.verdict.startswith("exact")
 
 
 class Adapter(ABC):
@@ -118,6 +145,10 @@ class Adapter(ABC):
     def examples(self) -> Mapping[str, Example]:
         """Builders of named examples, one per supported family; by default only `example`."""
         return {self.name: self.example}
+
+    def families(self) -> tuple[FamilySupport, ...]:
+        """What can be removed from each family; by default every example is exact, as the kit checks."""
+        return tuple(FamilySupport(name, "exact") for name in self.examples())
 
     def stack(self, model: nn.Module, granularity: Granularity = "block") -> LayerStack | None:  # noqa: ARG002
         """The model split for fast evaluation, or None if only `bypass` is exact."""

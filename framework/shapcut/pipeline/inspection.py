@@ -1,5 +1,6 @@
 """What can be removed from a model, with its weights or from its config alone."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,12 +12,13 @@ from shapcut.game.coalitions import Player
 from shapcut.game.granularity import Granularity
 from shapcut.host.host import Host, select_adapter
 from shapcut.host.open_model import find_model, open_model
-from shapcut.models.adapter import Adapter
+from shapcut.models.adapter import Adapter, FamilySupport
 from shapcut.models.loading import model_without_weights
 from shapcut.models.source import ModelSource, read_config
 from shapcut.support.errors import InputError, ShapcutError
 from shapcut.support.html_table import html_table
 from shapcut.support.quiet import one_line, quiet_libraries
+from shapcut.support.suggest import did_you_mean
 
 CONFIG = "config.json"
 _WEIGHTS = ("*.safetensors", "*.bin", "*.pth", "*.pt", "*.gguf", "*.safetensors.index.json")
@@ -113,6 +115,36 @@ def inspect_named(host: Host, name: str, granularity: Granularity, **where: Any)
         return inspect_model(adapter.canonicalise(model), adapter, name, granularity, weights=False)
     opened = open_model(host, source)
     return inspect_model(opened.model, opened.adapter, opened.source_name, granularity)
+
+
+def known_families(host: Host) -> list[tuple[str, FamilySupport]]:
+    """Every family that an installed adapter tells of, with the adapter's name."""
+    return [
+        (entry.name, family)
+        for entry in host.adapters
+        for family in host.adapters.create(entry.name).families()
+    ]
+
+
+def families_named(known: Sequence[tuple[str, FamilySupport]], name: str) -> list[tuple[str, FamilySupport]]:
+    """The families of this model type or class; else those whose type contains the name.
+
+    Raises:
+        InputError: if there is none.
+    """
+    wanted = _plain(name)
+    exact = [each for each in known if wanted in {_plain(each[1].name), _plain(each[1].model_class)}]
+    found = exact or [each for each in known if wanted and wanted in _plain(each[1].name)]
+    if not found:
+        hint = did_you_mean(name, [family.name for _, family in known])
+        raise InputError(
+            f"no adapter knows a family {name!r}; {hint}; config.json names a model's model_type"
+        )
+    return found
+
+
+def _plain(name: str) -> str:
+    return "".join(letter for letter in name.lower() if letter.isalnum())
 
 
 def described_model(source: ModelSource, dtype: torch.dtype | None = None) -> nn.Module:

@@ -14,6 +14,7 @@ from shapcut.pipeline.score import Scoring, refuse_vetoed
 from shapcut.pipeline.session import Session, prepare
 from shapcut.recipe.recipe import Recipe
 from shapcut.support.errors import InputError
+from shapcut.support.live_page import live_page
 from shapcut.support.progress import Reporter, Silent
 from shapcut.support.run_directory import open_run, require_run_directory
 
@@ -38,7 +39,11 @@ def score(recipe: Recipe, run_directory: Path, host: Host, reporter: Reporter | 
     """
     require_run_directory(run_directory)
     session = prepare(recipe, host, target=False, reporter=reporter)
-    with open_run(run_directory) as run, Scoring(session, run, reporter or Silent()) as scoring:
+    with (
+        open_run(run_directory) as run,
+        live_page(run.live, reporter or Silent(), f"scoring {recipe.model}") as page,
+        Scoring(session, run, page) as scoring,
+    ):
         contributions = scoring.estimate()
         finish_run(host, run, scoring.manifest)
         return contributions
@@ -68,10 +73,14 @@ def prune(
 
 def _prune(recipe: Recipe, out: Path, host: Host, directory: Path, reporter: Reporter) -> PruneResult:
     session = prepare(recipe, host, target=True, run_directory=directory, reporter=reporter)
-    with open_run(directory) as run, Scoring(session, run, reporter) as scoring:
+    with (
+        open_run(directory) as run,
+        live_page(run.live, reporter, f"pruning {recipe.model}") as page,
+        Scoring(session, run, page) as scoring,
+    ):
         contributions = scoring.estimate()
         plan = scoring.choose(contributions)
-        result = carry_out(session, plan, out, run, reporter, command=scoring.manifest.command)
+        result = carry_out(session, plan, out, run, page, command=scoring.manifest.command)
         finish_run(host, run, scoring.manifest, result=result.to_json())
         return result
 

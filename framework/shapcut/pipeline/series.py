@@ -18,6 +18,7 @@ from shapcut.recipe.recipe import Recipe
 from shapcut.support.errors import InputError
 from shapcut.support.files import require_new_directory
 from shapcut.support.html_table import html_table
+from shapcut.support.live_page import live_page
 from shapcut.support.progress import Reporter, Silent
 from shapcut.support.run_directory import Run, open_run, require_run_directory
 
@@ -83,18 +84,22 @@ def prune_series(
     require_run_directory(directory)
     finished = _finished(recipe, out, Run(directory))
     session = prepare(recipe, host, target=True, run_directory=directory, reporter=reporter)
-    with open_run(directory) as run, Scoring(session, run, reporter) as scoring:
+    with (
+        open_run(directory) as run,
+        live_page(run.live, reporter, f"pruning {recipe.model}") as page,
+        Scoring(session, run, page) as scoring,
+    ):
         contributions = scoring.estimate()
         plans = choose_all(scoring, contributions)
         results: dict[str, dict[str, Any]] = {}
-        before = None if len(finished) == len(plans) else measure_original(session, reporter)
+        before = None if len(finished) == len(plans) else measure_original(session, page)
         for label, plan in plans.items():
             if label in finished:
                 results[label] = _same_plan(finished[label], plan, out / label)
                 continue
-            reporter.say(f"cutting to {label}")
+            page.say(f"cutting to {label}")
             result = carry_out(
-                session.with_fresh_model(), plan, out / label, run, reporter,
+                session.with_fresh_model(), plan, out / label, run, page,
                 command=scoring.manifest.command, before=before, kept_as=run.result_of(label),
             )  # fmt: skip
             results[label] = result.to_json()

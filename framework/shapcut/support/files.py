@@ -128,16 +128,16 @@ def require_new_directory(path: Path) -> None:
     require_writable(path.absolute().parent, "--out")
 
 
-def require_new_file(path: Path) -> None:
+def require_new_file(path: Path, option: str = "--out") -> None:
     """Check that ``path`` can become a new file.
 
     Raises:
         InputError: if it exists, or its directory cannot be written.
     """
-    _require_usable_name(path, "--out")
+    _require_usable_name(path, option)
     if path.exists() or path.is_symlink():
-        raise InputError(f"--out {path} already exists; choose another one")
-    require_writable(path.absolute().parent, "--out")
+        raise InputError(f"{option} {path} already exists; choose another one")
+    require_writable(path.absolute().parent, option)
 
 
 def _require_usable_name(path: Path, option: str) -> None:

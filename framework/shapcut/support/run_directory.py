@@ -94,6 +94,11 @@ class Run:
         return self.directory / "serve.json"
 
     @property
+    def live(self) -> Path:
+        """A page that shows how far the run is, while it goes."""
+        return self.directory / "live.html"
+
+    @property
     def report(self) -> Path:
         """The report, one self-contained HTML file."""
         return self.directory / "report.html"

@@ -17,7 +17,17 @@ ROOT = Path(__file__).parents[3]
 COMMAND_ONLY = {
     "score": {"json", "log-level", "dry-run", "run", "recipe", "throughput"},
     "prune": {"json", "log-level", "dry-run", "run", "recipe", "throughput", "out"},
-    "compare": {"json", "log-level", "run", "methods", "ratios", "seeds", "held-out", "held-out-length"},
+    "compare": {
+        "json",
+        "log-level",
+        "run",
+        "csv",
+        "methods",
+        "ratios",
+        "seeds",
+        "held-out",
+        "held-out-length",
+    },
 }
 """Options that say how a command is run, or what is compared, not what a run's result depends on."""
 

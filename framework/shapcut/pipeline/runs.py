@@ -1,0 +1,110 @@
+"""The runs in a directory, side by side."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from shapcut.support.errors import InputError
+from shapcut.support.plain_json import read_json
+from shapcut.support.run_directory import Run
+
+_DEEPEST = 3
+_MOST = 10_000
+_TARGETS = ("remove", "ratio", "parameters", "memory", "speedup")
+
+
+@dataclass(frozen=True, slots=True)
+class RunSummary:
+    """One run, as its manifest tells it.
+
+    Attributes:
+        directory: the run directory.
+        status: ``running``, ``done``, or ``damaged``.
+        started: when, in UTC.
+        model: what was pruned.
+        target: what was asked for, such as ``ratio 0.2``.
+        method: estimator, selector and utility.
+        removed: number of removed players; None if nothing was removed, or there were several cuts.
+        dense_perplexity: on held-out text, of the original.
+        perplexity: of the pruned model.
+        parameters: of the pruned model.
+        seconds: time of all phases.
+        held_out: digest of the held-out tokens; perplexities compare only where it is the same.
+    """
+
+    directory: str
+    status: str
+    started: str = ""
+    model: str = ""
+    target: str = ""
+    method: str = ""
+    removed: int | None = None
+    dense_perplexity: float | None = None
+    perplexity: float | None = None
+    parameters: int | None = None
+    seconds: float = 0.0
+    held_out: str = ""
+
+
+def read_runs(directory: Path) -> tuple[RunSummary, ...]:
+    """The runs in a directory and up to two levels below it, the earliest first.
+
+    Raises:
+        InputError: if it is no directory, or holds no run.
+    """
+    if not directory.is_dir():
+        raise InputError(f"{directory} is not a directory; name one that holds run directories")
+    found = [_summary(run) for run in _runs(directory, 0)]
+    if not found:
+        raise InputError(f"{directory} holds no run; name the directory above those of --run")
+    return tuple(sorted(found, key=lambda run: (run.started, run.directory)))
+
+
+def _runs(directory: Path, depth: int) -> Iterator[Run]:
+    run = Run(directory)
+    if run.manifest.is_file():
+        yield run
+        return
+    if depth == _DEEPEST - 1:
+        return
+    try:
+        inside = sorted(path for path in directory.iterdir() if path.is_dir() and not path.is_symlink())
+    except OSError:
+        return
+    for path in inside[:_MOST]:
+        yield from _runs(path, depth + 1)
+
+
+def _summary(run: Run) -> RunSummary:
+    """What the manifest says; a damaged one is told as such."""
+    try:
+        content = read_json(run.manifest)
+        return _told(run, content)
+    except (InputError, OSError, ValueError, KeyError, TypeError, AttributeError):
+        return RunSummary(str(run.directory), "damaged")
+
+
+def _told(run: Run, content: dict[str, Any]) -> RunSummary:
+    recipe, result = content["recipe"], content.get("result")
+    target = next((f"{name} {recipe[name]}" for name in _TARGETS if recipe.get(name) is not None), "")
+    told: dict[str, Any] = {
+        "status": str(content["status"]),
+        "started": str(content["started"]),
+        "model": str(content["model"]["source"]),
+        "target": target,
+        "method": f"{recipe['estimator']}+{recipe['selector']}, {recipe['utility']}",
+        "seconds": sum(float(phase.get("seconds", 0.0)) for phase in content["phases"].values()),
+    }
+    if result is None:
+        return RunSummary(str(run.directory), **told)
+    pruned = result["pruned"]
+    return RunSummary(
+        str(run.directory),
+        **told,
+        removed=len(result["plan"]["removed"]),
+        dense_perplexity=float(result["dense"]["perplexity"]["perplexity"]),
+        perplexity=float(pruned["perplexity"]["perplexity"]),
+        parameters=int(pruned["parameters"]),
+        held_out=str(pruned["held_out_fingerprint"]),
+    )
