@@ -266,7 +266,8 @@ def _write_gguf(
 
     def outcome(report: CheckpointReport) -> PruneResult:
         sized = after.model_copy(update={"checkpoint_bytes": report.weight_bytes})
-        return PruneResult(cut.plan, before, sized, report, _writing(session, before, after))
+        writing = _writing(session, before, after)
+        return PruneResult(cut.plan, before, sized, report, writing=writing)
 
     written = write_gguf(
         session.adapter,
@@ -326,7 +327,7 @@ def write(
 
     def outcome(report: CheckpointReport) -> PruneResult:
         sized = after.model_copy(update={"checkpoint_bytes": report.weight_bytes})
-        return PruneResult(plan, before, sized, report, facts.form, writing)
+        return PruneResult(plan, before, sized, report, form=facts.form, writing=writing)
 
     written = write_checkpoint(
         adapter,
