@@ -193,7 +193,7 @@ def test_everything_from_files_is_escaped(copy: Run) -> None:
 
     def taint_manifest(manifest: dict[str, Any]) -> None:
         manifest.update(taint(manifest))
-        manifest["result"]["plan"]["granularity"] = "block"
+        manifest["result"]["plan"] |= {"granularity": "block", "form": "same"}
         for free in ("recipe", "versions", "fingerprint", "machine", "phases"):
             manifest[free][HOSTILE] = next(iter(manifest[free].values()))
         manifest["recipe"]["then"] = [HOSTILE]
