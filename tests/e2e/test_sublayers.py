@@ -29,10 +29,10 @@ def read(path: Path) -> Any:
 def test_scores_of_attention_and_mlp(tiny_llama_directory: Path, tmp_path: Path) -> None:
     command = ["score", str(tiny_llama_directory), "--run", str(tmp_path), "--budget", "30"]
     assert run([*command, *SUBLAYERS, *TEXT]) == 0
-    contributions = read(tmp_path / "contributions.json")
+    scored = read(tmp_path / "contributions.json")["players"]
     blocks = AutoModelForCausalLM.from_pretrained(tiny_llama_directory).config.num_hidden_layers
-    assert len(contributions["values"]) == 2 * blocks
-    assert all(value is not None for value in contributions["values"])
+    assert len(scored) == 2 * blocks
+    assert all(player["value"] is not None for player in scored)
 
 
 def test_a_pruned_model(tiny_llama_directory: Path, tmp_path: Path) -> None:

@@ -38,8 +38,9 @@ def test_the_adapter_says_of_its_families_what_was_found() -> None:
     assert not found["beam"].supported
 
 
-def test_experts_of_every_family_are_exact_or_refused() -> None:
-    file = ROOT / "benchmarks" / "results" / "players_families.json"
+@pytest.mark.parametrize("result", ["players_families", "sublayers_families"])
+def test_finer_players_of_every_family_are_exact_or_refused(result: str) -> None:
+    file = ROOT / "benchmarks" / "results" / f"{result}.json"
     content = json.loads(file.read_text(encoding="utf-8"))
     assert content["complete"]
     assert content["counts"].keys() == {"exact", "refused"}
