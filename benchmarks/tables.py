@@ -131,6 +131,29 @@ def players_families(content: dict[str, Any]) -> str:
     return "\n".join([*lines, "", f"`{content['command']}`."])
 
 
+def sublayers_families(content: dict[str, Any]) -> str:
+    """The families whose blocks come apart, and why those of others do not."""
+    rows = content["families"]
+    exact = {name: row for name, row in rows.items() if row["verdict"] == "exact"}
+    largest = max(row["largest_difference"] for row in exact.values())
+    zeroed = [row for row in exact.values() if row["compared_with_zeroed"]]
+    single = [name for name, row in exact.items() if not {"mlp"} < row["kinds"].keys()]
+    lines = [
+        f"transformers {content['transformers']}, torch {content['torch']}, {content['machine']}: {len(rows)} families, "
+        f"{len(exact)} exact, the other {len(rows) - len(exact)} refused; the largest difference {largest:.1g} of the "
+        f"effect. {len(zeroed)} of them were also compared with zeroed output projections.",
+        "",
+        f"Exact: {', '.join(exact)}.",
+        "",
+        f"One part in each block: {', '.join(single)}.",
+        "",
+        "Refused:",
+        "",
+    ]
+    lines += [f"- {name}: {row['reason']}" for name, row in rows.items() if "reason" in row]
+    return "\n".join([*lines, "", f"`{content['command']}`."])
+
+
 def shapes(content: dict[str, Any]) -> str:
     """Each published shape, cut at random places."""
     values = {"config.json": "its config.json", "transformers": "transformers' defaults"}
@@ -310,6 +333,7 @@ def _json(path: Path) -> Any:
 TABLES: dict[str, Callable[[dict[str, Any]], str]] = {
     "families": families,
     "players_families": players_families,
+    "sublayers_families": sublayers_families,
     "shapes": shapes,
     "siblings": siblings,
     "racing": racing,

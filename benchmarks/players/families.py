@@ -138,6 +138,8 @@ def output_ends(case: Case, model: nn.Module) -> dict[int, list[str]]:
     for block in case.adapter.players(model):
         parts = [player for player in case.players if player.name.startswith(f"{block.name}.")]
         projections = case.adapter.output_projections(model, block)
+        if len(projections) != len(parts) and not all(end.linear for end in projections):
+            continue  # several modules make up a part, and it is not known which
         first = len(projections) if len(parts) == 1 else -1  # the last one is the MLP's
         for part, ends in zip(parts, (projections[:first], projections[first:]), strict=False):
             if ends and all(end.linear for end in ends):

@@ -29,8 +29,9 @@ def test_tables_are_generated_from_results(page: str) -> None:
     assert tables.filled(text) == text
 
 
-def test_experts_of_every_family_are_exact_or_refused() -> None:
-    file = ROOT / "benchmarks" / "results" / "players_families.json"
+@pytest.mark.parametrize("result", ["players_families", "sublayers_families"])
+def test_finer_players_of_every_family_are_exact_or_refused(result: str) -> None:
+    file = ROOT / "benchmarks" / "results" / f"{result}.json"
     content = json.loads(file.read_text(encoding="utf-8"))
     assert content["complete"]
     assert content["counts"].keys() == {"exact", "refused"}
