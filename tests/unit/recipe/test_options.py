@@ -16,7 +16,7 @@ from shapcut.recipe.yaml_file import read_recipe_file
 ROOT = Path(__file__).parents[3]
 COMMAND_ONLY = {
     "score": {"json", "log-level", "dry-run", "run", "recipe", "throughput"},
-    "prune": {"json", "log-level", "dry-run", "run", "recipe", "throughput", "out"},
+    "prune": {"json", "log-level", "dry-run", "run", "recipe", "throughput", "out", "push-to-hub"},
     "compare": {
         "json",
         "log-level",
