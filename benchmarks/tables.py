@@ -279,8 +279,8 @@ def gguf(content: dict[str, Any]) -> str:
 def engines(content: dict[str, Any]) -> str:
     """What engines make of pruned models, beside the uncut ones."""
     lines = [
-        "| model | engine | format | difference, whole → cut | greedy tokens, whole; cut | faster | verdict |",
-        "|---|---|---|---|---|---|---|",
+        "| model | engine | format | difference, whole → cut | greedy tokens, whole; cut | verdict |",
+        "|---|---|---|---|---|---|",
     ]
     for row in content["rows"]:
         sides = (row["original"], row["cut"])
@@ -290,9 +290,6 @@ def engines(content: dict[str, Any]) -> str:
             row["dtype"],
             " → ".join(map(_engine_difference, sides)),
             "; ".join(map(_engine_tokens, sides)),
-            " and ".join(
-                _engine_ratio(*sides, f"{phase}_tokens_per_second") for phase in ("prompt", "decode")
-            ),
             row["sentence"],
         ]
         lines.append(f"| {' | '.join(cells)} |")
@@ -316,11 +313,6 @@ def _engine_tokens(side: dict[str, Any]) -> str:
         return "-"
     gaps = [divergence["gap"] for divergence in agreement["divergences"]]
     return f"gap {max(gaps):.0e}" if gaps else "equal"
-
-
-def _engine_ratio(whole: dict[str, Any], cut: dict[str, Any], figure: str) -> str:
-    before, after = whole[figure], cut[figure]
-    return f"{after / before:.2f}" if before and after else "-"
 
 
 def zoo_prune(content: dict[str, Any]) -> str:
