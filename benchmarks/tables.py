@@ -137,7 +137,7 @@ def sublayers_families(content: dict[str, Any]) -> str:
     exact = {name: row for name, row in rows.items() if row["verdict"] == "exact"}
     largest = max(row["largest_difference"] for row in exact.values())
     zeroed = [row for row in exact.values() if row["compared_with_zeroed"]]
-    single = [name for name, row in exact.items() if not {"mlp"} < row["kinds"].keys()]
+    single = [name for name, row in exact.items() if row["kinds"].get("mlp", 0) * 2 != row["sublayers"]]
     lines = [
         f"transformers {content['transformers']}, torch {content['torch']}, {content['machine']}: {len(rows)} families, "
         f"{len(exact)} exact, the other {len(rows) - len(exact)} refused; the largest difference {largest:.1g} of the "
@@ -145,7 +145,7 @@ def sublayers_families(content: dict[str, Any]) -> str:
         "",
         f"Exact: {', '.join(exact)}.",
         "",
-        f"One part in each block: {', '.join(single)}.",
+        f"With blocks of a single part: {', '.join(single)}.",
         "",
         "Refused:",
         "",

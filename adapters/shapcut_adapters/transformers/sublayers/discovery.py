@@ -6,7 +6,7 @@ what it does with each of them alone, one after the other or side by side.
 """
 
 from collections.abc import Collection, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from itertools import product
 from typing import Any
@@ -91,9 +91,9 @@ class BlockTrial:
                 return groups
         raise UnsupportedModelError(f"block {self.index} without them does not return its input")
 
-    def mixes(self, groups: dict[str, list[str]], name: str) -> bool:
-        """Whether what one group adds to a token depends on the token before it."""
-        others = [path for group, paths in groups.items() if group != name for path in paths]
+    def mixes(self, groups: dict[str, list[str]], names: Collection[str]) -> bool:
+        """Whether what some groups add to a token depends on the token before it."""
+        others = [path for group, paths in groups.items() if group not in names for path in paths]
         first = self.without(others)
         changed = self.state[0].clone()
         changed[:, 0] = changed[:, 0].flip(-1)
@@ -103,13 +103,30 @@ class BlockTrial:
         moved = (first - second)[:, 1:].abs().max()
         return bool(moved > _ROUNDINGS * torch.finfo(first.dtype).eps * first.abs().max())
 
+    def split(self, groups: dict[str, list[str]]) -> list[str]:
+        """The first groups, up to where they mix tokens and the others add up with them to the block.
+
+        For mixers of several modules, one behind the other, of which none mixes tokens alone.
+
+        Raises:
+            UnsupportedModelError: if there is no such place.
+        """
+        names = list(groups)
+        for place in range(1, len(names)):
+            first, last = names[:place], names[place:]
+            if self.mixes(groups, first):
+                with suppress(UnsupportedModelError):
+                    self._require_sum([_paths(groups, first), _paths(groups, last)])
+                    return first
+        raise UnsupportedModelError(f"none of the modules of block {self.index} mixes tokens")
+
     def parts(self, kinds: Sequence[tuple[PartKind, list[str]]], groups: dict[str, list[str]]) -> list[Part]:
         """The parts that some groups make up, with the modules that serve each alone.
 
         Raises:
             UnsupportedModelError: if the block is not the sum of these parts.
         """
-        adding = [[path for name in names for path in groups[name]] for _, names in kinds]
+        adding = [_paths(groups, names) for _, names in kinds]
         self._require_sum(adding)
         serving = self._serving(adding)
         found = []
@@ -205,6 +222,10 @@ class BlockTrial:
             for path, nothing, stream in calls
             if len(above := _calls(path, paths)) <= _LEVELS and paths.count(path) == 1
         }, full
+
+
+def _paths(groups: dict[str, list[str]], names: Collection[str]) -> list[str]:
+    return [path for name in names for path in groups[name]]
 
 
 def _calls(path: str, called: Collection[str]) -> tuple[str, ...]:

@@ -79,11 +79,13 @@ def _by_trial(decoder: Decoder) -> Layout:
     mixing: set[tuple[str, type]] = set()
     for trial, found in zip(trials, groups, strict=True):
         with stack.resident(trial.index):
-            mixing |= {_sort(trial.block, name) for name in found if trial.mixes(found, name)}
+            mixing |= {_sort(trial.block, name) for name in found if trial.mixes(found, [name])}
     layout = []
     for trial, found in zip(trials, groups, strict=True):
         mixers = [name for name in found if _sort(trial.block, name) in mixing]
         with stack.resident(trial.index):
+            if not mixers and len(found) > 1:
+                mixers = trial.split(found)
             layout.append(tuple(trial.parts(_kinds(trial.block, list(found), mixers), found)))
     _require_separate(decoder, layout)
     return tuple(layout)
@@ -111,13 +113,14 @@ def _trials(decoder: Decoder, stack: RecordedStack) -> list[BlockTrial]:
 
 
 def _kinds(block: nn.Module, names: list[str], mixers: list[str]) -> list[tuple[PartKind, list[str]]]:
-    """The groups of the token mixer, attention first, and those of the MLP; one part if all are of a kind."""
+    """The groups of the token mixer, attention first, and of the MLP, the largest first; empty ones left out."""
     if len(names) == len(mixers) > 1:
         mixers = names[:-1]
     others = [name for name in names if name not in mixers]
     attention = [name for name in mixers if is_attention(name, block.get_submodule(name))]
     kind: PartKind = "attention" if attention else "mixer"
     mixers = [*attention, *(name for name in mixers if name not in attention)]
+    others.sort(key=lambda name: -sum(weight.numel() for weight in block.get_submodule(name).parameters()))
     found: list[tuple[PartKind, list[str]]] = [(kind, mixers), ("mlp", others)]
     return [(kind, some) for kind, some in found if some]
 
