@@ -215,9 +215,8 @@ def _by_scores(
     Returns:
         These coalitions, and the score whose set is best.
     """
-    tried: list[NDArray[np.float64]] = []
-    if scores is not None and problem.n_remove is not None:
-        tried = list(scores[: problem.budget // 4])
+    usable = 0 if problem.n_remove is None else problem.budget // 4
+    tried = () if scores is None else tuple(scores[:usable])
     groups, n_remove = Groups.of(problem.players), problem.n_remove or 0
     sets = [groups.first(np.argsort(score, kind="stable").tolist(), n_remove) for score in tried]
     rows = without(problem.n_players, [(), *sets])
