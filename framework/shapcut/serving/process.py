@@ -23,6 +23,9 @@ _KEPT_OUTPUT = 2**16
 _CHUNK = 2**12
 _FINDING_SECONDS, _CLOSING_SECONDS = 120.0, 5.0
 
+READER = "output of an engine"
+"""Name of the thread that reads what an engine prints."""
+
 _ABSENT = 3
 _FIND = f"""import importlib.util, sys
 sys.path = [place for place in sys.path if place]  # not a folder that happens to lie here
@@ -130,26 +133,26 @@ def run_bounded(
         )
     except OSError as error:
         raise ShapcutError(f"{command[0]} cannot be run: {error.strerror}") from error
-    assert process.stdout is not None  # noqa: S101 - it is a pipe
-    with process.stdout as output:
-        kept: deque[bytes] = deque(maxlen=_KEPT_OUTPUT // _CHUNK)
-        reader = threading.Thread(target=_drain, args=(output, kept), daemon=True)
+    kept: deque[bytes] = deque(maxlen=_KEPT_OUTPUT // _CHUNK)
+    reader = threading.Thread(target=_drain, args=(process.stdout, kept), name=READER, daemon=True)
+    try:  # from here on an interruption at any place ends the process
         reader.start()
-        try:
-            status = process.wait(timeout)
-        except subprocess.TimeoutExpired as error:
-            raise ShapcutError(late) from error
-        finally:
-            with suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
+        status = process.wait(timeout)
+    except subprocess.TimeoutExpired as error:
+        raise ShapcutError(late) from error
+    finally:
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        if reader.ident is not None:
             reader.join(_CLOSING_SECONDS)
     return status, _last_line(b"".join(kept))
 
 
 def _drain(output: IO[bytes], kept: deque[bytes]) -> None:
-    while chunk := os.read(output.fileno(), _CHUNK):
-        kept.append(chunk)
+    with output:
+        while chunk := os.read(output.fileno(), _CHUNK):
+            kept.append(chunk)
 
 
 def _last_line(output: bytes) -> str:

@@ -12,7 +12,7 @@ import pytest
 
 from shapcut.serving.answer import Answer, Refusal, Request
 from shapcut.serving.engine import Engine
-from shapcut.serving.process import Interpreter, run_bounded
+from shapcut.serving.process import READER, Interpreter, run_bounded
 from shapcut.support.errors import InputError, ShapcutError
 
 REQUEST = Request(model="somewhere", vocabulary=8, prompts=((1, 2),), timed_prompt=(1, 2))
@@ -141,6 +141,7 @@ def test_an_interruption_ends_the_process(tmp_path: Path):
 
     def interrupt() -> None:
         wait_for(lambda: started.exists() and started.read_text(encoding="utf-8").endswith("\n"))
+        wait_for(lambda: any(thread.name == READER for thread in threading.enumerate()))
         os.kill(os.getpid(), signal.SIGINT)
 
     threading.Thread(target=interrupt).start()
