@@ -178,6 +178,7 @@ def test_layers_that_are_pinned_or_needed():
     [
         ({"first_k_dense_replace": 4}, {"first_k_dense_replace": 2}),
         ({"max_window_layers": DEPTH}, {"max_window_layers": 4}),
+        ({"max_window_layers": DEPTH + 1}, {}),
         ({"hybrid_override_pattern": "M-M*M-E"}, {"hybrid_override_pattern": "M*ME"}),
         ({"moe_layer_freq": [0, 1, 1, 0, 1, 1, 0]}, {"moe_layer_freq": [0, 0, 1, 0]}),
         ({"moe_layer_freq": 1}, {}),

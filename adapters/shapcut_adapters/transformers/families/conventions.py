@@ -58,7 +58,7 @@ def _followed(name: str, value: Any, cut: Cut) -> Any:
 
 
 def _count(name: str, value: int, cut: Cut) -> int:
-    if name in _PREFIX_COUNTS:
+    if name in _PREFIX_COUNTS and value <= cut.depth:  # more than there are layers: not a number of these
         return sum(index < value for index in cut.kept)
     return len(cut.kept) if name in _COUNTS and value == cut.depth else value
 

@@ -1,0 +1,91 @@
+"""The tables of `benchmarks/players`."""
+
+from typing import Any
+
+
+def players_families(content: dict[str, Any]) -> str:
+    """The families whose experts were tried, and why some are refused."""
+    rows = content["families"]
+    exact = [name for name, row in rows.items() if row["verdict"] == "exact"]
+    largest = max(rows[name]["largest_difference"] for name in exact)
+    lines = [
+        f"transformers {content['transformers']}, torch {content['torch']}, {content['machine']}: {len(rows)} families with "
+        f"experts, {len(exact)} exact; the largest difference {largest:.1g} of the effect.",
+        "",
+        f"Exact: {', '.join(exact)}.",
+        "",
+    ]
+    lines += [f"- {name}, {row['verdict']}: {row['reason']}" for name, row in rows.items() if "reason" in row]
+    return "\n".join([*lines, "", f"`{content['command']}`."])
+
+
+def sublayers_families(content: dict[str, Any]) -> str:
+    """The families whose blocks come apart, and why those of others do not."""
+    rows = content["families"]
+    exact = {name: row for name, row in rows.items() if row["verdict"] == "exact"}
+    largest = max(row["largest_difference"] for row in exact.values())
+    zeroed = [row for row in exact.values() if row["compared_with_zeroed"]]
+    single = [name for name, row in exact.items() if row["kinds"].get("mlp", 0) * 2 != row["sublayers"]]
+    lines = [
+        f"transformers {content['transformers']}, torch {content['torch']}, {content['machine']}: {len(rows)} families, "
+        f"{len(exact)} exact, the other {len(rows) - len(exact)} refused; the largest difference {largest:.1g} of the "
+        f"effect. {len(zeroed)} of them were also compared with zeroed output projections.",
+        "",
+        f"Exact: {', '.join(exact)}.",
+        "",
+        f"With blocks of a single part: {', '.join(single)}.",
+        "",
+        "Refused:",
+        "",
+    ]
+    lines += [f"- {name}: {row['reason']}" for name, row in rows.items() if "reason" in row]
+    return "\n".join([*lines, "", f"`{content['command']}`."])
+
+
+def players_experts(content: dict[str, Any]) -> str:
+    """How experts are chosen: perplexity and tokens of each method, a line for each cell, then the bounds."""
+    found: dict[tuple[str, int, str], list[dict[str, Any]]] = {}
+    for row in content["rows"]:
+        found.setdefault((row["model"], row["n_remove"], row["method"]), []).append(row)
+    equal = ("ours", "frequency", "ean", "reap", "greedy", "random")
+    others = tuple(f"{name}, {what}" for what in ("all text", "unequal") for name in ("ean", "reap"))
+    lines = []
+    for methods, heading in ((equal, "ours' tokens"), (others, "")):
+        lines += [
+            f"| model | removed | {' | '.join(methods)} | {heading} |",
+            f"|---|---|{'---|' * (len(methods) + 1)}",
+        ]
+        for model, n_remove in dict.fromkeys(key[:2] for key in found):
+            rows = {method: found[model, n_remove, method] for method in methods}
+            cells = [_expert_cell(rows[method]) for method in methods]
+            each, of = next(iter(rows.values()))[0]["removed_each"]
+            greedy = content["greedy_tokens"][f"{model} {n_remove}"]
+            share = f"{_mean(rows['ours'], 'tokens') / greedy:.0%} of greedy's" if "ours" in rows else ""
+            lines.append(f"| {model} | {each} of {of} a layer | {' | '.join(cells)} | {share} |")
+        lines.append("")
+    seeds = sorted({row["seed"] for row in content["rows"] if row["method"] == "ours"})
+    text = content["calibration"]
+    whole = ", ".join(f"{name} {perplexity:.2f}" for name, perplexity in content["whole"].items())
+    return "\n".join(
+        [
+            *lines,
+            f"Held-out perplexity on {content['held_out_windows']} windows of {text['length']} tokens ({whole} before the cut), "
+            f"mean of seeds {', '.join(map(str, seeds))}; in brackets, thousandths of a nat above `ours` and the standard error of "
+            f"the paired difference over windows. All methods measure on {text['windows']} windows; `ours` compares its finalists "
+            f'on {text["further_windows"]} further ones, which the columns "all text" read too. Unequal counts over all layers '
+            f"are values only. `{content['command']}`, torch {content['torch']}.",
+        ]
+    )
+
+
+def _expert_cell(rows: list[dict[str, Any]]) -> str:
+    perplexity = f"{_mean(rows, 'perplexity'):.2f}"
+    if "nats_above_ours" not in rows[0] or rows[0]["method"] == "ours":
+        return perplexity
+    above = sum(row["nats_above_ours"][0] for row in rows) / len(rows)
+    error = sum(row["nats_above_ours"][1] ** 2 for row in rows) ** 0.5 / len(rows)
+    return f"{perplexity} ({1e3 * above:+.1f} ± {1e3 * error:.1f})"
+
+
+def _mean(rows: list[dict[str, Any]], name: str) -> float:
+    return float(sum(row[name] for row in rows)) / len(rows)
