@@ -113,7 +113,7 @@ def _trials(decoder: Decoder, stack: RecordedStack) -> list[BlockTrial]:
 
 
 def _kinds(block: nn.Module, names: list[str], mixers: list[str]) -> list[tuple[PartKind, list[str]]]:
-    """The groups of the token mixer, attention first, and of the MLP, the largest first; none is empty."""
+    """The groups of the token mixer, attention first, and of the MLP, the largest first; no empty ones."""
     if len(names) == len(mixers) > 1:
         mixers = names[:-1]
     others = [name for name in names if name not in mixers]
