@@ -328,11 +328,13 @@ def filled(text: str) -> str:
 
 def supported() -> str:
     """What `shapcut families` answers from."""
-    rows, experts = (read_result(name)["families"] for name in ("families", "players_families"))
+    names = ("families", "sublayers_families", "players_families")
+    rows, sublayers, experts = (read_result(name)["families"] for name in names)
     found = {}
     for name, row in rows.items():
         exact = row["verdict"].startswith("exact")
-        finer = ["expert"] if experts.get(name, {}).get("verdict") == "exact" else []
+        tried = (("sublayer", sublayers), ("expert", experts))
+        finer = [kind for kind, other in tried if other.get(name, {}).get("verdict") == "exact"]
         found[name] = {
             "verdict": row["verdict"],
             "model_class": row.get("class", ""),

@@ -34,7 +34,7 @@ def test_the_adapter_says_of_its_families_what_was_found() -> None:
     assert tables.SUPPORTED.read_text(encoding="utf-8") == tables.supported()
     found = {family.name: family for family in HFDecoderAdapter().families()}
     assert found["qwen3"].verdict == "exact"
-    assert found["mixtral"].granularities == ("block", "expert")
+    assert found["mixtral"].granularities == ("block", "sublayer", "expert")
     assert not found["beam"].supported
 
 
