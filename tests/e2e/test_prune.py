@@ -293,7 +293,9 @@ def test_a_model_that_cannot_generate_is_pruned_and_measured_all_the_same(
     result = read(out.with_name("out.run") / "result.json")
     for figures in (result["dense"], result["pruned"]):
         assert figures["latency"] is None
-        assert figures["notes"] == ["no latency: this model does not generate"]
+        assert figures["notes"] == [
+            f"no {what}: this model does not generate" for what in ("latency", "writing")
+        ]
     capsys.readouterr()
     assert run(["evaluate", str(out), "--held-out-samples", "2", "--cache-lengths", "none", "--json"]) == 0
     content = json.loads(capsys.readouterr().out)
