@@ -128,7 +128,7 @@ class _Fit:
                     mapped = added[chosen] @ matrix + rest[chosen]
                     loss = -functional.cosine_similarity(mapped, after[chosen]).mean()
                 optimizer.zero_grad()
-                loss.backward()
+                torch.autograd.backward(loss)
                 optimizer.step()
         return matrix.detach()
 
