@@ -137,7 +137,7 @@ _AT_LEAST_ONE = click.IntRange(min=1)
 @option(
     "--text",
     metavar="SOURCE",
-    help="all of this text instead: a .txt or .jsonl file, builtin or hf:NAME:CONFIG:SPLIT",
+    help="all of this text instead: a .txt or .jsonl file, builtin, general or hf:NAME:CONFIG:SPLIT",
     panel="Text",
     shell_complete=completion.file_or(completion.texts),
 )

@@ -9,7 +9,7 @@ from typing import Any
 import yaml
 
 from shapcut.data.mixture import text_shares
-from shapcut.data.text import BUILTIN, HUB_PREFIX
+from shapcut.data.text import BUILT_IN_NAMES, HUB_PREFIX
 from shapcut.data.windows import Calibration
 from shapcut.game.interval import Ratio
 from shapcut.game.plan import RemovalPlan
@@ -279,11 +279,11 @@ def _data_sets(calibration: Calibration) -> dict[str, Any]:
 def _model_index(name: str, held_out: Calibration, after: PerplexityResult) -> dict[str, Any]:
     """The perplexity as an evaluation result; empty for private text or an infinite perplexity."""
     found = _hub_data_set(held_out.source)
-    if not after.finite or (found is None and held_out.source != BUILTIN):
+    if not after.finite or (found is None and held_out.source not in BUILT_IN_NAMES):
         return {}
     text: dict[str, Any] = {
-        "type": "shapcut-builtin",
-        "name": "English of Python's manual",
+        "type": f"shapcut-{held_out.source}",
+        "name": BUILT_IN_NAMES.get(held_out.source),
     }
     if found is not None:
         text = {"type": found[0], "name": found[0], "split": "train"}

@@ -97,7 +97,7 @@ _ALL = (
     RecipeField(
         "calibration",
         "Text",
-        "builtin, self (the model's own writing), a .txt or .jsonl file, hf:NAME, or several: builtin:2+self",
+        "builtin, general, self (by the model), a .txt or .jsonl file, hf:NAME, or several: a.txt:2+self",
         "SOURCE",
         default="builtin",
     ),
