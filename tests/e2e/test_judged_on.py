@@ -114,12 +114,12 @@ def test_what_is_judged_on_without_the_option(
     texts: Texts, tiny_llama_directory: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     model, (numbers, words) = str(tiny_llama_directory), map(str, texts)
-    assert sources(evaluated(capsys, model, *JUDGED)) == []  # the built-in text is the held-out one
-    assert sources(evaluated(capsys, model, *JUDGED, "--calibration", numbers)) == ["builtin"]
+    assert sources(evaluated(capsys, model, *JUDGED)) == ["general"]  # the other built-in text is held out
+    assert sources(evaluated(capsys, model, *JUDGED, "--calibration", numbers)) == ["builtin", "general"]
     mixture = ["--calibration", f"{numbers}:2+{words}"]
-    assert sources(evaluated(capsys, model, *JUDGED, *mixture)) == [numbers, words, "builtin"]
+    assert sources(evaluated(capsys, model, *JUDGED, *mixture)) == [numbers, words, "builtin", "general"]
     found = shapcut.evaluate(model, calibration=words, windows=3, window=24, repeats=0)
-    assert [each.source for each in found.other_texts] == ["builtin"]
+    assert [each.source for each in found.other_texts] == ["builtin", "general"]
 
 
 def test_a_text_that_cannot_be_read_is_refused_before_any_work(

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from shapcut.data.text import BUILTIN, SELF, check_text
+from shapcut.data.text import BUILT_IN_NAMES, SELF, check_text
 from shapcut.support.errors import InputError
 
 SEPARATOR = "+"
@@ -110,13 +110,14 @@ def other_texts(named: Sequence[str] | None, judged: str) -> tuple[str, ...]:
 
     Args:
         named: by the user, or ``none`` alone for no other text; None: the sources of ``judged`` one by one if
-            it is a mixture, and the built-in text, which is another kind than most.
+            it is a mixture, and the built-in texts, which are of another kind than most.
         judged: the text on which the model is judged anyway, a source or a mixture; it is left out.
     """
     if named is not None:
         found = [] if list(named) == [NONE] else list(named)
     else:
-        found = [share.source for share in text_shares(judged) if share.source != SELF] + [BUILTIN]
+        found = [share.source for share in text_shares(judged) if share.source != SELF]
+        found += BUILT_IN_NAMES
     by_identity: dict[str | Path, str] = {}
     for source in found:
         by_identity.setdefault(identity(source), source)
