@@ -287,8 +287,8 @@ def evaluate(
         windows: number of windows; None: all.
         window: tokens per window.
         stride: tokens by which overlapping windows move on; None: each window is read on its own.
-        judge_on: other texts whose last quarters are read, too; None: ``builtin`` and ``general``, or none if
-            ``text`` is given.
+        judge_on: other texts whose last quarters are read, too; None: the built-in ones without
+            ``calibration``, or none if ``text`` is given.
         tasks: ``zero-shot``, or tasks of lm-evaluation-harness with commas between.
         task_data: a directory with a file of questions for each task.
         limit: questions of each task at most.

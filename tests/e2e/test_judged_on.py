@@ -119,7 +119,7 @@ def test_what_is_judged_on_without_the_option(
     texts: Texts, tiny_llama_directory: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     model, (numbers, words) = str(tiny_llama_directory), map(str, texts)
-    assert sources(evaluated(capsys, model, *JUDGED)) == ["general"]
+    assert sources(evaluated(capsys, model, *JUDGED)) == ["general"]  # the other built-in text is held out
     assert sources(evaluated(capsys, model, *JUDGED, "--calibration", numbers)) == ["builtin", "general"]
     mixture = ["--calibration", f"{numbers}:2+{words}"]
     assert sources(evaluated(capsys, model, *JUDGED, *mixture)) == [numbers, words, "builtin", "general"]

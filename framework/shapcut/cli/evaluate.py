@@ -145,7 +145,7 @@ _AT_LEAST_ONE = click.IntRange(min=1)
 @recipe_option("sequence_length", "--window", "--sequence-length", "window")
 @option("--stride", metavar="N", help="overlap windows: score only the last N tokens of each", panel="Text")
 @recipe_option("held_out_samples", help="number of windows of held-out text, or all")
-@recipe_option("judge_on", default_text="builtin and general; none with --text")
+@recipe_option("judge_on", default_text="builtin and general, whichever is not the text; none with --text")
 @option(
     "--prompt-tokens",
     metavar="N",

@@ -110,7 +110,7 @@ def other_texts(named: Sequence[str] | None, judged: str) -> tuple[str, ...]:
 
     Args:
         named: by the user, or ``none`` alone for no other text; None: the sources of ``judged`` one by one if
-            it is a mixture, and the texts that come with shapcut and with Python.
+            it is a mixture, and the built-in texts, which are of another kind than most.
         judged: the text on which the model is judged anyway, a source or a mixture; it is left out.
     """
     if named is not None:

@@ -122,7 +122,7 @@ _ALL = (
         "Text",
         "another text to measure perplexity on, its last quarter; repeat for several; none for none",
         "SOURCE",
-        default_text="builtin and general, unless they are judged on anyway",
+        default_text="builtin and general, whichever is not the calibration text",
         repeatable=True,
     ),
     RecipeField("tasks", "Tasks", "zero-shot, or tasks of lm-evaluation-harness", "A,B"),
