@@ -296,7 +296,7 @@ def test_an_impossible_option_is_refused(spec: str) -> None:
         build_host().postprocessors.create(spec)
 
 
-@pytest.mark.parametrize("size", [1, 2, 12, 16, 20, 24, 28, 36, 40, 48, 60, 64, 144, 576, 640, 2304])
+@pytest.mark.parametrize("size", [1, 2, 12, 16, 20, 24, 28, 36, 40, 48, 60, 64, 144, 576, 640])
 def test_the_rotation_is_a_hadamard_matrix_where_one_can_be_made(size: int) -> None:
     matrix = rotation(size)
     torch.testing.assert_close(matrix @ matrix.t(), torch.eye(size, dtype=torch.float64))
