@@ -176,15 +176,16 @@ def test_linear_patch_is_a_scale_and_what_the_block_before_can_add_of_the_rest(
         scales = ratios(between[entry] @ turn, between[leaving] @ turn).float()
         stream = between[entry].flatten(0, 1)
         patched = stream @ turn @ torch.diag(scales) @ turn.t()
-        factor = float((patched * stream).sum() / stream.square().sum())
+        norms = stream.double().norm(dim=1, keepdim=True)
+        factor = float((patched * stream / norms**2).sum(dim=1).mean())
         if original.get_submodule(module).bias is not None:
             given = torch.cat([given, torch.ones_like(given[:, :1])], dim=1)
-        rest = patched.double() / factor - stream.double()
-        fitted = torch.linalg.lstsq(given, rest, driver="gelsd")
-        change = fitted.solution.float()
-        left = factor * (rest - given @ fitted.solution)
-        share = 1 - left.square().sum() / (patched.double() - stream.double()).square().sum()
+        rest = (patched.double() / factor - stream) / norms
+        fitted = torch.linalg.lstsq(given / norms, rest, driver="gelsd").solution
+        left = factor * (rest - given / norms @ fitted)
+        share = 1 - left.square().sum() / ((patched.double() - stream) / norms).square().sum()
         assert report[block]["folded"] == pytest.approx(float(share), abs=1e-3)
+        change = fitted.float()
         declared = ADAPTER.output_projections(original, ADAPTER.players(original)[0])[-1].factor
 
         def patched_output(

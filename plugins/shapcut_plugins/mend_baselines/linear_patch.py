@@ -97,12 +97,15 @@ class Patch:
             self._rotation = rotation(width).to(found.before)
         self._sizes.add(found.before @ self._rotation, found.after @ self._rotation)
         stream = found.before.reshape(-1, width).double()
+        norms = stream.norm(dim=1, keepdim=True).clamp_min(torch.finfo(torch.float32).tiny)
+        stream = stream / norms
         self._streams = self._streams + stream.t() @ stream
         if found.given.ndim < 2:  # noqa: PLR2004 - no projection is watched
             return
         given = found.given.double()
         if with_bias:
             given = torch.cat([given, torch.ones_like(given[:, :1])], dim=1)
+        given = given / norms
         self._second = self._second + given.t() @ given
         self._cross = self._cross + given.t() @ stream
 
