@@ -205,7 +205,7 @@ def main() -> None:
     host = build_host()
     content = json.loads(RESULT.read_text()) if RESULT.exists() else {"rows": []}
     content |= {
-        "command": f"python benchmarks/leaderboard.py --runs DIR --methods {given.methods}",
+        "command": "python benchmarks/leaderboard.py",
         "ratios": RATIOS,
         "calibration": CALIBRATION,
         "windows": WINDOWS,
