@@ -2,5 +2,5 @@
 
 from typing import Literal, get_args
 
-Granularity = Literal["block", "sublayer", "expert"]
+Granularity = Literal["block", "sublayer", "expert", "mixed"]
 GRANULARITIES: tuple[Granularity, ...] = get_args(Granularity)
