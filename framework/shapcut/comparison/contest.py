@@ -14,7 +14,7 @@ import numpy as np
 from shapcut.baselines.expert_statistics import first_evidence
 from shapcut.comparison.contestants import Contestant
 from shapcut.comparison.row import ResultRow
-from shapcut.estimators.base import EstimationProblem, require_handles_groups
+from shapcut.estimators.base import EstimationProblem, require_handles_players
 from shapcut.estimators.sampling import removable
 from shapcut.game.budget import BudgetedGame, MeteredGame, capped_budget
 from shapcut.game.coalitions import CoalitionMatrix, Values, without
@@ -169,7 +169,13 @@ class Contest:
         estimator = host.estimators.create(contestant.method.estimator)
         selector = host.selectors.create(contestant.method.selector)
         for kind, part in (("estimator", estimator), ("selector", selector)):
-            require_handles_groups(game.players, kind, part.name, handles_groups=part.handles_groups)
+            require_handles_players(
+                game.players,
+                kind,
+                part.name,
+                handles_groups=part.handles_groups,
+                handles_parts=part.handles_parts,
+            )
         evidence = partial(first_evidence, game)
         contributions = estimator.estimate(EstimationProblem(game, game.budget, rng, n_remove, evidence))
         require_spread(contributions.measured)

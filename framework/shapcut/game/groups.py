@@ -85,8 +85,9 @@ class Groups:
         return chosen
 
     def layers_run(self, coalitions: CoalitionMatrix) -> NDArray[np.int64]:
-        """The layers that each coalition runs: its free players, or else its players if they are in a single
-        group, or all layers that groups are in.
+        """The layers that each coalition runs: its players, or all layers that groups are in.
+
+        Of parts and experts, the parts.
         """
         free = self.labels == _FREE
         if free.any() or len(self) == 1:

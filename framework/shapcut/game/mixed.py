@@ -78,3 +78,36 @@ def is_mixed_cut(players: Sequence[Player], absent: Collection[int]) -> bool:
         for expert in layer.experts:
             counts[players[expert].group] += expert in gone
     return len(set(counts.values())) <= 1
+
+
+def mixed_summary(players: Sequence[Player], absent: Collection[int]) -> str:
+    """What is removed of each kind, with the parameters that it frees."""
+    gone, layers = set(absent), mixed_layers(players)
+    whole = [layer for layer in layers if gone.issuperset(layer.players)]
+    mixtures = [layer for layer in layers if layer.owner in gone and layer not in whole]
+    left = [layer for layer in layers if layer.owner is not None and layer.owner not in gone]
+    blocks = [player for layer in whole for player in layer.players]
+    parts = [player for layer in mixtures for player in layer.mixture]
+    experts = [player for layer in left for player in layer.experts if player in gone]
+    others = sorted(gone.difference(blocks, parts, experts))
+    each = len(experts) // max(1, len(left))
+    other = " other" if whole or mixtures else ""
+    said = [
+        (f"{len(whole)} block{_s(whole)}", blocks),
+        (f"{len(mixtures)} MoE part{_s(mixtures)}", parts),
+        (f"{each} of {len(left[0].experts) if left else 0} experts of each{other} layer", experts),
+        (f"{len(others)} other part{_s(others)}", others),
+    ]
+    return ", ".join(
+        f"{what} ({_millions(sum(players[player].parameters for player in some))})"
+        for what, some in said
+        if some
+    )
+
+
+def _s(several: Collection[object]) -> str:
+    return "" if len(several) == 1 else "s"
+
+
+def _millions(parameters: int) -> str:
+    return f"{parameters / 1e6:.3g} M"

@@ -193,8 +193,8 @@ class Case:
     def absences(self) -> tuple[frozenset[int], ...]:
         """Sets of absent players: the first, the last, both, and random sets of one to four.
 
-        If players are in groups, also one and two of each group. Of parts and experts, also layers, parts with
-        their experts, and these with experts of the other layers.
+        If players are in groups, also one and two of each group. Of parts and experts, also layers, parts
+        with their experts, and these with experts of the other layers.
         """
         generator = np.random.default_rng(self.seed)
         first, last = self.probed[0], self.probed[-1]
@@ -244,7 +244,7 @@ class Case:
         return frozenset(int(player) for group in chosen for player in group)
 
     def _drawn_of_layers(self, generator: np.random.Generator) -> list[frozenset[int]]:
-        """Of parts and experts: a layer, a part with its experts, or both, and experts of the others or none."""
+        """Sets of parts and experts, see `_OF_LAYERS`; none of other players."""
         layers = mixed_layers(self.players)
         mixtures = [place for place, layer in enumerate(layers) if layer.experts]
         found = []

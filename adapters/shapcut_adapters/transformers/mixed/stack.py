@@ -37,9 +37,10 @@ class MixedStack(RecordedStack):
         parts, experts = present[: len(layer.parts)], present[len(layer.parts) :]
         if not any(parts):
             return state
+        runs_owner = layer.owner is not None and present[layer.parts.index(layer.owner)]
         with ExitStack() as stack:
             stack.enter_context(self._mixed.sublayers.only(index, parts))
-            if layer.mixture and present[layer.parts.index(layer.owner)] and not all(experts):
+            if layer.mixture and runs_owner and not all(experts):
                 kept = [expert for expert, runs in enumerate(experts) if runs]
                 stack.enter_context(present_experts(layer.mixture, kept))
             return self.step(index, state)

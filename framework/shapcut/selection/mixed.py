@@ -1,0 +1,428 @@
+"""Search over mixed cuts: blocks, MoE parts and equally many experts of each layer, for one target."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import pairwise
+from math import ceil
+
+import numpy as np
+from numpy.typing import NDArray
+
+from shapcut.estimators.mixed import MixedContributions
+from shapcut.game.budget import BudgetedGame
+from shapcut.game.coalitions import CoalitionMatrix, absent_players, without
+from shapcut.game.contributions import Contributions
+from shapcut.game.game import Game
+from shapcut.game.groups import Groups, layer_sizes
+from shapcut.game.kinds import Kind, KindGame
+from shapcut.game.mixed import MixedLayer, mixed_layers, mixed_summary
+from shapcut.game.plan import RemovalPlan
+from shapcut.game.target import Target
+from shapcut.selection.base import TargetSelector
+from shapcut.selection.race import Heats, race
+from shapcut.selection.search import SearchSelector
+from shapcut.selection.targets import select_for
+from shapcut.support.errors import InputError
+
+_ROUNDING = 1e-9
+
+
+@dataclass(frozen=True, slots=True)
+class Split:
+    """A mixed cut.
+
+    Attributes:
+        blocks: numbers of the layers that go.
+        parts: numbers of the layers whose MoE part goes.
+        experts: players that go of the other layers, equally many of each.
+    """
+
+    blocks: frozenset[int]
+    parts: frozenset[int]
+    experts: frozenset[int]
+
+
+class Cuts:
+    """The mixed cuts of a game that just reach a target.
+
+    Args:
+        layers: the game's layers.
+        groups: the groups of its experts.
+        target: the target.
+        harm: of each player, what its absence costs; experts with less go first.
+        permits: whether a set may be removed.
+    """
+
+    def __init__(
+        self,
+        layers: Sequence[MixedLayer],
+        groups: Groups,
+        target: Target,
+        harm: NDArray[np.float64],
+        permits: Callable[[Sequence[int]], bool],
+    ) -> None:
+        self.layers = layers
+        self._target = target
+        self._permits = permits
+        places = {expert: place for place, layer in enumerate(layers) for expert in layer.experts}
+        self._groups = [
+            (places[int(some[0])], some[np.argsort(harm[some], kind="stable")].tolist())
+            for some in groups.members
+            if len(some)
+        ]
+        self._most = max(groups.most, 0)
+
+    def absent(self, split: Split) -> tuple[int, ...]:
+        """The players of a cut, ascending."""
+        gone = set(split.experts)
+        gone.update(player for layer in split.blocks for player in self.layers[layer].players)
+        gone.update(player for layer in split.parts for player in self.layers[layer].mixture)
+        return tuple(sorted(gone))
+
+    def completed(
+        self, blocks: frozenset[int], parts: frozenset[int], first: frozenset[int] = frozenset()
+    ) -> Split | None:
+        """The cut of these blocks and MoE parts with the fewest experts that reach the target.
+
+        None if it does not reach it, goes farther than it must, or may not be removed.
+
+        Args:
+            blocks: layers that go.
+            parts: layers whose MoE part goes.
+            first: experts to remove before others.
+        """
+        ranked = [
+            sorted(some, key=lambda expert: expert not in first)
+            for layer, some in self._groups
+            if layer not in blocks and layer not in parts
+        ]
+        missing = self._target.needed - self._target.gain(self.absent(Split(blocks, parts, frozenset())))
+        gain = sum(self._target.costs[some[0]] for some in ranked)
+        each = ceil(missing / gain * (1.0 - _ROUNDING)) if missing > 0.0 and gain > 0.0 else 0
+        split = Split(blocks, parts, frozenset(expert for some in ranked for expert in some[:each]))
+        absent = self.absent(split)
+        if each > self._most or not self._target.reached(absent) or self._superfluous(split):
+            return None
+        return split if self._permits(absent) else None
+
+    def _superfluous(self, split: Split) -> bool:
+        """Whether the target is reached without one of the blocks or MoE parts."""
+        if split.experts:  # as few as possible
+            return False
+        fewer = [replace(split, blocks=split.blocks - {one}) for one in split.blocks]
+        fewer += [replace(split, parts=split.parts - {one}) for one in split.parts]
+        return any(self._target.reached(self.absent(each)) for each in fewer)
+
+    def fills(self, blocks: Sequence[int], parts: Sequence[int]) -> Iterator[Split]:
+        """All splits between the kinds, each filled with the first of two rankings of layers."""
+        for n_blocks in range(len(blocks) + 1):
+            gone = frozenset(blocks[:n_blocks])
+            others = [layer for layer in parts if layer not in gone]
+            for n_parts in range(len(others) + 1):
+                if split := self.completed(gone, frozenset(others[:n_parts])):
+                    yield split
+
+    def moves(self, split: Split, blocks: Sequence[int], parts: Sequence[int]) -> Iterator[Split]:
+        """Cuts that exchange a little: within a kind, or one kind for another.
+
+        Args:
+            split: the cut.
+            blocks: the layers that can go, least harm first.
+            parts: the layers whose MoE part can go, likewise.
+        """
+        free = [layer for layer in blocks if layer not in split.blocks]
+        whole = [layer for layer in parts if layer not in split.blocks | split.parts]
+        changes: list[tuple[frozenset[int], frozenset[int]]] = []
+        for less in [frozenset[int](), *(frozenset({one}) for one in split.blocks)]:
+            left = split.blocks - less
+            changes += [(left | {new}, split.parts - {new}) for new in free]
+            changes.append((left, split.parts))
+            changes += [(left, split.parts | {new}) for new in {*whole, *less.intersection(parts)}]
+            changes += [(left, split.parts | {*pair}) for pair in pairwise(whole)]
+        for old in split.parts:
+            left = split.parts - {old}
+            changes.append((split.blocks, left))
+            changes += [(split.blocks, left | {new}) for new in whole]
+            changes += [(split.blocks | {new}, left - {new}) for new in free]
+        for gone, without_part in dict.fromkeys(changes):
+            if found := self.completed(gone, without_part, split.experts):
+                yield found
+        yield from self._expert_swaps(split)
+
+    def _expert_swaps(self, split: Split) -> Iterator[Split]:
+        """The cut with the most promising exchanges of experts in each group."""
+        for layer, some in self._groups:
+            absent = [one for one in some if one in split.experts]
+            present = [one for one in some if one not in split.experts]
+            if layer in split.blocks | split.parts or not absent:
+                continue
+            for back in absent[-2:]:
+                for gone in present[:2]:
+                    yield replace(split, experts=split.experts - {back} | {gone})
+
+
+def require_mixed_cut(game: Game, target: Target) -> None:
+    """Check that some mixed cut reaches a target.
+
+    Raises:
+        InputError: if none is found.
+    """
+    layers, players = mixed_layers(game.players), game.players
+    cuts = Cuts(layers, Groups.of(players), target, np.zeros(len(players)), game.permits)
+    blocks = [n for n, layer in enumerate(layers) if all(players[part].removable for part in layer.parts)]
+    parts = [n for n, layer in enumerate(layers) if layer.mixture and game.permits(layer.mixture)]
+    if next(cuts.fills(blocks, parts), None) is None:
+        raise InputError(f"{target.text}: found no blocks, MoE parts and experts that reach it; ask for less")
+
+
+class Forecast:
+    """What cuts cost, by the contributions of each kind, each times a factor fitted to measured cuts.
+
+    Args:
+        kinds: the kinds with their contributions.
+    """
+
+    def __init__(self, kinds: Sequence[tuple[Kind, Contributions]]) -> None:
+        self._kinds = kinds
+        self._factors: NDArray[np.float64] = np.ones(len(kinds))
+        self._known: dict[tuple[int, ...], NDArray[np.float64]] = {}
+
+    def costs(self, sets: Sequence[tuple[int, ...]]) -> NDArray[np.float64]:
+        """The loss of each cut by each kind, shape (n_sets, n_kinds)."""
+        new = [some for some in sets if some not in self._known]
+        self._known.update(zip(new, self._costs(new), strict=True))
+        return np.array([self._known[some] for some in sets]).reshape(-1, len(self._kinds))
+
+    def _costs(self, sets: Sequence[tuple[int, ...]]) -> NDArray[np.float64]:
+        found = np.zeros((len(sets), len(self._kinds)))
+        taken = [set(some) for some in sets]
+        for column, (kind, contributions) in enumerate(self._kinds):
+            rows = np.ones((len(sets), len(kind.sets)), dtype=np.bool_)
+            for row, gone in enumerate(taken):
+                rows[row, [one for one, some in enumerate(kind.sets) if gone.issuperset(some)]] = False
+            surrogate = contributions.surrogate
+            if surrogate is not None:
+                everyone = surrogate.predict(np.ones((1, len(kind.sets)), dtype=np.bool_))
+                found[:, column] = everyone - surrogate.predict(rows)
+            for gone, coalition in zip(taken, rows, strict=True):
+                gone.difference_update(kind.whole_set(absent_players(coalition)))
+        return found
+
+    def predict(self, sets: Sequence[tuple[int, ...]]) -> NDArray[np.float64]:
+        """The loss of each cut, shape (n_sets,)."""
+        predicted: NDArray[np.float64] = self.costs(sets) @ self._factors
+        return predicted
+
+    def fit(self, sets: Sequence[tuple[int, ...]], losses: NDArray[np.float64]) -> None:
+        """Fit the factors to measured losses, by ridge regression towards 1."""
+        design = self.costs(sets)
+        scale = float((design**2).sum()) / max(1, design.size)
+        if scale > 0.0:
+            normal = design.T @ design + scale * np.eye(len(self._kinds))
+            self._factors = np.ones(len(self._kinds)) + np.linalg.solve(
+                normal, design.T @ (losses - design.sum(axis=1))
+            )
+
+
+class MixedSelector(TargetSelector):
+    """Searches mixed cuts that reach a target: blocks, MoE parts, and experts of the other layers.
+
+    A third of the budget goes to searches for the best cut of each kind alone. Then all splits between the
+    kinds that just reach the target are filled by contributions; the most promising ones are measured and
+    race over the text, then those around the best: one for one within a kind, a block for MoE parts, a MoE
+    part for experts. The best cut of each kind alone is among the finalists.
+
+    Args:
+        batch: cuts of each round.
+        patience: rounds without a new leader after which the search stops.
+        finalists: number of best cuts that race over further texts.
+    """
+
+    name = "mixed"
+    handles_groups = True
+    handles_parts = True
+
+    def __init__(self, batch: int = 12, patience: int = 3, finalists: int = 16) -> None:
+        for option, value in (("batch", batch), ("patience", patience), ("finalists", finalists)):
+            if value < 1:
+                raise ValueError(f"{option}={value} is less than 1")
+        self.batch = batch
+        self.patience = patience
+        self.finalists = finalists
+
+    def select_target(
+        self,
+        contributions: Contributions,
+        target: Target,
+        *,
+        game: Game,
+        budget: int,
+        finals: Sequence[Game],
+        rng: np.random.Generator,
+    ) -> RemovalPlan:
+        """See `TargetSelector.select_target`.
+
+        Raises:
+            InputError: if the contributions are not those of the estimator 'mixed', or no cut is found.
+        """
+        if not isinstance(contributions, MixedContributions):
+            raise InputError(f"selector {self.name!r} needs the estimator 'mixed'")
+        search = _Search(self, contributions, target, BudgetedGame(game, budget), rng)
+        search.run()
+        return search.plan(finals)
+
+
+@dataclass
+class _Search:
+    """One search.
+
+    Attributes:
+        options: the selector.
+        contributions: of each kind.
+        target: the target.
+        game: with the budget that is left.
+        rng: source of all randomness.
+        known: the loss of each cut that was measured on all text.
+        alone: the best cut of each kind alone.
+        tried: the cuts that were measured, on all text or on a part of it.
+    """
+
+    options: MixedSelector
+    contributions: MixedContributions
+    target: Target
+    game: BudgetedGame
+    rng: np.random.Generator
+    known: dict[tuple[int, ...], float] = field(default_factory=dict)
+    alone: dict[str, tuple[int, ...]] = field(default_factory=dict)
+    tried: set[tuple[int, ...]] = field(default_factory=set)
+
+    def __post_init__(self) -> None:
+        players, values = self.game.players, self.contributions.removal_costs
+        self._kinds: Mapping[str, tuple[Kind, Contributions]] = {
+            kind.name: (kind, found) for kind, found in self.contributions.kinds
+        }
+        self.cuts = Cuts(mixed_layers(players), Groups.of(players), self.target, values, self.game.permits)
+        self._forecast = Forecast(self.contributions.kinds)
+        self._blocks, self._parts = self._ranked("block"), self._ranked("moe")
+        self._splits: dict[tuple[int, ...], Split] = {}
+
+    def _ranked(self, name: str) -> list[int]:
+        """The layers that can go, or whose MoE part can, least harm first."""
+        if name not in self._kinds:
+            return []
+        kind, found = self._kinds[name]
+        costs = found.removal_costs
+        layers = {layer.players[0]: place for place, layer in enumerate(self.cuts.layers)}
+        layers |= {layer.mixture[0]: place for place, layer in enumerate(self.cuts.layers) if layer.mixture}
+        order = np.argsort(costs, kind="stable").tolist()
+        return [layers[kind.sets[one][0]] for one in order if kind.players[one].removable]
+
+    def run(self) -> None:
+        """Search each kind alone, then all of them together."""
+        shares = self.game.remaining // 3
+        for name in self._kinds:
+            self._search_alone(name, shares // len(self._kinds))
+        heats, leader, stale = Heats(self.game), None, 0
+        self._consider(self.cuts.fills(self._blocks, self._parts))
+        while stale < self.options.patience and self.game.remaining > 0:
+            batch = self._promising(min(self.options.batch, self.game.remaining))
+            if not batch:
+                break
+            self._measure(batch, heats)
+            best = self._best()
+            stale = stale + 1 if best == leader else 0
+            leader = best
+            for one in best[:2]:
+                if one in self._splits:
+                    self._consider(self.cuts.moves(self._splits[one], self._blocks, self._parts))
+
+    def _search_alone(self, name: str, budget: int) -> None:
+        """Find the best cut of one kind, if it can reach the target alone."""
+        kind, found = self._kinds[name]
+        game = KindGame(self.game, kind)
+        groups = Groups.of(kind.players)
+        costs = [
+            cost if player.removable else 0.0
+            for player, cost in zip(kind.players, kind.costs(self.target.costs), strict=True)
+        ]
+        try:
+            target = replace(self.target, costs=tuple(costs)).by_group(groups)
+            plan = select_for(SearchSelector(), found, target, game=game, budget=budget, rng=self.rng)
+        except InputError:
+            return
+        absent = tuple(kind.whole_set(plan.removed))
+        row = without(self.game.n_players, [absent])
+        if self.target.reached(absent) and (self.game.remaining or all(self.game.is_known(row))):
+            self._note(row, self.game.values(row))
+            self.alone[name] = absent
+            self._splits[absent] = self._as_split(absent)
+
+    def _note(self, rows: CoalitionMatrix, values: NDArray[np.float64]) -> None:
+        full = self.contributions.full_value or 0.0
+        for row, value in zip(rows, values.tolist(), strict=True):
+            if np.isfinite(value):
+                self.known[absent_players(row)] = full - value
+
+    def _as_split(self, absent: Sequence[int]) -> Split:
+        gone, layers = set(absent), self.cuts.layers
+        blocks = frozenset(n for n, layer in enumerate(layers) if gone.issuperset(layer.players))
+        parts = frozenset(n for n, layer in enumerate(layers) if n not in blocks and layer.owner in gone)
+        inside = {player for n in blocks | parts for player in layers[n].players}
+        return Split(blocks, parts, frozenset(gone - inside))
+
+    def _consider(self, splits: Iterator[Split]) -> None:
+        for split in splits:
+            self._splits.setdefault(self.cuts.absent(split), split)
+
+    def _promising(self, count: int) -> list[tuple[int, ...]]:
+        """The cuts of least predicted loss that were not measured, not even on a part of the text."""
+        waiting = [one for one in self._splits if one not in self.known and one not in self.tried]
+        if not waiting:
+            return []
+        order = np.argsort(self._forecast.predict(waiting), kind="stable")[:count]
+        return [waiting[place] for place in order.tolist()]
+
+    def _measure(self, batch: Sequence[tuple[int, ...]], heats: Heats) -> None:
+        """Let cuts race over the text, and fit the forecast to those that reach its end."""
+        rows = without(self.game.n_players, batch)
+        values, measured = heats.run(rows)
+        self.tried.update(batch)
+        self._note(rows[measured], values[measured])
+        losses = np.array(list(self.known.values()), dtype=np.float64)
+        self._forecast.fit(list(self.known), losses)
+
+    def _best(self) -> list[tuple[int, ...]]:
+        """The measured cuts, best first."""
+        return sorted(self.known, key=lambda one: (self.known[one], one))
+
+    def _leaders(self) -> list[tuple[int, ...]]:
+        """The finalists: the best measured cuts, and the best of each kind alone."""
+        best = self._best() or self._promising(1)
+        alone = [one for one in self.alone.values() if one in self.known]
+        kept = best[: max(1, self.options.finalists - len(alone))]
+        return list(dict.fromkeys([*kept, *alone]))
+
+    def plan(self, finals: Sequence[Game]) -> RemovalPlan:
+        """The winner among the finalists.
+
+        Raises:
+            InputError: if no cut reaches the target.
+        """
+        leaders = self._leaders()
+        if not leaders:
+            raise InputError(f"{self.target.text}: found no mixed cut that reaches it")
+        players = self.game.players
+        end = race(without(len(players), leaders), finals if len(leaders) > 1 else ())
+        removed = leaders[end.winner]
+        full, loss = self.contributions.full_value, self.known.get(removed)
+        found = f"the best of {len(leaders)} finalists" if end.value is not None else "the best"
+        return RemovalPlan.removing(
+            removed,
+            len(players),
+            full_value=full,
+            measured_value=None if loss is None or full is None else full - loss,
+            final_value=end.value,
+            layers=layer_sizes(players),
+            method=self.options.name,
+            reason=f"{mixed_summary(players, removed)}: {found} of {len(self.known)} mixed cuts measured",
+        )
