@@ -161,6 +161,17 @@ class Cuts:
                     yield replace(split, experts=split.experts - {back} | {gone})
 
 
+def target_of_kind(target: Target, kind: Kind) -> Target:
+    """The same target for the players of one kind.
+
+    Raises:
+        InputError: if they cannot reach it.
+    """
+    costs = zip(kind.players, kind.costs(target.costs), strict=True)
+    gains = tuple(cost if player.removable else 0.0 for player, cost in costs)
+    return replace(target, costs=gains).by_group(Groups.of(kind.players))
+
+
 def require_mixed_cut(game: Game, target: Target) -> None:
     """Check that some mixed cut reaches a target.
 
@@ -340,13 +351,8 @@ class _Search:
         """Find the best cut of one kind, if it can reach the target alone."""
         kind, found = self._kinds[name]
         game = KindGame(self.game, kind)
-        groups = Groups.of(kind.players)
-        costs = [
-            cost if player.removable else 0.0
-            for player, cost in zip(kind.players, kind.costs(self.target.costs), strict=True)
-        ]
         try:
-            target = replace(self.target, costs=tuple(costs)).by_group(groups)
+            target = target_of_kind(self.target, kind)
             plan = select_for(SearchSelector(), found, target, game=game, budget=budget, rng=self.rng)
         except InputError:
             return
