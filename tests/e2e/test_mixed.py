@@ -143,3 +143,13 @@ def test_a_dry_run_and_a_score(mixture: Path, tmp_path: Path) -> None:
     players = read(tmp_path / "run" / "contributions.json")["players"]
     assert len(players) == LAYERS * (EXPERTS + 2)
     assert all(player["value"] is not None for player in players)
+
+
+def test_inspect_shows_parts_and_experts(mixture: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["inspect", str(mixture), "--granularity", "mixed", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert [player["group"] for player in found["players"][:4]] == [None, None, 0, 0]
+    assert run(["inspect", str(mixture), "--granularity", "mixed"]) == 0
+    shown = capsys.readouterr().out
+    assert "2 to 7" in shown
+    assert "self_attn" in shown
