@@ -69,6 +69,8 @@ def test_a_pruned_mixture_has_few_enough_parameters(
     printed = capsys.readouterr().out
     assert "layer 3: " in printed
     assert plan["reason"] in printed.replace("\n", " ")
+    report = "\n".join(path.read_text(encoding="utf-8") for path in (tmp_path / "out.run").glob("*.html"))
+    assert "(parts and experts, counted from 0 in each layer)" in report
     card = (out / "README.md").read_text(encoding="utf-8")
     assert f"of its {LAYERS * (EXPERTS + 2)} parts and experts removed" in card
 

@@ -11,7 +11,6 @@ import yaml
 from shapcut.data.mixture import text_shares
 from shapcut.data.text import BUILTIN, HUB_PREFIX
 from shapcut.data.windows import Calibration
-from shapcut.game.granularity import plural
 from shapcut.game.plan import RemovalPlan
 from shapcut.measurement.paired_accuracy import paired_differences
 from shapcut.measurement.perplexity import PerplexityResult
@@ -76,7 +75,7 @@ def render_card(facts: CardFacts) -> str:
     """A model card in Markdown with the hub's YAML front matter."""
     plan, before, after = facts.plan, facts.before, facts.after
     players = len(plan.removed) + len(plan.kept)
-    what = plural(plan.granularity)
+    what = plan.what
     lines = plan.listed()
     removed = "".join(f"\n  - {line}" for line in lines) if plan.layers else f" {lines[0]}"
     share = 1 - after.parameters / before.parameters

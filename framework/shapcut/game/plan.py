@@ -82,6 +82,11 @@ class RemovalPlan(BaseModel):
             raise ValueError(f"layers count {sum(self.layers.values())} players, not {len(everyone)}")
         return self
 
+    @property
+    def what(self) -> str:
+        """Its players in words."""
+        return plural(self.granularity)
+
     def by_layer(self) -> list[LayerRemoval]:
         """What each layer loses; empty if layers have no players of their own."""
         found, first, gone = [], 0, iter(self.removed)
@@ -137,9 +142,7 @@ class RemovalPlan(BaseModel):
             ("why", self.reason or "not stated"),
         ]
         players = len(self.removed) + len(self.kept)
-        return html_table(
-            f"removal of {len(self.removed)} of {players} {plural(self.granularity)}", ("", ""), rows
-        )
+        return html_table(f"removal of {len(self.removed)} of {players} {self.what}", ("", ""), rows)
 
     def write(self, path: Path) -> None:
         """Write the plan as JSON, atomically."""
