@@ -13,7 +13,7 @@ from typing import Any
 
 from tables_players import players_experts, players_families, players_mixed, sublayers_families
 from tables_selection import best_sets, calibration_size, estimators, selection, selection_summary
-from tables_serving import engines, gguf, gguf_loading
+from tables_serving import engines, gguf
 from tables_speed import (
     block_runs,
     growth,
@@ -290,7 +290,6 @@ TABLES: dict[str, Callable[[dict[str, Any]], str]] = {
     "quantization": quantization,
     "quantization_order": quantization_order,
     "gguf": gguf,
-    "gguf_loading": gguf_loading,
     "engines": engines,
     "zoo": zoo,
     "zoo_prune": zoo_prune,

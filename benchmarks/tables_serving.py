@@ -31,30 +31,6 @@ def gguf(content: dict[str, Any]) -> str:
     return "\n".join([*lines, "", f"`benchmarks/serving/{content['command']}`, {about}."])
 
 
-def gguf_loading(content: dict[str, Any]) -> str:
-    """What it takes to load GGUF files, parsed several times and once."""
-    lines = [
-        "| file | processor seconds, transformers alone | parsed once | times less | peak memory, MiB |",
-        "|---|---|---|---|---|",
-    ]
-    for row in content["models"]:
-        alone, once = row["ways"].values()
-        lines.append(
-            f"| `{row['model']}` | {alone['seconds']:.1f} | {once['seconds']:.1f} | {alone['seconds'] / once['seconds']:.1f} "
-            f"| {alone['peak MiB']:,.0f} → {once['peak MiB']:,.0f} |"
-        )
-    same = "the same" if all(row["same content"] for row in content["models"]) else "NOT the same"
-    versions = ", ".join(f"{name} {version}" for name, version in content["versions"].items())
-    return "\n".join(
-        [
-            *lines,
-            "",
-            f"Medians of {content['repeats']} loads each, in turns, without imports; weights, config and tokenizer are {same}. "
-            f"{content['hardware']}; {versions}. `{content['command']}`.",
-        ]
-    )
-
-
 def engines(content: dict[str, Any]) -> str:
     """What engines make of pruned models, beside the uncut ones."""
     lines = [

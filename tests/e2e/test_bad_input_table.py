@@ -51,7 +51,7 @@ CASES: dict[str, tuple[str, ...]] = {
         "lacks 9 weights", "model.layers.6", "LlamaForCausalLM",
     ),
     "a quantization nobody knows": ("inspect {config_quantized}", "'magic'", "known: "),
-    "no weights": ("inspect {no_weights}", "no model.safetensors", "save_pretrained"),
+    "no weights": ("evaluate {no_weights}", "no model.safetensors", "save_pretrained"),
     "weights that are cut short": (
         "inspect {weights_cut}",
         "weights_cut", "not fully covered", "is the copy complete?",

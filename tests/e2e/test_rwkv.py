@@ -87,7 +87,7 @@ def test_what_prune_writes_can_be_inspected_evaluated_and_pruned_again(
     assert (len(players["players"]), players["fast_evaluation"]) == (3, True)
     assert players["parameters"] == result["pruned"]["parameters"]
     figures = printed(capsys, "evaluate", str(out), *FIGURES)
-    assert figures["perplexity"] == result["pruned"]["perplexity"]
+    assert result["pruned"]["perplexity"].items() <= figures["perplexity"].items()
     assert figures["checkpoint_bytes"] == result["pruned"]["checkpoint_bytes"]
     assert (out / "tokenizer.json").is_file()
 

@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import os
+import re
 import shutil
 import sys
 from pathlib import Path
@@ -33,6 +34,8 @@ pytestmark = pytest.mark.long
 SIZES = {"budget": 12, "samples": 2, "sequence_length": 16, "finalist_samples": 0, "held_out_samples": 2}
 VLLM, LLAMA_CPP = "SHAPCUT_VLLM_PYTHON", "SHAPCUT_LLAMA_CPP_PYTHON"
 HAS_LLAMA_CPP = LLAMA_CPP in os.environ or importlib.util.find_spec("xllamacpp") is not None
+
+MEMORY = re.compile(r"\d+ → \d+(?= \| equal)|\d+ → \d+(?= \| differs)")  # peaks of two processes: never quite the same
 
 # Two likeliest tokens at each place; SHIFT and REFUSED are what a test fills in, by the name of the model.
 CODE = """
@@ -192,7 +195,9 @@ def test_the_record_the_report_and_the_card_show_the_last_check_of_each_engine(
     assert ServingRecord.read(run.serving).checks == (equal,)
     card = (copy / "README.md").read_text(encoding="utf-8")
     assert "differs though" not in card
-    assert card == card_before.replace("differs though the uncut one is equal", "equal")
+    assert MEMORY.sub("", card) == MEMORY.sub(
+        "", card_before.replace("differs though the uncut one is equal", "equal")
+    )
     assert "| stand-in 7.5 float32 | 100 → 100 |" in card
     report = run.report.read_text(encoding="utf-8")
     assert "In inference engines" in report

@@ -519,6 +519,14 @@ class Sublayers(Sound):
             for parameters in [sum(weight.numel() for weight in layer.get_submodule(name).parameters())]
         )
 
+    def checkpoint_forms(self, model, absent, granularity="block"):
+        return () if granularity == "sublayer" else super().checkpoint_forms(model, absent, granularity)
+
+    def remove_as(self, model, absent, granularity, form):
+        if granularity == "sublayer":
+            raise UnsupportedModelError("halves stay")
+        return super().remove_as(model, absent, granularity, form)
+
     @contextmanager
     def bypass(self, model, present, granularity="block"):
         if granularity != "sublayer":

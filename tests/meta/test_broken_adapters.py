@@ -26,6 +26,7 @@ broken = _load_broken_adapters()
 EXPECTED = {
     broken.MatchesEverything: {"example-is-usable"},
     broken.NumbersPlayersFromOne: {
+        "forms-are-as-refused",
         "example-is-usable",
         "absent-is-ignored",
         "each-absence-matters",
@@ -91,7 +92,7 @@ EXPECTED = {
         "parameter-count",
         "reindexed-players",
     },
-    broken.RemovesWhatItRefuses: {"refusals-have-reasons"},
+    broken.RemovesWhatItRefuses: {"refusals-have-reasons", "forms-are-as-refused"},
     broken.TouchesBeforeItRefuses: {"refusals-have-reasons"},
     broken.GivesNoReason: {"refusals-have-reasons"},
     broken.ListsAnUnremovablePlayerThatItRemoves: {"refusals-have-reasons"},
@@ -148,7 +149,12 @@ EXPECTED = {
         "cached-decoding",
         "reindexed-players",
     },
-    broken.SwapsHalves: {"absent-is-ignored"},
+    broken.SwapsHalves: {
+        "absent-is-ignored",
+        "remove-equals-bypass",
+        "cached-decoding",
+        "reindexed-players",
+    },
     broken.AddsAbsentMlps: {"stack-equals-bypass"},
     broken.CountsTheBlockForEachHalf: {"parts-are-their-block", "parameter-count"},
     broken.RemovesTheWholeBlock: {

@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 import pytest
-from transformers import LlamaConfig, LlamaForCausalLM
+from tiny_checkpoints import stage_documentation
 
 from shapcut.cli.app import build_app
 from shapcut.comparison.contestants import parse_methods
@@ -16,7 +16,6 @@ from shapcut.host.host import Host, build_host
 from shapcut.pipeline.parts import make_parts
 from shapcut.recipe.fields import FIELDS
 from shapcut.recipe.recipe import make_recipe
-from shapcut.support.quiet import quiet_libraries
 
 ROOT = Path(__file__).parents[2]
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
@@ -93,20 +92,7 @@ def group() -> Any:
 @pytest.fixture
 def prepared(tmp_path: Path, tokenizer: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """The working directory of Python blocks."""
-    config = LlamaConfig(
-        vocab_size=300,
-        hidden_size=16,
-        intermediate_size=16,
-        num_hidden_layers=7,
-        num_attention_heads=2,
-        bos_token_id=0,
-        eos_token_id=1,
-    )
-    with quiet_libraries():
-        for model in MODELS:
-            LlamaForCausalLM(config).save_pretrained(tmp_path / model)
-            tokenizer.save_pretrained(tmp_path / model)
-    (tmp_path / "text.txt").write_text("".join(f"Line {number} of a text.\n" for number in range(900)))
+    stage_documentation(tmp_path, tokenizer, *MODELS, layers=7)
     monkeypatch.chdir(tmp_path)
 
 

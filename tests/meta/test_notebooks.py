@@ -6,28 +6,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from transformers import LlamaConfig, LlamaForCausalLM
-
-from shapcut.support.quiet import quiet_libraries
+from tiny_checkpoints import stage_documentation
 
 NOTEBOOKS = sorted((Path(__file__).parents[2] / "docs" / "notebooks").glob("*.ipynb"))
 
 
 @pytest.fixture
 def prepared(tmp_path: Path, tokenizer: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    config = LlamaConfig(
-        vocab_size=300,
-        hidden_size=16,
-        intermediate_size=16,
-        num_hidden_layers=6,
-        num_attention_heads=2,
-        bos_token_id=0,
-        eos_token_id=1,
-    )
-    with quiet_libraries():
-        LlamaForCausalLM(config).save_pretrained(tmp_path / "path")
-        tokenizer.save_pretrained(tmp_path / "path")
-    (tmp_path / "text.txt").write_text("".join(f"Line {number} of a text.\n" for number in range(900)))
+    stage_documentation(tmp_path, tokenizer, "path", layers=6)
     monkeypatch.chdir(tmp_path)
 
 

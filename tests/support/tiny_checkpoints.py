@@ -56,6 +56,24 @@ def brief_latency() -> Iterator[None]:
         yield
 
 
+def stage_documentation(directory: Path, tokenizer: Any, *names: str, layers: int) -> None:
+    """Lay out what code of the documentation starts from: random checkpoints and a text."""
+    config = LlamaConfig(
+        vocab_size=VOCABULARY,
+        hidden_size=16,
+        intermediate_size=16,
+        num_hidden_layers=layers,
+        num_attention_heads=2,
+        bos_token_id=0,
+        eos_token_id=1,
+    )
+    with quiet_libraries():
+        for name in names:
+            LlamaForCausalLM(config).save_pretrained(directory / name)
+            tokenizer.save_pretrained(directory / name)
+    (directory / "text.txt").write_text("".join(f"Line {number} of a text.\n" for number in range(900)))
+
+
 def byte_tokens() -> list[str]:
     """Two special tokens and one token a byte, so that any text can be encoded."""
     return [BOS, EOS, *sorted(pre_tokenizers.ByteLevel.alphabet())]

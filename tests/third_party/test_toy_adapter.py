@@ -85,7 +85,9 @@ def test_the_command_line_finds_it(site: Path) -> None:
     script = f"import sys; sys.path.insert(0, {str(site)!r}); from shapcut.cli import main; main()"
     command = [sys.executable, "-W", "error::UserWarning", "-c", script, "adapters", "--json"]
     done = subprocess.run(command, check=True, capture_output=True, text=True)
-    assert {"adapter": "toy", "distribution": "shapcut-toy-adapter"} in json.loads(done.stdout)
+    assert {"adapter": "toy", "distribution": "shapcut-toy-adapter", "families": ["toy"]} in json.loads(
+        done.stdout
+    )
     assert done.stderr == ""
 
 
@@ -120,7 +122,7 @@ def test_prune_and_evaluate(
 
     figures = succeeded(["evaluate", str(out), *SIZES[2:]], capsys)
     assert figures["parameters"] == result["pruned"]["parameters"] < result["dense"]["parameters"]
-    assert figures["perplexity"] == result["pruned"]["perplexity"]
+    assert result["pruned"]["perplexity"].items() <= figures["perplexity"].items()
 
 
 DAMAGE: dict[str, tuple[str, str | None, str]] = {

@@ -199,13 +199,13 @@ class HFDecoderAdapter(Adapter):
         """Delete blocks, renumber the rest, and shorten the config; see `Family.rebuild`.
 
         A family that must be rebuilt gives a new model that shares the remaining weights. Experts are cut
-        from their packed weights and from the router; sub-layers go only with their whole block.
+        from their packed weights and from the router; sub-layers take the first of `checkpoint_forms`.
         """
         require_removable(self, model, absent, granularity)
         if granularity == "expert":
             return Experts.of(model).remove(absent)
         if granularity in {"sublayer", "mixed"}:
-            form = next(form for form in self.checkpoint_forms(model, absent, granularity))
+            form = self.checkpoint_forms(model, absent, granularity)[0]
             return self.remove_as(model, absent, granularity, form)
         decoder = find_decoder(model)
         return remove_blocks(decoder, _cut(decoder, absent))

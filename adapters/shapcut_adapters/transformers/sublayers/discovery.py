@@ -106,7 +106,7 @@ class BlockTrial:
     def split(self, groups: dict[str, list[str]]) -> list[str]:
         """The first groups, up to where they mix tokens and the others add up with them to the block.
 
-        For mixers of several modules, one behind the other, of which none mixes tokens alone.
+        For mixers that are chains of modules, none of which mixes tokens by itself.
 
         Raises:
             UnsupportedModelError: if there is no such place.
@@ -202,7 +202,7 @@ class BlockTrial:
         return _ROUNDINGS * torch.finfo(self.full[0].dtype).eps * float(full.abs().max())
 
     def _inside(self, top: str, level: int) -> list[str]:
-        """The candidates so many calls below an outermost module."""
+        """The candidates at a given call depth below an outermost module."""
         inside = (each for each in self.modules.values() if each.top == top and len(each.calls) == level + 1)
         return [each.path for each in inside if each.is_candidate]
 

@@ -59,7 +59,7 @@ def find_layout(decoder: Decoder) -> Layout:
 
 
 def _found(decoder: Decoder) -> Layout | str:
-    """The layout, or why there is none."""
+    """The layout, or the reason why the blocks cannot be split."""
     try:
         if all(weight.is_meta for weight in decoder.model.parameters()) and not is_managed(decoder.model):
             return _by_example(decoder)

@@ -18,7 +18,7 @@ from shapcut_adapters.transformers.sublayers.kept_parts import KeptParts
 from shapcut_adapters.transformers.sublayers.rewriting import rewritten
 
 REMNANT_WIDTH = 8
-"""Width of what is left of an MLP; torch's grouped product of experts takes multiples of 16 bytes."""
+"""Width of the zeroed MLP in place of a removed one; torch's grouped product takes multiples of 16 bytes."""
 
 _EXPERTS = MappingProxyType(
     {"num_experts": 1, "num_experts_per_tok": 1, "moe_intermediate_size": REMNANT_WIDTH}
