@@ -272,6 +272,7 @@ TABLES: dict[str, Callable[[dict[str, Any]], str]] = {
     "players_experts": players_experts,
     "players_mixed": players_mixed,
     "players_families": players_families,
+    "mixed_families": players_families,
     "sublayers_families": sublayers_families,
     "shapes": shapes,
     "siblings": siblings,
@@ -329,12 +330,12 @@ def filled(text: str) -> str:
 
 def supported() -> str:
     """What `shapcut families` answers from."""
-    names = ("families", "sublayers_families", "players_families")
-    rows, sublayers, experts = (read_result(name)["families"] for name in names)
+    names = ("families", "sublayers_families", "players_families", "mixed_families")
+    rows, sublayers, experts, mixed = (read_result(name)["families"] for name in names)
     found = {}
     for name, row in rows.items():
         exact = row["verdict"].startswith("exact")
-        tried = (("sublayer", sublayers), ("expert", experts))
+        tried = (("sublayer", sublayers), ("expert", experts), ("mixed", mixed))
         finer = [kind for kind, other in tried if other.get(name, {}).get("verdict") == "exact"]
         found[name] = {
             "verdict": row["verdict"],

@@ -116,13 +116,7 @@ def estimate(
     """
     chosen = build_host().estimators.create(estimator)
     counted = BudgetedGame(game, capped_budget(budget, game.players))
-    require_handles_players(
-        game.players,
-        "estimator",
-        chosen.name,
-        handles_groups=chosen.handles_groups,
-        handles_parts=chosen.handles_parts,
-    )
+    require_handles_players(game.players, "estimator", chosen)
     evidence = partial(first_evidence, counted)
     problem = EstimationProblem(counted, counted.budget, np.random.default_rng(seed), remove, evidence)
     found: Contributions = chosen.estimate(problem)
@@ -156,13 +150,7 @@ def select(
         InputError: if the selector is unknown, or no set of that size can be removed.
     """
     chosen = build_host().selectors.create(selector)
-    require_handles_players(
-        players,
-        "selector",
-        chosen.name,
-        handles_groups=chosen.handles_groups,
-        handles_parts=chosen.handles_parts,
-    )
+    require_handles_players(players, "selector", chosen)
     problem = SelectionProblem(
         contributions, players, remove, game=game, budget=budget, rng=np.random.default_rng(seed)
     )

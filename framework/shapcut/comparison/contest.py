@@ -168,14 +168,8 @@ class Contest:
         host, rng = self._session.host, np.random.default_rng(self.seed)
         estimator = host.estimators.create(contestant.method.estimator)
         selector = host.selectors.create(contestant.method.selector)
-        for kind, part in (("estimator", estimator), ("selector", selector)):
-            require_handles_players(
-                game.players,
-                kind,
-                part.name,
-                handles_groups=part.handles_groups,
-                handles_parts=part.handles_parts,
-            )
+        require_handles_players(game.players, "estimator", estimator)
+        require_handles_players(game.players, "selector", selector)
         evidence = partial(first_evidence, game)
         contributions = estimator.estimate(EstimationProblem(game, game.budget, rng, n_remove, evidence))
         require_spread(contributions.measured)

@@ -3,7 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -98,29 +98,34 @@ class Estimator(ABC):
         """
 
 
-def require_handles_players(
-    players: Sequence[Player], kind: str, name: str, *, handles_groups: bool, handles_parts: bool
-) -> None:
+class Method(Protocol):
+    """What an estimator and a selector have in common, see `Estimator`."""
+
+    name: str
+    handles_groups: ClassVar[bool]
+    handles_parts: ClassVar[bool]
+
+
+def require_handles_players(players: Sequence[Player], kind: str, method: Method) -> None:
     """Refuse a method that does not work for the players of a game.
 
     Args:
-        players: the game's players.
+        players: all players.
         kind: estimator or selector.
-        name: of the method.
-        handles_groups: see `Estimator`.
-        handles_parts: likewise.
+        method: it.
 
     Raises:
         InputError: naming the method.
     """
     mixed = bool(mixed_layers(players))
-    if mixed and not handles_parts:
+    if mixed and not method.handles_parts:
         raise InputError(
-            f"{kind} {name!r} does not support blocks, MoE parts and experts together; leave the option out"
+            f"{kind} {method.name!r} does not support blocks, MoE parts and experts together; leave the "
+            "option out"
         )
-    if not mixed and not handles_groups and len(Groups.of(players)) > 1:
+    if not mixed and not method.handles_groups and len(Groups.of(players)) > 1:
         raise InputError(
-            f"{kind} {name!r} does not support players in groups that must lose equally many, such as "
+            f"{kind} {method.name!r} does not support players in groups that must lose equally many, such as "
             "experts; choose another"
         )
 

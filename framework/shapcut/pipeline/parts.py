@@ -37,10 +37,8 @@ def check_players(parts: Parts, players: Sequence[Player]) -> None:
     Raises:
         InputError: naming it.
     """
-    for kind, part in (("estimator", parts.estimator), ("selector", parts.selector)):
-        require_handles_players(
-            players, kind, part.name, handles_groups=part.handles_groups, handles_parts=part.handles_parts
-        )
+    require_handles_players(players, "estimator", parts.estimator)
+    require_handles_players(players, "selector", parts.selector)
 
 
 def make_parts(recipe: Recipe, host: Host) -> Parts:

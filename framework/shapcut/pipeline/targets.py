@@ -21,7 +21,7 @@ from shapcut.models.forms import remnants_of_players
 from shapcut.recipe.cache_limit import cache_limit
 from shapcut.recipe.recipe import Recipe
 from shapcut.selection.base import require_removable
-from shapcut.selection.mixed import require_mixed_cut
+from shapcut.selection.mixed_cuts import require_mixed_cut
 from shapcut.support.errors import InputError
 from shapcut.support.run_directory import Run
 from shapcut.valuation.model_game import ModelGame

@@ -27,7 +27,7 @@ _RANDOM_SIZES = (1, 2, 3, 4)
 _DRAWS = 32
 _PER_GROUP = (1, 2)
 _OF_LAYERS = ((1, 0, 0), (0, 1, 0), (1, 0, 1), (0, 1, 1), (1, 1, 1))
-"""How many layers, how many parts with their experts, and how many experts of each other layer."""
+"""How many layers, how many parts with their experts, and how many experts of each other group."""
 _PROBED = 12
 _SEARCHED = 2
 
@@ -253,8 +253,10 @@ class Case:
             gone = {player for place in order[:whole] for player in layers[place].players}
             left = [place for place in order[whole:] if place in mixtures]
             gone.update(player for place in left[:part] for player in layers[place].mixture)
-            for place in left[part:]:
-                gone.update(generator.choice(layers[place].experts, size=each, replace=False).tolist())
+            staying = {expert for place in left[part:] for expert in layers[place].experts}
+            for group in self.groups:
+                if staying.issuperset(group):
+                    gone.update(generator.choice(group, size=each, replace=False).tolist())
             found.append(frozenset(gone))
         return found
 

@@ -15,7 +15,8 @@ from shapcut.game.groups import Groups, equal_by_group, layer_parameters, layer_
 from shapcut.game.kinds import KindGame, kinds_of
 from shapcut.game.mixed import mixed_layers, mixed_summary
 from shapcut.game.target import Target
-from shapcut.selection.mixed import MixedSelector, require_mixed_cut
+from shapcut.selection.mixed import MixedSelector
+from shapcut.selection.mixed_cuts import require_mixed_cut
 from shapcut.selection.targets import select_for
 from shapcut.support.errors import InputError
 
