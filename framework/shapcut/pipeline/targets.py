@@ -79,7 +79,7 @@ def make_targets(
             )
         elif kind == "cache":
             target = _cache_target(players, amount, label, caches)
-        elif len(groups) > 1:
+        elif len(groups) > 1 and not mixed_layers(players):
             raise InputError(
                 f"--speedup {amount:g}: the time of a part that runs for some tokens only is unknown; give "
                 "--remove, --ratio, --parameters or --memory"

@@ -161,10 +161,10 @@ class Recipe(BaseModel):
         kind, amounts = self.target_amounts()
         if len(set(amounts)) < len(amounts) or (given and not amounts):
             raise ValueError(f"{given[0]}: name different amounts")
-        if self.granularity == "mixed" and kind in {"remove", "cache", "speedup"}:
+        if self.granularity == "mixed" and kind in {"remove", "cache"}:
             raise ValueError(
-                f"{given[0]}: with granularity mixed a target counts parameters; "
-                "give ratio, parameters or memory"
+                f"{given[0]}: with granularity mixed a target counts parameters or time; "
+                "give ratio, parameters, memory or speedup"
             )
         for amount in amounts:
             if kind == "remove" and amount < 1:
