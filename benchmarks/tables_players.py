@@ -4,13 +4,14 @@ from typing import Any
 
 
 def players_families(content: dict[str, Any]) -> str:
-    """The families whose experts were tried, and why some are refused."""
+    """The families whose experts, or parts and experts, were tried, and why some are refused."""
     rows = content["families"]
     exact = [name for name, row in rows.items() if row["verdict"] == "exact"]
     largest = max(rows[name]["largest_difference"] for name in exact)
+    so_far = "" if content["complete"] else " so far"
     lines = [
         f"transformers {content['transformers']}, torch {content['torch']}, {content['machine']}: {len(rows)} families with "
-        f"experts, {len(exact)} exact; the largest difference {largest:.1g} of the effect.",
+        f"experts{so_far}, {len(exact)} exact; the largest difference {largest:.1g} of the effect.",
         "",
         f"Exact: {', '.join(exact)}.",
         "",
