@@ -39,8 +39,7 @@ def target_of_kind(target: Target, kind: Kind) -> Target:
 class MixedSelector(TargetSelector):
     """Searches mixed cuts that reach a target: blocks, MoE parts, and experts of the other layers.
 
-    A third of the budget goes to searches for the best cut of each kind alone, as far as its first one is
-    promising. Then all splits between the
+    A third of the budget goes to searches for the best cut of each kind alone. Then all splits between the
     kinds that just reach the target are filled by contributions; the most promising ones are measured and
     race over the text, then those around the best: one for one within a kind, a block for MoE parts, a MoE
     part for experts. The best cut of each kind alone is among the finalists.
@@ -96,7 +95,7 @@ class _Search:
         game: with the budget that is left.
         rng: source of all randomness.
         known: the loss of each cut that was measured on all text.
-        alone: the best measured cut of each kind alone.
+        alone: the best cut of each kind alone.
         tried: the cuts that were measured, on all text or on a part of it.
     """
 
@@ -132,12 +131,9 @@ class _Search:
 
     def run(self) -> None:
         """Search each kind alone, then all of them together."""
-        share = self.game.remaining // 3
+        shares = self.game.remaining // 3
         for name in self._kinds:
-            self._search_alone(name, 0)
-        promising = self._promising_kinds()
-        for name in promising:
-            self._search_alone(name, share // len(promising))
+            self._search_alone(name, shares // len(self._kinds))
         heats, leader, stale = Heats(self.game), None, 0
         self._consider(self.cuts.fills(self._blocks, self._parts))
         while stale < self.options.patience and self.game.remaining > 0:
@@ -152,12 +148,6 @@ class _Search:
                 if one in self._splits:
                     self._consider(self.cuts.moves(self._splits[one], self._blocks, self._parts))
 
-    def _promising_kinds(self) -> list[str]:
-        """The kinds whose first cut costs at most twice the least."""
-        losses = {name: self.known[absent] for name, absent in self.alone.items()}
-        least = min(losses.values(), default=0.0)
-        return [name for name, loss in losses.items() if loss <= least + abs(least)]
-
     def _search_alone(self, name: str, budget: int) -> None:
         """Find the best cut of one kind, if it can reach the target alone."""
         kind, found = self._kinds[name]
@@ -171,9 +161,8 @@ class _Search:
         row = without(self.game.n_players, [absent])
         if self.target.reached(absent) and (self.game.remaining or all(self.game.is_known(row))):
             self._note(row, self.game.values(row))
+            self.alone[name] = absent
             self._splits[absent] = self._as_split(absent)
-        if absent in self.known:
-            self.alone[name] = min(absent, self.alone.get(name, absent), key=self.known.__getitem__)
 
     def _note(self, rows: CoalitionMatrix, values: NDArray[np.float64]) -> None:
         full = self.contributions.full_value or 0.0
@@ -216,8 +205,9 @@ class _Search:
     def _leaders(self) -> list[tuple[int, ...]]:
         """The finalists: the best measured cuts, and the best of each kind alone."""
         best = self._best() or self._promising(1)
-        kept = best[: max(1, self.options.finalists - len(self.alone))]
-        return list(dict.fromkeys([*kept, *self.alone.values()]))
+        alone = [one for one in self.alone.values() if one in self.known]
+        kept = best[: max(1, self.options.finalists - len(alone))]
+        return list(dict.fromkeys([*kept, *alone]))
 
     def plan(self, finals: Sequence[Game]) -> RemovalPlan:
         """The winner among the finalists.
