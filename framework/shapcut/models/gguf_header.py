@@ -39,6 +39,14 @@ _FEW = 4096
 """Arrays of more numbers are left in the file."""
 
 
+def is_gguf(file: Path) -> bool:
+    """Whether a path is a file that begins as GGUF files do."""
+    if not file.is_file():
+        return False
+    with file.open("rb") as opened:
+        return opened.read(len(GGUF_MAGIC)) == GGUF_MAGIC
+
+
 @dataclass(frozen=True, slots=True)
 class MetadataEntry:
     """One key of the metadata.
