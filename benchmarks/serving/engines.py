@@ -42,7 +42,7 @@ RESULT = Path(__file__).parents[1] / "results" / "engines.json"
 TOKENIZER = Path(__file__).parents[1] / "zoo" / "models" / "llama"
 BLOCKS, REMOVED, VOCABULARY = 8, (2, 5), 512
 EXPERTS = 8
-TIMEOUT = 900.0
+TIMEOUT = 3600.0
 _LITTLE_TEXT = {"samples": 8, "sequence_length": 64, "finalist_samples": 0, "held_out_samples": 2}
 """Options of the runs, whose own measurements do not matter here."""
 
