@@ -204,7 +204,7 @@ def prune_model(
 @options.run
 @recipe_options(
     (
-        *("form", "then", "calibration", "tasks", "task_data", "limit"),
+        *("form", "then", "calibration", "judge_on", "tasks", "task_data", "limit"),
         *("device", "offload", "trust_remote_code", "revision", "text_only"),
     )
 )

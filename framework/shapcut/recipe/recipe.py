@@ -117,6 +117,7 @@ class Recipe(BaseModel):
     finalist_samples: Annotated[int, Field(ge=0)] = FIELDS["finalist_samples"].default
     mend_finalists: _Switch = FIELDS["mend_finalists"].default
     held_out_samples: Annotated[int, Field(ge=1)] = FIELDS["held_out_samples"].default
+    judge_on: tuple[str, ...] | None = FIELDS["judge_on"].default
     tasks: str | None = FIELDS["tasks"].default
     task_data: str | None = FIELDS["task_data"].default
     limit: Annotated[int, Field(ge=1)] | None = FIELDS["limit"].default
