@@ -13,7 +13,7 @@ from shapcut.comparison.compare import Comparison
 from shapcut.comparison.compare import compare as compare_methods
 from shapcut.comparison.contestants import parse_methods
 from shapcut.data.mixture import check_other_texts
-from shapcut.estimators.base import EstimationProblem, require_handles_groups
+from shapcut.estimators.base import EstimationProblem, require_handles_players
 from shapcut.estimators.robustness import examined
 from shapcut.game.budget import BudgetedGame, capped_budget
 from shapcut.game.checkpoint_form import AllowedForm
@@ -117,7 +117,7 @@ def estimate(
     """
     chosen = build_host().estimators.create(estimator)
     counted = BudgetedGame(game, capped_budget(budget, game.players))
-    require_handles_groups(game.players, "estimator", chosen.name, handles_groups=chosen.handles_groups)
+    require_handles_players(game.players, "estimator", chosen)
     evidence = partial(first_evidence, counted)
     problem = EstimationProblem(counted, counted.budget, np.random.default_rng(seed), remove, evidence)
     found: Contributions = chosen.estimate(problem)
@@ -151,7 +151,7 @@ def select(
         InputError: if the selector is unknown, or no set of that size can be removed.
     """
     chosen = build_host().selectors.create(selector)
-    require_handles_groups(players, "selector", chosen.name, handles_groups=chosen.handles_groups)
+    require_handles_players(players, "selector", chosen)
     problem = SelectionProblem(
         contributions, players, remove, game=game, budget=budget, rng=np.random.default_rng(seed)
     )

@@ -237,7 +237,7 @@ def apply_model(
     recipe = make_recipe(
         {
             "model": model,
-            "remove": len(removal.removed),
+            "remove": None if removal.granularity == "mixed" else len(removal.removed),
             "granularity": removal.granularity,
             "finalist_samples": 0,
             **given,

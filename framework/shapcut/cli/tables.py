@@ -47,7 +47,14 @@ def say(text: str) -> None:
 def players_table(players: Sequence[Player]) -> list[list[str]]:
     """One row a player, or a group of players."""
     if len(Groups.of(players)) > 1:
-        return [_group_row(list(group)) for _, group in groupby(players, key=lambda player: player.group)]
+        groups = groupby(players, key=lambda player: player.group)
+        return [row for group, some in groups for row in _rows_of(list(some), together=group is not None)]
+    return _rows_of(players, together=False)
+
+
+def _rows_of(players: Sequence[Player], *, together: bool) -> list[list[str]]:
+    if together:
+        return [_group_row(players)]
     return [
         [
             str(player.index),

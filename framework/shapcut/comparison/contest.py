@@ -15,7 +15,7 @@ from shapcut.baselines.expert_statistics import first_evidence
 from shapcut.comparison.contestants import Contestant
 from shapcut.comparison.row import ResultRow
 from shapcut.data.windows import Calibration
-from shapcut.estimators.base import EstimationProblem, require_handles_groups
+from shapcut.estimators.base import EstimationProblem, require_handles_players
 from shapcut.estimators.sampling import removable
 from shapcut.game.budget import BudgetedGame, MeteredGame, capped_budget
 from shapcut.game.coalitions import CoalitionMatrix, Values, without
@@ -173,8 +173,8 @@ class Contest:
         host, rng = self._session.host, np.random.default_rng(self.seed)
         estimator = host.estimators.create(contestant.method.estimator)
         selector = host.selectors.create(contestant.method.selector)
-        for kind, part in (("estimator", estimator), ("selector", selector)):
-            require_handles_groups(game.players, kind, part.name, handles_groups=part.handles_groups)
+        require_handles_players(game.players, "estimator", estimator)
+        require_handles_players(game.players, "selector", selector)
         evidence = partial(first_evidence, game)
         contributions = estimator.estimate(EstimationProblem(game, game.budget, rng, n_remove, evidence))
         require_spread(contributions.measured)

@@ -25,7 +25,7 @@ _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 _DATA_SET = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 _LICENSE_FIELDS = ("license", "license_name", "license_link")
 _LONGEST_CARD = 1 << 20
-_PRUNED = {"block": "layer", "sublayer": "layer", "expert": "expert"}
+_PRUNED = {"block": "layer", "sublayer": "layer", "expert": "expert", "mixed": "layer"}
 _MARKUP = re.compile(r"([\\`*_{}\[\]<>#|~!])")
 
 
@@ -80,7 +80,7 @@ def render_card(facts: CardFacts) -> str:
     """A model card in Markdown with the hub's YAML front matter."""
     plan, before, after = facts.plan, facts.before, facts.after
     players = len(plan.removed) + len(plan.kept)
-    what = f"{plan.granularity}s"
+    what = plan.what
     lines = plan.listed()
     removed = "".join(f"\n  - {line}" for line in lines) if plan.layers else f" {lines[0]}"
     share = 1 - after.parameters / before.parameters

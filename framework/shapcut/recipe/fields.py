@@ -64,7 +64,7 @@ def _target(name: str, metavar: str, meaning: str) -> RecipeField:
 
 _ALL = (
     _target("remove", "N", "number of players to remove"),
-    _target("ratio", "R", "share of the players to remove, between 0 and 1"),
+    _target("ratio", "R", "share of the players to remove, between 0 and 1; of the parameters if mixed"),
     _target("parameters", "N", "parameters that may stay, such as 100M"),
     _target("memory", "SIZE", "size of the weights that may stay, such as 250MiB"),
     _target("cache", "SIZE@N", "size of the cache of one sequence after N tokens, such as 64MB@4096"),
