@@ -12,7 +12,14 @@ from pathlib import Path
 from typing import Any
 
 from tables_players import forms, players_experts, players_families, players_mixed, sublayers_families
-from tables_selection import best_sets, calibration_size, estimators, selection, selection_summary
+from tables_selection import (
+    best_sets,
+    calibration_size,
+    estimators,
+    leaderboard,
+    selection,
+    selection_summary,
+)
 from tables_serving import engines, gguf
 from tables_speed import (
     block_runs,
@@ -300,6 +307,7 @@ TABLES: dict[str, Callable[[dict[str, Any]], str]] = {
     "kill": kill,
     "kill_phases": kill,
     "best_sets": best_sets,
+    "leaderboard": leaderboard,
     "calibration_size": calibration_size,
 }
 PAGES = (
@@ -308,6 +316,8 @@ PAGES = (
     "docs/estimators.md",
     "docs/families.md",
     "docs/gguf.md",
+    "docs/index.md",
+    "docs/leaderboard.md",
     "docs/method.md",
     "docs/quantization.md",
     "docs/security.md",
