@@ -198,7 +198,7 @@ def forecast(recipe: Recipe, host: Host, *, target: bool, throughput: float | No
         estimator=recipe.estimator,
         selector=recipe.selector,
         executor=recipe.executor,
-        steps=recipe.then,
+        steps=tuple(spec for spec, _ in parts.steps),
         coalitions=budget,
         tokens_per_coalition=tokens,
         dtype=_name(dtype),

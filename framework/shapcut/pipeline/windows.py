@@ -8,8 +8,15 @@ import torch
 from torch import Tensor
 
 from shapcut.data.excerpt import calibration_digest
-from shapcut.data.mixture import has_own_text, with_own_text, without_own_text
-from shapcut.data.windows import Calibration, all_windows, load_calibration, load_held_out
+from shapcut.data.mixture import has_own_text, text_shares, with_own_text, without_own_text
+from shapcut.data.text import SELF
+from shapcut.data.windows import (
+    Calibration,
+    all_windows,
+    load_calibration,
+    load_held_out,
+    windows_by_source,
+)
 from shapcut.host.open_model import OpenModel
 from shapcut.models.own_text import own_text
 from shapcut.models.source import inspect_source
@@ -32,6 +39,7 @@ class RunText:
         length: tokens per window.
         seed: seed of the choice of windows.
         own: file of the text that the model has written itself, if the source contains it.
+        beside: file of such text for steps alone, to tell what transfers from the source to another text.
     """
 
     source: str
@@ -39,6 +47,7 @@ class RunText:
     length: int
     seed: int
     own: Path | None = None
+    beside: Path | None = None
 
     @staticmethod
     def of(source: str, opened: OpenModel, length: int, seed: int, reporter: Reporter) -> "RunText":
@@ -86,6 +95,18 @@ class RunText:
     def whole(self, length: int) -> Tensor:
         """All windows of ``length`` tokens of the calibration part, shape (windows, length)."""
         return all_windows(self._readable(self.source), self.tokenizer, length)
+
+    def by_source(self, length: int) -> dict[str, Tensor]:
+        """The windows of `whole`, apart for each source as named by the user, and as many of those beside."""
+        found = windows_by_source(self._readable(self.source), self.tokenizer, length)
+        names = [share.source for share in text_shares(self.source)]
+        texts = dict(zip(names, found.values(), strict=True))
+        if self.beside is not None:
+            written = all_windows(str(self.beside), self.tokenizer, length)
+            most = min(len(written), *(len(windows) for windows in texts.values()))
+            texts = {name: windows[:: len(windows) // most][:most] for name, windows in texts.items()}
+            texts[SELF] = written[:most]
+        return texts
 
     def _drawn(self, samples: int, seed: int) -> Calibration:
         found = load_calibration(
