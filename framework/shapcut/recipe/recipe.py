@@ -271,8 +271,13 @@ def preset_options(name: str) -> dict[str, Any]:
     if name not in METHODS:
         raise InputError(f"unknown preset {name!r}: {did_you_mean(name, METHODS)}")
     method = METHODS[name]
-    options = {"estimator": method.estimator, "selector": method.selector, "utility": method.utility}
-    options |= {} if name == OURS else {"mend": False}  # published methods leave the weights as they are
+    options: dict[str, Any] = {
+        "estimator": method.estimator,
+        "selector": method.selector,
+        "utility": method.utility,
+    }
+    if name != OURS:
+        options["mend"] = False  # published methods leave the weights as they are
     return options | (_PAPER_TEXT if name == "paper" else {})
 
 

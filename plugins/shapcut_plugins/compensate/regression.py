@@ -152,7 +152,8 @@ def _sketch(outputs: int, device: torch.device) -> Tensor | None:
     if outputs <= 2 * _SKETCH:
         return None
     drawn = torch.randn((outputs, _SKETCH), dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-    return torch.linalg.qr(drawn).Q.to(device)
+    columns: Tensor = torch.linalg.qr(drawn).Q
+    return columns.to(device)
 
 
 def _solved(second: Tensor, cross: Tensor, ridge: float, penalised: Tensor) -> Tensor:
