@@ -3,7 +3,7 @@ SHELL := bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup demo test pytest lint unit families recipes serve-vllm bench-speed bench-selection bench-gpu format docs dist clean
+.PHONY: help setup demo test pytest lint unit families recipes serve-vllm bench-speed bench-selection bench-gpu leaderboard format docs dist clean
 
 PYTHON ?= python3
 TORCH ?= $(shell grep '^torch==' constraints.txt)
@@ -84,6 +84,11 @@ bench-selection: $(STAMP) ## compare selection methods (hours); TEXT=file, HELD_
 	$(PIP) install --editable '.[bench]' -c $(VENV)/constraints.txt
 	$(BIN)/python benchmarks/selection.py --text '$(TEXT)' --held-out '$(HELD_OUT)'
 	$(BIN)/python benchmarks/selection_figure.py
+	$(BIN)/python benchmarks/tables.py
+
+leaderboard: $(STAMP) ## measure every method on every model and write docs/leaderboard.md (hours); TEXTS=, TASKS=
+	$(BIN)/python benchmarks/leaderboard.py --runs .leaderboard $(if $(TEXTS),--judge-on $(TEXTS)) \
+	  $(if $(TASKS),--task-data '$(TASKS)' --limit 500)
 	$(BIN)/python benchmarks/tables.py
 
 bench-gpu: $(STAMP) ## measure evaluation on a GPU against other ways (some 6 minutes)

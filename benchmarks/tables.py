@@ -11,8 +11,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from tables_players import players_experts, players_families, sublayers_families
-from tables_selection import best_sets, calibration_size, estimators, selection, selection_summary
+from tables_players import players_experts, players_families, players_mixed, sublayers_families
+from tables_selection import (
+    best_sets,
+    calibration_size,
+    estimators,
+    leaderboard,
+    selection,
+    selection_summary,
+)
 from tables_serving import engines, gguf
 from tables_speed import (
     block_runs,
@@ -270,7 +277,9 @@ SUPPORTED = ROOT / "adapters" / "shapcut_adapters" / "transformers" / "supported
 TABLES: dict[str, Callable[[dict[str, Any]], str]] = {
     "families": families,
     "players_experts": players_experts,
+    "players_mixed": players_mixed,
     "players_families": players_families,
+    "mixed_families": players_families,
     "sublayers_families": sublayers_families,
     "shapes": shapes,
     "siblings": siblings,
@@ -297,6 +306,7 @@ TABLES: dict[str, Callable[[dict[str, Any]], str]] = {
     "kill": kill,
     "kill_phases": kill,
     "best_sets": best_sets,
+    "leaderboard": leaderboard,
     "calibration_size": calibration_size,
 }
 PAGES = (
@@ -305,6 +315,8 @@ PAGES = (
     "docs/estimators.md",
     "docs/families.md",
     "docs/gguf.md",
+    "docs/index.md",
+    "docs/leaderboard.md",
     "docs/method.md",
     "docs/quantization.md",
     "docs/security.md",
@@ -328,12 +340,12 @@ def filled(text: str) -> str:
 
 def supported() -> str:
     """What `shapcut families` answers from."""
-    names = ("families", "sublayers_families", "players_families")
-    rows, sublayers, experts = (read_result(name)["families"] for name in names)
+    names = ("families", "sublayers_families", "players_families", "mixed_families")
+    rows, sublayers, experts, mixed = (read_result(name)["families"] for name in names)
     found = {}
     for name, row in rows.items():
         exact = row["verdict"].startswith("exact")
-        tried = (("sublayer", sublayers), ("expert", experts))
+        tried = (("sublayer", sublayers), ("expert", experts), ("mixed", mixed))
         finer = [kind for kind, other in tried if other.get(name, {}).get("verdict") == "exact"]
         found[name] = {
             "verdict": row["verdict"],

@@ -4,13 +4,14 @@ from typing import Any
 
 
 def players_families(content: dict[str, Any]) -> str:
-    """The families whose experts were tried, and why some are refused."""
+    """The families whose experts, or parts and experts, were tried, and why some are refused."""
     rows = content["families"]
     exact = [name for name, row in rows.items() if row["verdict"] == "exact"]
     largest = max(rows[name]["largest_difference"] for name in exact)
+    so_far = "" if content["complete"] else " so far"
     lines = [
         f"transformers {content['transformers']}, torch {content['torch']}, {content['machine']}: {len(rows)} families with "
-        f"experts, {len(exact)} exact; the largest difference {largest:.1g} of the effect.",
+        f"experts{so_far}, {len(exact)} exact; the largest difference {largest:.1g} of the effect.",
         "",
         f"Exact: {', '.join(exact)}.",
         "",
@@ -76,6 +77,47 @@ def players_experts(content: dict[str, Any]) -> str:
             f"are values only. `{content['command']}`, torch {content['torch']}.",
         ]
     )
+
+
+def players_mixed(content: dict[str, Any]) -> str:
+    """Mixed cuts beside those of one kind: perplexity, and what was removed with the first seed."""
+    names = {"mixed": "mixed", "block": "blocks", "moe": "MoE parts", "expert": "experts"}
+    found: dict[tuple[str, float], dict[str, list[dict[str, Any]]]] = {}
+    for row in content["rows"]:
+        found.setdefault((row["model"], row["ratio"]), {}).setdefault(row["method"], []).append(row)
+    lines = [
+        f"| model | parameters | {' | '.join(names.values())} | mixed removed, first seed |",
+        f"|---|---|{'---|' * (len(names) + 1)}",
+    ]
+    for (model, ratio), rows in found.items():
+        cells = [_mixed_cell(rows[method]) for method in names]
+        lines.append(f"| {model} | -{ratio:.1%} | {' | '.join(cells)} | {rows['mixed'][0]['what']} |")
+    seeds = ", ".join(map(str, sorted({row["seed"] for row in content["rows"]})))
+    text = content["calibration"]
+    whole = ", ".join(f"{name} {perplexity:.2f}" for name, perplexity in content["whole"].items())
+    return "\n".join(
+        [
+            *lines,
+            "",
+            f"Held-out perplexity on {content['held_out_windows']} windows of {text['length']} tokens ({whole} before the cut), "
+            f"mean of seeds {seeds}; in brackets, thousandths of a nat above `mixed` and the standard error of the paired "
+            f"difference over windows. All have {content['budget']} coalitions on {text['windows']} windows and compare their "
+            f"finalists on {text['further_windows']} further ones. A dash: the kind alone does not reach the target, or no "
+            f"checkpoint can lack it. `{content['command']}`, torch {content['torch']}.",
+        ]
+    )
+
+
+def _mixed_cell(rows: list[dict[str, Any]]) -> str:
+    known = [row for row in rows if "failure" not in row]
+    if not known:
+        return "-"
+    perplexity = f"{_mean(known, 'perplexity'):.2f}"
+    if known[0]["method"] == "mixed":
+        return perplexity
+    above = sum(row["nats_above_mixed"][0] for row in known) / len(known)
+    error = sum(row["nats_above_mixed"][1] ** 2 for row in known) ** 0.5 / len(known)
+    return f"{perplexity} ({1e3 * above:+.1f} ± {1e3 * error:.1f})"
 
 
 def _expert_cell(rows: list[dict[str, Any]]) -> str:

@@ -234,3 +234,65 @@ def calibration_size(content: dict[str, Any]) -> str:
         found = {row["tokens"]: f"{row['kendall']:.2f} ± {row['kendall_deviation']:.2f}" for row in rows}
         lines.append(f"| {name} | {' | '.join(found.get(size, '') for size in sizes)} |")
     return "\n".join(lines)
+
+
+def leaderboard(content: dict[str, Any]) -> str:
+    """A table for each model: every method and ratio, plain and mended, with intervals."""
+    lines: list[str] = []
+    for name in dict.fromkeys(row["model"] for row in content["rows"]):
+        rows = [row for row in content["rows"] if row["model"] == name]
+        whole = next(row for row in rows if row["method"] == "whole")
+        cuts = sorted(
+            (row for row in rows if row["removed"]),
+            key=lambda row: (len(row["removed"]), _first_perplexity(row)),
+        )
+        texts = list(whole["perplexities"])
+        dense = ", ".join(f"{whole['perplexities'][text]['perplexity']:.2f} on {text}" for text in texts)
+        asked = "accuracy" in whole
+        headings = ["removed", "method", "mended by", *(f"perplexity on {text}" for text in texts)]
+        headings += ["accuracy, points"] if asked else []
+        headings += ["tokens to choose", "seconds to choose", "to mend"]
+        lines += [
+            f"## {name}",
+            "",
+            f"{whole['blocks']} blocks; the whole model's perplexity is {dense}"
+            + (f", its accuracy {100 * whole['accuracy']['before']:.1f} %." if asked else "."),
+            "",
+            f"| {' | '.join(headings)} |",
+            f"|{'---|' * len(headings)}",
+        ]
+        lines += [f"| {' | '.join(_leader(row, texts, asked=asked))} |" for row in cuts]
+        lines.append("")
+    about = (
+        f"Sorted by perplexity on the first text, {content['windows']} windows of 128 tokens of each text's held-out quarter; in "
+        "brackets the 95 % interval of its change, paired by window. Accuracy: the change of the mean over tasks, with its "
+        "interval, paired by question."
+    )
+    return "\n".join(
+        [about, "", *lines, f"`{content['command']}`, {content['instructions']}, torch {content['torch']}."]
+    )
+
+
+def _first_perplexity(row: dict[str, Any]) -> float:
+    first = next(iter(row["perplexities"].values()))["perplexity"]
+    return float(first)
+
+
+def _leader(row: dict[str, Any], texts: list[str], *, asked: bool) -> list[str]:
+    cells = [str(len(row["removed"])), row["method"], "" if row["after"] == "none" else row["after"]]
+    for text in texts:
+        found = row["perplexities"].get(text)
+        cells.append("" if found is None else f"{found['perplexity']:.2f}{_change(found['ratio'])}")
+    if asked and (accuracy := row.get("accuracy")):
+        low, high = (f"{100 * accuracy[end]:+.1f}" for end in ("low", "high"))
+        cells.append(f"{100 * accuracy['difference']:+.1f} ({low} to {high})")
+    elif asked:
+        cells.append("")
+    mended = f"{row['step seconds']:.1f}" if row["after"] != "none" else ""
+    return [*cells, f"{row['tokens']:,}", f"{row['seconds']:.1f}", mended]
+
+
+def _change(ratio: list[float | None] | None) -> str:
+    if ratio is None or ratio[1] is None or ratio[2] is None:
+        return ""
+    return f" ({100 * (ratio[1] - 1):+.1f} to {100 * (ratio[2] - 1):+.1f} %)"

@@ -1,8 +1,9 @@
-"""Of which families of transformers experts or sub-layers can be absent exactly: all that have any, tried.
+"""Of which families of transformers experts, sub-layers or both can be absent exactly: all are tried.
 
     python benchmarks/players/families.py                   # all; goes on where an interrupted sweep stopped
     python benchmarks/players/families.py mixtral dbrx      # these again, the other rows stay
     python benchmarks/players/families.py --granularity sublayer
+    python benchmarks/players/families.py --granularity mixed
 
 Experts: each family's tiny random model loses one and two experts of each layer, or of each group of its
 router, and single ones. Bypassing, the fast path, removal, saving and reloading, and decoding with and
@@ -11,6 +12,9 @@ without a cache have to agree. Families without experts are left out.
 Sub-layers: the model runs without single ones, without random sets of both kinds and without whole blocks.
 Bypassing and the fast path have to agree with each other, with the absence of whole blocks, and with a model
 whose output projections are zero, weights and biases, wherever these are linear maps of their own.
+
+Mixed: the model loses blocks, MoE parts and experts of the other layers, alone and together. The checks are
+those of experts.
 
 Examples that need a package that is not installed are left out.
 """
@@ -30,7 +34,7 @@ import torch
 import transformers
 from torch import nn
 
-from shapcut.game.granularity import Granularity
+from shapcut.game.granularity import Granularity, plural
 from shapcut.support.errors import UnsupportedModelError
 from shapcut.support.files import write_json_atomically
 from shapcut.support.quiet import quiet_libraries
@@ -42,18 +46,21 @@ from shapcut_adapters.transformers.adapter import HFDecoderAdapter
 RESULTS = {
     "expert": Path(__file__).parents[1] / "results" / "players_families.json",
     "sublayer": Path(__file__).parents[1] / "results" / "sublayers_families.json",
+    "mixed": Path(__file__).parents[1] / "results" / "mixed_families.json",
 }
+OF_EXPERTS = (
+    "absent-is-ignored",
+    "stack-equals-bypass",
+    "remove-equals-bypass",
+    "reload-equals-removed",
+    "cached-decoding",
+    "removal-composes",
+    "parameter-count",
+    "refusals-have-reasons",
+)
 CHECKS = {
-    "expert": (
-        "absent-is-ignored",
-        "stack-equals-bypass",
-        "remove-equals-bypass",
-        "reload-equals-removed",
-        "cached-decoding",
-        "removal-composes",
-        "parameter-count",
-        "refusals-have-reasons",
-    ),
+    "expert": OF_EXPERTS,
+    "mixed": OF_EXPERTS,
     "sublayer": (
         "absent-is-ignored",
         "each-absence-matters",
@@ -80,14 +87,14 @@ def row(adapter: HFDecoderAdapter, name: str, granularity: Granularity) -> dict[
     case = Case(adapter, name, model, input_ids, seed=0, granularity=granularity)
     results = [run_check(case, check) for check in CHECKS[granularity]]
     failed = [f"{result.check}: {result.detail}" for result in results if not result.passed]
-    about = with_experts(case) if granularity == "expert" else with_sublayers(case)
+    about = with_sublayers(case) if granularity == "sublayer" else with_experts(case)
     if about.get("largest_from_zeroed", 0.0) > TOLERANCE:
         failed.append(f"zeroed projections: differs by {about['largest_from_zeroed']:.2g} of the effect")
     return {
         "verdict": "wrong" if failed else "exact",
         **({"failed": failed} if failed else {}),
         "largest_difference": case.largest_difference,
-        f"{granularity}s": len(players),
+        plural(granularity).replace(" ", "_"): len(players),
         **about,
         "fast_path": case.stack(case.model) is not None,
         "seconds": round(time.perf_counter() - started, 1),

@@ -12,7 +12,8 @@ from shapcut.baselines.expert_statistics import first_evidence
 from shapcut.comparison.compare import Comparison
 from shapcut.comparison.compare import compare as compare_methods
 from shapcut.comparison.contestants import parse_methods
-from shapcut.estimators.base import EstimationProblem, require_handles_groups
+from shapcut.data.mixture import check_other_texts
+from shapcut.estimators.base import EstimationProblem, require_handles_players
 from shapcut.estimators.robustness import examined
 from shapcut.game.budget import BudgetedGame, capped_budget
 from shapcut.game.checkpoint_form import AllowedForm
@@ -116,7 +117,7 @@ def estimate(
     """
     chosen = build_host().estimators.create(estimator)
     counted = BudgetedGame(game, capped_budget(budget, game.players))
-    require_handles_groups(game.players, "estimator", chosen.name, handles_groups=chosen.handles_groups)
+    require_handles_players(game.players, "estimator", chosen)
     evidence = partial(first_evidence, counted)
     problem = EstimationProblem(counted, counted.budget, np.random.default_rng(seed), remove, evidence)
     found: Contributions = chosen.estimate(problem)
@@ -150,7 +151,7 @@ def select(
         InputError: if the selector is unknown, or no set of that size can be removed.
     """
     chosen = build_host().selectors.create(selector)
-    require_handles_groups(players, "selector", chosen.name, handles_groups=chosen.handles_groups)
+    require_handles_players(players, "selector", chosen)
     problem = SelectionProblem(
         contributions, players, remove, game=game, budget=budget, rng=np.random.default_rng(seed)
     )
@@ -269,6 +270,7 @@ def evaluate(
     windows: int | None = 32,
     window: int = 128,
     stride: int | None = None,
+    judge_on: Sequence[str] | None = None,
     tasks: str | None = None,
     task_data: str | Path | None = None,
     limit: int | None = None,
@@ -285,6 +287,8 @@ def evaluate(
         windows: number of windows; None: all.
         window: tokens per window.
         stride: tokens by which overlapping windows move on; None: each window is read on its own.
+        judge_on: other texts whose last quarters are read, too; None: the built-in ones without
+            ``calibration``, or none if ``text`` is given.
         tasks: ``zero-shot``, or tasks of lm-evaluation-harness with commas between.
         task_data: a directory with a file of questions for each task.
         limit: questions of each task at most.
@@ -294,8 +298,9 @@ def evaluate(
     Raises:
         InputError: if an argument is invalid, or the model or a text cannot be read.
     """
-    question = TextQuestion(text or calibration, text is not None, window, windows, stride)
+    question = TextQuestion(text or calibration, text is not None, window, windows, stride, judge_on)
     question.check(None)
+    check_other_texts(judge_on)
     harness = Harness.asked(tasks, data=task_data, limit=limit)
     host, files = build_host(), None
     if isinstance(model, str):
@@ -312,6 +317,7 @@ def evaluate(
         adapter,
         loaded,
         held_out,
+        others=question.others(tokens),
         sliding=sliding,
         speed=SpeedQuestion(repeats=repeats).within(length),
         tasks=harness,

@@ -25,6 +25,7 @@ def shapcut_register_estimators(register: Register) -> None:
     register("exact", "shapcut.estimators.exact:ExactEstimator")
     register("paper", "shapcut.estimators.paper:PaperEstimator")
     register("surrogate", "shapcut.estimators.surrogate:SurrogateEstimator")
+    register("mixed", "shapcut.estimators.mixed:MixedEstimator")
     register("permutation", "shapcut.estimators.permutation:PermutationEstimator")
     register("stratified", "shapcut.estimators.stratified:StratifiedEstimator")
     register("leave-one-out", "shapcut.baselines.leave_one_out:LeaveOneOutEstimator")
@@ -43,6 +44,7 @@ def shapcut_register_selectors(register: Register) -> None:
     """Register the paper's ranking, the default and the baselines."""
     register("ranking", "shapcut.selection.ranking:RankingSelector")
     register("search", "shapcut.selection.search:SearchSelector")
+    register("mixed", "shapcut.selection.mixed:MixedSelector")
     register("greedy", "shapcut.baselines.greedy:GreedySelector")
     register("evolutionary", "shapcut.baselines.evolutionary:EvolutionarySelector")
     register("angular", "shapcut.baselines.angular:AngularSelector")

@@ -208,7 +208,7 @@ def test_a_forecast(mixture: Path) -> None:
 def test_inspect(mixture: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["inspect", str(mixture), *EXPERTS, "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
-    assert found["granularities"] == ["block", "sublayer", "expert"]
+    assert found["granularities"] == ["block", "sublayer", "expert", "mixed"]
     assert [player["group"] for player in found["players"]] == [layer for layer in LAYERS for _ in range(6)]
     assert run(["inspect", str(mixture), *EXPERTS]) == 0
     shown = capsys.readouterr().out

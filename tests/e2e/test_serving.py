@@ -35,9 +35,7 @@ SIZES = {"budget": 12, "samples": 2, "sequence_length": 16, "finalist_samples": 
 VLLM, LLAMA_CPP = "SHAPCUT_VLLM_PYTHON", "SHAPCUT_LLAMA_CPP_PYTHON"
 HAS_LLAMA_CPP = LLAMA_CPP in os.environ or importlib.util.find_spec("xllamacpp") is not None
 
-MEMORY = re.compile(
-    r"\d+ → \d+(?= \| equal)|\d+ → \d+(?= \| differs)"
-)  # peaks of two processes: never quite the same
+MEMORY = re.compile(r"\d+ → \d+(?= \| (equal|differs))")  # peaks of two processes: never quite the same
 
 # Two likeliest tokens at each place; SHIFT and REFUSED are what a test fills in, by the name of the model.
 CODE = """

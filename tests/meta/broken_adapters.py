@@ -671,6 +671,39 @@ class CountsNoRouterRows(ExpertPlayers):
         return tuple(replace(player, parameters=player.parameters - rows) for player in found)
 
 
+class MixedPlayers(Sound):
+    """Breaks nothing: attention, MLP and experts of each block are players."""
+
+    family = small("qwen3_moe", hidden_size=16)
+
+    def granularities(self, model):
+        return ("block", "mixed")
+
+
+class CountsExpertsWithTheirPart(MixedPlayers):
+    """An MLP counts its experts, which count themselves, too."""
+
+    def players(self, model, granularity="block"):
+        found = super().players(model, granularity)
+        inside = {
+            part.name: sum(each.parameters for each in found if each.name.startswith(f"{part.name}."))
+            for part in found
+        }
+        return tuple(replace(each, parameters=each.parameters + inside[each.name]) for each in found)
+
+
+class CutsNoExpertsBesideParts(MixedPlayers):
+    """Where a part goes, all experts of the other layers stay."""
+
+    def remove(self, model, absent, granularity="block"):
+        players = self.players(model, granularity)
+        parts = {each for each in absent if 0 <= each < len(players) and players[each].group is None}
+        if granularity == "mixed" and parts and self.can_remove(model, absent, granularity) is None:
+            names = tuple(f"{players[part].name}." for part in parts)
+            absent = {each for each in absent if each in parts or players[each].name.startswith(names)}
+        return super().remove(model, absent, granularity)
+
+
 class SublayerPlayers(Sound):
     """Breaks nothing: attention and MLP of each block, whose projections have a bias, are players."""
 

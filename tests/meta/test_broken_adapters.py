@@ -134,6 +134,13 @@ EXPECTED = {
         "dtype-and-device-kept",
     },
     broken.CountsNoRouterRows: {"parameter-count"},
+    broken.CountsExpertsWithTheirPart: {"parameter-count"},
+    broken.CutsNoExpertsBesideParts: {
+        "remove-equals-bypass",
+        "cached-decoding",
+        "removal-composes",
+        "parameter-count",
+    },
     broken.LeavesTheBias: {
         "absent-is-ignored",
         "parts-are-their-block",
@@ -231,6 +238,12 @@ def test_a_model_that_becomes_one_of_another_family_is_checked():
 def test_experts_are_checked_where_they_are_players():
     results = check_adapter(broken.ExpertPlayers())
     assert {result.example for result in results} == {"tiny", "tiny by expert"}
+    assert [result for result in results if not result.passed] == []
+
+
+def test_parts_and_experts_are_checked_together():
+    results = check_adapter(broken.MixedPlayers())
+    assert {result.example for result in results} == {"tiny", "tiny by mixed"}
     assert [result for result in results if not result.passed] == []
 
 

@@ -44,6 +44,8 @@ from shapcut_adapters.transformers.file_cut import (
     save_without_predictors,
 )
 from shapcut_adapters.transformers.interception import Container, learn_containers, skipped, without_cache
+from shapcut_adapters.transformers.mixed.players import Mixed
+from shapcut_adapters.transformers.mixed.stack import MixedStack
 from shapcut_adapters.transformers.recorded_stack import RecordedStack
 from shapcut_adapters.transformers.removal import (
     blocks_objection,
@@ -109,11 +111,13 @@ class HFDecoderAdapter(Adapter):
         )
 
     def players(self, model: nn.Module, granularity: Granularity = "block") -> tuple[Player, ...]:
-        """One player per block, by its dotted path; or as `SubLayers` and `Experts` say."""
+        """One player per block, by its dotted path; or as `SubLayers`, `Experts` and `Mixed` say."""
         if granularity == "expert":
             return Experts.of(model).players()
         if granularity == "sublayer":
             return SubLayers.of(model).players()
+        if granularity == "mixed":
+            return Mixed.of(model).players()
         decoder = find_decoder(model)
         pinned = pinned_blocks(decoder)
         return tuple(
@@ -150,6 +154,10 @@ class HFDecoderAdapter(Adapter):
             with SubLayers.of(model).bypass(present):
                 yield
             return
+        if granularity == "mixed":
+            with Mixed.of(model).bypass(present):
+                yield
+            return
         decoder = find_decoder(model)
         running = checked_indices(present, len(decoder.blocks))
         for index, reason in needed_blocks(decoder).items():
@@ -167,6 +175,7 @@ class HFDecoderAdapter(Adapter):
         decoder = find_decoder(model)
         experts = Experts.of(model) if granularity == "expert" else None
         sublayers = SubLayers.of(model) if granularity == "sublayer" else None
+        mixed = Mixed.of(model) if granularity == "mixed" else None
         if model not in self._stack_batch_sizes:
             self._stack_batch_sizes[model] = self._usable_batch_sizes(decoder)
         if not (usable := self._stack_batch_sizes[model]):
@@ -176,6 +185,8 @@ class HFDecoderAdapter(Adapter):
             return ExpertStack(experts, containers, usable[0])
         if sublayers is not None:
             return SubLayerStack(sublayers, containers, usable[0])
+        if mixed is not None:
+            return MixedStack(mixed, containers, usable[0])
         return RecordedStack(decoder, containers, usable[0])
 
     def input_device(self, model: nn.Module) -> torch.device:
@@ -193,7 +204,7 @@ class HFDecoderAdapter(Adapter):
         require_removable(self, model, absent, granularity)
         if granularity == "expert":
             return Experts.of(model).remove(absent)
-        if granularity == "sublayer":
+        if granularity in {"sublayer", "mixed"}:
             form = self.checkpoint_forms(model, absent, granularity)[0]
             return self.remove_as(model, absent, granularity, form)
         decoder = find_decoder(model)
@@ -203,9 +214,12 @@ class HFDecoderAdapter(Adapter):
         self, model: nn.Module, absent: Collection[int], granularity: Granularity = "block"
     ) -> tuple[CheckpointForm, ...]:
         """See `Adapter.checkpoint_forms`; only sub-layers need another one than the model's own."""
-        if granularity != "sublayer":
+        if granularity == "mixed":
+            objections = Mixed.of(model).form_objections(absent)
+        elif granularity == "sublayer":
+            objections = form_objections(SubLayers.of(model), absent)
+        else:
             return super().checkpoint_forms(model, absent, granularity)
-        objections = form_objections(SubLayers.of(model), absent)
         return tuple(form for form, objection in objections.items() if not objection)
 
     def remove_as(
@@ -214,12 +228,16 @@ class HFDecoderAdapter(Adapter):
         """See `Adapter.remove_as`; a form other than ``same`` gives a new model that shares the weights."""
         if granularity == "sublayer":
             return remove_parts(SubLayers.of(model), absent, form)
+        if granularity == "mixed":
+            return Mixed.of(model).remove(absent, form)
         return super().remove_as(model, absent, granularity, form)
 
     def remnants(
         self, model: nn.Module, absent: Collection[int], granularity: Granularity, form: CheckpointForm
     ) -> int:
         """See `Adapter.remnants`: a sibling family keeps tiny MLPs."""
+        if granularity == "mixed":
+            return Mixed.of(model).remnants(absent, form)
         if granularity != "sublayer":
             return 0
         return parts_remnants(SubLayers.of(model), absent, form)
@@ -232,6 +250,8 @@ class HFDecoderAdapter(Adapter):
             return Experts.of(model).objection(absent) or None
         if granularity == "sublayer":
             return plain_objection(SubLayers.of(model), absent) or None
+        if granularity == "mixed":
+            return Mixed.of(model).objection(absent) or None
         decoder = find_decoder(model)
         return blocks_objection(decoder, _cut(decoder, checked_indices(absent, len(decoder.blocks)))) or None
 

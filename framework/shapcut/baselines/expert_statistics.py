@@ -81,14 +81,16 @@ def expert_statistics(access: ModelAccess, groups: Groups) -> dict[ExpertStatist
 
 
 def first_evidence(game: Game) -> NDArray[np.float64] | None:
-    """Published statistics of each expert over the mean of its group; None of players that are no experts.
+    """Published statistics of each expert over the mean of its group; None without experts.
+
+    Players beside experts have no score, which is NaN.
 
     Returns:
         The activation norm, the frequency, REAP's mean of weighted norms, and their sum, which is the mean
         times the frequency; shape (4, n_players).
     """
     access = game.access
-    if not isinstance(access, ModelAccess) or access.granularity != "expert":
+    if not isinstance(access, ModelAccess) or access.granularity not in {"expert", "mixed"}:
         return None
     groups = Groups.of(game.players)
     try:
@@ -96,11 +98,14 @@ def first_evidence(game: Game) -> NDArray[np.float64] | None:
     except UnsupportedModelError:
         return None
     scores = (found["ean"], found["frequency"], found["reap"], found["reap"] * found["frequency"])
-    return np.vstack([_relative(score, groups) for score in scores])
+    experts = groups.labels >= 0
+    relative = np.full((len(scores), game.n_players), np.nan)
+    relative[:, experts] = [_relative(score, groups.labels[experts]) for score in scores]
+    return relative
 
 
-def _relative(score: NDArray[np.float64], groups: Groups) -> NDArray[np.float64]:
+def _relative(score: NDArray[np.float64], labels: NDArray[np.int64]) -> NDArray[np.float64]:
     """A score over the mean of its group."""
-    means = np.bincount(groups.labels, weights=score) / np.bincount(groups.labels)
-    relative: NDArray[np.float64] = score / np.where(means > 0.0, means, 1.0)[groups.labels]
+    means = np.bincount(labels, weights=score) / np.bincount(labels)
+    relative: NDArray[np.float64] = score / np.where(means > 0.0, means, 1.0)[labels]
     return relative

@@ -204,7 +204,7 @@ def prune_model(
 @options.run
 @recipe_options(
     (
-        *("form", "then", "calibration", "tasks", "task_data", "limit"),
+        *("form", "then", "calibration", "judge_on", "tasks", "task_data", "limit"),
         *("device", "offload", "trust_remote_code", "revision", "text_only"),
     )
 )
@@ -237,7 +237,7 @@ def apply_model(
     recipe = make_recipe(
         {
             "model": model,
-            "remove": len(removal.removed),
+            "remove": None if removal.granularity == "mixed" else len(removal.removed),
             "granularity": removal.granularity,
             "finalist_samples": 0,
             **given,

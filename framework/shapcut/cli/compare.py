@@ -183,33 +183,60 @@ def _show(comparison: Comparison, directory: Path) -> None:
     from shapcut.comparison.standings import standings, summaries, verdicts
 
     facts, found = comparison.facts, standings(comparison.rows)
+    others = [each["source"] for each in facts["other_texts"]]
+    elsewhere = {name: standings([row.on(name) for row in comparison.rows]) for name in others}
     dense, text = _number(facts["dense_held_out_perplexity"]), facts["text"]
     tables.show(
         f"{facts['model']['source']}: held-out perplexity of the whole model {dense}",
-        ("method", "perplexity", "best or not told apart", "tokens", "s"),
-        [_summary_cells(each) for each in summaries(found)],
+        ("method", "perplexity", *(f"on {name}" for name in others), "best or not told apart", "tokens", "s"),
+        _summary_rows(summaries(found), [summaries(each) for each in elsewhere.values()]),
     )
     for n_remove, verdict in verdicts(found).items():
         tables.say(f"{n_remove} removed: {verdict}")
+    for name, ranked in elsewhere.items():
+        for n_remove, verdict in verdicts(ranked).items():
+            tables.say(f"{n_remove} removed, on {name}: {verdict}")
     windows = " windows of ".join(map(str, text["held_out_windows"]))
     tables.say(
         f"judged on {text['held_out']}, {windows} tokens (SHA-256 {text['held_out_fingerprint'][:16]}); "
         "perplexities are geometric means, intervals 95 % t intervals over windows, of these seeds' sets"
     )
+    for each in facts["other_texts"]:
+        windows = " windows of ".join(map(str, each["windows"]))
+        tables.say(
+            f"judged on {each['source']}, too, {windows} tokens (SHA-256 {each['fingerprint'][:16]}): "
+            f"perplexity of the whole model {_number(each['dense_perplexity'])}"
+        )
     tables.show(
         "every row",
-        ("method", "seed", "removed", "perplexity", "sets", "tokens", "s"),
-        [_cells(row) for row in comparison.rows],
+        (
+            "method",
+            "seed",
+            "removed",
+            "perplexity",
+            *(f"on {name}" for name in others),
+            "sets",
+            "tokens",
+            "s",
+        ),
+        [_cells(row, others) for row in comparison.rows],
     )
     if any(row.differences for row in comparison.rows):
         tables.show(tables.PAIRED, ("method", "removed", "seed", "task", "points"), _accuracies(comparison))
     tables.say(f"kept in {directory}")
 
 
-def _summary_cells(summary: Summary) -> list[str]:
+def _summary_rows(found: Sequence[Summary], elsewhere: Sequence[Sequence[Summary]]) -> list[list[str]]:
+    """One row a method: its perplexity on the held-out text, then on each other text."""
+    means = [{each.method: each.perplexity for each in ranked} for ranked in elsewhere]
+    return [_summary_cells(each, [mean[each.method] for mean in means]) for each in found]
+
+
+def _summary_cells(summary: Summary, elsewhere: Sequence[float | None]) -> list[str]:
     return [
         summary.method,
         _number(summary.perplexity),
+        *map(_number, elsewhere),
         f"{summary.best} of {summary.sizes}",
         f"{summary.tokens:,.0f}",
         f"{summary.seconds:,.1f}",
@@ -224,14 +251,15 @@ def _accuracies(comparison: Comparison) -> list[list[str]]:
     return [[row.method, str(row.n_remove), str(row.seed), cells[0], cells[5]] for row, cells in said]
 
 
-def _cells(row: ResultRow) -> list[str]:
+def _cells(row: ResultRow, others: Sequence[str]) -> list[str]:
     if row.failure:
-        return [row.method, str(row.seed), row.failure, *[""] * 4]
+        return [row.method, str(row.seed), row.failure, *[""] * (4 + len(others))]
     return [
         row.method,
         str(row.seed),
         " ".join(map(str, row.removed)),
         _number(row.held_out_perplexity),
+        *(_number(row.on(name).held_out_perplexity) for name in others),
         f"{row.evaluations:,}",
         f"{row.tokens:,}",
         f"{row.seconds:,.1f}",

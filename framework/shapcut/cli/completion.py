@@ -53,10 +53,10 @@ def models(host: Host) -> Iterable[str]:
 
 def texts(host: Host) -> Iterable[str]:
     """The text that comes with shapcut, and the prefix of the hub's."""
-    from shapcut.data.text import BUILTIN, HUB_PREFIX
+    from shapcut.data.text import BUILTIN, GENERAL, HUB_PREFIX
 
     del host
-    return [BUILTIN, HUB_PREFIX]
+    return [BUILTIN, GENERAL, HUB_PREFIX]
 
 
 def methods(host: Host) -> Iterable[str]:

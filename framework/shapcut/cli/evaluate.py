@@ -22,11 +22,12 @@ if TYPE_CHECKING:
     from shapcut.measurement.measure import SpeedQuestion
     from shapcut.measurement.record import ModelMeasurement
     from shapcut.models.source import ModelSource, SourceFacts
+    from shapcut.recipe.recipe import Recipe
     from shapcut.support.progress import Reporter
 
 
 _ALL = "all"
-_TEXT_OF_RECIPE = ("calibration", "sequence_length", "held_out_samples")
+_TEXT_OF_RECIPE = ("calibration", "sequence_length", "held_out_samples", "judge_on")
 _INTERVALS = (
     "95 % t intervals: of perplexities over windows, paired between models; of durations over repeats"
 )
@@ -97,10 +98,12 @@ class _Job:
         opened = open_model(self.host, source)
         with quiet_libraries():
             held_out, sliding = self.text.read(opened.tokenizer)
+            others = self.text.others(opened.tokenizer)
         found = measure(
             opened.adapter,
             opened.model,
             held_out,
+            others=others,
             sliding=sliding,
             speed=self.speed.within(facts.max_length),
             tasks=self.harness,
@@ -134,7 +137,7 @@ _AT_LEAST_ONE = click.IntRange(min=1)
 @option(
     "--text",
     metavar="SOURCE",
-    help="all of this text instead: a .txt or .jsonl file, builtin or hf:NAME:CONFIG:SPLIT",
+    help="all of this text instead: a .txt or .jsonl file, builtin, general or hf:NAME:CONFIG:SPLIT",
     panel="Text",
     shell_complete=completion.file_or(completion.texts),
 )
@@ -142,6 +145,7 @@ _AT_LEAST_ONE = click.IntRange(min=1)
 @recipe_option("sequence_length", "--window", "--sequence-length", "window")
 @option("--stride", metavar="N", help="overlap windows: score only the last N tokens of each", panel="Text")
 @recipe_option("held_out_samples", help="number of windows of held-out text, or all")
+@recipe_option("judge_on", default_text="builtin and general, whichever is not the text; none with --text")
 @option(
     "--prompt-tokens",
     metavar="N",
@@ -207,6 +211,7 @@ def evaluate(
     window: str | None,
     stride: str | None,
     held_out_samples: str | None,
+    judge_on: tuple[str, ...] | None,
     prompt_tokens: int,
     new_tokens: int,
     repeats: int,
@@ -235,6 +240,7 @@ def evaluate(
         "calibration": calibration,
         "sequence_length": window,
         "held_out_samples": None if held_out_samples == _ALL else held_out_samples,
+        "judge_on": judge_on,
         "limit": limit,
     }
     judged = {} if text or calibration else _judged(model, against)
@@ -244,7 +250,7 @@ def evaluate(
     windows = None if held_out_samples == _ALL else recipe.held_out_samples
     job = _Job(
         host,
-        _text(text, recipe.calibration, recipe.sequence_length, windows, stride),
+        _text(text, recipe, windows, stride),
         SpeedQuestion(prompt_tokens, new_tokens, repeats, batch_size, _lengths(cache_lengths)),
         Harness.asked(task_names, path=task_path, data=task_data, limit=recipe.limit, shots=num_fewshot),
         device or "auto",
@@ -295,21 +301,19 @@ def _judged(*models: str | None) -> dict[str, Any]:
     return {}
 
 
-def _text(
-    text: str | None, calibration: str, window: int, windows: int | None, stride: str | None
-) -> TextQuestion:
+def _text(text: str | None, recipe: Recipe, windows: int | None, stride: str | None) -> TextQuestion:
     """All of ``text``, or the held-out part of the calibration text; refused before a model is loaded."""
-    from shapcut.data.windows import check_source
     from shapcut.measurement.held_out_text import TextQuestion
 
     question = TextQuestion(
-        source=text or calibration,
+        source=text or recipe.calibration,
         whole=text is not None,
-        window=window,
+        window=recipe.sequence_length,
         windows=windows,
         stride=None if stride is None else _number("--stride", stride),
+        judge_on=recipe.judge_on,
     )
-    check_source(question.source)
+    question.check_texts()
     return question
 
 
@@ -377,6 +381,12 @@ def _show(models: list[str], measurements: list[ModelMeasurement], as_json: bool
 
 def _content(measurement: ModelMeasurement) -> dict[str, Any]:
     content: dict[str, Any] = json.loads(measurement.model_dump_json(exclude={"notes"}))
-    interval = measurement.perplexity.interval
-    content["perplexity"]["interval"] = None if interval is None else [interval.low, interval.high]
+    results = [(content, measurement.perplexity)]
+    results += [
+        (part, each.perplexity)
+        for part, each in zip(content["other_texts"], measurement.other_texts, strict=True)
+    ]
+    for part, read in results:
+        interval = read.interval
+        part["perplexity"]["interval"] = None if interval is None else [interval.low, interval.high]
     return content

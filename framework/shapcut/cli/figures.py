@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from shapcut.game.interval import Ratio
 from shapcut.measurement.latency import LatencyResult
 from shapcut.measurement.paired_accuracy import PairedDifference, paired_differences
+from shapcut.measurement.perplexity import PerplexityResult
 from shapcut.measurement.record import ModelMeasurement, TaskScore, changes
 
 _MEGABYTE = 1e6
@@ -23,6 +24,7 @@ class Figure:
         form: how it is printed.
         scale: what it is divided by when it is printed.
         compared: whether a ratio says something.
+        text: the source of the other text that it is of, or None.
     """
 
     key: str
@@ -31,6 +33,7 @@ class Figure:
     form: str = "{:,.1f}"
     scale: float = 1.0
     compared: bool = True
+    text: str | None = None
 
     def cell(self, measurement: ModelMeasurement) -> str:
         """The figure of one model; empty if there is none."""
@@ -43,6 +46,7 @@ def figures(measurements: Sequence[ModelMeasurement]) -> list[Figure]:
     every = [
         Figure("perplexity", "perplexity", lambda m: m.perplexity.perplexity, "{:.3f}"),
         Figure("nats_per_token", "nats per token", lambda m: m.perplexity.nats_per_token, "{:.4f}"),
+        *_other_texts(measurements),
         Figure("tokens", "tokens predicted", lambda m: m.perplexity.n_tokens, "{:,.0f}", compared=False),
         Figure("parameters", "parameters", lambda m: m.parameters, "{:,.0f}"),
         Figure("checkpoint_bytes", "checkpoint files (MB)", lambda m: m.checkpoint_bytes, scale=_MEGABYTE),
@@ -77,7 +81,11 @@ def figure_rows(measurements: Sequence[ModelMeasurement]) -> list[list[str]]:
             ratio = found.get(figure.key)
             rows[-1] += ["" if ratio is None else f"{ratio:.3f}", _ends(uncertain.get(figure.key))]
         if figure.key == "perplexity":
-            rows.append(["its 95 % interval", *(_of_perplexity(each) for each in measurements)])
+            rows.append(["its 95 % interval", *(_ends_of(each.perplexity) for each in measurements)])
+        elif figure.text is not None:
+            read = [each.other_text(figure.text) for each in measurements]
+            ends = ("" if each is None else _ends_of(each.perplexity) for each in read)
+            rows.append(["its 95 % interval", *ends])
     width = max(map(len, rows))
     return [row + [""] * (width - len(row)) for row in rows]
 
@@ -86,11 +94,25 @@ def intervals(measurements: Sequence[ModelMeasurement]) -> dict[str, Ratio]:
     """Each uncertain figure of the last model over the first one's, with its interval."""
     names = {"perplexity.perplexity": "perplexity"}
     found = changes(measurements[0], measurements[-1])
+    names |= {each.figure: each.figure for each in measurements[-1].other_texts}
     return {names.get(path, path.rpartition(".")[2]): ratio for path, ratio in found.items()}
 
 
-def _of_perplexity(measurement: ModelMeasurement) -> str:
-    interval = measurement.perplexity.interval
+def _other_texts(measurements: Sequence[ModelMeasurement]) -> list[Figure]:
+    texts = {each.source: each.figure for m in measurements for each in m.other_texts}
+
+    def on(source: str) -> Callable[[ModelMeasurement], float | None]:
+        def value(measurement: ModelMeasurement) -> float | None:
+            found = measurement.other_text(source)
+            return None if found is None else found.perplexity.perplexity
+
+        return value
+
+    return [Figure(name, name, on(source), "{:.3f}", text=source) for source, name in texts.items()]
+
+
+def _ends_of(read: PerplexityResult) -> str:
+    interval = read.interval
     return "" if interval is None else f"{interval.low:.3f} to {interval.high:.3f}"
 
 

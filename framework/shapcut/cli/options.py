@@ -59,6 +59,7 @@ _COMPLETIONS: dict[str, Complete] = {
     "then": offered("postprocessors"),
     "preset": one_of(methods),
     "calibration": file_or(texts),
+    "judge_on": file_or(texts),
 }
 
 

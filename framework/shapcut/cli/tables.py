@@ -14,7 +14,8 @@ from shapcut.game.coalitions import Player
 from shapcut.game.contributions import Contributions
 from shapcut.game.groups import Groups
 from shapcut.game.interval import Ratio
-from shapcut.measurement.record import ModelMeasurement
+from shapcut.measurement.perplexity import PerplexityResult
+from shapcut.measurement.record import ModelMeasurement, paired_texts
 from shapcut.models.adapter import FamilySupport
 from shapcut.pipeline.dry_run import Forecast
 from shapcut.pipeline.footprint import gigabytes
@@ -46,7 +47,14 @@ def say(text: str) -> None:
 def players_table(players: Sequence[Player]) -> list[list[str]]:
     """One row a player, or a group of players."""
     if len(Groups.of(players)) > 1:
-        return [_group_row(list(group)) for _, group in groupby(players, key=lambda player: player.group)]
+        groups = groupby(players, key=lambda player: player.group)
+        return [row for group, some in groups for row in _rows_of(list(some), together=group is not None)]
+    return _rows_of(players, together=False)
+
+
+def _rows_of(players: Sequence[Player], *, together: bool) -> list[list[str]]:
+    if together:
+        return [_group_row(players)]
     return [
         [
             str(player.index),
@@ -81,6 +89,14 @@ def comparison(result: PruneResult) -> list[list[str]]:
             *_pair(before.perplexity.perplexity, after.perplexity.perplexity, "{:.2f}"),
             between(found.get("perplexity.perplexity")),
         ],
+        *(
+            [
+                last.figure,
+                *_pair(first.perplexity.perplexity, last.perplexity.perplexity, "{:.2f}"),
+                between(found.get(last.figure)),
+            ]
+            for first, last in paired_texts(before, after)
+        ),
         ["parameters", *_pair(before.parameters, after.parameters, "{:,}"), ""],
         ["weights (MB)", *_pair(before.weight_bytes / 1e6, after.weight_bytes / 1e6, "{:.1f}"), ""],
         ["checkpoint file (MB)", *_file_sizes(before, after), ""],
@@ -98,15 +114,26 @@ def held_out_line(result: PruneResult) -> str:
 
 
 def described(measurement: ModelMeasurement) -> str:
-    """The text that a model was measured on."""
-    windows = len(measurement.perplexity.window_tokens)
-    count = f"{windows} windows of " if windows else "windows of "
+    """The texts that a model was measured on."""
     overlap = "" if measurement.stride is None else f", every {measurement.stride}"
     bos = ", BOS first" if measurement.adds_bos else ""
-    return (
-        f"{measurement.held_out_source}, {count}{measurement.sequence_length} tokens{overlap}{bos} (SHA-256 "
-        f"{measurement.held_out_fingerprint[:16]})"
+    found = _read(
+        measurement.held_out_source,
+        measurement.perplexity,
+        f"{measurement.sequence_length} tokens{overlap}{bos}",
+        measurement.held_out_fingerprint,
     )
+    others = [
+        _read(each.source, each.perplexity, "as many tokens", each.fingerprint)
+        for each in measurement.other_texts
+    ]
+    return "; ".join([found, *others])
+
+
+def _read(source: str, read: PerplexityResult, length: str, fingerprint: str) -> str:
+    windows = len(read.window_tokens)
+    count = f"{windows} windows of " if windows else "windows of "
+    return f"{source}, {count}{length} (SHA-256 {fingerprint[:16]})"
 
 
 def between(ratio: Ratio | None) -> str:
@@ -216,9 +243,12 @@ def cut_lines(series: SeriesResult) -> list[str]:
     lines = []
     for label, content in series.results.items():
         result = PruneResult.from_json(content)
-        change = between(result.changes.get("perplexity.perplexity"))
+        named = {"perplexity.perplexity": "perplexity"} | {
+            each.figure: each.figure for each in result.after.other_texts
+        }
+        found = [f"; {name} {between(result.changes.get(path))}" for path, name in named.items()]
         removed = ", ".join(map(str, result.plan.removed))
-        lines.append(f"{label}: removed {removed}{f'; perplexity {change}' if change else ''}")
+        lines.append(f"{label}: removed {removed}{''.join(each.rstrip() for each in found)}")
         if len(lines) == len(series.results):
             lines.append(held_out_line(result))
     return lines

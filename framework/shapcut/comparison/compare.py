@@ -10,15 +10,16 @@ from typing import Any
 
 from shapcut.comparison.contest import Contest, HeldOutGame
 from shapcut.comparison.contestants import Contestant
-from shapcut.comparison.row import ResultRow, read_rows, write_rows
+from shapcut.comparison.row import OnOtherText, ResultRow, read_rows, write_rows
 from shapcut.comparison.standings import standings, summaries, verdicts
 from shapcut.comparison.task_judge import TaskJudge
-from shapcut.data.mixture import check_source, text_shares
+from shapcut.data.mixture import check_source, identity, text_shares
 from shapcut.data.windows import Calibration, check_size, first_windows
 from shapcut.game.groups import Groups
 from shapcut.game.store import EvaluationStore
 from shapcut.game.target import Target
 from shapcut.host.host import Host
+from shapcut.measurement.held_out_text import TextQuestion
 from shapcut.pipeline.manifest import Manifest
 from shapcut.pipeline.session import Session, prepare
 from shapcut.pipeline.targets import check_target
@@ -51,8 +52,8 @@ class HeldOutText:
         Raises:
             InputError: if the text cannot be read or is the calibration text.
         """
-        read = {_identity(share.source) for share in text_shares(calibration)}
-        if any(_identity(share.source) in read for share in text_shares(self.source)):
+        read = {identity(share.source) for share in text_shares(calibration)}
+        if any(identity(share.source) in read for share in text_shares(self.source)):
             raise InputError(
                 f"--held-out {self.source} is the calibration text; choose another text, or omit the option "
                 "to hold out the last quarter of the calibration text"
@@ -71,26 +72,42 @@ class HeldOutText:
         )
 
 
-def _identity(source: str) -> str | Path:
-    """What two names of one text have in common."""
-    return Path(source).resolve() if Path(source).exists() else source
-
-
 @dataclass(frozen=True, eq=False, slots=True)
 class Judges:
     """What the methods' choices are judged by.
 
     Attributes:
         text: perplexity on held-out text.
+        others: perplexity on other texts.
         tasks: accuracy on tasks, if there are any.
     """
 
     text: HeldOutGame
+    others: tuple[HeldOutGame, ...]
     tasks: TaskJudge
+
+    @classmethod
+    def of(cls, session: Session, reporter: Reporter) -> "Judges":
+        """The judges that a session asks for."""
+        others = tuple(HeldOutGame(session, text) for text in session.others)
+        return cls(HeldOutGame(session, session.held_out), others, TaskJudge(session, reporter))
 
     def judged(self, row: ResultRow) -> ResultRow:
         """The row with all that is measured of its removal."""
-        return self.tasks.judged(self.text.judged(row))
+        return self.tasks.judged(self._on_other_texts(self.text.judged(row)))
+
+    def _on_other_texts(self, row: ResultRow) -> ResultRow:
+        if row.failure:
+            return row
+        found = tuple(
+            OnOtherText(
+                source=game.text.source,
+                perplexity=game.perplexity(row.removed),
+                nats=game.nats(row.removed),
+            )
+            for game in self.others
+        )
+        return row.model_copy(update={"other_texts": found})
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,15 +138,27 @@ class Comparison:
 
     def to_json(self) -> dict[str, Any]:
         """Plain data."""
-        found = standings(self.rows)
+        others = [
+            {**text, **_ranked([row.on(text["source"]) for row in self.rows])}
+            for text in self.facts["other_texts"]
+        ]
         return {
             "format_version": 1,
             **self.facts,
-            "summary": [each.to_json() for each in summaries(found)],
-            "verdicts": {str(n_remove): verdict for n_remove, verdict in verdicts(found).items()},
-            "standings": [each.to_json() for each in found],
+            "other_texts": others,
+            **_ranked(self.rows),
             "rows": [row.to_json() for row in self.rows],
         }
+
+
+def _ranked(rows: Sequence[ResultRow]) -> dict[str, Any]:
+    """Who does best, as plain data."""
+    found = standings(rows)
+    return {
+        "summary": [each.to_json() for each in summaries(found)],
+        "verdicts": {str(n_remove): verdict for n_remove, verdict in verdicts(found).items()},
+        "standings": [each.to_json() for each in found],
+    }
 
 
 def compare(
@@ -172,7 +201,7 @@ def compare(
         recipe = recipe.model_copy(update={"vocabulary": "whole"})
     session = prepare(recipe, host, target=False, reporter=reporter)
     if held_out is not None:
-        session = replace(session, held_out=held_out.windows(session.opened.tokenizer))
+        session = _judged_on(session, held_out)
     n_groups = len(Groups.of(session.game.players))
     sizes = list(dict.fromkeys(target.n_remove(session.game.n_players, n_groups) for target in targets))
     for size in sizes:
@@ -184,7 +213,7 @@ def compare(
     ):
         manifest = Manifest.start(run, session)
         host.manager.hook.shapcut_run_started(run=run)
-        judges = Judges(HeldOutGame(session), TaskJudge(session, page))
+        judges = Judges.of(session, page)
         comparison = Comparison(_facts(session, judges), ())
         for seed in seeds:
             contest = Contest(session, seed, store, page)
@@ -193,6 +222,18 @@ def compare(
         manifest.finish()
         host.manager.hook.shapcut_comparison_finished(run=run)
     return comparison
+
+
+def _judged_on(session: Session, held_out: HeldOutText) -> Session:
+    """The session with another held-out text, and other texts beside that one."""
+    recipe, tokenizer = session.recipe, session.opened.tokenizer
+    question = TextQuestion(
+        held_out.source,
+        window=recipe.sequence_length,
+        windows=recipe.held_out_samples,
+        judge_on=recipe.judge_on,
+    )
+    return replace(session, held_out=held_out.windows(tokenizer), others=question.others(tokenizer))
 
 
 def _continued(
@@ -217,7 +258,8 @@ def _continued(
 
 def _key(identity: dict[str, Any], facts: dict[str, Any], judges: Judges) -> str:
     """A digest of everything that determines a row."""
-    asked = [] if judges.tasks.identity is None else [judges.tasks.identity]
+    asked: list[Any] = [game.text.fingerprint for game in judges.others]
+    asked += [] if judges.tasks.identity is None else [judges.tasks.identity]
     content = json.dumps([identity, facts["text"]["held_out_fingerprint"], *asked], sort_keys=True)
     return hashlib.sha256(content.encode()).hexdigest()
 
@@ -243,5 +285,14 @@ def _facts(session: Session, judges: Judges) -> dict[str, Any]:
             "adds_bos": calibration.adds_bos,
         },
         "dense_held_out_perplexity": judges.text.perplexity(()),
+        "other_texts": [
+            {
+                "source": game.text.source,
+                "windows": list(game.text.input_ids.shape),
+                "fingerprint": game.text.fingerprint,
+                "dense_perplexity": game.perplexity(()),
+            }
+            for game in judges.others
+        ],
         **judges.tasks.facts(),
     }

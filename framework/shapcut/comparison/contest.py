@@ -14,7 +14,8 @@ import numpy as np
 from shapcut.baselines.expert_statistics import first_evidence
 from shapcut.comparison.contestants import Contestant
 from shapcut.comparison.row import ResultRow
-from shapcut.estimators.base import EstimationProblem, require_handles_groups
+from shapcut.data.windows import Calibration
+from shapcut.estimators.base import EstimationProblem, require_handles_players
 from shapcut.estimators.sampling import removable
 from shapcut.game.budget import BudgetedGame, MeteredGame, capped_budget
 from shapcut.game.coalitions import CoalitionMatrix, Values, without
@@ -42,14 +43,18 @@ def stored(game: ModelGame, store: EvaluationStore, observe: Observer | None = N
 
 
 class HeldOutGame:
-    """Perplexity on held-out text in the model's own dtype; each set is measured once."""
+    """Perplexity on a held-out text in the model's own dtype; each set is measured once.
 
-    def __init__(self, session: Session) -> None:
+    Args:
+        session: with the model.
+        text: windows of the text.
+    """
+
+    def __init__(self, session: Session, text: Calibration) -> None:
         game = session.game
+        self.text = text
         self._n_players = game.n_players
-        self._game = game.on(
-            session.held_out.input_ids, utility=LogLikelihood(), dtype=game.own_dtype, fuse=False
-        )
+        self._game = game.on(text.input_ids, utility=LogLikelihood(), dtype=game.own_dtype, fuse=False)
         self._found: dict[tuple[int, ...], tuple[float, ...]] = {}
 
     def nats(self, removed: Sequence[int]) -> tuple[float, ...]:
@@ -168,8 +173,8 @@ class Contest:
         host, rng = self._session.host, np.random.default_rng(self.seed)
         estimator = host.estimators.create(contestant.method.estimator)
         selector = host.selectors.create(contestant.method.selector)
-        for kind, part in (("estimator", estimator), ("selector", selector)):
-            require_handles_groups(game.players, kind, part.name, handles_groups=part.handles_groups)
+        require_handles_players(game.players, "estimator", estimator)
+        require_handles_players(game.players, "selector", selector)
         evidence = partial(first_evidence, game)
         contributions = estimator.estimate(EstimationProblem(game, game.budget, rng, n_remove, evidence))
         require_spread(contributions.measured)

@@ -14,6 +14,22 @@ from shapcut.support.files import write_json_atomically
 from shapcut.support.plain_json import read_json
 
 
+class OnOtherText(BaseModel):
+    """What is left on another text after removal.
+
+    Attributes:
+        source: the text.
+        perplexity: on its windows; None if not finite.
+        nats: loss per token on each of its windows; empty if one is not finite.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="strings")
+
+    source: str
+    perplexity: float | None
+    nats: tuple[float, ...]
+
+
 class ResultRow(BaseModel):
     """The result of one method for one number of players and one seed.
 
@@ -31,6 +47,7 @@ class ResultRow(BaseModel):
         calibration_nats: loss per token on the calibration windows after removal; None if not finite.
         held_out_perplexity: perplexity on held-out text after removal; None if not finite.
         held_out_nats: loss per token on each held-out window after removal; empty if one is not finite.
+        other_texts: the same on other texts.
         evaluations: distinct coalitions measured, see `shapcut.game.cost.Cost`.
         tokens: tokens processed.
         block_tokens: tokens times the blocks that they pass through.
@@ -57,6 +74,7 @@ class ResultRow(BaseModel):
     calibration_nats: float | None = None
     held_out_perplexity: float | None = None
     held_out_nats: tuple[float, ...] = ()
+    other_texts: tuple[OnOtherText, ...] = ()
     evaluations: int = 0
     tokens: int = 0
     block_tokens: int = 0
@@ -66,6 +84,12 @@ class ResultRow(BaseModel):
     tasks: tuple[TaskScore, ...] = ()
     differences: tuple[PairedDifference, ...] = ()
     failure: str = ""
+
+    def on(self, source: str) -> "ResultRow":
+        """The row as if another text were the held-out one."""
+        found = next((each for each in self.other_texts if each.source == source), None)
+        perplexity, nats = (None, ()) if found is None else (found.perplexity, found.nats)
+        return self.model_copy(update={"held_out_perplexity": perplexity, "held_out_nats": nats})
 
     def to_json(self) -> dict[str, Any]:
         """Plain data, with words for infinities."""

@@ -42,11 +42,13 @@ def compare_models(
 
 
 def rows_as_csv(comparisons: Iterable[Comparison]) -> str:
-    """One line a row, with the model first and the accuracy that stands for the tasks last."""
+    """One line a row: the model first, then accuracy, and last perplexity on each other text."""
+    comparisons = list(comparisons)
+    others = list(dict.fromkeys(text["source"] for each in comparisons for text in each.facts["other_texts"]))
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     extra = ("dense_perplexity", "accuracy", "accuracy_difference", "accuracy_low", "accuracy_high")
-    writer.writerow(("model", *_COLUMNS, *extra))
+    writer.writerow(("model", *_COLUMNS, *extra, *(f"perplexity on {source}" for source in others)))
     for comparison in comparisons:
         source, dense = comparison.facts["model"]["source"], comparison.facts["dense_held_out_perplexity"]
         for row in comparison.rows:
@@ -54,6 +56,7 @@ def rows_as_csv(comparisons: Iterable[Comparison]) -> str:
                 "removed": " ".join(map(str, row.removed))
             }
             said = row.differences[-1] if row.differences else None
-            accuracy = [] if said is None else [said.after, said.difference, said.low, said.high]
-            writer.writerow((source, *cells.values(), dense, *accuracy))
+            accuracy = [""] * 4 if said is None else [said.after, said.difference, said.low, said.high]
+            elsewhere = [row.on(name).held_out_perplexity for name in others]
+            writer.writerow((source, *cells.values(), dense, *accuracy, *elsewhere))
     return text.getvalue()

@@ -8,10 +8,13 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from shapcut.data.text import SELF, check_text
+from shapcut.data.text import BUILT_IN_NAMES, SELF, check_text
 from shapcut.support.errors import InputError
 
 SEPARATOR = "+"
+NONE = "none"
+"""In place of other texts: no other text."""
+
 _MOST_SOURCES = 16
 _WEIGHT = re.compile(r"(?P<source>.+):(?P<weight>\d+(\.\d+)?)")
 
@@ -95,6 +98,47 @@ def check_source(source: str, *, own: bool = False) -> None:
     for share in text_shares(source):
         if not (own and share.source == SELF):
             check_text(share.source)
+
+
+def identity(source: str) -> str | Path:
+    """What two names of one text have in common."""
+    return Path(source).resolve() if Path(source).exists() else source
+
+
+def other_texts(named: Sequence[str] | None, judged: str) -> tuple[str, ...]:
+    """The texts to judge a model on besides one text.
+
+    Args:
+        named: by the user, or ``none`` alone for no other text; None: the sources of ``judged`` one by one if
+            it is a mixture, and the built-in texts, which are of another kind than most.
+        judged: the text on which the model is judged anyway, a source or a mixture; it is left out.
+    """
+    if named is not None:
+        found = [] if list(named) == [NONE] else list(named)
+    else:
+        found = [share.source for share in text_shares(judged) if share.source != SELF]
+        found += BUILT_IN_NAMES
+    by_identity: dict[str | Path, str] = {}
+    for source in found:
+        by_identity.setdefault(identity(source), source)
+    by_identity.pop(identity(judged), None)
+    return tuple(by_identity.values())
+
+
+def check_other_texts(named: Sequence[str] | None) -> None:
+    """Refuse other texts that cannot be read, without a tokenizer and without the network.
+
+    Raises:
+        InputError: with the reason.
+    """
+    for source in named or ():
+        if source == NONE and len(named or ()) > 1:
+            raise InputError(f"--judge-on {NONE} stands alone; leave it out to name other texts")
+        if source != NONE:
+            try:
+                check_source(source)
+            except InputError as error:
+                raise InputError(f"--judge-on: {error}") from error
 
 
 def apportioned(total: int, shares: Sequence[TextShare]) -> list[int]:

@@ -1,7 +1,8 @@
-"""Sources of text (built-in, a file, a hub data set), split into calibration and held-out parts."""
+"""Sources of text (built in, a file, a hub data set), split into calibration and held-out parts."""
 
 import importlib.util
 import json
+import lzma
 import re
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -14,10 +15,15 @@ from shapcut.support.quiet import one_line, quiet_libraries
 from shapcut.support.suggest import did_you_mean
 
 BUILTIN = "builtin"
+GENERAL = "general"
+BUILT_IN_NAMES = {BUILTIN: "English of Python's manual", GENERAL: "Speeches, a novel, profiles of countries"}
 SELF = "self"
 """Text that the model writes itself, see `shapcut.models.own_text`; a run replaces it by a file."""
 
 HUB_PREFIX = "hf:"
+GENERAL_FILE = Path(__file__).with_name("general.txt.xz")
+"""Made by ``benchmarks/general_text.py``, which names its sources."""
+
 HELD_OUT_SHARE = 0.25
 WHOLE_BYTES = 2**19
 """Size up to which a text is read and tokenized as a whole; of larger ones see `shapcut.data.excerpt`."""
@@ -36,7 +42,8 @@ def check_text(source: str) -> None:
     """Refuse a source that cannot be read, without a tokenizer and without the network.
 
     Args:
-        source: ``builtin``, the path of a ``.txt`` or ``.jsonl`` file, or ``hf:NAME[:CONFIG[:SPLIT]]``.
+        source: ``builtin``, ``general``, the path of a ``.txt`` or ``.jsonl`` file, or
+            ``hf:NAME[:CONFIG[:SPLIT]]``.
 
     Raises:
         InputError: with the reason.
@@ -46,7 +53,7 @@ def check_text(source: str) -> None:
     elif is_large_file(source):
         with opened_text(source) as file:
             decoded(source, file.read(_SAMPLED_BYTES).rpartition(b"\n")[0], 0)
-    elif source != BUILTIN:
+    elif source not in _BUILT_IN:
         _read_file(source)
 
 
@@ -56,7 +63,7 @@ def is_large_file(source: str) -> bool:
     Raises:
         InputError: if a file is missing or is no text file.
     """
-    if source == BUILTIN or source.startswith(HUB_PREFIX):
+    if source in _BUILT_IN or source.startswith(HUB_PREFIX):
         return False
     return _text_file(source).stat().st_size > WHOLE_BYTES
 
@@ -67,8 +74,8 @@ def read_source(source: str) -> str:
     Raises:
         InputError: if the source cannot be read.
     """
-    if source == BUILTIN:
-        return builtin_text()
+    if source in _BUILT_IN:
+        return _BUILT_IN[source]()
     if source.startswith(HUB_PREFIX):
         return _read_hub(source)
     return _read_file(source)
@@ -89,6 +96,15 @@ def builtin_text() -> str:
             if len(words) >= _MIN_PROSE_WORDS and _PROSE.fullmatch(paragraph):
                 paragraphs.setdefault(paragraph)
     return "\n\n".join(paragraphs) + "\n"
+
+
+def general_text() -> str:
+    """English of three kinds in turn, in the public domain: speeches, a novel, and profiles of countries."""
+    return lzma.decompress(GENERAL_FILE.read_bytes()).decode("utf-8")
+
+
+_BUILT_IN = {BUILTIN: builtin_text, GENERAL: general_text}
+"""Texts that come with shapcut or with Python, by name."""
 
 
 def split_text(documents: str | Iterable[str]) -> tuple[str, str]:
@@ -117,7 +133,8 @@ def _text_file(source: str) -> Path:
     if source == SELF:
         raise InputError("the model's own text, self, is made for calibration only; name another text")
     if not path.exists():
-        hint = f"; {did_you_mean(source, [BUILTIN, SELF])}" if path.suffix == "" and "/" not in source else ""
+        named = path.suffix == "" and "/" not in source
+        hint = f"; {did_you_mean(source, [*_BUILT_IN, SELF])}" if named else ""
         raise InputError(f"the calibration source {source} does not exist{hint}")
     if path.is_dir() or path.suffix.lower() not in (".txt", ".jsonl"):
         raise InputError(

@@ -3,7 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +14,7 @@ from shapcut.game.coalitions import CoalitionMatrix, Player, Values, require_num
 from shapcut.game.contributions import Contributions, Fidelity
 from shapcut.game.game import Game
 from shapcut.game.groups import Groups
+from shapcut.game.mixed import mixed_layers
 from shapcut.game.surrogate import Surrogate
 from shapcut.support.errors import InputError
 
@@ -81,10 +82,12 @@ class Estimator(ABC):
     Attributes:
         name: under which it is registered.
         handles_groups: whether it works for players whose groups must lose equally many, such as experts.
+        handles_parts: whether it works for parts of layers and the experts in them as players of one game.
     """
 
     name: str
     handles_groups: ClassVar[bool] = False
+    handles_parts: ClassVar[bool] = False
 
     @abstractmethod
     def estimate(self, problem: EstimationProblem) -> Contributions:
@@ -95,21 +98,34 @@ class Estimator(ABC):
         """
 
 
-def require_handles_groups(players: Sequence[Player], kind: str, name: str, *, handles_groups: bool) -> None:
+class Method(Protocol):
+    """What an estimator and a selector have in common, see `Estimator`."""
+
+    name: str
+    handles_groups: ClassVar[bool]
+    handles_parts: ClassVar[bool]
+
+
+def require_handles_players(players: Sequence[Player], kind: str, method: Method) -> None:
     """Refuse a method that does not work for the players of a game.
 
     Args:
-        players: the game's players.
+        players: all players.
         kind: estimator or selector.
-        name: of the method.
-        handles_groups: see `Estimator`.
+        method: it.
 
     Raises:
         InputError: naming the method.
     """
-    if not handles_groups and len(Groups.of(players)) > 1:
+    mixed = bool(mixed_layers(players))
+    if mixed and not method.handles_parts:
         raise InputError(
-            f"{kind} {name!r} does not support players in groups that must lose equally many, such as "
+            f"{kind} {method.name!r} does not support blocks, MoE parts and experts together; leave the "
+            "option out"
+        )
+    if not mixed and not method.handles_groups and len(Groups.of(players)) > 1:
+        raise InputError(
+            f"{kind} {method.name!r} does not support players in groups that must lose equally many, such as "
             "experts; choose another"
         )
 

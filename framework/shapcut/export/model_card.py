@@ -9,12 +9,13 @@ from typing import Any
 import yaml
 
 from shapcut.data.mixture import text_shares
-from shapcut.data.text import BUILTIN, HUB_PREFIX
+from shapcut.data.text import BUILT_IN_NAMES, HUB_PREFIX
 from shapcut.data.windows import Calibration
+from shapcut.game.interval import Ratio
 from shapcut.game.plan import RemovalPlan
 from shapcut.measurement.paired_accuracy import paired_differences
 from shapcut.measurement.perplexity import PerplexityResult
-from shapcut.measurement.record import ModelMeasurement, changes
+from shapcut.measurement.record import ModelMeasurement, changes, paired_texts
 from shapcut.measurement.writing import WritingComparison
 from shapcut.models.gguf_header import STRING, read_gguf_header
 from shapcut.support.digits import apart
@@ -24,7 +25,7 @@ _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 _DATA_SET = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 _LICENSE_FIELDS = ("license", "license_name", "license_link")
 _LONGEST_CARD = 1 << 20
-_PRUNED = {"block": "layer", "sublayer": "layer", "expert": "expert"}
+_PRUNED = {"block": "layer", "sublayer": "layer", "expert": "expert", "mixed": "layer"}
 _MARKUP = re.compile(r"([\\`*_{}\[\]<>#|~!])")
 
 
@@ -39,7 +40,8 @@ class CardFacts:
         writing: what both models write, or None.
         plan: the removal plan.
         calibration: the calibration text.
-        held_out: the text of both perplexities.
+        held_out: the held-out text.
+        others: other texts that both models were judged on.
         before: figures of the original.
         after: figures of the pruned model.
         command: the command that made it.
@@ -69,13 +71,14 @@ class CardFacts:
     revision: str | None = None
     form: str = ""
     writing: WritingComparison | None = None
+    others: Sequence[Calibration] = ()
 
 
 def render_card(facts: CardFacts) -> str:
     """A model card in Markdown with the hub's YAML front matter."""
     plan, before, after = facts.plan, facts.before, facts.after
     players = len(plan.removed) + len(plan.kept)
-    what = f"{plan.granularity}s"
+    what = plan.what
     lines = plan.listed()
     removed = "".join(f"\n  - {line}" for line in lines) if plan.layers else f" {lines[0]}"
     share = 1 - after.parameters / before.parameters
@@ -91,12 +94,12 @@ def render_card(facts: CardFacts) -> str:
 | {what} | {players} | {len(plan.kept)} |
 | parameters | {before.parameters:,} | {after.parameters:,} ({share:.1%} fewer) |
 | perplexity, held-out text | {_perplexities(before, after)} |
-{_cache_rows(before, after)}
+{_rows_of_other_texts(before, after)}{_cache_rows(before, after)}
 - Removed {what} (counted from 0, of the original):{removed}
 {_form_line(facts)}- Method: {_text(plan.method or "not stated")}
 - Utility: {_text(plan.utility or "not stated")}
 - Calibration text: {_described(facts.calibration)}
-- Held-out text (a later part of the same source, never used for the choice): {_described(facts.held_out)}
+- Held-out text (a later part of the same source, never used for the choice): {_judged_on(facts)}
 - After the cut: {_text(", then ".join(facts.steps) or "nothing; no weight was changed")}
 - Command:
 
@@ -116,8 +119,22 @@ windows.
 
 def _perplexities(before: ModelMeasurement, after: ModelMeasurement) -> str:
     """Both perplexities as two cells, the second with the interval of the change."""
-    cells = apart([each.perplexity.perplexity for each in (before, after)], "{:.3f}")
     ratio = changes(before, after).get("perplexity.perplexity")
+    return _compared(before.perplexity, after.perplexity, ratio)
+
+
+def _rows_of_other_texts(before: ModelMeasurement, after: ModelMeasurement) -> str:
+    """A row for each other text."""
+    found = changes(before, after)
+    return "".join(
+        f"| perplexity, {_text(last.source)} | "
+        f"{_compared(first.perplexity, last.perplexity, found.get(last.figure))} |\n"
+        for first, last in paired_texts(before, after)
+    )
+
+
+def _compared(before: PerplexityResult, after: PerplexityResult, ratio: Ratio | None) -> str:
+    cells = apart([each.perplexity for each in (before, after)], "{:.3f}")
     if ratio is not None and ratio.interval is not None:
         cells[1] += f" ({ratio.change()}{'' if ratio.told_apart else '; not told apart'})"
     return " | ".join(cells)
@@ -133,6 +150,12 @@ def _cache_rows(before: ModelMeasurement, after: ModelMeasurement) -> str:
         for length, size in zip(before.caches.lengths, before.caches.sizes, strict=True)
         if length in left
     )
+
+
+def _judged_on(facts: CardFacts) -> str:
+    """The held-out text, then a line for each other text."""
+    others = [f"\n- Other text, its last quarter: {_described(each)}" for each in facts.others]
+    return _described(facts.held_out) + "".join(others)
 
 
 def _form_line(facts: CardFacts) -> str:
@@ -256,11 +279,11 @@ def _data_sets(calibration: Calibration) -> dict[str, Any]:
 def _model_index(name: str, held_out: Calibration, after: PerplexityResult) -> dict[str, Any]:
     """The perplexity as an evaluation result; empty for private text or an infinite perplexity."""
     found = _hub_data_set(held_out.source)
-    if not after.finite or (found is None and held_out.source != BUILTIN):
+    if not after.finite or (found is None and held_out.source not in BUILT_IN_NAMES):
         return {}
     text: dict[str, Any] = {
-        "type": "shapcut-builtin",
-        "name": "English of Python's manual",
+        "type": f"shapcut-{held_out.source}",
+        "name": BUILT_IN_NAMES.get(held_out.source),
     }
     if found is not None:
         text = {"type": found[0], "name": found[0], "split": "train"}

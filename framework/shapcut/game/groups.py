@@ -8,16 +8,22 @@ import numpy as np
 from numpy.typing import NDArray
 
 from shapcut.game.coalitions import CoalitionMatrix, Player
+from shapcut.game.mixed import is_mixed_cut, mixed_layers
 from shapcut.support.errors import InputError
+
+_PARTS = ("attention", "mixer", "mlp")
+_FREE = -1
 
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Groups:
     """The removable players by group; without groups there is a single one.
 
+    Parts of layers beside experts are free: they are in no group.
+
     Attributes:
         members: indices of the removable players of each group, ascending.
-        labels: the place of each player's group among ``members``, shape (n_players,).
+        labels: the place of each player's group among ``members``, -1 for a free one, shape (n_players,).
         sizes: the number of players of each group, removable or not.
         n_layers: the number of layers that groups are in; a layer may have several.
     """
@@ -32,18 +38,19 @@ class Groups:
         """The groups of a game's players.
 
         Raises:
-            InputError: if some players have a group and others have none.
+            InputError: if some players have a group, and one without is no part of a layer.
         """
         named = [player.group for player in players]
-        if None in named and any(group is not None for group in named):
-            raise InputError(
-                f"player {named.index(None)} has no group, but others have one; give all one, or none"
-            )
-        places = {group: place for place, group in enumerate(dict.fromkeys(named))}
-        labels = np.array([places[group] for group in named], dtype=np.int64)
+        grouped = [group for group in dict.fromkeys(named) if group is not None]
+        if grouped and None in named:
+            _require_parts(players)
+        places = {group: place for place, group in enumerate(grouped or [None])}
+        labels = np.array([places.get(group, _FREE) for group in named], dtype=np.int64)
         can_go = np.array([player.removable for player in players], dtype=np.bool_)
         members = tuple(np.flatnonzero(can_go & (labels == place)) for place in range(len(places)))
-        return cls(members, labels, tuple(np.bincount(labels).tolist()), len(layer_sizes(players)))
+        return cls(
+            members, labels, tuple(np.bincount(labels[labels != _FREE]).tolist()), len(layer_sizes(players))
+        )
 
     def __len__(self) -> int:
         """The number of groups."""
@@ -72,27 +79,51 @@ class Groups:
         chosen = []
         for player in ranking:
             place = int(self.labels[player])
-            if player in can_go and left[place]:
+            if player in can_go and left.get(place):
                 left[place] -= 1
                 chosen.append(player)
         return chosen
 
     def layers_run(self, coalitions: CoalitionMatrix) -> NDArray[np.int64]:
-        """The layers that each coalition runs: its players, or all layers that groups are in."""
-        if len(self) == 1:
-            count: NDArray[np.int64] = coalitions.sum(axis=1)
+        """The layers that each coalition runs: its players, or all layers that groups are in.
+
+        Of parts and experts, the parts.
+        """
+        free = self.labels == _FREE
+        if free.any() or len(self) == 1:
+            count: NDArray[np.int64] = coalitions[:, free if free.any() else slice(None)].sum(axis=1)
             return count
         return np.full(len(coalitions), self.n_layers, dtype=np.int64)
 
 
+def _require_parts(players: Sequence[Player]) -> None:
+    for player in players:
+        if player.group is None and player.kind not in _PARTS:
+            raise InputError(
+                f"player {player.index} has no group, but others have one; give all one, or none"
+            )
+
+
 def layer_sizes(players: Sequence[Player]) -> dict[str, int]:
-    """The players of each layer that has several, by the name that they share; empty without groups."""
-    return dict(Counter(player.name.rpartition(".")[0] for player in players if player.group is not None))
+    """The players of each layer that has several, by the name that they share; empty without groups.
+
+    The parts of a layer and the experts in one of them count apart.
+    """
+    if all(player.group is None for player in players):
+        return {}
+    return dict(Counter(player.name.rpartition(".")[0] for player in players))
 
 
 def equal_by_group(players: Sequence[Player], absent: Collection[int]) -> bool:
-    """Whether each group of these players lacks equally many; players without groups may lack any."""
-    return not players or players[0].group is None or Groups.of(players).equal(absent)
+    """Whether each group of these players lacks equally many; players without groups may lack any.
+
+    Groups of experts that go with a part of their layer do not count.
+    """
+    if all(player.group is None for player in players):
+        return True
+    if any(player.group is None for player in players):
+        return is_mixed_cut(players, absent)
+    return Groups.of(players).equal(absent)
 
 
 def require_equal(number: int, n_groups: int, most: int, what: str) -> None:
@@ -116,8 +147,10 @@ def require_equal(number: int, n_groups: int, most: int, what: str) -> None:
 
 def layer_parameters(players: Sequence[Player]) -> list[int]:
     """The parameters of each layer: of each player, or of all players of a layer together."""
-    if players[0].group is None:
+    if all(player.group is None for player in players):
         return [player.parameters for player in players]
+    if layers := mixed_layers(players):
+        return [sum(players[player].parameters for player in layer.players) for layer in layers]
     found: dict[str, int] = {}
     for player in players:
         layer = player.name.rpartition(".")[0]

@@ -9,7 +9,7 @@ from typing import Annotated, Literal, NamedTuple, Self
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from shapcut.game.checkpoint_form import CheckpointForm
-from shapcut.game.granularity import Granularity
+from shapcut.game.granularity import Granularity, plural
 from shapcut.support.errors import InputError
 from shapcut.support.files import write_text_atomically
 from shapcut.support.html_table import html_table
@@ -82,6 +82,11 @@ class RemovalPlan(BaseModel):
             raise ValueError(f"layers count {sum(self.layers.values())} players, not {len(everyone)}")
         return self
 
+    @property
+    def what(self) -> str:
+        """Its players in words."""
+        return plural(self.granularity)
+
     def by_layer(self) -> list[LayerRemoval]:
         """What each layer loses; empty if layers have no players of their own."""
         found, first, gone = [], 0, iter(self.removed)
@@ -100,6 +105,11 @@ class RemovalPlan(BaseModel):
         """The removed players in words: a line for each layer with several players, else a single line."""
         if not self.layers:
             return [", ".join(map(str, self.removed)) or "none"]
+        if self.granularity == "mixed":
+            return [
+                f"{name}: {_of_layer(list(several))}"
+                for name, several in groupby(self.by_layer(), lambda each: each.name)
+            ]
         return [
             f"{name}: {len(removed)} of {size} {self.granularity}s: {runs(removed) or 'none'}"
             for name, size, removed in self.by_layer()
@@ -132,7 +142,7 @@ class RemovalPlan(BaseModel):
             ("why", self.reason or "not stated"),
         ]
         players = len(self.removed) + len(self.kept)
-        return html_table(f"removal of {len(self.removed)} of {players} {self.granularity}s", ("", ""), rows)
+        return html_table(f"removal of {len(self.removed)} of {players} {self.what}", ("", ""), rows)
 
     def write(self, path: Path) -> None:
         """Write the plan as JSON, atomically."""
@@ -155,6 +165,19 @@ class RemovalPlan(BaseModel):
             raise InputError(f"{path} is not a removal plan: {place}: {first['msg']}") from error
         except ValueError as error:
             raise InputError(f"{path} is not a removal plan: {error}") from error
+
+
+def _of_layer(several: Sequence[LayerRemoval]) -> str:
+    """What a layer loses of its parts, and of the experts in one of them."""
+    parts, *experts = several
+    if all(len(each.removed) == each.size for each in several):
+        return "whole"
+    if not experts or not experts[0].removed:
+        return f"part {runs(parts.removed)}" if parts.removed else "none"
+    _, size, removed = experts[0]
+    if len(removed) == size:
+        return f"part {runs(parts.removed)} with all {size} experts"
+    return f"{len(removed)} of {size} experts: {runs(removed)}"
 
 
 def runs(numbers: Sequence[int]) -> str:

@@ -1,5 +1,6 @@
 """Measure a finished model; note each figure that is unavailable."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -13,7 +14,7 @@ from shapcut.measurement.latency import LatencyResult, latency
 from shapcut.measurement.lm_eval_tasks import Harness
 from shapcut.measurement.notes import Notes
 from shapcut.measurement.perplexity import PerplexityResult, SlidingWindow, perplexity, sliding_perplexity
-from shapcut.measurement.record import ModelMeasurement
+from shapcut.measurement.record import ModelMeasurement, TextMeasurement
 from shapcut.measurement.sizes import checkpoint_bytes, parameter_count, peak_memory_bytes, weight_bytes
 from shapcut.measurement.writing import written
 from shapcut.models.adapter import Adapter
@@ -62,6 +63,7 @@ def measure(
     model: nn.Module,
     held_out: Calibration,
     *,
+    others: Sequence[Calibration] = (),
     sliding: SlidingWindow | None = None,
     speed: SpeedQuestion = LATENCY,
     tasks: Harness | None = None,
@@ -80,7 +82,8 @@ def measure(
         adapter: the model's adapter.
         model: canonicalised, in evaluation mode.
         held_out: text for the perplexity, unseen by the selection.
-        sliding: overlapping windows over ``held_out``, one long row; None: each of its rows is a window.
+        others: further texts for perplexities.
+        sliding: overlapping windows over each text, one long row; None: each of its rows is a window.
         speed: how to measure generation.
         tasks: tasks of lm-evaluation-harness to ask, or None.
         tokenizer: the model's; only ``tasks`` need it.
@@ -96,6 +99,14 @@ def measure(
     notes = Notes()
     with quiet_libraries():
         quality = _quality(adapter, model, held_out, sliding, reporter)
+        elsewhere = tuple(
+            TextMeasurement(
+                source=text.source,
+                fingerprint=text.fingerprint,
+                perplexity=_quality(adapter, model, text, sliding, reporter),
+            )
+            for text in others
+        )
         timed = _latency(adapter, model, speed, notes, seed=seed, reporter=reporter)
         caches = _cache_sizes(adapter, model, speed, notes, seed=seed, reporter=reporter)
         write = partial(written, adapter, model, held_out.input_ids)
@@ -119,6 +130,7 @@ def measure(
         caches=caches,
         tasks=scores,
         writing=wrote,
+        other_texts=elsewhere,
         notes=tuple(notes.lines),
     )
 

@@ -77,7 +77,8 @@ def player_latencies(
     """Time every player while the whole model generates.
 
     A player's module is timed where it is called. For a player that is not called as a module, its time is
-    the time saved by bypassing it, which is less exact.
+    the time saved by bypassing it, which is less exact. An expert in a group saves no time: the router picks
+    as many of those that stay.
 
     Args:
         adapter: the model's adapter.
@@ -104,7 +105,7 @@ def player_latencies(
         first, last = ([min(column) for column in zip(*rows, strict=True)] for rows in (short, long))
         decode = [max(end - begin, 0.0) / new_tokens for begin, end in zip(first, last, strict=True)]
         for place, player in enumerate(players, start=1):
-            if first[place] == 0.0:
+            if first[place] == 0.0 and player.group is None:
                 others = [other.index for other in players if other.index != player.index]
                 for figures, ids in ((first, prompt), (decode, prompt[:, :1])):
                     bypass = adapter.bypass(model, others, granularity)

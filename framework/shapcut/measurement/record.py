@@ -34,6 +34,27 @@ class TaskScore(BaseModel):
     questions: str = ""
 
 
+class TextMeasurement(BaseModel):
+    """A model's perplexity on one more text, read as the held-out text is.
+
+    Attributes:
+        source: source of the text.
+        fingerprint: of its token ids.
+        perplexity: on its held-out quarter.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="strings")
+
+    source: str
+    fingerprint: str
+    perplexity: PerplexityResult
+
+    @property
+    def figure(self) -> str:
+        """The name of its perplexity among the figures of a model."""
+        return f"perplexity on {self.source}"
+
+
 class ModelMeasurement(BaseModel):
     """The figures of one model; ``model_dump_json()`` writes infinities and NaN as strings.
 
@@ -53,6 +74,7 @@ class ModelMeasurement(BaseModel):
         caches: sizes of the generation state; None if not measured.
         tasks: scores on lm-evaluation-harness; None if no task was asked.
         writing: what the model writes; None if it was not asked to write.
+        other_texts: perplexities on other texts.
         notes: one line for each figure that could not be measured.
     """
 
@@ -72,7 +94,20 @@ class ModelMeasurement(BaseModel):
     caches: CacheSizes | None = None
     tasks: tuple[TaskScore, ...] | None = None
     writing: Writing | None = None
+    other_texts: tuple[TextMeasurement, ...] = ()
     notes: tuple[str, ...] = ()
+
+    def other_text(self, source: str) -> TextMeasurement | None:
+        """The measurement on another text, or None."""
+        return next((each for each in self.other_texts if each.source == source), None)
+
+
+def paired_texts(
+    before: ModelMeasurement, after: ModelMeasurement
+) -> list[tuple[TextMeasurement, TextMeasurement]]:
+    """The measurements of two models on each other text that both were judged on."""
+    pairs = [(before.other_text(text.source), text) for text in after.other_texts]
+    return [(first, last) for first, last in pairs if first is not None]
 
 
 def changes(before: ModelMeasurement, after: ModelMeasurement) -> dict[str, Ratio]:
@@ -82,13 +117,15 @@ def changes(before: ModelMeasurement, after: ModelMeasurement) -> dict[str, Rati
     the two models is left out.
 
     Returns:
-        By path, such as ``perplexity.perplexity`` and ``latency.decode_seconds``.
+        By path, such as ``perplexity.perplexity`` and ``latency.decode_seconds``; on other texts by
+        `TextMeasurement.figure`.
     """
     found = {}
     if before.held_out_fingerprint == after.held_out_fingerprint and before.stride == after.stride:
         quality = after.perplexity.ratio_to(before.perplexity)
         if quality is not None:
             found["perplexity.perplexity"] = quality
+    found |= _changes_on_other_texts(before, after)
     first, last = before.latency, after.latency
     if first is None or last is None or _question(first) != _question(last):
         return found
@@ -97,6 +134,15 @@ def changes(before: ModelMeasurement, after: ModelMeasurement) -> dict[str, Rati
         if medians[0] > 0.0:
             samples = [getattr(timed, f"{phase}_samples") for timed in (first, last)]
             found[f"latency.{phase}_seconds"] = Ratio(medians[1] / medians[0], ratio_of_means(*samples))
+    return found
+
+
+def _changes_on_other_texts(before: ModelMeasurement, after: ModelMeasurement) -> dict[str, Ratio]:
+    found = {}
+    for first, last in paired_texts(before, after):
+        quality = last.perplexity.ratio_to(first.perplexity)
+        if first.fingerprint == last.fingerprint and before.stride == after.stride and quality is not None:
+            found[last.figure] = quality
     return found
 
 

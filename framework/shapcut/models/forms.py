@@ -7,6 +7,7 @@ from torch import nn
 from shapcut.game.checkpoint_form import AllowedForm, CheckpointForm
 from shapcut.game.coalitions import Player
 from shapcut.game.granularity import Granularity
+from shapcut.game.mixed import mixed_layers
 from shapcut.models.adapter import Adapter
 
 
@@ -60,12 +61,30 @@ def remnants_of_players(
 ) -> list[int]:
     """The number of parameters that stay in the place of each player if it alone is removed.
 
-    It is 0 for a player that cannot be removed alone. Where several are removed, fewer may stay.
+    It is 0 for a player that cannot be removed alone. Where several are removed, fewer may stay. What stays
+    of a MoE part goes with the rest of its layer, which thus has a negative number.
     """
+    if granularity == "mixed":
+        return _remnants_of_mixtures(adapter, model, players, allowed)
     if granularity != "sublayer":
         return [0] * len(players)
     kept = []
     for player in players:
         form = chosen_form(adapter, model, [player.index], granularity, allowed) if player.removable else None
         kept.append(0 if form is None else adapter.remnants(model, [player.index], granularity, form))
+    return kept
+
+
+def _remnants_of_mixtures(
+    adapter: Adapter, model: nn.Module, players: Sequence[Player], allowed: AllowedForm
+) -> list[int]:
+    kept = [0] * len(players)
+    for layer in mixed_layers(players):
+        rest = [part for part in layer.parts if part != layer.owner]
+        form = (
+            chosen_form(adapter, model, layer.mixture, "mixed", allowed) if layer.mixture and rest else None
+        )
+        if form is not None:
+            stays = adapter.remnants(model, layer.mixture, "mixed", form)
+            kept[layer.mixture[0]], kept[rest[0]] = stays, -stays
     return kept

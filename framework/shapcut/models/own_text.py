@@ -2,14 +2,12 @@
 
 import hashlib
 import json
-from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from filelock import FileLock
-from torch import Tensor, nn
+from torch import nn
 
 from shapcut.models.adapter import Adapter
 from shapcut.models.fingerprint import model_fingerprint
@@ -19,20 +17,7 @@ from shapcut.support.progress import Reporter
 
 _DOCUMENTS, _MOST_TOKENS = 64, 512
 _TOP_P = 0.95
-_AT_ONCE, _SHORT_AT_ONCE = 16, 80
-
-
-@dataclass(frozen=True, slots=True)
-class Varied:
-    """Short documents of many kinds: each begins with a random token, and all tokens are drawn as they come.
-
-    Attributes:
-        documents: number of documents.
-        tokens: number of tokens in each.
-    """
-
-    documents: int
-    tokens: int
+_AT_ONCE = 16
 
 
 def own_text(
@@ -43,7 +28,6 @@ def own_text(
     seed: int,
     max_length: int | None,
     reporter: Reporter,
-    varied: Varied | None = None,
 ) -> Path:
     """A file of text that the model has written, in the cache; written once for each model and seed.
 
@@ -57,7 +41,6 @@ def own_text(
         seed: of the samples.
         max_length: longest sequence the model takes, or None if unlimited.
         reporter: reports progress.
-        varied: many short documents instead.
 
     Returns:
         A ``.jsonl`` file.
@@ -66,10 +49,8 @@ def own_text(
         UnsupportedModelError: if the adapter cannot sample.
         ShapcutError: if the cache cannot be written.
     """
-    asked = varied or Varied(_DOCUMENTS, _MOST_TOKENS)
-    asked = replace(asked, tokens=min(asked.tokens, (max_length or asked.tokens + 1) - 1))
-    facts: list[Any] = [model_fingerprint(model), _first_token(tokenizer), asked.documents, asked.tokens]
-    facts += ["varied" if varied else _TOP_P, seed]
+    tokens = min(_MOST_TOKENS, (max_length or _MOST_TOKENS + 1) - 1)
+    facts = [model_fingerprint(model), _first_token(tokenizer), _DOCUMENTS, tokens, _TOP_P, seed]
     digest = hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:24]
     directory = cache_directory() / "own-text"
     file = directory / f"{digest}.jsonl"
@@ -77,48 +58,24 @@ def own_text(
         directory.mkdir(parents=True, exist_ok=True)
         with FileLock(directory / f".{digest}.lock"):
             if not file.exists():
-                begin = _beginnings(model, tokenizer, asked.documents, seed if varied else None)
-                writer = partial(_written, model, tokenizer, adapter, asked.tokens)
-                documents = writer(begin, top_p=1.0 if varied else _TOP_P, seed=seed, reporter=reporter)
+                documents = _documents(model, tokenizer, adapter, tokens, seed=seed, reporter=reporter)
                 write_text_atomically(file, "".join(json.dumps(text) + "\n" for text in documents))
     except OSError as error:
         raise ShapcutError(f"cannot write to the cache folder {directory}: {error.strerror}") from error
     return file
 
 
-def _beginnings(model: nn.Module, tokenizer: Any, documents: int, seed: int | None) -> Tensor:
-    """What documents begin with, shape (documents, 1 or 2): the first token, and a random one with a seed."""
-    first = torch.full((documents, 1), _first_token(tokenizer))
-    if seed is None:
-        return first
-    embedding: Any = getattr(model, "get_input_embeddings", lambda: None)()
-    known = min(len(tokenizer), getattr(embedding, "num_embeddings", len(tokenizer)))
-    generator = torch.Generator().manual_seed(seed)
-    return torch.cat([first, torch.randint(known, (documents, 1), generator=generator)], dim=1)
-
-
-def _written(
-    model: nn.Module,
-    tokenizer: Any,
-    adapter: Adapter,
-    tokens: int,
-    begin: Tensor,
-    *,
-    top_p: float,
-    seed: int,
-    reporter: Reporter,
+def _documents(
+    model: nn.Module, tokenizer: Any, adapter: Adapter, tokens: int, *, seed: int, reporter: Reporter
 ) -> list[str]:
     """What the model writes; documents without any text are left out."""
+    begin = torch.full((_AT_ONCE, 1), _first_token(tokenizer), device=adapter.input_device(model))
     texts: list[str] = []
-    documents, device = len(begin), adapter.input_device(model)
-    with reporter.counting("writing text to calibrate on", documents) as count:
-        at_once = _AT_ONCE if begin.shape[1] == 1 else _SHORT_AT_ONCE
-        for start in range(0, documents, at_once):
-            batch = begin[start : start + at_once].to(device)
-            new = tokens + 1 - batch.shape[1]
-            ids = adapter.sample(model, batch, new, top_p=top_p, seed=seed * documents + start)
+    with reporter.counting("writing text to calibrate on", _DOCUMENTS) as count:
+        for start in range(0, _DOCUMENTS, _AT_ONCE):
+            ids = adapter.sample(model, begin, tokens, top_p=_TOP_P, seed=seed * _DOCUMENTS + start)
             texts += tokenizer.batch_decode(ids.cpu(), skip_special_tokens=True)
-            count(start + len(batch))
+            count(start + _AT_ONCE)
     found = [text.strip() for text in texts if text.strip()]
     if not found:
         raise ShapcutError("the model writes no text that could calibrate it; name a text with --calibration")

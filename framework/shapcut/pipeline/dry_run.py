@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from shapcut.data.mixture import check_other_texts
 from shapcut.data.windows import check_size, check_source
 from shapcut.game.budget import capped_budget
 from shapcut.game.coalitions import CoalitionMatrix, Player
@@ -165,6 +166,7 @@ def forecast(recipe: Recipe, host: Host, *, target: bool, throughput: float | No
     parts = make_parts(recipe, host)
     parts.executor.check()
     check_source(recipe.calibration, own=True)
+    check_other_texts(recipe.judge_on)
     device = choose_device(recipe.device)
     source = _checked_source(recipe, host, parts.steps)
     model, from_config = _described(source)

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from shapcut.export.gguf_rules import cut_objection, gguf_objection
+from shapcut.game.granularity import plural
 from shapcut.models.gguf_header import GGUF_MAGIC, GGUFHeader, read_gguf_header
 from shapcut.recipe.recipe import Recipe
 from shapcut.support.errors import InputError
@@ -42,7 +43,9 @@ def require_gguf_recipe(recipe: Recipe, out: Path) -> None:
     if len(recipe.target_labels()) > 1:
         raise InputError(f"--out {out} is one file; give one target instead of several, or a directory")
     if recipe.granularity != "block":
-        raise InputError(f"--out {out}: a GGUF file is cut by whole blocks, not by {recipe.granularity}s")
+        raise InputError(
+            f"--out {out}: a GGUF file is cut by whole blocks, not by {plural(recipe.granularity)}"
+        )
     if recipe.then:
         raise InputError(
             f"--out {out}: a GGUF file keeps the original's bytes, so --then {recipe.then[0]} cannot change "

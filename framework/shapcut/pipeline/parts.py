@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from shapcut.estimators.base import Estimator, require_handles_groups
+from shapcut.estimators.base import Estimator, require_handles_players
 from shapcut.game.coalitions import Player
 from shapcut.host.host import Host
 from shapcut.recipe.recipe import Recipe
@@ -42,8 +42,8 @@ def check_players(parts: Parts, players: Sequence[Player]) -> None:
     Raises:
         InputError: naming it.
     """
-    for kind, part in (("estimator", parts.estimator), ("selector", parts.selector)):
-        require_handles_groups(players, kind, part.name, handles_groups=part.handles_groups)
+    require_handles_players(players, "estimator", parts.estimator)
+    require_handles_players(players, "selector", parts.selector)
 
 
 def make_parts(recipe: Recipe, host: Host) -> Parts:

@@ -107,7 +107,7 @@ def apply_plan(
         return finished
     if is_gguf_output(out):
         require_gguf_cut(Path(recipe.model), plan.kept)
-    session = prepare(recipe, host, target=True, reporter=reporter)
+    session = prepare(recipe, host, target=recipe.has_target, reporter=reporter)
     _require_same_model(plan, session, reporter)
     plan = plan.model_copy(update={"form": session.game.form_of(plan.removed) or plan.form})
     refuse_vetoed(host, plan)

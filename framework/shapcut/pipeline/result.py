@@ -9,7 +9,7 @@ from shapcut.export.checkpoint import CheckpointReport
 from shapcut.game.interval import Ratio
 from shapcut.game.plan import RemovalPlan
 from shapcut.measurement.paired_accuracy import PairedDifference, paired_differences
-from shapcut.measurement.record import ModelMeasurement, changes
+from shapcut.measurement.record import ModelMeasurement, changes, paired_texts
 from shapcut.measurement.writing import WritingComparison
 from shapcut.support.errors import InputError
 from shapcut.support.files import write_json_atomically
@@ -106,6 +106,10 @@ def outcome_table(plan: RemovalPlan, before: ModelMeasurement, after: ModelMeasu
     removed = ", ".join(map(str, plan.removed))
     rows = [
         ("held-out perplexity", *(f"{each.perplexity.perplexity:.2f}" for each in (before, after))),
+        *(
+            (after.figure, *(f"{each.perplexity.perplexity:.2f}" for each in (before, after)))
+            for before, after in paired_texts(before, after)
+        ),
         ("parameters", *(f"{each.parameters:,}" for each in (before, after))),
         *(
             (f"{each.task} ({each.metric})", f"{each.before:.1%}", f"{each.after:.1%}")

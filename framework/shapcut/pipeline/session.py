@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import nn
 
+from shapcut.data.mixture import check_other_texts
 from shapcut.data.windows import Calibration, check_size, check_source
 from shapcut.game.budget import capped_budget
 from shapcut.game.coalitions import Player
@@ -46,6 +47,7 @@ class Session:
         text: the run's text.
         calibration: windows that coalitions are measured on.
         held_out: windows of held-out text.
+        others: windows of other texts to judge on.
         game: the game on ``calibration``.
         finals: the game on further windows of the text, in equal parts, to compare finalists.
         mended: the game of compensated models on all those windows, if the recipe compares finalists by it.
@@ -61,6 +63,7 @@ class Session:
     text: RunText
     calibration: Calibration
     held_out: Calibration
+    others: tuple[Calibration, ...]
     game: ModelGame
     finals: tuple[ModelGame, ...]
     mended: MendedGame | None
@@ -166,6 +169,7 @@ def prepare(
         text=text,
         calibration=calibration,
         held_out=text.held_out(recipe.held_out_samples),
+        others=text.others(recipe.judge_on, recipe.held_out_samples),
         game=game,
         finals=finals,
         mended=mended,
@@ -189,6 +193,7 @@ def _checked_source(recipe: Recipe, host: Host, parts: Parts, *, target: bool) -
     """Find the model and run all checks that need no weights."""
     parts.executor.check()
     check_source(recipe.calibration, own=True)
+    check_other_texts(recipe.judge_on)
     source = find_model(
         host,
         recipe.model,

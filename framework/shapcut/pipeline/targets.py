@@ -12,6 +12,7 @@ from shapcut.game.coalitions import Player
 from shapcut.game.feasible import require_permitted
 from shapcut.game.game import Game
 from shapcut.game.groups import Groups
+from shapcut.game.mixed import mixed_layers
 from shapcut.game.target import Target
 from shapcut.measurement.player_cache import PlayerCaches, player_caches
 from shapcut.measurement.player_latency import PlayerLatencies, player_latencies
@@ -20,6 +21,7 @@ from shapcut.models.forms import remnants_of_players
 from shapcut.recipe.cache_limit import cache_limit
 from shapcut.recipe.recipe import Recipe
 from shapcut.selection.base import require_removable
+from shapcut.selection.mixed_cuts import require_mixed_cut
 from shapcut.support.errors import InputError
 from shapcut.support.run_directory import Run
 from shapcut.valuation.model_game import ModelGame
@@ -53,7 +55,15 @@ def make_targets(
     freed = [player.parameters - kept for player, kept in zip(players, remnants, strict=True)]
     targets = []
     for label, amount in zip(recipe.target_labels(), amounts, strict=True):
-        if kind in {"remove", "ratio"}:
+        if kind == "ratio" and mixed_layers(players):
+            target = _at_most(
+                [float(count) for count in freed],
+                players,
+                (total, int(total * (1.0 - amount))),
+                label,
+                f"{amount:.4g} of the parameters less",
+            )
+        elif kind in {"remove", "ratio"}:
             target = Target.count(players, recipe.number(kind, amount, len(players), len(groups)), label)
         elif kind == "parameters":
             costs = [float(count) for count in freed]
@@ -69,7 +79,7 @@ def make_targets(
             )
         elif kind == "cache":
             target = _cache_target(players, amount, label, caches)
-        elif len(groups) > 1:
+        elif len(groups) > 1 and not mixed_layers(players):
             raise InputError(
                 f"--speedup {amount:g}: the time of a part that runs for some tokens only is unknown; give "
                 "--remove, --ratio, --parameters or --memory"
@@ -79,7 +89,7 @@ def make_targets(
             text = f"{amount:g} times the speed"
             target = _target(shares, players, 1.0 - 1.0 / amount, label, text)
             _require(target, lambda best: f"at most {1 / (1 - best):.2f} times" if best < 1 else "any speed")
-        targets.append(target.by_group(groups))
+        targets.append(target if mixed_layers(players) else target.by_group(groups))
     return tuple(targets)
 
 
@@ -210,7 +220,9 @@ def check_target(target: Target, game: Game, seed: int) -> None:
         InputError: otherwise.
     """
     rng = np.random.default_rng(seed)
-    if target.number is None:
+    if mixed_layers(game.players):
+        require_mixed_cut(game, target)
+    elif target.number is None:
         target.require_permitted(game.permits, rng)
     else:
         require_removable(game.players, target.number)

@@ -1,5 +1,6 @@
 """Windows of a run's text, for each of its parts."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from shapcut.data.windows import (
     windows_by_source,
 )
 from shapcut.host.open_model import OpenModel
+from shapcut.measurement.held_out_text import TextQuestion
 from shapcut.models.own_text import own_text
 from shapcut.models.source import inspect_source
 from shapcut.steps.step import PostProcessor
@@ -91,6 +93,13 @@ class RunText:
             self._readable(source), self.tokenizer, samples=samples, sequence_length=self.length
         )
         return replace(found, source=source)
+
+    def others(self, named: Sequence[str] | None, samples: int) -> tuple[Calibration, ...]:
+        """Windows of other texts to judge on, as many of each, see `shapcut.data.mixture.other_texts`."""
+        source = without_own_text(self.source)
+        return TextQuestion(source, window=self.length, windows=samples, judge_on=named).others(
+            self.tokenizer
+        )
 
     def whole(self, length: int) -> Tensor:
         """All windows of ``length`` tokens of the calibration part, shape (windows, length)."""

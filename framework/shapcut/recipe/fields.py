@@ -64,7 +64,7 @@ def _target(name: str, metavar: str, meaning: str) -> RecipeField:
 
 _ALL = (
     _target("remove", "N", "number of players to remove"),
-    _target("ratio", "R", "share of the players to remove, between 0 and 1"),
+    _target("ratio", "R", "share of the players to remove, between 0 and 1; of the parameters if mixed"),
     _target("parameters", "N", "parameters that may stay, such as 100M"),
     _target("memory", "SIZE", "size of the weights that may stay, such as 250MiB"),
     _target("cache", "SIZE@N", "size of the cache of one sequence after N tokens, such as 64MB@4096"),
@@ -97,7 +97,7 @@ _ALL = (
     RecipeField(
         "calibration",
         "Text",
-        "builtin, self (the model's own writing), a .txt or .jsonl file, hf:NAME, or several: builtin:2+self",
+        "builtin, general, self (by the model), a .txt or .jsonl file, hf:NAME, or several: a.txt:2+self",
         "SOURCE",
         default="builtin",
     ),
@@ -117,6 +117,14 @@ _ALL = (
         default=False,
     ),
     RecipeField("held_out_samples", "Text", "number of windows of held-out text", "N", default=32),
+    RecipeField(
+        "judge_on",
+        "Text",
+        "another text to measure perplexity on, its last quarter; repeat for several; none for none",
+        "SOURCE",
+        default_text="builtin and general, whichever is not the calibration text",
+        repeatable=True,
+    ),
     RecipeField("tasks", "Tasks", "zero-shot, or tasks of lm-evaluation-harness", "A,B"),
     RecipeField("task_data", "Tasks", "directory with a .jsonl file of questions for each task", "DIR"),
     RecipeField("limit", "Tasks", "questions of each task at most", "N", default_text="all"),

@@ -86,7 +86,8 @@ _Several = BeforeValidator(_several)
 class Recipe(BaseModel):
     """The options of ``score`` and ``prune``; docs/recipes.md has a line for each.
 
-    Exactly one target is needed to prune: ``remove`` (a number of players), ``ratio`` (a share of them),
+    Exactly one target is needed to prune: ``remove`` (a number of players), ``ratio`` (a share of them, or of
+    the parameters with granularity ``mixed``),
     ``parameters`` or ``memory`` (what may stay at most, of the model and of its checkpoint's weights),
     ``cache`` (the same of the cache after a number of tokens) or ``speedup`` (how many times faster than the
     whole model). Several amounts of it are several cuts of one run; ``nested`` makes each a part of the next
@@ -117,6 +118,7 @@ class Recipe(BaseModel):
     finalist_samples: Annotated[int, Field(ge=0)] = FIELDS["finalist_samples"].default
     mend_finalists: _Switch = FIELDS["mend_finalists"].default
     held_out_samples: Annotated[int, Field(ge=1)] = FIELDS["held_out_samples"].default
+    judge_on: tuple[str, ...] | None = FIELDS["judge_on"].default
     tasks: str | None = FIELDS["tasks"].default
     task_data: str | None = FIELDS["task_data"].default
     limit: Annotated[int, Field(ge=1)] | None = FIELDS["limit"].default
@@ -145,6 +147,14 @@ class Recipe(BaseModel):
             raise ValueError
         return given
 
+    @model_validator(mode="before")
+    @classmethod
+    def _mixed_methods(cls, given: Any) -> Any:
+        """Parts and experts have an estimator and a selector of their own."""
+        if isinstance(given, dict) and given.get("granularity") == "mixed":
+            return {"estimator": "mixed", "selector": "mixed", **given}
+        return given
+
     @model_validator(mode="after")
     def _one_target_at_most(self) -> Self:
         given = [f"{name} {getattr(self, name)}" for name in _TARGETS if getattr(self, name) is not None]
@@ -153,6 +163,11 @@ class Recipe(BaseModel):
         kind, amounts = self.target_amounts()
         if len(set(amounts)) < len(amounts) or (given and not amounts):
             raise ValueError(f"{given[0]}: name different amounts")
+        if self.granularity == "mixed" and kind in {"remove", "cache"}:
+            raise ValueError(
+                f"{given[0]}: with granularity mixed a target counts parameters or time; "
+                "give ratio, parameters, memory or speedup"
+            )
         for amount in amounts:
             if kind == "remove" and amount < 1:
                 raise ValueError(f"remove {amount}: at least one player must go")
@@ -197,6 +212,8 @@ class Recipe(BaseModel):
             InputError: if there is no target, or it leaves nothing to remove or nothing to keep.
         """
         self.require_target(n_players, n_groups)
+        if self.granularity == "mixed":
+            raise InputError("a number of players is no target with --granularity mixed; use prune")
         kind, amounts = self.target_amounts()
         return max(self.number(kind, amount, n_players, n_groups) for amount in amounts)
 
@@ -210,7 +227,7 @@ class Recipe(BaseModel):
         if not amounts:
             options = "--remove N, --ratio R, --parameters N, --memory SIZE, --cache SIZE@N or --speedup S"
             raise InputError(f"no target: give {options}")
-        if kind in {"remove", "ratio"}:
+        if kind in {"remove", "ratio"} and self.granularity != "mixed":
             for amount in amounts:
                 self.number(kind, amount, n_players, n_groups)
 

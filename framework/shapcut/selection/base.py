@@ -14,6 +14,7 @@ from shapcut.game.contributions import Contributions
 from shapcut.game.game import Game, may_be_absent
 from shapcut.game.groups import Groups, layer_sizes, require_equal
 from shapcut.game.plan import RemovalPlan
+from shapcut.game.target import Target
 from shapcut.support.errors import InputError
 
 
@@ -104,10 +105,12 @@ class Selector(ABC):
     Attributes:
         name: under which it is registered.
         handles_groups: whether it works for players whose groups must lose equally many, such as experts.
+        handles_parts: whether it works for parts of layers and the experts in them as players of one game.
     """
 
     name: str
     handles_groups: ClassVar[bool] = False
+    handles_parts: ClassVar[bool] = False
 
     @abstractmethod
     def select(self, problem: SelectionProblem) -> RemovalPlan:
@@ -115,6 +118,43 @@ class Selector(ABC):
 
         Raises:
             InputError: if no permitted set of that size exists.
+        """
+
+
+class TargetSelector(Selector):
+    """A selector that needs the target itself, because the number of players says little."""
+
+    def select(self, problem: SelectionProblem) -> RemovalPlan:  # noqa: ARG002 - a number is no target here
+        """Refuses: a number of players is no target.
+
+        Raises:
+            InputError: always.
+        """
+        raise InputError(f"selector {self.name!r} takes a target in parameters, not a number of players")
+
+    @abstractmethod
+    def select_target(
+        self,
+        contributions: Contributions,
+        target: Target,
+        *,
+        game: Game,
+        budget: int,
+        finals: Sequence[Game],
+        rng: np.random.Generator,
+    ) -> RemovalPlan:
+        """Choose the players to remove.
+
+        Args:
+            contributions: the estimator's result.
+            target: the target.
+            game: the game to measure candidates in.
+            budget: number of further distinct coalitions that may be measured.
+            finals: the same game on further texts of equal length.
+            rng: source of all randomness.
+
+        Raises:
+            InputError: if no permitted set reaches the target.
         """
 
 

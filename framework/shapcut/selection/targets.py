@@ -11,7 +11,7 @@ from shapcut.game.contributions import Contributions
 from shapcut.game.game import Game
 from shapcut.game.plan import RemovalPlan
 from shapcut.game.target import RestrictedGame, Target
-from shapcut.selection.base import SelectionProblem, Selector
+from shapcut.selection.base import SelectionProblem, Selector, TargetSelector
 from shapcut.selection.ranking import RankingSelector
 from shapcut.support.errors import InputError
 
@@ -46,6 +46,8 @@ def select_for(
     Raises:
         InputError: if no permitted set reaches the target.
     """
+    if isinstance(selector, TargetSelector):
+        return selector.select_target(contributions, target, game=game, budget=budget, finals=finals, rng=rng)
     problem = SelectionProblem(
         contributions, game.players, target.sizes()[0], game=game, budget=budget, finals=finals, rng=rng
     )

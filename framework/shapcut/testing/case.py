@@ -14,6 +14,7 @@ from shapcut.game.checkpoint_form import AllowedForm, CheckpointForm
 from shapcut.game.coalitions import Player
 from shapcut.game.feasible import permitted_sets
 from shapcut.game.granularity import Granularity
+from shapcut.game.mixed import mixed_layers
 from shapcut.models.adapter import Adapter, Example
 from shapcut.models.forms import chosen_form, form_objection
 from shapcut.models.layer_stack import LayerStack, State
@@ -25,6 +26,8 @@ BATCH = 3
 _RANDOM_SIZES = (1, 2, 3, 4)
 _DRAWS = 32
 _PER_GROUP = (1, 2)
+_OF_LAYERS = ((1, 0, 0), (0, 1, 0), (1, 0, 1), (0, 1, 1), (1, 1, 1))
+"""How many layers, how many parts with their experts, and how many experts of each other group."""
 _PROBED = 12
 _SEARCHED = 2
 
@@ -190,12 +193,14 @@ class Case:
     def absences(self) -> tuple[frozenset[int], ...]:
         """Sets of absent players: the first, the last, both, and random sets of one to four.
 
-        If players are in groups, also one and two of each group.
+        If players are in groups, also one and two of each group. Of parts and experts, also layers, parts
+        with their experts, and these with experts of the other layers.
         """
         generator = np.random.default_rng(self.seed)
         first, last = self.probed[0], self.probed[-1]
         drawn = [self._drawn(size, generator) for size in _RANDOM_SIZES]
         evenly = [self._drawn_evenly(size, generator) for size in _PER_GROUP if self.groups]
+        evenly += self._drawn_of_layers(generator)
         sets = (frozenset({first}), frozenset({last}), frozenset({first, last}), *drawn, *evenly)
         return tuple(dict.fromkeys(sets))
 
@@ -238,6 +243,23 @@ class Case:
         chosen = [generator.choice(group, size=min(size, len(group)), replace=False) for group in self.groups]
         return frozenset(int(player) for group in chosen for player in group)
 
+    def _drawn_of_layers(self, generator: np.random.Generator) -> list[frozenset[int]]:
+        """Sets of parts and experts, see `_OF_LAYERS`; none of other players."""
+        layers = mixed_layers(self.players)
+        mixtures = [place for place, layer in enumerate(layers) if layer.experts]
+        found = []
+        for whole, part, each in _OF_LAYERS if layers else ():
+            order = generator.permutation(len(layers)).tolist()
+            gone = {player for place in order[:whole] for player in layers[place].players}
+            left = [place for place in order[whole:] if place in mixtures]
+            gone.update(player for place in left[:part] for player in layers[place].mixture)
+            staying = {expert for place in left[part:] for expert in layers[place].experts}
+            for group in self.groups:
+                if staying.issuperset(group):
+                    gone.update(generator.choice(group, size=each, replace=False).tolist())
+            found.append(frozenset(gone))
+        return found
+
     @property
     def same_sets(self) -> tuple[frozenset[int], ...]:
         """The removable sets without which the model is one of its family."""
@@ -245,6 +267,9 @@ class Case:
 
     def first_of(self, absent: frozenset[int]) -> frozenset[int]:
         """A part of a set that can be removed first; empty if there is none."""
+        if layers := mixed_layers(self.players):
+            inside = (frozenset(layer.players) for layer in layers)
+            return next((layer for layer in inside if layer < absent), frozenset())
         if self.granularity != "sublayer":
             return self.one_per_group(absent)
         pairs = map(frozenset, combinations(sorted(absent), 2))

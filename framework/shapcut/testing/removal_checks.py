@@ -115,7 +115,7 @@ def reindexed_players(case: Case) -> str:
     """The remaining players are numbered from 0, in order, and can be bypassed by their new numbers."""
     comparison = case.comparison()
     # A largest set of players in groups may leave too few for one more to be absent.
-    for absent in case.telling_sets[:1] if case.groups else _telling(case):
+    for absent in sorted(case.same_sets, key=len)[:1] if case.groups else _telling(case):
         kept = sorted(case.present(absent))
         removed = case.remove(case.fresh(), absent)
         players = case.players_of(removed)

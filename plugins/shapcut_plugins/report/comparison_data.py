@@ -94,6 +94,15 @@ class SummaryFacts(Part):
     seconds: float
 
 
+class OtherTextFacts(Part):
+    """Another text that the methods were judged on, and how they stand on it."""
+
+    source: str
+    windows: tuple[int, int]
+    dense_perplexity: float | None
+    standings: tuple[StandingFacts, ...]
+
+
 class ComparisonFacts(Part):
     """The whole comparison; one of an older version has no intervals, so nobody is best in it."""
 
@@ -101,6 +110,7 @@ class ComparisonFacts(Part):
     model: ModelFacts
     text: TextFacts
     dense_held_out_perplexity: float | None
+    other_texts: tuple[OtherTextFacts, ...] = ()
     rows: tuple[RowFacts, ...]
     summary: tuple[SummaryFacts, ...] = ()
     verdicts: dict[int, str] = Field(default_factory=dict)

@@ -45,6 +45,9 @@ SETTINGS = {
 }
 """Fields that describe how the figures were measured."""
 
+_ON_OTHER_TEXT = "perplexity on "
+"""How the path of a perplexity on another text begins; the text's name follows."""
+
 _UNITS = {"_seconds": ("(ms)", 1e3), "_bytes": ("(MB)", 1e-6)}
 
 
@@ -75,7 +78,10 @@ def rows(
         changes: of each pruned model, its uncertain figures over the original's, by path.
     """
     tables = [dict(_figures(measurement)) for measurement in measurements]
-    paths = dict.fromkeys([*LABELS, *(path for table in tables for path in table)])
+    found = [path for table in tables for path in table]
+    others = [path for path in found if path.startswith(_ON_OTHER_TEXT)]
+    quality = list(LABELS)[:2]
+    paths = dict.fromkeys([*quality, *others, *LABELS, *found])
     known = [path for path in paths if any(path in table for table in tables) and path not in SETTINGS]
     return [
         _row(path, [table.get(path) for table in tables], [found.get(path) for found in changes])
@@ -92,7 +98,11 @@ def settings(measurement: Mapping[str, Any]) -> list[tuple[str, str]]:
             value = value.get(key) if isinstance(value, Mapping) else None
         if value is not None:
             found.append((text, {True: "yes", False: "no"}[value] if isinstance(value, bool) else f"{value}"))
-    return found
+    others = [each for each in measurement.get("other_texts", ()) if isinstance(each, Mapping)]
+    return found + [
+        ("other text, its last quarter", f"{each.get('source')} (SHA-256 {each.get('fingerprint')})")
+        for each in others
+    ]
 
 
 def _figures(content: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, float]]:
@@ -110,13 +120,24 @@ def _figures(content: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str
             yield from _figures(value, f"{path}.")
         elif isinstance(value, list):
             for task in value:
-                if isinstance(task, Mapping) and isinstance(task.get("metrics"), Mapping):
+                if key == "other_texts" and isinstance(task, Mapping):
+                    yield from _on_other_text(task)
+                elif isinstance(task, Mapping) and isinstance(task.get("metrics"), Mapping):
                     yield from _figures(task["metrics"], f"{task.get('task', key)}: ")
+
+
+def _on_other_text(content: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
+    read = content.get("perplexity")
+    plain = number(read.get("perplexity")) if isinstance(read, Mapping) else None
+    if plain is not None:
+        yield f"{_ON_OTHER_TEXT}{content.get('source')}", plain
 
 
 def _label(path: str) -> Label:
     if path in LABELS:
         return LABELS[path]
+    if path.startswith(_ON_OTHER_TEXT):
+        return Label(f"perplexity, {path.removeprefix(_ON_OTHER_TEXT)}", form="{:,.2f}")
     text, unit, factor = path.rpartition(".")[2] if ": " not in path else path, "", 1.0
     for ending, (name, scale) in _UNITS.items():
         if text.endswith(ending):

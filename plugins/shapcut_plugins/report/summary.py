@@ -17,7 +17,7 @@ def outcome(result: Result) -> list[str]:
     """The removed players of a cut, and its effect as far as it exceeds its uncertainty."""
     plan, dense, pruned = result.plan, result.dense, result.pruned
     share = _ratio(pruned.get("parameters"), dense.get("parameters"))
-    removed = f"{len(plan.removed)} of {len(plan.removed) + len(plan.kept)} {plan.granularity}s were removed"
+    removed = f"{len(plan.removed)} of {len(plan.removed) + len(plan.kept)} {plan.what} were removed"
     sentences = [f"{removed}, and with them {1 - share:.1%} of the parameters." if share else f"{removed}."]
     before, after = result.perplexities
     if before is not None and after is not None:

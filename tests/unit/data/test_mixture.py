@@ -10,6 +10,7 @@ from shapcut.data.mixture import (
     apportioned,
     check_source,
     interleaved,
+    other_texts,
     proportional,
     text_shares,
 )
@@ -128,3 +129,16 @@ def test_a_source_of_the_mixture_is_no_held_out_text(sources: tuple[str, str]) -
     with pytest.raises(InputError, match="is the calibration text"):
         HeldOutText(sources[1], 2, 16).check(f"builtin+{sources[1]}:2")
     HeldOutText(sources[1], 2, 16).check(f"builtin+{sources[0]}")
+
+
+def test_other_texts_are_those_that_are_not_judged_on_anyway(
+    sources: tuple[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, two = sources
+    assert other_texts(None, "builtin") == ("general",)
+    assert other_texts(None, "self") == other_texts(None, one) == ("builtin", "general")
+    assert other_texts(None, f"{one}:2+builtin") == (one, "builtin", "general")
+    monkeypatch.chdir(Path(one).parent)
+    assert other_texts(["a.txt", two, "b.txt", "builtin"], one) == (two, "builtin")
+    assert other_texts([f"{one}+{two}"], one) == (f"{one}+{two}",)
+    assert other_texts(["none"], one) == ()

@@ -115,7 +115,7 @@ SPEC = r"NAME, NAME:key=value,... or a mapping \{NAME: \{key: value\}\}"
         ({"cache": 64}, r"^cache 64: give a size and a number of tokens"),
         ({"cache": "1MB@4,1MB@4"}, r"^cache \('1MB@4', '1MB@4'\): name different amounts"),
         ({"form": "sibling"}, r"^form sibling: give one of plain, remote-code$"),
-        ({"granularity": "head"}, r"^granularity head: give one of block, sublayer, expert$"),
+        ({"granularity": "head"}, r"^granularity head: give one of block, sublayer, expert, mixed$"),
         ({"dtype": "int8"}, r"^dtype int8: give one of auto, float32, bfloat16, float16$"),
         ({"estimator": 3}, rf"^estimator 3: give {SPEC}$"),
         (

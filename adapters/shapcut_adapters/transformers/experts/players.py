@@ -68,13 +68,10 @@ class Experts:
 
     def weights(self, player: Player) -> list[Tensor]:
         """Views of the tensors' slices that only one player uses."""
-        mixture, first = next(
-            (mixture, first)
-            for mixture, first in self._numbered()
-            if first <= player.index < first + mixture.count
-        )
+        path, _, expert = player.name.rpartition(".")
+        mixture = next(mixture for mixture, _ in self._numbered() if mixture.path == path)
         tensors = [(table, table.of(mixture.module).detach()) for table in mixture.tables]
-        return [table.view(tensor, player.index - first) for table, tensor in tensors]
+        return [table.view(tensor, int(expert)) for table, tensor in tensors]
 
     def _numbered(self) -> Iterator[tuple[Mixture, int]]:
         """The mixtures, each with the number of its first expert among all players."""

@@ -63,7 +63,7 @@ class SubLayers:
 
     def parameters(self, player: Player) -> list[nn.Parameter]:
         """The parameters that only one player uses."""
-        index, part = self._part(player.index)
+        index, part = self._part(player.name)
         return self._of(self.decoder.own_parameters(), index, part)
 
     @contextmanager
@@ -105,9 +105,10 @@ class SubLayers:
         mine = {id(weight) for weight in part.parameters(block)} - elsewhere
         return [weight for weight in own[index] if id(weight) in mine]
 
-    def _part(self, player: int) -> tuple[int, Part]:
+    def _part(self, name: str) -> tuple[int, Part]:
         return next(
-            (index, self.blocks[index][player - stage.start])
-            for index, stage in enumerate(self.stages())
-            if player in stage
+            (index, part)
+            for index, parts in enumerate(self.blocks)
+            for part in parts
+            if name == f"{self.decoder.stack}.{index}.{part.path}"
         )

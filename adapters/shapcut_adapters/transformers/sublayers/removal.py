@@ -59,24 +59,34 @@ def remove_parts(sublayers: SubLayers, absent: Collection[int], form: Checkpoint
     Raises:
         UnsupportedModelError: before the model is touched, if the form does not fit the set.
     """
-    objections = form_objections(sublayers, absent)
-    if objection := objections.get(form, f"these parts have no form {form}"):
-        raise UnsupportedModelError(objection)
+    objections = require_form(sublayers, absent, form)
     decoder, depth = sublayers.decoder, len(sublayers.blocks)
     if set(objections) == {"same"}:
         stages = sublayers.stages()
         gone = {index for index, stage in enumerate(stages) if set(absent).issuperset(stage)}
         return remove_blocks(decoder, Cut(depth, _others(depth, gone)))
-    if any(weight.is_meta for weight in decoder.model.parameters()):
-        raise UnsupportedModelError(
-            "its weights are offloaded; load the whole model to remove parts of blocks"
-        )
     kept = KeptParts.without(depth, absent)
     if form == "remote-code":
         return with_own_code(decoder, kept)
     if form == "sibling":
         return as_sibling(decoder, kept)
     return shift(decoder, kept, mlp_children(sublayers))
+
+
+def require_form(sublayers: SubLayers, absent: Collection[int], form: CheckpointForm) -> Objections:
+    """Refuse a form that does not fit a set of parts; returns what speaks against each.
+
+    Raises:
+        UnsupportedModelError: with the reason.
+    """
+    objections = form_objections(sublayers, absent)
+    if objection := objections.get(form, f"these parts have no form {form}"):
+        raise UnsupportedModelError(objection)
+    if set(objections) != {"same"} and any(w.is_meta for w in sublayers.decoder.model.parameters()):
+        raise UnsupportedModelError(
+            "its weights are offloaded; load the whole model to remove parts of blocks"
+        )
+    return objections
 
 
 def parts_remnants(sublayers: SubLayers, absent: Collection[int], form: CheckpointForm) -> int:

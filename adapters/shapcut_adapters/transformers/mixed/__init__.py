@@ -1,0 +1,1 @@
+"""The parts of blocks and the experts in them as players of one game."""
