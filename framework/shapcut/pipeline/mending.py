@@ -7,22 +7,17 @@ import psutil
 import torch
 from torch import nn
 
-from shapcut.data.mixture import text_shares
 from shapcut.host.host import Host
 from shapcut.host.open_model import OpenModel
-from shapcut.models.own_text import Varied, own_text
 from shapcut.models.quantization import is_quantized
-from shapcut.models.source import inspect_source
 from shapcut.pipeline.parts import Parts, mends
-from shapcut.pipeline.windows import RunText
 from shapcut.recipe.recipe import Recipe
-from shapcut.support.errors import InputError, UnsupportedModelError
+from shapcut.support.errors import InputError
 from shapcut.support.progress import Reporter
 
 STEP = "compensate"
 """The step that a run takes first, unless the recipe says otherwise."""
 
-_OWN_DOCUMENTS, _OWN_TOKENS = 160, 128
 _LEAST_WINDOWS = 2
 
 
@@ -41,28 +36,6 @@ def with_mending(parts: Parts, recipe: Recipe, host: Host, opened: OpenModel, re
         raise InputError(f"--mend-finalists: the cut cannot be compensated: {objection}")
     reporter.say(f"the cut is not compensated: {objection}")
     return parts
-
-
-def with_other_text(text: RunText, opened: OpenModel, reporter: Reporter) -> RunText:
-    """The run's text, for steps with what the model itself writes beside it if it is a single source.
-
-    What transfers from one kind of text to another can only be told with two.
-    """
-    if len(text_shares(text.source)) > 1 or text.own is not None:
-        return text
-    try:
-        beside = own_text(
-            opened.model,
-            opened.tokenizer,
-            opened.adapter,
-            seed=text.seed,
-            max_length=inspect_source(opened.source).max_length,
-            reporter=reporter,
-            varied=Varied(_OWN_DOCUMENTS, _OWN_TOKENS),
-        )
-    except UnsupportedModelError:
-        return text
-    return replace(text, beside=beside)
 
 
 def _objection(recipe: Recipe, opened: OpenModel) -> str:

@@ -21,8 +21,8 @@ from shapcut.models.adapter import Adapter
 from shapcut.models.gguf_reader import parsed_once
 from shapcut.models.quantization import is_quantized, quantization_method
 from shapcut.models.source import ModelSource, inspect_source, read_config
-from shapcut.pipeline.mending import with_mending, with_other_text
-from shapcut.pipeline.parts import Parts, check_players, make_parts, mends
+from shapcut.pipeline.mending import with_mending
+from shapcut.pipeline.parts import Parts, check_players, make_parts
 from shapcut.pipeline.targets import Stopwatch, prepare_targets
 from shapcut.pipeline.windows import RunText, final_games
 from shapcut.recipe.recipe import Recipe
@@ -149,7 +149,6 @@ def prepare(
     text = RunText.of(recipe.calibration, opened, recipe.sequence_length, recipe.seed, reporter)
     if cuts:
         parts = with_mending(parts, recipe, host, opened, reporter)
-        text = with_other_text(text, opened, reporter) if mends(parts.steps) else text
     calibration = text.calibration(recipe.samples)
     require_vocabulary(opened, calibration)
     game = _game(recipe, opened, parts, calibration)

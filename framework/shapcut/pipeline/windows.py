@@ -10,7 +10,7 @@ from torch import Tensor
 
 from shapcut.data.excerpt import calibration_digest
 from shapcut.data.mixture import has_own_text, text_shares, with_own_text, without_own_text
-from shapcut.data.text import SELF
+from shapcut.data.text import GENERAL
 from shapcut.data.windows import (
     Calibration,
     all_windows,
@@ -29,6 +29,8 @@ from shapcut.valuation.model_game import ModelGame
 from shapcut.valuation.utilities import ModelUtility
 
 _FINAL_PARTS = 8
+_GENERAL_SHARE = 3
+"""Windows of general text for each of another source, for steps that fit text."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +43,6 @@ class RunText:
         length: tokens per window.
         seed: seed of the choice of windows.
         own: file of the text that the model has written itself, if the source contains it.
-        beside: file of such text for steps alone, to tell what transfers from the source to another text.
     """
 
     source: str
@@ -49,7 +50,6 @@ class RunText:
     length: int
     seed: int
     own: Path | None = None
-    beside: Path | None = None
 
     @staticmethod
     def of(source: str, opened: OpenModel, length: int, seed: int, reporter: Reporter) -> "RunText":
@@ -106,16 +106,19 @@ class RunText:
         return all_windows(self._readable(self.source), self.tokenizer, length)
 
     def by_source(self, length: int) -> dict[str, Tensor]:
-        """The windows of `whole`, apart for each source as named by the user, and as many of those beside."""
+        """The windows of `whole`, apart for each source as named by the user.
+
+        Beside a single source there are up to three times as many windows of `GENERAL`: what transfers from
+        one kind of text to another can only be told with two.
+        """
         found = windows_by_source(self._readable(self.source), self.tokenizer, length)
         names = [share.source for share in text_shares(self.source)]
         texts = dict(zip(names, found.values(), strict=True))
-        if self.beside is not None:
-            written = all_windows(str(self.beside), self.tokenizer, length)
-            most = min(len(written), *(len(windows) for windows in texts.values()))
-            texts = {name: windows[:: len(windows) // most][:most] for name, windows in texts.items()}
-            texts[SELF] = written[:most]
-        return texts
+        if len(texts) > 1 or GENERAL in texts:
+            return texts
+        general = all_windows(GENERAL, self.tokenizer, length)
+        count = min(len(general), _GENERAL_SHARE * len(texts[names[0]]))
+        return texts | {GENERAL: general[torch.arange(count) * len(general) // count]}
 
     def _drawn(self, samples: int, seed: int) -> Calibration:
         found = load_calibration(

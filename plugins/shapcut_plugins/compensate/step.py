@@ -33,11 +33,11 @@ Into = Literal["mlp", "attention", "both"]
 class Compensate(PostProcessor):
     """Fold a linear approximation of the removed blocks into the blocks that stay.
 
-    Block by block from the first cut on, ridge regression fits the weights of output projections so that the
-    residual stream after the block matches the original's after the cut. Nothing is added to the model. The
-    ridge is chosen by what a fit of some sources of the text does for another. A block that lost experts is
-    fitted as one before a cut; what its experts read changes with its mixer, so that a share of the change
-    may do better than all of it.
+    Before each cut, ridge regression fits the weights of the block's output projections so that the residual
+    stream after it matches the original's after the cut. Nothing is added to the model. The ridge is chosen
+    by what a fit of some sources of the text does for another. A block that lost experts is fitted as one
+    before a cut; what its experts read changes with its mixer, so that a share of the change may do better
+    than all of it.
 
     The changed weights are kept only if they lower the loss on windows held back from the fit, and raise it
     on no source by more than the paired interval; otherwise a half of each change is tried.
@@ -59,7 +59,7 @@ class Compensate(PostProcessor):
     def __init__(
         self,
         into: Into = "both",
-        places: Literal["cut", "all"] = "all",
+        places: Literal["cut", "all"] = "cut",
         *,
         samples: int = 256,
         sequence_length: int = 0,

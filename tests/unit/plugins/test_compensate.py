@@ -3,6 +3,7 @@
 import copy
 import json
 from collections.abc import Collection
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -187,7 +188,7 @@ def test_what_is_linear_in_the_inner_activations_is_recovered_exactly(tmp_path: 
 def test_all_places_are_mended_from_the_first_cut_on(tmp_path: Path) -> None:
     original, pruned, plan = cut("llama", [2])
     untouched = copy.deepcopy(pruned.model.layers[0].state_dict())
-    Compensate("mlp", samples=64, trial=False).run(pruned, context(ADAPTER, plan, original, tmp_path))
+    Compensate("mlp", "all", samples=64, trial=False).run(pruned, context(ADAPTER, plan, original, tmp_path))
     fitted = json.loads((tmp_path / "compensation.json").read_text())["projections"]
     assert [each["block"] for each in fitted] == [1, 3, 4, 5]
     assert all(
@@ -282,6 +283,52 @@ def test_blocks_that_lost_experts_are_fitted_and_the_streams_come_closer(tmp_pat
     assert any(each["ridge"] is not None for each in written)
     errors = [stream_error(original, model, blocks, blocks) for model in (before, pruned)]
     assert errors[1] < errors[0]
+
+
+def test_changes_that_do_not_lower_the_loss_are_undone(tmp_path: Path) -> None:
+    """The pruned model has written the text itself, so that every change does harm."""
+    original, pruned, plan = cut("llama", [2, 3])
+    before = copy.deepcopy(pruned.state_dict())
+    written = ADAPTER.generate(pruned, windows(2), 10, use_cache=True)
+    where = replace(context(ADAPTER, plan, original, tmp_path), windows=lambda _: written)
+    Compensate(samples=64).run(pruned, where)
+    assert all(torch.equal(value, before[name]) for name, value in pruned.state_dict().items())
+    found = json.loads((tmp_path / "compensation.json").read_text())
+    assert found["scale"] == 0.0
+    assert [trial["text"]["ratio"] > 1 for trial in found["held_back"]] == [True, True]
+    assert any(each["ridge"] is not None for each in found["projections"])
+
+
+def test_a_ridge_is_chosen_by_what_transfers_to_another_text() -> None:
+    """Three inputs predict the errors of all texts, the others by chance in each."""
+    generator = torch.Generator().manual_seed(3)
+    shared, ones = torch.randn((7, 3), generator=generator) * 0.1, torch.ones(7, dtype=torch.float64)
+    texts = []
+    for _ in range(2):
+        own = shared + 0.3 * torch.randn((7, 3), generator=generator)
+        given = torch.randn((200, 7), generator=generator)
+        texts.append(moments_of((given, given @ own, torch.ones(200))))
+    within = [fit([text], text, ones) for text in texts]
+    across = fit(texts, texts[0], ones)
+    assert across.ridge > max(each.ridge for each in within)
+    assert across.after > max(each.after for each in within)
+
+
+def test_many_outputs_are_compared_on_a_projection_of_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    generator = torch.Generator().manual_seed(4)
+    true, ones = torch.randn((7, 200), generator=generator), torch.ones(7, dtype=torch.float64)
+    sums = []
+    for _ in range(2):
+        given = torch.randn((300, 7), generator=generator)
+        sums.append(Moments(7, 200, torch.device("cpu")))
+        noise = torch.randn((300, 200), generator=generator)
+        sums[-1].add(given, given @ true + noise, torch.ones(300))
+    found = fit(sums, sums[0], ones)
+    monkeypatch.setattr("shapcut_plugins.compensate.regression._SKETCH", 200)
+    exact = fit(sums, sums[0], ones)
+    assert found.ridge == exact.ridge
+    assert found.after != exact.after
+    assert found.after == pytest.approx(exact.after, rel=0.25)
 
 
 def test_half_layers_are_refused(tmp_path: Path) -> None:
