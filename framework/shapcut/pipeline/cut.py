@@ -97,7 +97,7 @@ def carry_out(
     require_removal(session, plan)
     files = _require_gguf(session, plan, reporter) if is_gguf_output(out) else None
     before = before or measure_original(session, reporter, files)
-    steps = StepResults(run.steps, session.recipe.then, session.step_inputs(plan))
+    steps = StepResults(run.steps, session.steps, session.step_inputs(plan))
     cut = mend(session, remove(session, plan), steps, reporter)
     after = measure_cut(session, cut, reporter)
     say_what_is_left(session, cut.model, reporter)
@@ -233,6 +233,7 @@ def mend(session: Session, cut: CutModel, results: StepResults, reporter: Report
             seed=session.recipe.seed,
             original=session.original,
             windows=session.text.whole,
+            texts=session.text.by_source,
             source=session.opened.source.location.weights,
             reporter=reporter,
         )
@@ -325,7 +326,7 @@ def _card_facts(
         library=session.adapter.library,
         usage=session.adapter.usage(cut.model),
         hints=cut.hints,
-        steps=session.recipe.then,
+        steps=session.steps,
         quantized=session.parts.quantizes,
         revision=session.opened.source.location.commit,
         license_fields=_license(session.opened.source.location),

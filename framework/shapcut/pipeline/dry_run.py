@@ -202,7 +202,7 @@ def forecast(recipe: Recipe, host: Host, *, target: bool, throughput: float | No
         estimator=recipe.estimator,
         selector=recipe.selector,
         executor=recipe.executor,
-        steps=recipe.then,
+        steps=tuple(spec for spec, _ in parts.steps),
         caveats=parts.caveats,
         coalitions=budget,
         tokens_per_coalition=tokens,

@@ -29,6 +29,11 @@ def require_output(recipe: Recipe, out: Path) -> None:
         require_new_directory(out)
 
 
+def for_output(recipe: Recipe, out: Path) -> Recipe:
+    """The recipe, without compensation of its own accord if the result keeps the original's bytes."""
+    return recipe.model_copy(update={"mend": False}) if is_gguf_output(out) else recipe
+
+
 def require_gguf_recipe(recipe: Recipe, out: Path) -> None:
     """Refuse a recipe whose result is not a cut of a GGUF file.
 
