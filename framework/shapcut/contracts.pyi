@@ -45,6 +45,11 @@ from .selection.base import Selector as Selector
 from .serving.engine import Engine as Engine
 from .serving.record import ServingCheck as ServingCheck
 from .serving.record import ServingRecord as ServingRecord
+from .steps.held_back import Losses as Losses
+from .steps.held_back import Trial as Trial
+from .steps.held_back import hold_back as hold_back
+from .steps.held_back import losses as losses
+from .steps.held_back import tried_against as tried_against
 from .steps.step import PostProcessor as PostProcessor
 from .steps.step import Stage as Stage
 from .steps.step import StepContext as StepContext

@@ -45,11 +45,27 @@ def test_compensation_lowers_the_perplexity(tmp_path: Path) -> None:
     assert mended["pruned"]["perplexity"]["perplexity"] < 0.95 * lost
 
 
+@pytest.mark.usefixtures("mended_by_default")
+def test_a_cut_is_compensated_without_being_asked(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    cut = [str(ZOO / "llama"), "--remove", "6", "--estimator", "block-influence", "--selector", "ranking"]
+    perplexities = []
+    for name, options in (("plain", ["--no-mend"]), ("default", [])):
+        assert run(["prune", *cut, *SIZES, *options, "--out", str(tmp_path / name)]) == 0
+        result = read(tmp_path / f"{name}.run" / "manifest.json")["result"]
+        perplexities.append(result["pruned"]["perplexity"]["perplexity"])
+    assert perplexities[1] < 0.95 * perplexities[0]
+    assert "compensate: perplexity on text held back: builtin -" in capsys.readouterr().err
+    assert "After the cut: nothing" in (tmp_path / "plain" / "README.md").read_text(encoding="utf-8")
+    assert "After the cut: compensate\n" in (tmp_path / "default" / "README.md").read_text(encoding="utf-8")
+    fitted = read(tmp_path / "default.run" / "steps" / "1-compensate" / "compensation.json")
+    assert set(fitted["texts"]) == set(fitted["held_back"][0]) == {"builtin", "general"}
+
+
 def test_finalists_are_compared_after_they_are_mended(
     tiny_llama_directory: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     command = ["prune", str(tiny_llama_directory), "--remove", "2", *SIZES, "--mend-finalists"]
-    assert run([*command, "--out", str(tmp_path / "no")]) == 2
+    assert run([*command, "--no-mend", "--out", str(tmp_path / "no")]) == 2
     assert "--mend-finalists needs finalist samples and a step that compensates" in capsys.readouterr().err
     more = ["--finalist-samples", "2", "--then", "compensate:samples=16"]
     assert run([*command, *more, "--out", str(tmp_path / "out")]) == 0

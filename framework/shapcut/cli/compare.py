@@ -31,6 +31,7 @@ _NOT_SHARED = {
     "cache",
     "speedup",
     "nested",
+    "mend",
     "mend_finalists",
     "preset",
     "estimator",

@@ -328,6 +328,7 @@ def forecast_rows(found: Forecast) -> list[list[str]]:
          f"{found.throughput_source}"],
         ["not counted", "loading, finalists' text, figures before and after, post-pruning steps"],
         ["post-pruning steps", ", ".join(found.steps) or "none"],
+        *(["caveat", caveat] for caveat in found.caveats),
     ]  # fmt: skip
 
 

@@ -11,7 +11,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from shapcut.data.excerpt import MOST_BYTES, Excerpt, Part, read_excerpt
-from shapcut.data.mixture import apportioned, check_source, interleaved, proportional, text_shares
+from shapcut.data.mixture import (
+    TextShare,
+    apportioned,
+    check_source,
+    interleaved,
+    proportional,
+    text_shares,
+)
 from shapcut.data.text import HELD_OUT_SHARE, split_text
 from shapcut.support.errors import InputError
 from shapcut.support.quiet import quiet_libraries
@@ -28,6 +35,7 @@ __all__ = [
     "load_held_out",
     "split_text",
     "token_windows",
+    "windows_by_source",
 ]
 
 _MIN_LENGTH = 2
@@ -134,14 +142,19 @@ def all_windows(source: str, tokenizer: Any, sequence_length: int) -> Tensor:
         InputError: if the source is unreadable or has no window.
     """
     check_size(1, sequence_length)
-    bos = _bos(tokenizer)
+    return _all_mixed(source, lambda one: _every_window(one, tokenizer, sequence_length))
 
-    def every(one: str) -> Tensor:
-        tokens = _tokenize_all(tokenizer, read_excerpt(one, "calibration", MOST_BYTES))
-        available = _available(tokens, 1, sequence_length, bos, f"the calibration part of {one}")
-        return _cut(tokens, np.arange(available), sequence_length, bos)
 
-    return _all_mixed(source, every)
+def windows_by_source(source: str, tokenizer: Any, sequence_length: int) -> dict[str, Tensor]:
+    """The windows of `all_windows`, in order, apart for each source of a mixture.
+
+    Raises:
+        InputError: as `all_windows`.
+    """
+    check_size(1, sequence_length)
+    shares = text_shares(source)
+    parts = _proportional_parts(shares, lambda one: _every_window(one, tokenizer, sequence_length))
+    return {share.source: part for share, part in zip(shares, parts, strict=True)}
 
 
 def load_held_out(
@@ -243,10 +256,22 @@ def _mixed(source: str, samples: int, windows_of: Callable[[str, int], Tensor]) 
 
 def _all_mixed(source: str, windows_of: Callable[[str], Tensor]) -> Tensor:
     """As many windows as the shares of a mixture allow, interleaved."""
-    shares = text_shares(source)
+    return _interleaved(_proportional_parts(text_shares(source), windows_of))
+
+
+def _proportional_parts(shares: Sequence[TextShare], windows_of: Callable[[str], Tensor]) -> list[Tensor]:
+    """As many windows of each source as the shares allow."""
     parts = [windows_of(share.source) for share in shares]
     kept = proportional([len(part) for part in parts], shares)
-    return _interleaved([part[_spread(len(part), n)] for part, n in zip(parts, kept, strict=True)])
+    return [part[_spread(len(part), n)] for part, n in zip(parts, kept, strict=True)]
+
+
+def _every_window(source: str, tokenizer: Any, length: int) -> Tensor:
+    """All windows of the calibration part of one source."""
+    bos = _bos(tokenizer)
+    tokens = _tokenize_all(tokenizer, read_excerpt(source, "calibration", MOST_BYTES))
+    available = _available(tokens, 1, length, bos, f"the calibration part of {source}")
+    return _cut(tokens, np.arange(available), length, bos)
 
 
 def _interleaved(parts: Sequence[Tensor]) -> Tensor:

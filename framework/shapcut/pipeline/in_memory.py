@@ -88,6 +88,7 @@ def prune_in_memory(
     adapter = select_adapter(host, model)
     source = ModelSource(Location(IN_MEMORY, IN_MEMORY), recipe.device)
     opened = OpenModel(adapter.canonicalise(model), tokenizer, adapter, source)
+    recipe = recipe.model_copy(update={"mend": False})  # there is no file to load the original from again
     session = prepare(recipe, host, target=True, opened=opened)
     with tempfile.TemporaryDirectory() as temporary, open_run(run or Path(temporary) / "run") as kept:
         with Scoring(session, kept, reporter) as scoring:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from shapcut.export.gguf_rules import cut_objection, gguf_objection
 from shapcut.game.granularity import plural
-from shapcut.models.gguf_header import GGUF_MAGIC, GGUFHeader, read_gguf_header
+from shapcut.models.gguf_header import GGUFHeader, is_gguf, read_gguf_header
 from shapcut.recipe.recipe import Recipe
 from shapcut.support.errors import InputError
 from shapcut.support.files import require_new_directory, require_new_file
@@ -27,6 +27,11 @@ def require_output(recipe: Recipe, out: Path) -> None:
         require_gguf_recipe(recipe, out)
     elif len(recipe.target_labels()) <= 1:
         require_new_directory(out)
+
+
+def for_output(recipe: Recipe, out: Path) -> Recipe:
+    """The recipe, without compensation of its own accord if the result keeps the original's bytes."""
+    return recipe.model_copy(update={"mend": False}) if is_gguf_output(out) else recipe
 
 
 def require_gguf_recipe(recipe: Recipe, out: Path) -> None:
@@ -52,11 +57,8 @@ def require_gguf_recipe(recipe: Recipe, out: Path) -> None:
 
 
 def _gguf_file(model: str, out: Path) -> Path:
-    file = Path(model)
-    if file.is_file():
-        with file.open("rb") as opened:
-            if opened.read(len(GGUF_MAGIC)) == GGUF_MAGIC:
-                return file
+    if is_gguf(file := Path(model)):
+        return file
     raise InputError(f"--out {out} needs a GGUF file as MODEL, not {model}; name a directory instead")
 
 

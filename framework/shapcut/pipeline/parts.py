@@ -8,7 +8,7 @@ from shapcut.game.coalitions import Player
 from shapcut.host.host import Host
 from shapcut.recipe.recipe import Recipe
 from shapcut.selection.base import Selector
-from shapcut.steps.runner import check_order
+from shapcut.steps.runner import Steps, check_order
 from shapcut.steps.step import PostProcessor
 from shapcut.support.errors import InputError
 from shapcut.valuation.executor import Executor
@@ -29,6 +29,16 @@ class Parts:
     def quantizes(self) -> bool:
         """Whether a step quantizes the weights."""
         return any(step.gives_quantized for _, step in self.steps)
+
+    @property
+    def caveats(self) -> tuple[str, ...]:
+        """What the steps say of their results before the run."""
+        return tuple(f"--then {spec}: {caveat}" for spec, step in self.steps for caveat in step.caveats)
+
+
+def mends(steps: Steps) -> bool:
+    """Whether a step compensates."""
+    return any(step.stage == "compensate" for _, step in steps)
 
 
 def check_players(parts: Parts, players: Sequence[Player]) -> None:
@@ -56,9 +66,7 @@ def make_parts(recipe: Recipe, host: Host) -> Parts:
             raise InputError(
                 f"--then {spec} needs --granularity {' or '.join(sorted(possible))}, not {recipe.granularity}"
             )
-    if recipe.mend_finalists and (
-        recipe.finalist_samples == 0 or "compensate" not in {s.stage for _, s in steps}
-    ):
+    if recipe.mend_finalists and (recipe.finalist_samples == 0 or not (recipe.mend or mends(steps))):
         raise InputError(
             "--mend-finalists needs finalist samples and a step that compensates, such as --then compensate"
         )

@@ -21,6 +21,7 @@ from shapcut.models.adapter import Adapter
 from shapcut.models.gguf_reader import parsed_once
 from shapcut.models.quantization import is_quantized, quantization_method
 from shapcut.models.source import ModelSource, inspect_source, read_config
+from shapcut.pipeline.mending import with_mending
 from shapcut.pipeline.parts import Parts, check_players, make_parts
 from shapcut.pipeline.targets import Stopwatch, prepare_targets
 from shapcut.pipeline.windows import RunText, final_games
@@ -50,7 +51,7 @@ class Session:
         game: the game on ``calibration``.
         finals: the game on further windows of the text, in equal parts, to compare finalists.
         mended: the game of compensated models on all those windows, if the recipe compares finalists by it.
-        parts: estimator, selector, executor and post-pruning steps.
+        parts: estimator, selector, executor and post-pruning steps, those of the recipe and the run's own.
         targets: the targets, one per cut.
         latencies: latencies of the players, if a target needs them.
         harness: the tasks to ask the models, or None.
@@ -85,6 +86,11 @@ class Session:
     def n_remove(self) -> int | None:
         """Approximate number of players to remove in the largest cut; None without a target."""
         return max((target.typical_size() for target in self.targets), default=None)
+
+    @property
+    def steps(self) -> tuple[str, ...]:
+        """The post-pruning steps, in order, each in its text form."""
+        return tuple(spec for spec, _ in self.parts.steps)
 
     def original(self) -> nn.Module:
         """The whole model, loaded again."""
@@ -122,7 +128,8 @@ def prepare(
     Args:
         recipe: the recipe.
         host: the plugins.
-        target: whether the recipe must have a target; otherwise a target is a hint to the estimator.
+        target: whether the recipe must have a target, to cut the model; otherwise a target is a hint to the
+            estimator.
         opened: the model, if it is loaded; None: the recipe's.
         run_directory: directory in which an earlier start may have stored player latencies.
         reporter: reports progress; None: nothing.
@@ -130,15 +137,20 @@ def prepare(
     Raises:
         InputError: with the first problem; cheap checks come before loading weights.
     """
-    target = target or recipe.has_target
+    cuts, target = target, target or recipe.has_target
     parts = make_parts(recipe, host)
     if recipe.form == "remote-code" and parts.quantizes:
         raise InputError(
             "--form remote-code: quantizers do not know the modelling file; leave out the step that quantizes"
         )
+    for caveat in parts.caveats:
+        (reporter or Silent()).say(caveat)
     harness = Harness.asked(recipe.tasks, data=recipe.task_data, limit=recipe.limit)
     opened = opened or _opened(recipe, host, parts, target=target)
-    text = RunText.of(recipe.calibration, opened, recipe.sequence_length, recipe.seed, reporter or Silent())
+    reporter = reporter or Silent()
+    text = RunText.of(recipe.calibration, opened, recipe.sequence_length, recipe.seed, reporter)
+    if cuts:
+        parts = with_mending(parts, recipe, host, opened, reporter)
     calibration = text.calibration(recipe.samples)
     require_vocabulary(opened, calibration)
     game = _game(recipe, opened, parts, calibration)
@@ -295,5 +307,6 @@ def _finals(
         [(spec, step) for spec, step in parts.steps if step.stage == "compensate"],
         text.whole,
         recipe.seed,
+        texts=text.by_source,
     )
     return (), mended

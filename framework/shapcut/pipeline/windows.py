@@ -9,8 +9,15 @@ import torch
 from torch import Tensor
 
 from shapcut.data.excerpt import calibration_digest
-from shapcut.data.mixture import has_own_text, with_own_text, without_own_text
-from shapcut.data.windows import Calibration, all_windows, load_calibration, load_held_out
+from shapcut.data.mixture import has_own_text, text_shares, with_own_text, without_own_text
+from shapcut.data.text import GENERAL
+from shapcut.data.windows import (
+    Calibration,
+    all_windows,
+    load_calibration,
+    load_held_out,
+    windows_by_source,
+)
 from shapcut.host.open_model import OpenModel
 from shapcut.measurement.held_out_text import TextQuestion
 from shapcut.models.own_text import own_text
@@ -22,6 +29,8 @@ from shapcut.valuation.model_game import ModelGame
 from shapcut.valuation.utilities import ModelUtility
 
 _FINAL_PARTS = 8
+_GENERAL_SHARE = 3
+"""Windows of general text for each of another source, for steps that fit text."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +104,21 @@ class RunText:
     def whole(self, length: int) -> Tensor:
         """All windows of ``length`` tokens of the calibration part, shape (windows, length)."""
         return all_windows(self._readable(self.source), self.tokenizer, length)
+
+    def by_source(self, length: int) -> dict[str, Tensor]:
+        """The windows of `whole`, apart for each source as named by the user.
+
+        Beside a single source there are up to three times as many windows of `GENERAL`: what transfers from
+        one kind of text to another can only be told with two.
+        """
+        found = windows_by_source(self._readable(self.source), self.tokenizer, length)
+        names = [share.source for share in text_shares(self.source)]
+        texts = dict(zip(names, found.values(), strict=True))
+        if len(texts) > 1 or GENERAL in texts:
+            return texts
+        general = all_windows(GENERAL, self.tokenizer, length)
+        count = min(len(general), _GENERAL_SHARE * len(texts[names[0]]))
+        return texts | {GENERAL: general[torch.arange(count) * len(general) // count]}
 
     def _drawn(self, samples: int, seed: int) -> Calibration:
         found = load_calibration(

@@ -49,13 +49,13 @@ class RecipeField:
 
     @property
     def option(self) -> str:
-        """The name of its option."""
-        return f"--{self.name.replace('_', '-')}"
+        """The name of its option, which turns off what is on by default."""
+        return f"--{'no-' if self.default is True else ''}{self.name.replace('_', '-')}"
 
     @property
     def is_switch(self) -> bool:
         """Whether it is true or false."""
-        return self.default is False
+        return isinstance(self.default, bool)
 
 
 def _target(name: str, metavar: str, meaning: str) -> RecipeField:
@@ -135,6 +135,12 @@ _ALL = (
         "STEP[:key=value,...]",
         default=(),
         repeatable=True,
+    ),
+    RecipeField(
+        "mend",
+        "Method",
+        "compensate what was cut, where that can be done and no step given does it",
+        default=True,
     ),
     RecipeField("device", "Machine", "auto, cpu, cuda, cuda:1, ...", "NAME", default="auto"),
     RecipeField("executor", "Machine", "where coalitions are evaluated", _SPEC, default="local"),

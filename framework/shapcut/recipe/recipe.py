@@ -25,7 +25,7 @@ from shapcut.game.groups import require_equal
 from shapcut.models.placement import Dtype, Offload
 from shapcut.recipe.cache_limit import cache_limit
 from shapcut.recipe.fields import FIELDS, Compile, Vocabulary
-from shapcut.recipe.methods import METHODS
+from shapcut.recipe.methods import METHODS, OURS
 from shapcut.recipe.wording import accepted_values
 from shapcut.recipe.yaml_file import read_recipe_file
 from shapcut.support.errors import InputError
@@ -123,6 +123,7 @@ class Recipe(BaseModel):
     task_data: str | None = FIELDS["task_data"].default
     limit: Annotated[int, Field(ge=1)] | None = FIELDS["limit"].default
     then: tuple[Spec, ...] = FIELDS["then"].default
+    mend: _Switch = FIELDS["mend"].default
     device: str = FIELDS["device"].default
     executor: Spec = FIELDS["executor"].default
     dtype: Dtype = FIELDS["dtype"].default
@@ -167,6 +168,8 @@ class Recipe(BaseModel):
                 f"{given[0]}: with granularity mixed a target counts parameters or time; "
                 "give ratio, parameters, memory or speedup"
             )
+        if self.granularity == "mixed" and self.nested:
+            raise ValueError("nested: a mixed cut is not made of smaller ones; leave it out")
         for amount in amounts:
             if kind == "remove" and amount < 1:
                 raise ValueError(f"remove {amount}: at least one player must go")
@@ -287,7 +290,13 @@ def preset_options(name: str) -> dict[str, Any]:
     if name not in METHODS:
         raise InputError(f"unknown preset {name!r}: {did_you_mean(name, METHODS)}")
     method = METHODS[name]
-    options = {"estimator": method.estimator, "selector": method.selector, "utility": method.utility}
+    options: dict[str, Any] = {
+        "estimator": method.estimator,
+        "selector": method.selector,
+        "utility": method.utility,
+    }
+    if name != OURS:
+        options["mend"] = False  # published methods leave the weights as they are
     return options | (_PAPER_TEXT if name == "paper" else {})
 
 

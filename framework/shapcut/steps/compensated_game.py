@@ -2,7 +2,7 @@
 
 import copy
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -30,6 +30,7 @@ class MendedGame(Game):
         steps: the steps to run after removal, each with its text form.
         windows: returns all windows of a given length from the calibration text.
         seed: seed of the steps.
+        texts: the same windows by source; see `StepContext`.
     """
 
     def __init__(
@@ -38,11 +39,14 @@ class MendedGame(Game):
         steps: Sequence[tuple[str, PostProcessor]],
         windows: Callable[[int], Tensor],
         seed: int,
+        *,
+        texts: Callable[[int], Mapping[str, Tensor]] | None = None,
     ) -> None:
         self._game = game
         self._steps = steps
         self._windows = windows
         self._seed = seed
+        self._texts = texts
 
     @property
     def players(self) -> tuple[Player, ...]:
@@ -90,6 +94,7 @@ class MendedGame(Game):
                 seed=self._seed,
                 original=lambda: game.model,
                 windows=self._windows,
+                texts=self._texts,
             )
             for _, step in self._steps:
                 outcome = step.run(model, context)

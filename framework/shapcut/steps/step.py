@@ -1,7 +1,7 @@
 """The contract of a post-pruning step: compensate, heal, quantize, export."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -41,6 +41,8 @@ class StepContext:
         source: the GGUF file or directory that the model was loaded from; None if it has none.
         windows: all windows of the given length from the calibration text, in order, shape (windows,
             length); never held-out text.
+        texts: the same windows, apart for each source of the text, by its name; texts of different kinds show
+            what transfers from one to another. By default one text, `windows`.
         reporter: for progress.
     """
 
@@ -54,6 +56,11 @@ class StepContext:
     windows: Callable[[int], Tensor] = _no_windows
     source: Path | None = None
     reporter: Reporter = field(default_factory=Silent)
+    texts: Callable[[int], Mapping[str, Tensor]] | None = None
+
+    def windows_by_text(self, length: int) -> Mapping[str, Tensor]:
+        """The calibration text's windows of ``length`` tokens by source; one text if no sources are known."""
+        return {"text": self.windows(length)} if self.texts is None else self.texts(length)
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -92,6 +99,11 @@ class PostProcessor(ABC):
     takes_experts: ClassVar[bool] = False
     samples: int | None = None
     tolerance: float | None = None
+
+    @property
+    def caveats(self) -> Sequence[str]:
+        """Limits of the result to state before the run, such as engines that do not load it."""
+        return ()
 
     def check_source(self, source: Path | None) -> None:  # noqa: B027 - as below
         """Check that `run` will find what it needs; called before the model is loaded.

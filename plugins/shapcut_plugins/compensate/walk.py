@@ -15,11 +15,15 @@ from shapcut_plugins.compensate.regression import Moments, fit
 Choice = Callable[[int, bool], Sequence[OutputProjection]]
 
 TOKENS_PER_STEP = 4096
-CHECKED_SHARE = 8
-"""One in this many batches is held back to choose the ridge; if the windows suffice, there are that many."""
+MOST_FOLDS = 3
+"""Texts are fitted in at most this many groups, whose moments are kept apart."""
 
 SHARES = (1.0, 0.5, 0.25)
 """Shares of the change to try: the rest of a block reacts to a change of its mixer."""
+
+_LEAST = torch.finfo(torch.float64).tiny
+_HELD = -1
+"""The group of windows that are not fitted."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +35,8 @@ class Mended:
         module: the projection.
         ridge: see `Fit`; None if the projection is unchanged.
         share: share of the change that was applied; less than 1 where the rest of the block counteracts it.
-        error: remaining share of the stream's weighted squared error on held-back tokens.
+        error: remaining share of the stream's weighted squared error on windows held back, the mean over
+            texts.
     """
 
     block: int
@@ -50,20 +55,36 @@ class Walk:
         adapter: the adapter of both models.
         original: the whole model.
         pruned: the model to mend, in place.
-        windows: token ids, shape (windows, length).
+        fitted: token ids of each text to fit, shape (windows, length).
+        held: token ids of each text to judge changes by.
         weight_power: weight of a token: the norm of its target to minus this power.
     """
 
     def __init__(
-        self, adapter: Adapter, original: nn.Module, pruned: nn.Module, windows: Tensor, weight_power: float
+        self,
+        adapter: Adapter,
+        original: nn.Module,
+        pruned: nn.Module,
+        *,
+        fitted: Sequence[Tensor],
+        held: Sequence[Tensor],
+        weight_power: float,
     ) -> None:
         self._pruned = pruned
         self._weight_power = weight_power
         self._stacks = (_stack(adapter, original), _stack(adapter, pruned))
-        most = min(TOKENS_PER_STEP // windows.shape[1], -(-len(windows) // CHECKED_SHARE))
-        rows = self._stacks[0].batch_size or max(1, most)
-        batches = torch.split(windows.to(adapter.input_device(pruned)), rows)
-        self._streams = [stack.prelude(batch) for stack in self._stacks[:1] for batch in batches]
+        device = adapter.input_device(pruned)
+        rows = self._stacks[0].batch_size or max(1, TOKENS_PER_STEP // fitted[0].shape[1])
+        self._groups: list[int] = []
+        self._texts: list[int] = []
+        batches: list[Tensor] = []
+        for windows, is_held in ((fitted, False), (held, True)):
+            for text, found in enumerate(windows):
+                parts = torch.split(found.to(device), rows)
+                batches += parts
+                self._groups += [_HELD if is_held else text % MOST_FOLDS] * len(parts)
+                self._texts += [text] * len(parts)
+        self._streams = [self._stacks[0].prelude(batch) for batch in batches]
         self._pruned_streams = self._streams
         self._stacks[1].prelude(batches[0])
 
@@ -118,34 +139,40 @@ class Walk:
     def _mend(self, index: int, projection: OutputProjection) -> Mended:
         """Fit one projection so that its block's output approaches the original's stream."""
         module: Any = self._pruned.get_submodule(projection.module)
-        fitted, checked = self._moments(index, projection, module)
-        inputs = fitted.second.shape[0]
-        penalised = torch.ones(inputs, dtype=torch.float64, device=fitted.second.device)
+        *texts, held = self._moments(index, projection, module)
+        penalised = torch.ones(len(held.second), dtype=torch.float64, device=held.second.device)
         if module.bias is not None:
             penalised[-1] = 0.0
-        found = fit(fitted, checked, penalised)
-        before, weight = checked.error, module.weight.clone()
-        bias = None if module.bias is None else module.bias.clone()
+        found = fit(texts, held, penalised)
+        if not math.isfinite(found.ridge):
+            return Mended(index, projection.module, None, 0.0, 1.0)
+        start, before = _copied(module), self._held_errors(index, projection)
+        best, chosen = 1.0, 0.0
         for share in SHARES:
+            _restore(module, start)
             _fold(module, share * found.change, transposed=projection.transposed)
-            error = self._checked_error(index, projection)
-            if error < before:
-                ridge = found.ridge if math.isfinite(found.ridge) else None
-                return Mended(index, projection.module, ridge, share, error / before)
-            module.weight.copy_(weight)
-            if bias is not None:
-                module.bias.copy_(bias)
-        return Mended(index, projection.module, None, 0.0, 1.0)
+            after = self._held_errors(index, projection)
+            error = sum(after[text] / max(before[text], _LEAST) for text in before) / len(before)
+            if error >= best and chosen:
+                break
+            if error < best:
+                best, chosen = error, share
+        _restore(module, start)
+        if not chosen:
+            return Mended(index, projection.module, None, 0.0, 1.0)
+        _fold(module, chosen * found.change, transposed=projection.transposed)
+        return Mended(index, projection.module, found.ridge, chosen, best)
 
-    def _checked_error(self, index: int, projection: OutputProjection) -> float:
-        """The block's current weighted squared error on the held-back batches."""
-        total = 0.0
-        for number, (state, target) in enumerate(self._pairs()):
-            if _is_checked(number, len(self._streams)):
+    def _held_errors(self, index: int, projection: OutputProjection) -> dict[int, float]:
+        """The block's current weighted squared error on each text's held-back windows."""
+        totals: dict[int, float] = {}
+        for group, text, (state, target) in zip(self._groups, self._texts, self._pairs(), strict=True):
+            if group == _HELD:
                 after = self._step(self._stacks[1], index, state)
                 errors, weights = self._errors(projection, after, target)
-                total += float((errors.double().square().sum(1) * weights).sum())
-        return total
+                error = float((errors.double().square().sum(1) * weights).sum())
+                totals[text] = totals.get(text, 0.0) + error
+        return totals
 
     def _pairs(self) -> list[tuple[State, State]]:
         """For each batch the pruned model's state and its target after the next block."""
@@ -158,26 +185,23 @@ class Walk:
         smallest = torch.finfo(torch.float32).tiny
         return errors, wanted.norm(dim=1).clamp_min(smallest) ** -self._weight_power
 
-    def _moments(self, index: int, projection: OutputProjection, module: Any) -> tuple[Moments, Moments]:
-        """Moments of the fitted batches, and of the held-back ones."""
-        inputs = module.weight.numel() // (outputs := _outputs(module, projection)) + (
-            module.bias is not None
-        )
-        sums = tuple(Moments(inputs, outputs, module.weight.device) for _ in range(2))
-        for number, (state, target) in enumerate(self._pairs()):
+    def _moments(self, index: int, projection: OutputProjection, module: Any) -> list[Moments]:
+        """Moments of each group of fitted texts, and last those of the windows held back."""
+        outputs = _outputs(module, projection)
+        inputs = module.weight.numel() // outputs + (module.bias is not None)
+        groups = [*sorted({*self._groups} - {_HELD}), _HELD]
+        sums = {group: Moments(inputs, outputs, module.weight.device) for group in groups}
+        for group, (state, target) in zip(self._groups, self._pairs(), strict=True):
+            if group == _HELD and len(groups) > 2:  # noqa: PLR2004 - several texts predict each other
+                continue
             with _inputs_of(module) as given:
                 after = self._step(self._stacks[1], index, state)
             errors, weights = self._errors(projection, after, target)
             activations = given[0].reshape(len(errors), -1).float()
             if module.bias is not None:
                 activations = torch.cat([activations, torch.ones_like(activations[:, :1])], dim=1)
-            sums[_is_checked(number, len(self._streams))].add(activations, errors, weights)
-        return sums[0], sums[1]
-
-
-def _is_checked(number: int, batches: int) -> bool:
-    """Whether a batch is held back: every eighth, or the last of fewer."""
-    return number % CHECKED_SHARE == CHECKED_SHARE - 1 or (batches < CHECKED_SHARE and number == batches - 1)
+            sums[group].add(activations, errors, weights)
+        return [sums[group] for group in groups]
 
 
 def _outputs(module: Any, projection: OutputProjection) -> int:
@@ -191,6 +215,17 @@ def _fold(module: Any, change: Tensor, *, transposed: bool) -> None:
     module.weight.copy_((module.weight.double() + weight).to(module.weight.dtype))
     if module.bias is not None:
         module.bias.copy_((module.bias.double() + change[-1]).to(module.bias.dtype))
+
+
+def _copied(module: Any) -> tuple[Tensor, Tensor | None]:
+    """A module's weight and bias."""
+    return module.weight.clone(), None if module.bias is None else module.bias.clone()
+
+
+def _restore(module: Any, start: tuple[Tensor, Tensor | None]) -> None:
+    module.weight.copy_(start[0])
+    if start[1] is not None:
+        module.bias.copy_(start[1])
 
 
 @contextmanager

@@ -55,9 +55,17 @@ def add_low_rank(model: nn.Module, adapter: Adapter, rank: int, seed: int) -> An
 
 def merge_low_rank(wrapped: Any) -> nn.Module:
     """Merge the additions into the weights and unwrap the model."""
-    model = wrapped.merge_and_unload()
+    return _plain(wrapped.merge_and_unload())
+
+
+def without_low_rank(wrapped: Any) -> nn.Module:
+    """Drop the additions and unwrap the model."""
+    return _plain(wrapped.unload())
+
+
+def _plain(model: nn.Module) -> nn.Module:
     vars(model).pop("peft_config", None)
-    return model  # type: ignore[no-any-return]
+    return model
 
 
 def _linear_maps(model: nn.Module, adapter: Adapter) -> Iterator[str]:

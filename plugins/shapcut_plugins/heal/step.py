@@ -1,12 +1,26 @@
 """The step that heals a pruned model by a short training."""
 
+from collections.abc import Mapping
+from functools import partial
 from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
 
-from shapcut.contracts import Adapter, InputError, PostProcessor, Stage, StepContext, UnsupportedModelError
-from shapcut_plugins.heal.low_rank import add_low_rank, merge_low_rank, require_peft
+from shapcut.contracts import (
+    Adapter,
+    InputError,
+    PostProcessor,
+    Stage,
+    StepContext,
+    Trial,
+    UnsupportedModelError,
+    hold_back,
+    losses,
+    tried_against,
+    write_json_atomically,
+)
+from shapcut_plugins.heal.low_rank import add_low_rank, merge_low_rank, require_peft, without_low_rank
 from shapcut_plugins.heal.training import Schedule, Training, distillation_loss, text_loss
 
 _CHECK_TOKENS = 4
@@ -16,7 +30,10 @@ _LEARNING_RATES = {False: 1e-3, True: 1e-4}
 class Heal(PostProcessor):
     """Train low-rank additions to the weights of the blocks, or all of their weights, and merge them.
 
-    A killed training resumes from its last checkpoint. The learning curve is written to ``curve.json``.
+    A killed training resumes from its last checkpoint. The learning curve is written to ``curve.json``, with
+    the loss on windows held back from each source of the text. Training stops early where these get worse,
+    and the weights are kept only if they lower that loss, and raise it on no source by more than the paired
+    interval.
 
     Args:
         loss: ``distill``: divergence from the full model's distribution; ``text``: next-token loss.
@@ -29,6 +46,7 @@ class Heal(PostProcessor):
         temperature: softens both distributions.
         warmup: share of the steps with a rising learning rate; it then falls along half a cosine.
         checkpoint_every: steps between checkpoints.
+        trial: whether the trained weights must pass the trial; without it they are kept.
     """
 
     stage: ClassVar[Stage] = "heal"
@@ -46,6 +64,7 @@ class Heal(PostProcessor):
         temperature: float = 1.0,
         warmup: float = 0.1,
         checkpoint_every: int = 25,
+        trial: bool = True,
     ) -> None:
         for name, number in (
             ("steps", steps), ("rank", rank), ("batch", batch), ("checkpoint_every", checkpoint_every)
@@ -64,6 +83,7 @@ class Heal(PostProcessor):
         self.full = full
         self.temperature = temperature
         self.checkpoint_every = checkpoint_every
+        self.trial = trial
         self.schedule = Schedule(steps, lr or _LEARNING_RATES[full], warmup)
 
     def check(self, model: nn.Module, adapter: Adapter) -> None:
@@ -94,15 +114,27 @@ class Heal(PostProcessor):
     def run(self, model: nn.Module, context: StepContext) -> nn.Module:
         """Train, merge, and convert the model back to its own dtype."""
         formats = {name: parameter.dtype for name, parameter in model.named_parameters()}
-        windows = context.windows(self.sequence_length or context.calibration.shape[1])
+        texts = context.windows_by_text(self.sequence_length or context.calibration.shape[1])
+        fitted, held = hold_back(texts)
+        with torch.no_grad():
+            before = losses(context.adapter, model, held)
+        start: dict[str, Tensor] = {}
         wrapped: Any = None
         if self.full:
             trained = _block_parameters(model.float(), context.adapter)
+            start = {name: parameter.to("cpu", copy=True) for name, parameter in trained.items()}
         else:
             wrapped = add_low_rank(model, context.adapter, self.rank, context.seed)
             trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
         teacher = context.original() if self.loss == "distill" else None
-        training = Training(model, context.adapter, trained, windows, self._loss(context.adapter, teacher))
+        training = Training(
+            model,
+            context.adapter,
+            trained,
+            torch.cat(list(fitted.values())),
+            self._loss(context.adapter, teacher),
+            held_back=partial(_nats, context.adapter, model, held) if self.trial else None,
+        )
         for parameter in trained.values():
             parameter.requires_grad_()
         training.run(
@@ -115,11 +147,23 @@ class Heal(PostProcessor):
             reporter=context.reporter,
         )
         model.requires_grad_(requires_grad=False)
+        improves = self._improves(context, tried_against(before, losses(context.adapter, model, held)))
         if wrapped is not None:
-            model = merge_low_rank(wrapped)
+            model = merge_low_rank(wrapped) if improves else without_low_rank(wrapped)
+        elif not improves:
+            for name, parameter in trained.items():
+                parameter.data.copy_(start[name])
         for name, parameter in model.named_parameters():
             parameter.data = parameter.data.to(formats[name])
         return model
+
+    def _improves(self, context: StepContext, tried: Trial) -> bool:
+        """Whether to keep the trained weights; says what became of them."""
+        keeps = tried.improves or not self.trial
+        write_json_atomically(context.directory / "trial.json", {"kept": keeps, "held_back": tried.to_json()})
+        outcome = "" if keeps else "; no gain, so the weights stay as they were"
+        context.reporter.say(f"heal: perplexity on text held back: {tried.summary()}{outcome}")
+        return keeps
 
     def _loss(self, adapter: Adapter, teacher: nn.Module | None) -> Any:
         if teacher is None:
@@ -144,6 +188,12 @@ class Heal(PostProcessor):
             "model": context.plan.model_fingerprint,
             "seed": context.seed,
         }
+
+
+def _nats(adapter: Adapter, model: nn.Module, held: Mapping[str, Tensor]) -> dict[str, float]:
+    """The model's nats per token on each text."""
+    with torch.no_grad():
+        return {text: found.nats_per_token for text, found in losses(adapter, model, held).items()}
 
 
 def _block_parameters(model: nn.Module, adapter: Adapter) -> dict[str, nn.Parameter]:

@@ -28,7 +28,13 @@ from shapcut.contracts import (
 Loss = Callable[[Tensor, Tensor], Tensor]
 """Maps logits (batch, length, vocabulary) and token ids (batch, length) to nats per token."""
 
+HeldBack = Callable[[], dict[str, float]]
+"""Returns the current nats per token on each text held back from training."""
+
 _LARGEST_GRADIENT = 1.0
+_PATIENCE = 3
+"""Checkpoints to wait for the loss on text held back to fall again."""
+
 _DAMAGE = (
     InputError,
     OSError,
@@ -89,6 +95,7 @@ class Training:
         trained: the parameters, by name.
         windows: token ids, shape (windows, length).
         loss: the loss to minimise.
+        held_back: measures text that is not trained on; training stops early where that gets worse.
     """
 
     def __init__(
@@ -98,6 +105,8 @@ class Training:
         trained: Mapping[str, nn.Parameter],
         windows: Tensor,
         loss: Loss,
+        *,
+        held_back: HeldBack | None = None,
     ) -> None:
         self._model = model
         self._adapter = adapter
@@ -106,7 +115,8 @@ class Training:
         self._loss = loss
         self._device = adapter.input_device(model)
         self._optimizer = torch.optim.AdamW(list(trained.values()), lr=0.0, weight_decay=0.0)
-        self._curve: list[dict[str, float]] = []
+        self._held_back = held_back
+        self._curve: list[dict[str, Any]] = []
 
     def run(
         self,
@@ -124,13 +134,26 @@ class Training:
         first = self._resume(checkpoints, identity)
         if first:
             reporter.say(f"healing resumes after step {first}")
+        if self._gets_worse():  # an earlier start was killed right after it stopped
+            return
         with reporter.counting("healing, steps", schedule.steps) as count:
             for step in range(first, schedule.steps):
                 self._step(self._batch(step, batch, seed), schedule.rate(step))
                 count(step + 1)
-                if (step + 1) % checkpoint_every == 0 or step + 1 == schedule.steps:
-                    self._keep(checkpoints, step + 1, identity)
-                    write_json_atomically(directory / "curve.json", self._curve)
+                if (step + 1) % checkpoint_every and step + 1 < schedule.steps:
+                    continue
+                if self._held_back is not None:
+                    self._curve[-1]["held_back"] = self._held_back()
+                self._keep(checkpoints, step + 1, identity)
+                write_json_atomically(directory / "curve.json", self._curve)
+                if self._gets_worse():
+                    reporter.say(f"healing stops after step {step + 1}: text held back gets worse")
+                    break
+
+    def _gets_worse(self) -> bool:
+        """Whether the mean loss on text held back is above its lowest for as long as is waited."""
+        means = [_mean(entry["held_back"]) for entry in self._curve if "held_back" in entry]
+        return len(means) > _PATIENCE and min(means[-_PATIENCE:]) > min(means[:-_PATIENCE])
 
     def _batch(self, step: int, batch: int, seed: int) -> Tensor:
         """The windows of a step, shuffled every epoch by seed and epoch alone."""
@@ -207,6 +230,10 @@ def _read_checkpoint(
         return state, load_file(directory / _WEIGHTS)
     except _DAMAGE:
         return None
+
+
+def _mean(losses: Mapping[str, float]) -> float:
+    return sum(losses.values()) / max(1, len(losses))
 
 
 def _digest(path: Path) -> str:

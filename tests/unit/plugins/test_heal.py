@@ -59,7 +59,7 @@ def divergence(model: Any, original: Any) -> float:
 def test_healing_brings_the_model_nearer_and_leaves_it_plain(name: str, full: bool, tmp_path: Path) -> None:
     original, model, plan = pruned(name)
     names, before = list(model.state_dict()), divergence(model, original)
-    step = Heal(steps=6, lr=3e-3, batch=5, rank=4, full=full)
+    step = Heal(steps=6, lr=3e-3, batch=5, rank=4, full=full, trial=False)
     step.check(model, ADAPTER)
     healed: Any = step.run(model, context(original, plan, tmp_path))
     assert type(healed) is type(original)
@@ -88,7 +88,7 @@ def test_the_merged_model_computes_what_the_unmerged_one_did() -> None:
 def test_a_killed_training_ends_with_the_same_weights(
     full: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    step = Heal(loss="text", steps=5, batch=4, rank=4, full=full, checkpoint_every=2)
+    step = Heal(loss="text", steps=5, batch=4, rank=4, full=full, checkpoint_every=2, trial=False)
     ends = []
     for place, kills in (("undisturbed", False), ("killed", True)):
         original, model, plan = pruned()
@@ -112,7 +112,7 @@ def test_a_killed_training_ends_with_the_same_weights(
 def test_a_training_whose_checkpoint_is_damaged_goes_on_from_the_one_before_or_starts_afresh(
     name: str, damaged: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    step = Heal(loss="text", steps=5, batch=4, rank=4, checkpoint_every=1)
+    step = Heal(loss="text", steps=5, batch=4, rank=4, checkpoint_every=1, trial=False)
     original, model, plan = pruned()
     where = context(original, plan, tmp_path)
     with monkeypatch.context() as patch:
@@ -151,6 +151,31 @@ def test_a_checkpoint_of_another_plan_is_not_gone_on_from(tmp_path: Path) -> Non
     other = replace(context(original, plan, tmp_path), seed=1)
     Heal(loss="text", steps=1, batch=2).run(model, other)
     assert len(json.loads((tmp_path / "curve.json").read_text())) == 1
+
+
+@pytest.mark.parametrize("full", [False, True])
+def test_training_that_does_harm_stops_and_is_undone(full: bool, tmp_path: Path) -> None:
+    original, model, plan = pruned()
+    before, names = copy.deepcopy(model).state_dict(), list(model.state_dict())
+    written = ADAPTER.generate(model, windows(2), 10, use_cache=True)
+    step = Heal(steps=20, lr=0.5, batch=4, rank=4, full=full, checkpoint_every=1, warmup=0.0)
+    healed = step.run(model, replace(context(original, plan, tmp_path), windows=lambda _: written))
+    assert list(healed.state_dict()) == names
+    assert all(torch.equal(value, before[name]) for name, value in healed.state_dict().items())
+    tried = json.loads((tmp_path / "trial.json").read_text())
+    assert not tried["kept"]
+    assert tried["held_back"]["text"]["ratio"] > 1
+    curve = json.loads((tmp_path / "curve.json").read_text())
+    assert 3 < len(curve) < 20
+    assert all(point["held_back"]["text"] > 0 for point in curve)
+
+
+def test_each_source_of_the_text_is_held_back_in_part(tmp_path: Path) -> None:
+    original, model, plan = pruned()
+    texts = {"one": windows(12), "other": windows(12).flip(1)}
+    where = replace(context(original, plan, tmp_path), texts=lambda _: texts)
+    Heal(steps=1, batch=2).run(model, where)
+    assert set(json.loads((tmp_path / "trial.json").read_text())["held_back"]) == {"one", "other"}
 
 
 def test_the_learning_rate_rises_and_falls() -> None:

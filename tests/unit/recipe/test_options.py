@@ -32,7 +32,7 @@ COMMAND_ONLY = {
 """Options that say how a command is run, or what is compared, not what a run's result depends on."""
 
 NOT_COMPARED = {
-    *("ratio", "parameters", "memory", "cache", "speedup", "nested", "mend-finalists"),
+    *("ratio", "parameters", "memory", "cache", "speedup", "nested", "mend", "mend-finalists"),
     *("preset", "estimator", "selector", "sampler", "then", "seed", "executor"),
 }
 """Keys that `compare` gives in another form, or decides itself."""
@@ -49,7 +49,8 @@ def options_of(command: str) -> set[str]:
 @pytest.mark.parametrize("command", ["score", "prune"])
 def test_options_and_keys_are_the_same(command: str) -> None:
     keys = {name.replace("_", "-") for name in Recipe.model_fields}
-    assert options_of(command) - COMMAND_ONLY[command] == keys - {"model"}
+    keys = keys - {"model", "mend"} | {"no-mend"}  # what is on by default is turned off
+    assert options_of(command) - COMMAND_ONLY[command] == keys
     assert COMMAND_ONLY[command] <= options_of(command)
 
 

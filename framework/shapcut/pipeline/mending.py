@@ -1,0 +1,73 @@
+"""The compensation that a run does without being asked."""
+
+from dataclasses import replace
+from typing import Any
+
+import psutil
+import torch
+from torch import nn
+
+from shapcut.host.host import Host
+from shapcut.host.open_model import OpenModel
+from shapcut.models.quantization import is_quantized
+from shapcut.pipeline.parts import Parts, mends
+from shapcut.recipe.recipe import Recipe
+from shapcut.support.errors import InputError
+from shapcut.support.progress import Reporter
+
+STEP = "compensate"
+"""The step that a run takes first, unless the recipe says otherwise."""
+
+_LEAST_WINDOWS = 2
+
+
+def with_mending(parts: Parts, recipe: Recipe, host: Host, opened: OpenModel, reporter: Reporter) -> Parts:
+    """The parts with a first step that compensates, if the recipe wants one and the model allows it.
+
+    Raises:
+        InputError: if it cannot, but finalists are to be compared after compensation.
+    """
+    if not recipe.mend or mends(parts.steps):
+        return parts
+    objection = _objection(recipe, opened) or _objection_of_step(host, opened)
+    if not objection:
+        return replace(parts, steps=((STEP, host.postprocessors.create(STEP)), *parts.steps))
+    if recipe.mend_finalists:
+        raise InputError(f"--mend-finalists: the cut cannot be compensated: {objection}")
+    reporter.say(f"the cut is not compensated: {objection}")
+    return parts
+
+
+def _objection(recipe: Recipe, opened: OpenModel) -> str:
+    """Why a cut cannot be compensated whatever its blocks are; empty if it can."""
+    if recipe.granularity not in {"block", "expert"}:
+        return f"that needs blocks or experts as players, not {recipe.granularity}"
+    if is_quantized(opened.model):
+        return "its weights are quantized"
+    if recipe.samples < _LEAST_WINDOWS:
+        return f"that needs {_LEAST_WINDOWS} windows of text, and --samples is {recipe.samples}"
+    needed, free = _size(opened.model), _free_memory(opened.adapter.input_device(opened.model))
+    if needed > free:
+        sizes = f"{needed / 2**30:.1f} GiB, and {free / 2**30:.1f} GiB are free"
+        return f"that needs the original beside it, {sizes}"
+    return ""
+
+
+def _objection_of_step(host: Host, opened: OpenModel) -> str:
+    """Why the step does not work on this model; empty if it does."""
+    try:
+        host.postprocessors.create(STEP).check(opened.model, opened.adapter)
+    except InputError as error:
+        return str(error).removeprefix(f"{STEP}: ").partition("; leave out")[0]
+    return ""
+
+
+def _size(model: nn.Module) -> int:
+    return sum(weight.numel() * weight.element_size() for weight in model.parameters())
+
+
+def _free_memory(device: torch.device) -> int:
+    if device.type == "cuda":
+        free: Any = torch.cuda.mem_get_info(device)
+        return int(free[0])
+    return int(psutil.virtual_memory().available)
