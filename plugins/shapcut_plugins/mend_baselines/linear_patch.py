@@ -24,7 +24,8 @@ class LinearPatch(MendingBaseline):
     mean absolute values of each channel of X H after and before the removed blocks. It is a layer of its own,
     which a plain checkpoint has no place for. Folded are the multiple c of the identity that is nearest to
     it on the text, in the blocks after the cut, and of the rest X (P - c) what the last linear map before the
-    cut can add, by least squares. The report says which share of the patch that is.
+    cut can add, by least squares. Tokens count by the inverse square of their norm, so that the few massive
+    ones do not decide. The report says which share of the patch is folded.
 
     Args:
         ridge: of the least squares, as a share of the mean second moment of the inputs.
