@@ -92,7 +92,7 @@ def main() -> None:
     given = parser.parse_args()
     rows: list[dict[str, Any]] = json.loads(RESULT.read_text())["rows"] if RESULT.exists() else []
     for name in given.models:
-        who = subject(name, SOURCE)
+        who = subject(name, "general")  # long enough for the windows of the other benchmark
         who.game.model.float()
         texts = {
             Path(source).parent.name or source

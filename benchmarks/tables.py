@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from tables_mending import mending
 from tables_players import forms, players_experts, players_families, players_mixed, sublayers_families
 from tables_selection import (
     best_sets,
@@ -303,6 +304,7 @@ TABLES: dict[str, Callable[[dict[str, Any]], str]] = {
     "zoo": zoo,
     "zoo_prune": zoo_prune,
     "after_the_cut": after_the_cut,
+    "mending": mending,
     "estimators": estimators,
     "kill": kill,
     "kill_phases": kill,

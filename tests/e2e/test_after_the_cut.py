@@ -54,9 +54,15 @@ def test_a_cut_is_compensated_without_being_asked(tmp_path: Path, capsys: pytest
         result = read(tmp_path / f"{name}.run" / "manifest.json")["result"]
         perplexities.append(result["pruned"]["perplexity"]["perplexity"])
     assert perplexities[1] < 0.95 * perplexities[0]
-    assert "compensate: perplexity on text held back: builtin -" in capsys.readouterr().err
+    assert "compensated; perplexity on text held back builtin -" in capsys.readouterr().err
+    assert result["steps"][0].startswith("compensate (compensated; perplexity on text held back builtin -")
+    assert "After the cut: compensate (compensated;" in (tmp_path / "default.run" / "report.html").read_text(
+        encoding="utf-8"
+    )
     assert "After the cut: nothing" in (tmp_path / "plain" / "README.md").read_text(encoding="utf-8")
-    assert "After the cut: compensate\n" in (tmp_path / "default" / "README.md").read_text(encoding="utf-8")
+    assert "After the cut: compensate (compensated; perplexity on" in (
+        tmp_path / "default" / "README.md"
+    ).read_text(encoding="utf-8")
     fitted = read(tmp_path / "default.run" / "steps" / "1-compensate" / "compensation.json")
     assert set(fitted["texts"]) == set(fitted["held_back"][0]) == {"builtin", "general"}
 

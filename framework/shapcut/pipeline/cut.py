@@ -55,6 +55,7 @@ class CutModel:
         hints: how other tools make the same cut, in Markdown.
         stored: a directory with the saved model, if a step wrote one.
         tolerance: largest accepted difference of logits; None: by the number format.
+        steps: the steps that were run, each with what became of it.
     """
 
     plan: RemovalPlan
@@ -65,6 +66,7 @@ class CutModel:
     hints: str
     stored: Path | None = None
     tolerance: float | None = None
+    steps: tuple[str, ...] = ()
 
 
 def carry_out(
@@ -248,7 +250,15 @@ def mend(session: Session, cut: CutModel, results: StepResults, reporter: Report
         reporter=reporter,
     )
     expected = adapter.logits(done.model, cut.input_ids.to(adapter.input_device(done.model))).cpu()
-    return replace(cut, model=done.model, expected=expected, stored=done.checkpoint, tolerance=done.tolerance)
+    pairs = zip(session.steps, done.notes, strict=True)
+    return replace(
+        cut,
+        model=done.model,
+        expected=expected,
+        stored=done.checkpoint,
+        tolerance=done.tolerance,
+        steps=tuple(f"{spec} ({note})" if note else spec for spec, note in pairs),
+    )
 
 
 def measure_cut(session: Session, cut: CutModel, reporter: Reporter) -> ModelMeasurement:
@@ -326,7 +336,7 @@ def _card_facts(
         library=session.adapter.library,
         usage=session.adapter.usage(cut.model),
         hints=cut.hints,
-        steps=session.steps,
+        steps=cut.steps,
         quantized=session.parts.quantizes,
         revision=session.opened.source.location.commit,
         license_fields=_license(session.opened.source.location),
@@ -360,7 +370,9 @@ def write(
 
     def outcome(report: CheckpointReport) -> PruneResult:
         sized = after.model_copy(update={"checkpoint_bytes": report.weight_bytes})
-        return PruneResult(cut.plan, before, sized, report, form=facts.form, writing=facts.writing)
+        return PruneResult(
+            cut.plan, before, sized, report, form=facts.form, writing=facts.writing, steps=cut.steps
+        )
 
     written = write_checkpoint(
         session.adapter,

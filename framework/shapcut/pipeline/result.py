@@ -29,6 +29,7 @@ class PruneResult:
         checkpoint: the written checkpoint and its agreement with the bypassed original.
         form: what to know of the checkpoint's form; empty if it is of the original's family.
         writing: what both models write, and where the pruned one got worse; None if unknown.
+        steps: the steps after the cut, in order, each with what became of it.
     """
 
     plan: RemovalPlan
@@ -37,6 +38,7 @@ class PruneResult:
     checkpoint: CheckpointReport
     form: str = ""
     writing: WritingComparison | None = None
+    steps: tuple[str, ...] = ()
 
     @property
     def changes(self) -> dict[str, Ratio]:
@@ -69,6 +71,7 @@ class PruneResult:
                 "form": self.form,
             },
             "writing": None if self.writing is None else json.loads(self.writing.model_dump_json()),
+            "steps": list(self.steps),
         }
 
     @classmethod
@@ -93,6 +96,7 @@ class PruneResult:
             ),
             form=str(written.get("form", "")),
             writing=None if writing is None else WritingComparison.model_validate(writing),
+            steps=tuple(map(str, content.get("steps", ()))),
         )
 
     def write(self, path: Path) -> None:

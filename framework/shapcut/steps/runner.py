@@ -15,7 +15,7 @@ from torch import nn
 
 from shapcut.export.checkpoint import save
 from shapcut.models.adapter import Adapter
-from shapcut.steps.step import PostProcessor, Stage, StepContext, StoredModel
+from shapcut.steps.step import NOTE, PostProcessor, Stage, StepContext, StoredModel
 from shapcut.support.errors import InputError
 from shapcut.support.files import copy_tree, file_digests, new_directory, write_json_atomically
 from shapcut.support.plain_json import read_json
@@ -63,11 +63,13 @@ class PostProcessed:
         model: the model in memory.
         checkpoint: a directory with the saved model.
         tolerance: largest accepted difference of logits between the two; None: by dtype.
+        notes: what became of each step; empty for a step that does not say.
     """
 
     model: nn.Module
     checkpoint: Path
     tolerance: float | None
+    notes: tuple[str, ...] = ()
 
 
 class StepResults:
@@ -129,6 +131,13 @@ class StepResults:
         for earlier in range(1, number - 1):
             shutil.rmtree(self.result(earlier), ignore_errors=True)
 
+    def note(self, number: int) -> str:
+        """What became of a finished step (counted from 1), as it noted itself; empty without a note."""
+        try:
+            return str(read_json(self.result(number).with_name(NOTE))["note"])
+        except (InputError, OSError, ValueError, KeyError, TypeError):
+            return ""
+
     def _describe(self, number: int, files: Mapping[str, str]) -> None:
         name = self._names[number - 1]
         content = {"fingerprint": self._fingerprints[name], "files": files}
@@ -182,7 +191,8 @@ def run_steps(
             model = _done(step, model, context(step, results.begin(number)), results, number)
         hook.shapcut_step_finished(name=spec, model=model)
     tolerances = [step.tolerance for _, step in steps if step.tolerance is not None]
-    return PostProcessed(model, results.result(len(steps)), max(tolerances, default=None))
+    notes = tuple(results.note(number) for number in range(1, len(steps) + 1))
+    return PostProcessed(model, results.result(len(steps)), max(tolerances, default=None), notes)
 
 
 def _done(

@@ -11,7 +11,11 @@ from torch import Tensor, nn
 from shapcut.game.plan import RemovalPlan
 from shapcut.models.adapter import Adapter
 from shapcut.support.errors import InputError
+from shapcut.support.files import write_json_atomically
 from shapcut.support.progress import Reporter, Silent
+
+NOTE = "note.json"
+"""The file that `StepContext.note` writes, beside a step's reports."""
 
 Stage = Literal["compensate", "heal", "quantize", "export"]
 
@@ -57,6 +61,11 @@ class StepContext:
     source: Path | None = None
     reporter: Reporter = field(default_factory=Silent)
     texts: Callable[[int], Mapping[str, Tensor]] | None = None
+
+    def note(self, outcome: str) -> None:
+        """Keep what became of the step, for card, manifest and report; one line, also said on the console."""
+        self.reporter.say(outcome)
+        write_json_atomically(self.directory / NOTE, {"note": outcome})
 
     def windows_by_text(self, length: int) -> Mapping[str, Tensor]:
         """The calibration text's windows of ``length`` tokens by source; one text if no sources are known."""

@@ -111,7 +111,7 @@ class Compensate(PostProcessor):
             }
             mended = self._fitted(model, context, list(fitted.values()), list(held.values()))
             scale, tried = self._judged(model, context, start, held, before)
-        context.reporter.say(f"compensate: {_verdict(scale, tried[-1])}")
+        context.note(_verdict(scale, tried[-1]))
         content = {
             "tokens": sum(found.numel() for found in fitted.values()),
             "texts": {text: len(found) for text, found in windows.items()},
@@ -209,9 +209,9 @@ class Compensate(PostProcessor):
 def _verdict(scale: float, last: Trial) -> str:
     """What became of the changes, in one line."""
     if not scale:
-        return f"no gain on text held back ({last.summary()} in perplexity); the weights stay as they were"
-    share = "" if scale == 1.0 else f" with {scale:g} of each change"
-    return f"perplexity on text held back{share}: {last.summary()}"
+        return f"not compensated: {last.summary()} in perplexity on text held back"
+    share = "" if scale == 1.0 else f" by {scale:g} of each change"
+    return f"compensated{share}; perplexity on text held back {last.summary()}"
 
 
 def _changed(before: Sequence[Player], after: Sequence[Player]) -> tuple[int, ...]:

@@ -161,8 +161,10 @@ class Heal(PostProcessor):
         """Whether to keep the trained weights; says what became of them."""
         keeps = tried.improves or not self.trial
         write_json_atomically(context.directory / "trial.json", {"kept": keeps, "held_back": tried.to_json()})
-        outcome = "" if keeps else "; no gain, so the weights stay as they were"
-        context.reporter.say(f"heal: perplexity on text held back: {tried.summary()}{outcome}")
+        if keeps:
+            context.note(f"healed; perplexity on text held back {tried.summary()}")
+        else:
+            context.note(f"not healed: {tried.summary()} in perplexity on text held back")
         return keeps
 
     def _loss(self, adapter: Adapter, teacher: nn.Module | None) -> Any:

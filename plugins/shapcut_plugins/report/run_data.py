@@ -142,6 +142,7 @@ class Result(Part):
     changes: dict[str, Change] = Field(default_factory=dict)
     differences: tuple[DifferenceFacts, ...] = ()
     writing: WritingFacts | None = None
+    steps: tuple[str, ...] = ()
 
     @property
     def perplexities(self) -> tuple[float | None, float | None]:

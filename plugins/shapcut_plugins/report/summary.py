@@ -19,6 +19,8 @@ def outcome(result: Result) -> list[str]:
     share = _ratio(pruned.get("parameters"), dense.get("parameters"))
     removed = f"{len(plan.removed)} of {len(plan.removed) + len(plan.kept)} {plan.what} were removed"
     sentences = [f"{removed}, and with them {1 - share:.1%} of the parameters." if share else f"{removed}."]
+    if result.steps:
+        sentences.append(f"After the cut: {', then '.join(result.steps)}.")
     before, after = result.perplexities
     if before is not None and after is not None:
         sentences.append(_quality(before, after, result))
