@@ -16,7 +16,6 @@ import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +24,6 @@ from torch import nn
 
 import shapcut
 from shapcut.comparison.row import ResultRow
-from shapcut.data.windows import all_windows
 from shapcut.game.plan import RemovalPlan
 from shapcut.host.host import Host, build_host
 from shapcut.host.open_model import OpenModel, find_model, open_model
@@ -34,6 +32,7 @@ from shapcut.measurement.lm_eval_tasks import Harness
 from shapcut.measurement.measure import SpeedQuestion, measure
 from shapcut.measurement.paired_accuracy import paired_differences
 from shapcut.measurement.record import ModelMeasurement, changes
+from shapcut.pipeline.windows import RunText
 from shapcut.steps.step import StepContext
 from shapcut.support.files import write_json_atomically
 
@@ -45,7 +44,7 @@ METHODS = "ours,greedy,block-influence,paper"
 RATIOS = (0.2, 0.33)
 CALIBRATION = "builtin+general"
 STEPS = ((), ("compensate",))
-WINDOWS = 64
+LENGTH, WINDOWS = 128, 64
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,7 +67,9 @@ class Subject:
 
     def measured(self, opened: OpenModel, model: nn.Module) -> ModelMeasurement:
         """Perplexity and accuracy of a model."""
-        question = TextQuestion(self.calibration, windows=WINDOWS, judge_on=self.judge_on or None)
+        question = TextQuestion(
+            self.calibration, window=LENGTH, windows=WINDOWS, judge_on=self.judge_on or None
+        )
         held_out, sliding = question.read(opened.tokenizer)
         return measure(
             opened.adapter,
@@ -103,19 +104,20 @@ def treated(
     n_players = len(opened.adapter.players(opened.model))
     plan = RemovalPlan.removing(removed, n_players)
     model = opened.adapter.remove(copy.deepcopy(opened.model), plan.removed)
-    windows = partial(all_windows, calibration, opened.tokenizer)
+    text = RunText(calibration, opened.tokenizer, LENGTH, 0)
     begin = time.monotonic()
     with tempfile.TemporaryDirectory() as directory:
         for step in steps:
             context = StepContext(
                 adapter=opened.adapter,
                 plan=plan,
-                calibration=windows(128)[:16],
+                calibration=text.whole(LENGTH)[:16],
                 tokenizer=opened.tokenizer,
                 directory=Path(directory),
                 seed=0,
                 original=lambda: opened.model,
-                windows=windows,
+                windows=text.whole,
+                texts=text.by_source,
             )
             made = host.postprocessors.create(step).run(model, context)
             assert isinstance(made, nn.Module)
