@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from tables_mending import mending
-from tables_players import players_experts, players_families, players_mixed, sublayers_families
+from tables_players import forms, players_experts, players_families, players_mixed, sublayers_families
 from tables_selection import (
     best_sets,
     calibration_size,
@@ -279,6 +279,7 @@ TABLES: dict[str, Callable[[dict[str, Any]], str]] = {
     "families": families,
     "players_experts": players_experts,
     "players_mixed": players_mixed,
+    "forms": forms,
     "players_families": players_families,
     "mixed_families": players_families,
     "sublayers_families": sublayers_families,

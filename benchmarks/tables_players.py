@@ -108,6 +108,39 @@ def players_mixed(content: dict[str, Any]) -> str:
     )
 
 
+def forms(content: dict[str, Any]) -> str:
+    """What a cut of each form takes after reloading, beside what was promised."""
+    lines = [
+        "| model | removed | form | parameters | bytes | cache | promised time | measured time | logits differ by |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
+    for row in content["rows"]:
+        promised, found = row["promised"], row["found"]
+        sizes = [_kept(found[name], promised[name]) for name in ("parameters", "bytes", "cache")]
+        taken = sorted(found["time"])
+        quarter = len(taken) // 4
+        spread = f"{taken[len(taken) // 2]:.2f} ({taken[quarter]:.2f} to {taken[-quarter - 1]:.2f})"
+        cells = [row["model"], row["what"], f"`{row['form']}`", *sizes, f"{promised['time']:.2f}", spread]
+        lines.append(f"| {' | '.join(cells)} | {row['difference']:.1g} |")
+    return "\n".join(
+        [
+            *lines,
+            "",
+            f"Cache after {content['cached']} tokens; time as a share of the whole model's, the mean of reading "
+            f"{content['prompt']} tokens and of one of {content['new']} further ones: median and quartiles of "
+            f"{content['turns']} turns, in CPU seconds of one thread. Logits by the largest difference from the whole model "
+            f"with the players bypassed, as a share of the cut's effect. `{content['command']}`, torch {content['torch']}, "
+            f"{content['machine']}.",
+        ]
+    )
+
+
+def _kept(found: int, promised: float) -> str:
+    """A size, and by how much it misses the promise, if it does."""
+    miss = found - round(promised)
+    return f"{found:,}" if miss == 0 else f"{found:,} ({miss:+,} of what was promised)"
+
+
 def _mixed_cell(rows: list[dict[str, Any]]) -> str:
     known = [row for row in rows if "failure" not in row]
     if not known:

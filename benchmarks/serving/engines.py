@@ -22,6 +22,7 @@ import torch
 import transformers
 
 import shapcut
+from shapcut.export.gguf_cut import write_gguf_cut
 from shapcut.game.plan import RemovalPlan
 from shapcut.host.host import Host, build_host
 from shapcut.host.open_model import find_model
@@ -40,7 +41,10 @@ from shapcut.support.progress import Silent
 RESULT = Path(__file__).parents[1] / "results" / "engines.json"
 TOKENIZER = Path(__file__).parents[1] / "zoo" / "models" / "llama"
 BLOCKS, REMOVED, VOCABULARY = 8, (2, 5), 512
-TIMEOUT = 280.0
+EXPERTS = 8
+TIMEOUT = 3600.0
+_LITTLE_TEXT = {"samples": 8, "sequence_length": 64, "finalist_samples": 0, "held_out_samples": 2}
+"""Options of the runs, whose own measurements do not matter here."""
 
 _ATTENTION: dict[str, Any] = {
     "vocab_size": VOCABULARY,
@@ -55,6 +59,8 @@ _ATTENTION: dict[str, Any] = {
     "tie_word_embeddings": False,
 }
 
+_MIXTURE = {"num_local_experts": EXPERTS, "num_experts_per_tok": 2}
+
 
 class Kind(NamedTuple):
     """A kind of model.
@@ -65,6 +71,7 @@ class Kind(NamedTuple):
         values: of its config, beyond those that all share.
         step: that quantizes it, or None.
         dtype: of the computation.
+        experts: whether experts are removed, from every block, instead of blocks.
     """
 
     label: str
@@ -72,6 +79,7 @@ class Kind(NamedTuple):
     values: dict[str, Any]
     step: str | None = None
     dtype: str = "float32"
+    experts: bool = False
 
 
 def _mixed(*kinds: str) -> list[str]:
@@ -92,7 +100,10 @@ KINDS = {
         },
     ),
     "gemma3": Kind("Gemma 3", "gemma3_text", {"sliding_window": 16, "query_pre_attn_scalar": 32}),
-    "mixtral": Kind("Mixtral", "mixtral", {"num_local_experts": 4, "num_experts_per_tok": 2}),
+    "mixtral": Kind("Mixtral", "mixtral", _MIXTURE),
+    "mixtral-experts": Kind(
+        f"Mixtral, {EXPERTS} → {EXPERTS - len(REMOVED)} experts", "mixtral", _MIXTURE, experts=True
+    ),
     "lfm2": Kind(
         "LFM2",
         "lfm2",
@@ -115,6 +126,7 @@ KINDS = {
         "Llama, W4A16", "llama", {}, "compressed-tensors:scheme=W4A16,group_size=32,samples=8", "bfloat16"
     ),
     "w8a8": Kind("Llama, W8A8", "llama", {}, "compressed-tensors:scheme=W8A8,samples=8", "bfloat16"),
+    "fp8": Kind("Llama, FP8", "llama", {}, "compressed-tensors:scheme=FP8,samples=8", "bfloat16"),
 }
 
 
@@ -136,8 +148,7 @@ def build(kind: Kind, place: Path, host: Host) -> tuple[Path, Path]:
     model = auto.from_config(config, dtype=torch.float32).eval()
     whole, cut = place / "whole", place / "cut"
     model.save_pretrained(whole)
-    plan = RemovalPlan.removing(REMOVED, BLOCKS)
-    shapcut.apply(plan, model, any_model=True).save_pretrained(cut)
+    shapcut.apply(_plan(kind), model, any_model=True).save_pretrained(cut)
     for directory in (whole, cut):
         for name in ("tokenizer.json", "tokenizer_config.json"):
             shutil.copyfile(TOKENIZER / name, directory / name)
@@ -146,10 +157,18 @@ def build(kind: Kind, place: Path, host: Host) -> tuple[Path, Path]:
     return _quantized(whole, kind.step, host), _quantized(cut, kind.step, host)
 
 
+def _plan(kind: Kind) -> RemovalPlan:
+    """Remove some blocks, or these of the experts of every block."""
+    if not kind.experts:
+        return RemovalPlan.removing(REMOVED, BLOCKS)
+    gone = [block * EXPERTS + expert for block in range(BLOCKS) for expert in REMOVED]
+    return RemovalPlan.removing(gone, BLOCKS * EXPERTS, granularity="expert")
+
+
 def _quantized(model: Path, step: str, host: Host) -> Path:
     blocks = json.loads((model / "config.json").read_text(encoding="utf-8"))["num_hidden_layers"]
     out = model.with_name(f"{model.name}-quantized")
-    recipe = make_recipe({"model": str(model), "remove": 1, "then": [step], "finalist_samples": 0})
+    recipe = make_recipe({"model": str(model), "remove": 1, "then": [step], **_LITTLE_TEXT})
     apply_plan(recipe, RemovalPlan.removing((), blocks), out, host)
     return out
 
@@ -173,7 +192,7 @@ def measure(name: str, arguments: argparse.Namespace, host: Host) -> dict[str, A
     """Check one kind of model, or one ``FILE.gguf:BLOCKS``, in an engine."""
     with tempfile.TemporaryDirectory() as directory:
         kind = KINDS.get(name) or Kind(Path(name.partition(":")[0]).name, "gguf", {})
-        made = cut_gguf(name, Path(directory), host) if kind.family == "gguf" else None
+        made = cut_gguf(name, Path(directory)) if kind.family == "gguf" else None
         whole, cut = made or build(kind, Path(directory), host)
         question = ServingQuestion(
             result=name,
@@ -182,21 +201,21 @@ def measure(name: str, arguments: argparse.Namespace, host: Host) -> dict[str, A
             interpreter=Interpreter(arguments.python),
             reference=InThisProcess(),
             dtype=kind.dtype,
+            threads=1,
             timeout=TIMEOUT,
         )
         check = check_serving(question, find_model(host, str(cut)), find_model(host, str(whole)), Silent())
         return row(check, kind.label)
 
 
-def cut_gguf(name: str, place: Path, host: Host) -> tuple[Path, Path]:
+def cut_gguf(name: str, place: Path) -> tuple[Path, Path]:
     """A GGUF file, and its cut."""
     file, _, blocks = name.rpartition(":")
     header = read_gguf_header(Path(file))
     assert header.block_count is not None
     plan = RemovalPlan.removing([int(block) for block in blocks.split(",")], header.block_count)
-    recipe = make_recipe({"model": file, "remove": len(plan.removed), "finalist_samples": 0})
     out = place / "cut.gguf"
-    apply_plan(recipe, plan, out, host)
+    write_gguf_cut(Path(file), plan.kept, out)
     return Path(file), out
 
 

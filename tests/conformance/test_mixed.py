@@ -49,7 +49,7 @@ def test_parts_and_experts_removed_for_good(case, check):
     assert result.passed, result.detail
 
 
-@pytest.mark.parametrize("case", ["qwen3_moe", "mixtral"], indirect=True)
+@pytest.mark.parametrize("case", ["qwen3_moe", "mixtral", "deepseek_v2"], indirect=True)
 def test_all_kinds_of_cuts_were_removed(case):
     """Or the checks above say little; only Qwen's have a sibling without a mixture."""
     seen = set()

@@ -9,6 +9,7 @@ import pytest
 import torch
 from gguf_files import contents, stored, write_gguf_file
 from heard import Heard
+from hub_stand_in import hub_stand_in
 from tiny_checkpoints import write_gguf_header, write_tiny_gguf
 from torch import nn
 from transformers import AutoModelForCausalLM, Gemma3ForCausalLM, Gemma3TextConfig
@@ -54,11 +55,36 @@ def test_the_result_is_one_file_and_a_run_beside_it(pruned: Path) -> None:
     assert sorted(path.name for path in pruned.parent.iterdir()) == ["small.gguf", "small.gguf.run"]
     directory = pruned.with_name("small.gguf.run")
     names = {path.name for path in directory.iterdir()}
-    assert {"plan.json", "recipe.yaml", "manifest.json", "result.json", "report.html"} <= names
+    assert {"README.md", "plan.json", "recipe.yaml", "manifest.json", "result.json", "report.html"} <= names
     result = json.loads((directory / "result.json").read_text())
     assert result["checkpoint"]["directory"] == str(pruned)
     assert result["pruned"]["checkpoint_bytes"] == pruned.stat().st_size
     assert result["dense"]["checkpoint_bytes"] > pruned.stat().st_size
+
+
+def test_the_card_names_llama_cpp_and_is_published_beside_the_file(
+    pruned: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with hub_stand_in(monkeypatch) as hub:
+        assert run(["push", str(pruned), "me/small"]) == 0
+    files = hub.files["me/small"]
+    assert files["small.gguf"] == pruned.read_bytes()
+    card = files["README.md"].decode()
+    assert "library_name: gguf\n" in card
+    assert "```console\n$ llama-cli -m small.gguf\n```" in card
+    assert "with 2 of its 6 blocks removed by shapcut" in card
+    assert "| perplexity, held-out text |" in card
+    assert str(pruned.parent) not in card
+
+
+def test_apply_publishes_what_it_wrote(
+    pruned: Path, tiny_gguf_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan, out = pruned.with_name("small.gguf.run") / "plan.json", tmp_path / "again.gguf"
+    command = ["apply", str(tiny_gguf_file), "--plan", str(plan), "--out", str(out)]
+    with hub_stand_in(monkeypatch) as hub:
+        assert run([*command, "--run", str(tmp_path / "mine"), "--push-to-hub", "me/small"]) == 0
+    assert hub.files["me/small"]["again.gguf"] == pruned.read_bytes()
 
 
 def test_plain_transformers_gives_the_logits_of_the_bypassed_original(
@@ -213,6 +239,8 @@ def test_sliding_windows_of_a_cut_gemma_are_read_as_written(tmp_path: Path) -> N
         said = applied(source, out, plan)
     assert any("gemma3.attention.sliding_window_pattern" in line for line in said)
     assert contents(out)["gemma3.attention.sliding_window_pattern"] == [True, True, True, False]
+    card = out.with_name(f"{out.name}.run").joinpath("README.md").read_text(encoding="utf-8")
+    assert "- Form: the cut breaks the period of sliding windows" in card
     expected = bypassed(load(ModelSource.find(str(source), device="cpu")).model, plan.kept)
     adapter, cut = HFDecoderAdapter(), load(ModelSource.find(str(out), device="cpu")).model
     torch.testing.assert_close(adapter.logits(cut, IDS), expected)

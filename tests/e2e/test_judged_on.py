@@ -14,8 +14,11 @@ from transformers import AutoModelForCausalLM
 import shapcut
 from shapcut.cli.exits import BAD_INPUT
 from shapcut.cli.main import run
+from shapcut.cli.tables import cut_lines
 from shapcut.data.windows import load_held_out
 from shapcut.measurement.perplexity import perplexity
+from shapcut.pipeline.result import PruneResult
+from shapcut.pipeline.series import SeriesResult
 from shapcut.support.quiet import quiet_libraries
 from shapcut_adapters.transformers.adapter import HFDecoderAdapter
 
@@ -88,6 +91,8 @@ def test_result_card_report_and_console_show_every_text(
         assert f"perplexity on {source}" in said
         assert f"| perplexity, {source} | {found[0]['perplexity']:.2f}" in card.replace("\\", "")
         assert f"perplexity, {source}" in report
+        assert f"; perplexity on {source} " in cut_lines(SeriesResult({"remove-1": result}, None))[0]
+        assert f"perplexity on {source}" in PruneResult.from_json(result)._repr_html_()
         fingerprint = result["dense"]["other_texts"][place]["fingerprint"]
         assert all(fingerprint[:16] in page for page in (said, card, report))
 

@@ -129,6 +129,7 @@ def test_a_number_of_players_is_no_target(mixture: Path, tmp_path: Path) -> None
             "does not support blocks, MoE parts and experts together",
         ),
         (["--ratio", "0.2", "--estimator", "surrogate"], "does not support blocks, MoE parts and experts"),
+        (["--ratio", "0.2,0.4", "--nested"], "a mixed cut is not made of smaller ones; leave it out"),
         (["--ratio", "0.98"], "cannot be reached"),
         (["--ratio", "0.2", "--budget", "10"], "needs a budget of at least"),
     ],

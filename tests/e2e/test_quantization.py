@@ -29,6 +29,7 @@ PACKAGES = {
     "bitsandbytes:kind=nf4": ("bitsandbytes",),
     "bitsandbytes:kind=int8": ("bitsandbytes",),
     "compressed-tensors:group_size=32": ("llmcompressor", "compressed_tensors"),
+    "compressed-tensors:scheme=FP8": ("llmcompressor", "compressed_tensors"),
     "gptq:group_size=32": ("gptqmodel", "optimum"),
     "gptq:group_size=32,sym=false": ("gptqmodel", "optimum"),
     "torchao:kind=int4": ("torchao",),
@@ -117,6 +118,7 @@ def test_a_step_and_then_another_cut_of_its_result(spec: str, found_in: Callable
         ("auto-gptq:bits=5", "bits=5 is not supported"),
         ("compressed-tensors:scheme=W5A5", "scheme='W5A5'"),
         ("compressed-tensors:scheme=W8A8,group_size=64", "group_size=64 is unavailable with scheme=W8A8"),
+        ("compressed-tensors:scheme=FP8,group_size=64", "group_size=64 is unavailable with scheme=FP8"),
         ("torchao:kind=int8,group_size=32", "group_size=32 is for kind=int4"),
         ("bitsandbytes:kind=int8,double_quant=true", "double_quant=True is for 4 bits"),
     ],
@@ -124,6 +126,31 @@ def test_a_step_and_then_another_cut_of_its_result(spec: str, found_in: Callable
 def test_options_that_nobody_supports_are_refused(spec: str, message: str) -> None:
     with pytest.raises(InputError, match=message):
         build_host().postprocessors.create(spec)
+
+
+@pytest.mark.parametrize(
+    ("spec", "caveats"),
+    [
+        ("gptq", []),
+        ("gptq:bits=8,desc_act=true,group_size=-1", []),
+        ("gptq:bits=2", ["vLLM 0.32 does not load GPTQ with bits=2; use 4 or 8"]),
+        ("auto-gptq:sym=false", ["vLLM 0.32 does not load GPTQ with sym=false"]),
+        (
+            "gptq:desc_act=true",
+            ["vLLM 0.32 does not load GPTQ with desc_act=true with groups; use group_size=-1"],
+        ),
+        ("compressed-tensors", []),
+        (
+            "compressed-tensors:scheme=W3A16",
+            ["vLLM 0.32 loads W3A16 only on an NVIDIA GPU with the package humming"],
+        ),
+        ("compressed-tensors:scheme=FP8", []),
+        ("bitsandbytes", ["vLLM 0.32 does not load bitsandbytes checkpoints"]),
+        ("torchao", []),
+    ],
+)
+def test_what_an_engine_does_not_load_is_a_caveat(spec: str, caveats: list[str]) -> None:
+    assert list(build_host().postprocessors.create(spec).caveats) == caveats
 
 
 @pytest.mark.parametrize(
@@ -143,6 +170,18 @@ def test_a_missing_package_is_named(tiny_llama_model: Any, monkeypatch: pytest.M
     step: Any = build_host().postprocessors.create("gptq")
     with pytest.raises(InputError, match=r"gptq needs the package gptqmodel, .*shapcut\[gptq\]"):
         step.check(tiny_llama_model, HFDecoderAdapter())
+
+
+@pytest.mark.parametrize("name", ["gptq", "auto-gptq", "compressed-tensors", "torchao", "bitsandbytes"])
+def test_every_command_that_installs_a_quantizer_keeps_the_known_versions(
+    name: str, tiny_llama_model: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda *_: None)
+    step: Any = build_host().postprocessors.create(name)
+    with pytest.raises(InputError, match="is not installed: pip install") as raised:
+        step.check(tiny_llama_model, HFDecoderAdapter())
+    commands = str(raised.value).partition(": pip ")[2].split(" && ")
+    assert all(command.endswith(" -c constraints.txt") for command in commands)
 
 
 def test_auto_gptq_says_that_its_own_entry_needs_cuda(

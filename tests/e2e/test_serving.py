@@ -205,6 +205,15 @@ def test_the_record_the_report_and_the_card_show_the_last_check_of_each_engine(
     assert observer.seen == [run.serving] * 2
 
 
+def test_the_card_of_a_gguf_file_is_in_its_run(copy: Path, tiny_llama_directory: Path, tmp_path: Path):
+    file, own = tmp_path / "cut.gguf", Run(tmp_path / "cut.gguf.run")
+    file.write_bytes(b"GGUF")
+    copy.with_name("cut.run").rename(own.directory)
+    shutil.copyfile(copy / "README.md", own.card)
+    keep(check(StandIn(tmp_path), copy, tiny_llama_directory), file, beside(file), build_host())
+    assert "## In inference engines" in own.card.read_text(encoding="utf-8")
+
+
 def test_a_card_of_someone_else_is_left_alone(copy: Path, tiny_llama_directory: Path, tmp_path: Path):
     (copy / "README.md").write_text("# Mine\n", encoding="utf-8")
     keep(check(StandIn(tmp_path), copy, tiny_llama_directory), copy, beside(copy), build_host())

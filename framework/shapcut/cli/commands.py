@@ -180,7 +180,7 @@ def prune_model(
     from shapcut.recipe.recipe import make_recipe
 
     made = make_recipe({"model": model, **given}, recipe)
-    hub = require_pushable(push_to_hub, out, len(made.target_labels()))
+    hub = require_pushable(push_to_hub, len(made.target_labels()))
     if dry_run:
         if out is not None:
             require_output(made, out)
@@ -194,7 +194,7 @@ def prune_model(
         return
     result = prune(made, out, host, run_directory=run, reporter=reporter())
     _show_result(result, out, as_json)
-    pushed(out, hub)
+    pushed(out, run, hub)
 
 
 @command("apply", panel="Prune")
@@ -244,7 +244,7 @@ def apply_model(
             "form": given["form"] or ("remote-code" if removal.form == "remote-code" else "plain"),
         }
     )
-    hub = require_pushable(push_to_hub, out, 1)
+    hub = require_pushable(push_to_hub, 1)
     if dry_run:
         require_output(recipe, out)
         players = "; ".join(removal.listed()) if removal.layers else f"players {list(removal.removed)}"
@@ -252,7 +252,7 @@ def apply_model(
         return
     result = apply_plan(recipe, removal, out, host, run_directory=run, reporter=reporter())
     _show_result(result, out, as_json)
-    pushed(out, hub)
+    pushed(out, run, hub)
 
 
 @command("adapters", panel="See what there is")

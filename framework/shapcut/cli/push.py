@@ -17,24 +17,21 @@ if TYPE_CHECKING:
 push_to_hub = option(
     "--push-to-hub",
     metavar="NAME",
-    help="also publish the checkpoint on the hub, as the new private model OWNER/MODEL",
+    help="also publish the result on the hub, as the new private model OWNER/MODEL",
     panel=OUTPUT,
 )
 
 
-def require_pushable(name: str | None, out: Path | None, targets: int) -> HubTarget | None:
+def require_pushable(name: str | None, targets: int) -> HubTarget | None:
     """Check ``--push-to-hub`` before any work; None if it is not given.
 
     Raises:
         InputError: if the result could not be pushed.
     """
     from shapcut.export.hub import hub_target
-    from shapcut.pipeline.output import is_gguf_output
 
     if name is None:
         return None
-    if out is not None and is_gguf_output(out):
-        raise InputError(f"--push-to-hub publishes directories, and --out {out} is a GGUF file; leave it out")
     if targets > 1:
         raise InputError(
             "--push-to-hub needs one target; give one, or push each directory with: shapcut push"
@@ -42,28 +39,38 @@ def require_pushable(name: str | None, out: Path | None, targets: int) -> HubTar
     return hub_target(name)
 
 
-def pushed(out: Path, target: HubTarget | None) -> None:
-    """Publish a checkpoint and say where it is; nothing without a target."""
+def pushed(out: Path, run: Path | None, target: HubTarget | None) -> None:
+    """Publish a result and say where it is; nothing without a target."""
     from shapcut.cli.output import reporter
     from shapcut.export.hub import push
+    from shapcut.pipeline.prune import default_run_directory
 
     if target is None:
         return
     try:
-        reporter().say(f"published at {push(out, target)}")
+        reporter().say(f"published at {push(out, run or default_run_directory(out), target)}")
     except ShapcutError as error:
         raise ShapcutError(f"{error}; it is in {out}, and `shapcut push` publishes it later") from error
 
 
 @click.command("push", cls=Command, panel="Prune")
-@click.argument("out", metavar="OUT", type=A_PATH)
+@click.argument("out", metavar="OUT", type=A_PATH, help="a pruned checkpoint's directory or .gguf file")
 @click.argument("name", metavar="NAME")
+@option(
+    "--run",
+    type=A_PATH,
+    metavar="DIR",
+    help="the run's directory, which has a .gguf file's card [default: OUT.run]",
+    panel=OUTPUT,
+)
 @option("--public", is_flag=True, help="let everyone see a new model", panel=OUTPUT)
 @option("--update", is_flag=True, help="add a commit to a model that exists already", panel=OUTPUT)
-def push_model(*, out: Path, name: str, public: bool, update: bool) -> None:
-    """Publish a checkpoint that prune or apply wrote on the Hugging Face Hub."""
+def push_model(*, out: Path, name: str, run: Path | None, public: bool, update: bool) -> None:
+    """Publish what prune or apply wrote on the Hugging Face Hub."""
     from shapcut.cli import tables
-    from shapcut.export.hub import hub_target, push, require_finished
+    from shapcut.export.hub import hub_target, published_files, push
+    from shapcut.pipeline.prune import default_run_directory
 
-    require_finished(out)
-    tables.say(f"published at {push(out, hub_target(name, private=not public, update=update))}")
+    directory = run or default_run_directory(out)
+    published_files(out, directory)
+    tables.say(f"published at {push(out, directory, hub_target(name, private=not public, update=update))}")

@@ -243,12 +243,12 @@ def cut_lines(series: SeriesResult) -> list[str]:
     lines = []
     for label, content in series.results.items():
         result = PruneResult.from_json(content)
-        named = {"perplexity.perplexity": "perplexity"} | {
-            each.figure: each.figure for each in result.after.other_texts
-        }
-        found = [f"; {name} {between(result.changes.get(path))}" for path, name in named.items()]
+        named = {"perplexity.perplexity": "perplexity"}
+        named |= {each.figure: each.figure for each in result.after.other_texts}
+        found = {name: between(result.changes.get(path)) for path, name in named.items()}
         removed = ", ".join(map(str, result.plan.removed))
-        lines.append(f"{label}: removed {removed}{''.join(each.rstrip() for each in found)}")
+        changes = "".join(f"; {name} {change}" for name, change in found.items() if change)
+        lines.append(f"{label}: removed {removed}{changes}")
         if len(lines) == len(series.results):
             lines.append(held_out_line(result))
     return lines
@@ -328,6 +328,7 @@ def forecast_rows(found: Forecast) -> list[list[str]]:
          f"{found.throughput_source}"],
         ["not counted", "loading, finalists' text, figures before and after, post-pruning steps"],
         ["post-pruning steps", ", ".join(found.steps) or "none"],
+        *(["caveat", caveat] for caveat in found.caveats),
     ]  # fmt: skip
 
 

@@ -1,18 +1,21 @@
-"""Publish a written checkpoint on the Hugging Face Hub."""
+"""Publish a written checkpoint or GGUF file on the Hugging Face Hub."""
 
 import re
 import shlex
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from shapcut.models.gguf_header import is_gguf
 from shapcut.support.errors import InputError, ShapcutError
 from shapcut.support.plain_yaml import load_plain_yaml
 from shapcut.support.quiet import one_line, quiet_libraries
 
 _OWN = ("README.md", "plan.json", "recipe.yaml")
-"""Files that shapcut writes beside the weights."""
+"""Files that shapcut writes beside the weights; for a GGUF file, in the run directory."""
+
+_NAME_IT = "name what prune or apply wrote as --out"
 
 _WEIGHTS = (".safetensors", ".pth", ".bin")
 _TEXTS = (".json", ".md", ".txt", ".yaml", ".yml", ".jinja", ".py")
@@ -66,33 +69,53 @@ def hub_target(name: str, *, private: bool = True, update: bool = False) -> HubT
     return HubTarget(name, private, update, token)
 
 
-def require_finished(directory: Path) -> None:
-    """Refuse a directory that is not a finished checkpoint of shapcut.
+def published_files(out: Path, run: Path) -> dict[str, Path]:
+    """The files to publish, by their names on the hub.
+
+    Args:
+        out: a finished checkpoint's directory, or a finished GGUF file.
+        run: the run directory, which has the texts about a GGUF file.
 
     Raises:
-        InputError: naming what it lacks.
+        InputError: if ``out`` is neither, naming what is missing.
     """
-    if not directory.is_dir():
-        what = "is a file" if directory.exists() else "does not exist"
-        raise InputError(f"{directory} {what}; name the directory that prune or apply wrote as --out")
-    present = {path.name for path in directory.iterdir() if path.is_file()}
+    if is_gguf(out):
+        missing = [name for name in _OWN if not (run / name).is_file()]
+        if missing:
+            raise InputError(
+                f"{run} has no {missing[0]}; name with --run the run directory of the finished run that "
+                f"wrote {out}"
+            )
+        return {out.name: out, **{name: run / name for name in _OWN}}
+    if not out.is_dir():
+        what = "is not a GGUF file" if out.exists() else "does not exist"
+        raise InputError(f"{out} {what}; {_NAME_IT}")
+    present = {path.name for path in out.iterdir() if path.is_file()}
     missing = [name for name in _OWN if name not in present]
     if not missing and not any(name.endswith(_WEIGHTS) for name in present):
         missing = ["weight files"]
     if missing:
-        raise InputError(
-            f"{directory} is not a finished checkpoint of shapcut: it has no {missing[0]}; name the "
-            "directory that prune or apply wrote as --out"
-        )
+        raise InputError(f"{out} is not a finished checkpoint of shapcut: it has no {missing[0]}; {_NAME_IT}")
+    named = {file.relative_to(out): file for file in sorted(out.rglob("*")) if file.is_file()}
+    return {
+        name.as_posix(): file
+        for name, file in named.items()
+        if not any(part.startswith(".") for part in name.parts)
+    }
 
 
-def push(directory: Path, target: HubTarget) -> str:
-    """Upload a finished checkpoint as one commit; return its address.
+def push(out: Path, run: Path, target: HubTarget) -> str:
+    """Upload a finished checkpoint or GGUF file as one commit; return its address.
 
     Absolute paths in the texts become their last part.
 
+    Args:
+        out: the directory or file.
+        run: the run directory.
+        target: where to.
+
     Raises:
-        InputError: if the repository exists and may not be updated.
+        InputError: if it is not finished, or the repository exists and may not be updated.
         ShapcutError: if the hub refuses or cannot be reached.
     """
     import huggingface_hub as hub  # noqa: PLC0415 - slow to import
@@ -100,7 +123,7 @@ def push(directory: Path, target: HubTarget) -> str:
     api = hub.HfApi(token=target.token)
     operations = [
         hub.CommitOperationAdd(path_in_repo=name, path_or_fileobj=content)
-        for name, content in _contents(directory)
+        for name, content in _contents(published_files(out, run), out)
     ]
     try:
         with quiet_libraries():
@@ -120,13 +143,10 @@ def _explained(error: Exception, target: HubTarget) -> ShapcutError:
     return ShapcutError(f"cannot push to {target.name}: {reason.replace(target.token, '***')}")
 
 
-def _contents(directory: Path) -> Iterator[tuple[str, Path | bytes]]:
+def _contents(files: Mapping[str, Path], out: Path) -> Iterator[tuple[str, Path | bytes]]:
     """Each file's name and what to upload: the file itself, or a text without this machine's paths."""
-    private = _private_paths(directory)
-    for file in sorted(directory.rglob("*")):
-        name = file.relative_to(directory).as_posix()
-        if not file.is_file() or any(part.startswith(".") for part in Path(name).parts):
-            continue
+    private = _private_paths(files, out)
+    for name, file in files.items():
         if file.suffix.lower() not in _TEXTS or file.stat().st_size > _LONGEST_TEXT:
             yield name, file
             continue
@@ -149,10 +169,10 @@ def _last_part(path: str) -> str:
     return Path(path).name if Path(path).is_absolute() else path
 
 
-def _private_paths(directory: Path) -> dict[str, str]:
+def _private_paths(files: Mapping[str, Path], out: Path) -> dict[str, str]:
     """Absolute paths that the run was given, as they may be written, with their last parts; longest first."""
-    given = {str(directory.absolute()), str(directory.resolve()), *_strings(_recipe(directory))}
-    for line in (directory / "README.md").read_text(encoding="utf-8", errors="replace").splitlines():
+    given = {str(out.absolute()), str(out.resolve()), *_strings(_recipe(files["recipe.yaml"]))}
+    for line in files["README.md"].read_text(encoding="utf-8", errors="replace").splitlines():
         if line.startswith("      "):  # a command, in a block of code
             given.update(_words(line))
     paths = {value for value in given if Path(value).is_absolute() and Path(value).name}
@@ -173,11 +193,11 @@ def _words(line: str) -> list[str]:
     return [part for word in words for part in (word, word.partition("=")[2])]
 
 
-def _recipe(directory: Path) -> Any:
+def _recipe(file: Path) -> Any:
     try:
-        return load_plain_yaml((directory / "recipe.yaml").read_text(encoding="utf-8"))
+        return load_plain_yaml(file.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise InputError(f"{directory / 'recipe.yaml'} is damaged: {one_line(error)}") from error
+        raise InputError(f"{file} is damaged: {one_line(error)}") from error
 
 
 def _strings(content: Any) -> Iterator[str]:

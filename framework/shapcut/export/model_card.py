@@ -1,4 +1,4 @@
-"""The README.md of a pruned checkpoint."""
+"""The README.md of a pruned checkpoint or GGUF file."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -46,7 +46,8 @@ class CardFacts:
         after: figures of the pruned model.
         command: the command that made it.
         library: the distribution that loads it.
-        usage: Python code that loads it.
+        usage: code that loads it.
+        usage_language: of that code.
         hints: a section on how other tools make the same cut, or empty.
         steps: post-pruning steps, in order.
         quantized: whether one of them quantized the weights.
@@ -64,6 +65,7 @@ class CardFacts:
     command: str
     library: str
     usage: str
+    usage_language: str = "python"
     hints: str = ""
     steps: Sequence[str] = ()
     quantized: bool = False
@@ -111,7 +113,7 @@ windows.
 {_accuracy(before, after)}{_writing(facts.writing)}
 ## Use
 
-```python
+```{facts.usage_language}
 {facts.usage.rstrip()}
 ```
 {facts.hints}"""

@@ -32,11 +32,21 @@ _VERSIONS = (2, 3)
 _BLOCK = re.compile(r"blk\.(0|[1-9]\d{0,8})\.(.+)", re.S)
 _DEFAULT_ALIGNMENT = 32
 _MOST_DIMENSIONS = 4
+_LONGEST_NAME, _LONGEST_KEY = 127, 65535
+"""In characters; llama.cpp itself takes tensor names of up to 63."""
 SPLIT = "split."
 """What keys about the files of a split model start with."""
 
 _FEW = 4096
 """Arrays of more numbers are left in the file."""
+
+
+def is_gguf(file: Path) -> bool:
+    """Whether a path is a file that begins as GGUF files do."""
+    if not file.is_file():
+        return False
+    with file.open("rb") as opened:
+        return opened.read(len(GGUF_MAGIC)) == GGUF_MAGIC
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,7 +155,7 @@ class GGUFHeader:
         if entry is None or entry.kind == ARRAY:
             return None
         if entry.kind not in INTEGERS:
-            raise ValueError(f"{entry.name} is no whole number")
+            raise ValueError(f"{entry.name!a} is no whole number")
         return int(entry.value)
 
     def split(self, key: str) -> int:
@@ -235,7 +245,7 @@ def _check_blocks(header: GGUFHeader) -> None:
         if tensor.block is None:
             raise ValueError(f"its tensor {tensor.name!a} has no number of a block")
         if blocks is not None and tensor.block >= blocks:
-            raise ValueError(f"it has the tensor {tensor.name}, but its header counts {blocks} blocks")
+            raise ValueError(f"it has the tensor {tensor.name!a}, but its header counts {blocks} blocks")
 
 
 class _Reader:
@@ -273,7 +283,7 @@ class _Reader:
 
     def _entry(self) -> MetadataEntry:
         start = self._at
-        name, kind = self._text(), self._number(4)
+        name, kind = self._name(_LONGEST_KEY), self._number(4)
         element: int | None = None
         count: int | None = None
         value: Any
@@ -298,11 +308,17 @@ class _Reader:
 
     def _tensor(self) -> tuple[str, tuple[int, ...], int, int]:
         """Name, shape, type and offset of the next tensor."""
-        name, dimensions = self._text(), self._number(4)
+        name, dimensions = self._name(_LONGEST_NAME), self._number(4)
         if dimensions > _MOST_DIMENSIONS:
             raise ValueError(f"its tensor {name!a} has {dimensions} dimensions")
         shape = tuple(self._number(10) for _ in range(dimensions))
         return name, shape, self._number(4), self._number(10)
+
+    def _name(self, longest: int) -> str:
+        name = self._text()
+        if len(name) > longest:
+            raise ValueError(f"a name before {self._at} has {len(name)} characters, more than {longest}")
+        return name
 
     def _text(self) -> str:
         return self._passed(self._number(10)).decode("utf-8", "surrogateescape")

@@ -11,12 +11,12 @@ from shapcut.support.suggest import did_you_mean
 _UNNAMED = "by an unnamed method"
 
 _PACKAGES = {
-    "gptq": (("gptqmodel", "optimum"), "pip install 'shapcut[gptq]'"),
-    "bitsandbytes": (("bitsandbytes",), "pip install 'shapcut[bitsandbytes]'"),
-    "torchao": (("torchao",), "pip install 'shapcut[torchao]'"),
-    "compressed-tensors": (("compressed_tensors",), "pip install 'shapcut[compressed-tensors]'"),
+    "gptq": ("gptqmodel", "optimum"),
+    "bitsandbytes": ("bitsandbytes",),
+    "torchao": ("torchao",),
+    "compressed-tensors": ("compressed_tensors",),
 }
-"""For each method, the modules that transformers needs, and how to install them."""
+"""For each method, whose name is that of shapcut's extra, the modules that transformers needs."""
 
 
 def quantization_method(config: Any) -> str | None:
@@ -47,10 +47,9 @@ def require_packages(source: str, method: str) -> None:
             f"{source} says that its weights are quantized by {method!r}, which this transformers does not "
             f"know: {did_you_mean(method, known)}"
         )
-    packages, install = _PACKAGES.get(method, ((), ""))
-    for package in packages:
+    for package in _PACKAGES.get(method, ()):
         if importlib.util.find_spec(package) is None:
             raise InputError(
                 f"{source} is quantized ({method}) and needs the package {package}, "
-                f"which is not installed: {install}"
+                f"which is not installed: pip install 'shapcut[{method}]' -c constraints.txt"
             )

@@ -1,6 +1,7 @@
 """Apply a plan: remove players, run the steps, measure, write and verify."""
 
 import re
+import shlex
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from shapcut.measurement.sizes import parameter_count
 from shapcut.measurement.writing import WritingComparison, compared_writing
 from shapcut.models.demo import origin
 from shapcut.models.forms import form_note, form_objection
+from shapcut.models.gguf_header import GGUFHeader, read_gguf_header
 from shapcut.models.predictors import is_predictor
 from shapcut.models.source import Location, read_config
 from shapcut.models.stored_tensors import other_weight_files, stored_tensors
@@ -27,6 +29,7 @@ from shapcut.pipeline.session import Session
 from shapcut.steps.runner import StepResults, run_steps
 from shapcut.steps.step import PostProcessor, StepContext
 from shapcut.support.errors import InputError
+from shapcut.support.files import write_text_atomically
 from shapcut.support.progress import Reporter
 from shapcut.support.run_directory import Run
 
@@ -94,9 +97,7 @@ def carry_out(
         VerificationError: if the written checkpoint does not behave as the bypassed original.
     """
     require_removal(session, plan)
-    files = None
-    if is_gguf_output(out):
-        files = _require_gguf(session, plan, reporter)
+    files = _require_gguf(session, plan, reporter) if is_gguf_output(out) else None
     before = before or measure_original(session, reporter, files)
     steps = StepResults(run.steps, session.steps, session.step_inputs(plan))
     cut = mend(session, remove(session, plan), steps, reporter)
@@ -105,7 +106,7 @@ def carry_out(
     with reporter.working("writing and verifying the checkpoint"):
         kept_as = kept_as or run.result
         if is_gguf_output(out):
-            result = _write_gguf(session, cut, out, before, after, kept_as=kept_as)
+            result = _write_gguf(session, cut, out, before, after, command=command, run=run)
         else:
             result = write(session, cut, out, before, after, command=command, kept_as=kept_as)
     steps.clear()
@@ -133,13 +134,20 @@ def _require_gguf(session: Session, plan: RemovalPlan, reporter: Reporter) -> Pa
     """
     source = _gguf_file(session)
     header = require_gguf_cut(source, plan.kept)
-    if followed_metadata(header, plan.kept).windows is not None:
-        reporter.say(
-            "the cut breaks the period of sliding windows, so the result states each block's in "
-            f"{header.architecture}.attention.sliding_window_pattern; shapcut and llama.cpp of 2026 read "
-            "that key, older llama.cpp and plain transformers do not"
-        )
+    if note := _gguf_form(header, plan):
+        reporter.say(note)
     return source
+
+
+def _gguf_form(header: GGUFHeader, plan: RemovalPlan) -> str:
+    """What to know of the metadata of a cut GGUF file, or empty."""
+    if followed_metadata(header, plan.kept).windows is None:
+        return ""
+    return (
+        "the cut breaks the period of sliding windows, so the result states each block's in "
+        f"{header.architecture}.attention.sliding_window_pattern; shapcut and llama.cpp of 2026 read "
+        "that key, older llama.cpp and plain transformers do not"
+    )
 
 
 def _gguf_file(session: Session) -> Path:
@@ -272,26 +280,69 @@ def _write_gguf(
     before: ModelMeasurement,
     after: ModelMeasurement,
     *,
-    kept_as: Path,
+    command: str,
+    run: Run,
 ) -> PruneResult:
-    """As `write`, of a GGUF file cut from the one that the model was loaded from."""
+    """As `write`, of a GGUF file cut from the one that the model was loaded from; its card is the run's."""
+    source = _gguf_file(session)
+    facts = replace(
+        _card_facts(session, cut, out, before, after, command=command),
+        library="gguf",
+        usage=f"$ llama-cli -m {shlex.quote(out.name)}",
+        usage_language="console",
+        form=_gguf_form(read_gguf_header(source), cut.plan),
+    )
 
     def outcome(report: CheckpointReport) -> PruneResult:
         sized = after.model_copy(update={"checkpoint_bytes": report.weight_bytes})
-        writing = _writing(session, before, after)
-        return PruneResult(cut.plan, before, sized, report, writing=writing)
+        return PruneResult(cut.plan, before, sized, report, writing=facts.writing)
+
+    def keep(report: CheckpointReport) -> None:
+        write_text_atomically(run.card, render_card(facts))
+        outcome(report).write(run.result)
 
     written = write_gguf(
         session.adapter,
         cut.model,
-        _gguf_file(session),
+        source,
         out,
         plan=cut.plan,
         verify_ids=cut.input_ids,
         expected_logits=cut.expected,
-        before_it_appears=lambda report: outcome(report).write(kept_as),
+        before_it_appears=keep,
     )
     return outcome(written)
+
+
+def _card_facts(
+    session: Session,
+    cut: CutModel,
+    out: Path,
+    before: ModelMeasurement,
+    after: ModelMeasurement,
+    *,
+    command: str,
+) -> CardFacts:
+    return CardFacts(
+        name=out.name,
+        base_model=origin(session.opened.source_name),
+        plan=cut.plan,
+        calibration=session.calibration,
+        held_out=session.held_out,
+        others=session.others,
+        before=before,
+        after=after,
+        command=command,
+        library=session.adapter.library,
+        usage=session.adapter.usage(cut.model),
+        hints=cut.hints,
+        steps=cut.steps,
+        quantized=session.parts.quantizes,
+        revision=session.opened.source.location.commit,
+        license_fields=_license(session.opened.source.location),
+        form=form_note(cut.plan.form, cut.model),
+        writing=_writing(session, before, after),
+    )
 
 
 def _license(location: Location) -> dict[str, str]:
@@ -315,40 +366,21 @@ def write(
     Raises:
         VerificationError: if the reloaded checkpoint does not reproduce the expected logits.
     """
-    adapter, plan, recipe = session.adapter, cut.plan, session.recipe
-    writing = _writing(session, before, after)
-    facts = CardFacts(
-        name=out.name,
-        base_model=origin(session.opened.source_name),
-        plan=plan,
-        calibration=session.calibration,
-        held_out=session.held_out,
-        others=session.others,
-        before=before,
-        after=after,
-        command=command,
-        library=adapter.library,
-        usage=adapter.usage(cut.model),
-        hints=cut.hints,
-        steps=cut.steps,
-        quantized=session.parts.quantizes,
-        revision=session.opened.source.location.commit,
-        license_fields=_license(session.opened.source.location),
-        form=form_note(plan.form, cut.model),
-        writing=writing,
-    )
+    facts = _card_facts(session, cut, out, before, after, command=command)
 
     def outcome(report: CheckpointReport) -> PruneResult:
         sized = after.model_copy(update={"checkpoint_bytes": report.weight_bytes})
-        return PruneResult(plan, before, sized, report, form=facts.form, writing=writing, steps=cut.steps)
+        return PruneResult(
+            cut.plan, before, sized, report, form=facts.form, writing=facts.writing, steps=cut.steps
+        )
 
     written = write_checkpoint(
-        adapter,
+        session.adapter,
         cut.model,
         session.opened.tokenizer,
         out,
-        plan=plan,
-        recipe_text=recipe.to_yaml(),
+        plan=cut.plan,
+        recipe_text=session.recipe.to_yaml(),
         card=render_card(facts),
         verify_ids=cut.input_ids,
         expected_logits=cut.expected,

@@ -68,6 +68,7 @@ class Forecast:
         selector: the recipe's selector.
         executor: the recipe's executor.
         steps: post-pruning steps.
+        caveats: what the steps say of their results.
         coalitions: maximum number of evaluated coalitions.
         tokens_per_coalition: calibration tokens.
         dtype: number format of the evaluation.
@@ -94,6 +95,7 @@ class Forecast:
     selector: str
     executor: str
     steps: tuple[str, ...]
+    caveats: tuple[str, ...]
     coalitions: int
     tokens_per_coalition: int
     dtype: str
@@ -201,6 +203,7 @@ def forecast(recipe: Recipe, host: Host, *, target: bool, throughput: float | No
         selector=recipe.selector,
         executor=recipe.executor,
         steps=tuple(spec for spec, _ in parts.steps),
+        caveats=parts.caveats,
         coalitions=budget,
         tokens_per_coalition=tokens,
         dtype=_name(dtype),

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from shapcut.export.gguf_rules import cut_objection, gguf_objection
 from shapcut.game.granularity import plural
-from shapcut.models.gguf_header import GGUF_MAGIC, GGUFHeader, read_gguf_header
+from shapcut.models.gguf_header import GGUFHeader, is_gguf, read_gguf_header
 from shapcut.recipe.recipe import Recipe
 from shapcut.support.errors import InputError
 from shapcut.support.files import require_new_directory, require_new_file
@@ -57,11 +57,8 @@ def require_gguf_recipe(recipe: Recipe, out: Path) -> None:
 
 
 def _gguf_file(model: str, out: Path) -> Path:
-    file = Path(model)
-    if file.is_file():
-        with file.open("rb") as opened:
-            if opened.read(len(GGUF_MAGIC)) == GGUF_MAGIC:
-                return file
+    if is_gguf(file := Path(model)):
+        return file
     raise InputError(f"--out {out} needs a GGUF file as MODEL, not {model}; name a directory instead")
 
 

@@ -30,6 +30,11 @@ class Parts:
         """Whether a step quantizes the weights."""
         return any(step.gives_quantized for _, step in self.steps)
 
+    @property
+    def caveats(self) -> tuple[str, ...]:
+        """What the steps say of their results before the run."""
+        return tuple(f"--then {spec}: {caveat}" for spec, step in self.steps for caveat in step.caveats)
+
 
 def mends(steps: Steps) -> bool:
     """Whether a step compensates."""

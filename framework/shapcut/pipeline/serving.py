@@ -54,7 +54,7 @@ def keep(check: ServingCheck, out: Path, run: Run | None, host: Host) -> Path | 
     with open_run(run.directory):
         record = ServingRecord.read(run.serving).adding(check)
         record.write(run.serving)
-        _write_card(out / "README.md", record.of(check.result))
+        _write_card(run.card if out.is_file() else out / "README.md", record.of(check.result))
         host.manager.hook.shapcut_serving_checked(run=run, hook=host.manager.hook)
     return run.serving
 

@@ -143,6 +143,8 @@ def prepare(
         raise InputError(
             "--form remote-code: quantizers do not know the modelling file; leave out the step that quantizes"
         )
+    for caveat in parts.caveats:
+        (reporter or Silent()).say(caveat)
     harness = Harness.asked(recipe.tasks, data=recipe.task_data, limit=recipe.limit)
     opened = opened or _opened(recipe, host, parts, target=target)
     reporter = reporter or Silent()

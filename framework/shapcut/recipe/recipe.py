@@ -168,6 +168,8 @@ class Recipe(BaseModel):
                 f"{given[0]}: with granularity mixed a target counts parameters or time; "
                 "give ratio, parameters, memory or speedup"
             )
+        if self.granularity == "mixed" and self.nested:
+            raise ValueError("nested: a mixed cut is not made of smaller ones; leave it out")
         for amount in amounts:
             if kind == "remove" and amount < 1:
                 raise ValueError(f"remove {amount}: at least one player must go")

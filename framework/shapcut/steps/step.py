@@ -1,7 +1,7 @@
 """The contract of a post-pruning step: compensate, heal, quantize, export."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -108,6 +108,11 @@ class PostProcessor(ABC):
     takes_experts: ClassVar[bool] = False
     samples: int | None = None
     tolerance: float | None = None
+
+    @property
+    def caveats(self) -> Sequence[str]:
+        """Limits of the result to state before the run, such as engines that do not load it."""
+        return ()
 
     def check_source(self, source: Path | None) -> None:  # noqa: B027 - as below
         """Check that `run` will find what it needs; called before the model is loaded.

@@ -84,6 +84,11 @@ class Run:
         return self.directory / "results" / f"{label}.json"
 
     @property
+    def card(self) -> Path:
+        """The model card of a GGUF file; a checkpoint's directory has its own."""
+        return self.directory / "README.md"
+
+    @property
     def steps(self) -> Path:
         """Work files, results and reports of post-pruning steps; no weights once the run is finished."""
         return self.directory / "steps"

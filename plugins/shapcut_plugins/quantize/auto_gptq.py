@@ -47,7 +47,8 @@ class AutoGptq(GptqQuantizer):
     name: ClassVar[str] = "auto-gptq"
     packages: ClassVar[tuple[str, ...]] = ("auto_gptq", "gptqmodel", "optimum")
     install: ClassVar[str] = (
-        "pip install 'shapcut[auto-gptq]' && pip install --no-deps auto-gptq -c constraints.txt"
+        "pip install 'shapcut[auto-gptq]' -c constraints.txt && "
+        "pip install --no-deps auto-gptq -c constraints.txt"
     )
 
     def __init__(

@@ -23,7 +23,9 @@ def quantizer_class() -> Any:
     if _PACKAGE not in sys.modules:
         found = importlib.util.find_spec(_PACKAGE)
         if found is None or found.submodule_search_locations is None:
-            raise InputError("the package auto_gptq is not installed: pip install --no-deps auto-gptq==0.7.1")
+            raise InputError(
+                f"the package {_PACKAGE} is not installed: pip install --no-deps auto-gptq -c constraints.txt"
+            )
         sys.modules[_PACKAGE] = importlib.util.module_from_spec(found)
     return importlib.import_module(f"{_PACKAGE}.quantization.gptq").GPTQ
 

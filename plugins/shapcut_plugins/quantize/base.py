@@ -14,6 +14,8 @@ from shapcut.contracts import Adapter, InputError, PostProcessor, Stage, StepCon
 GROUP_SIZES = (16, 32, 64, 128)
 WHOLE_ROWS = -1
 """The group size that means one scale per row."""
+VLLM = "vLLM 0.32"
+"""The version whose code the caveats are about."""
 
 
 class Quantizer(PostProcessor):

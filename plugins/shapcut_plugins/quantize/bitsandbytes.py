@@ -1,12 +1,13 @@
 """The step that quantizes with bitsandbytes: 8-bit integers, or 4 bits without calibration."""
 
 import logging
+from collections.abc import Sequence
 from typing import Any, ClassVar, Literal
 
 from torch import nn
 
 from shapcut.contracts import StepContext
-from shapcut_plugins.quantize.base import Quantizer, compute_dtype, loaded_quantized
+from shapcut_plugins.quantize.base import VLLM, Quantizer, compute_dtype, loaded_quantized
 
 
 class BitsAndBytes(Quantizer):
@@ -19,13 +20,18 @@ class BitsAndBytes(Quantizer):
 
     name: ClassVar[str] = "bitsandbytes"
     packages: ClassVar[tuple[str, ...]] = ("bitsandbytes", "accelerate")
-    install: ClassVar[str] = "pip install 'shapcut[bitsandbytes]'"
+    install: ClassVar[str] = "pip install 'shapcut[bitsandbytes]' -c constraints.txt"
 
     def __init__(self, kind: Literal["nf4", "fp4", "int8"] = "nf4", *, double_quant: bool = False) -> None:
         if double_quant and kind == "int8":
             raise ValueError("double_quant=True is for 4 bits; leave it out with kind=int8")
         self.kind = kind
         self.double_quant = double_quant
+
+    @property
+    def caveats(self) -> Sequence[str]:
+        """The method is gone from vLLM."""
+        return [f"{VLLM} does not load bitsandbytes checkpoints"]
 
     @property
     def group_size(self) -> int | None:

@@ -1,5 +1,6 @@
 """The step that quantizes with llm-compressor, into the format compressed-tensors."""
 
+from collections.abc import Sequence
 from typing import Any, ClassVar, Literal
 
 from torch import nn
@@ -7,6 +8,7 @@ from torch import nn
 from shapcut.contracts import StepContext, StoredModel
 from shapcut_plugins.quantize.base import (
     GROUP_SIZES,
+    VLLM,
     Quantizer,
     checked_choice,
     checked_samples,
@@ -14,10 +16,12 @@ from shapcut_plugins.quantize.base import (
 )
 from shapcut_plugins.quantize.process import checked_result, quantized_elsewhere
 
-Scheme = Literal["W2A16", "W3A16", "W4A16", "W8A16", "W8A8"]
+Scheme = Literal["W2A16", "W3A16", "W4A16", "W8A16", "W8A8", "FP8"]
+Algorithm = Literal["gptq", "rtn"]
 
 _DEFAULT_GROUP = 64
-_ACTIVATIONS = {"num_bits": 8, "type": "int", "symmetric": True, "strategy": "token", "dynamic": True}
+_EIGHT_BITS = {"W8A8": "int", "FP8": "float"}
+"""Schemes with 8 bits for weights and activations, and their type of number."""
 
 
 class CompressedTensors(Quantizer):
@@ -27,37 +31,46 @@ class CompressedTensors(Quantizer):
     memory. Other engines compute with the packed weights.
 
     Args:
-        scheme: bits of weights and activations; 8-bit activations are quantized dynamically.
-        group_size: weights that share a scale; default 64; W8A8 has no groups but a scale per row.
-        algorithm: ``gptq`` (uses the calibration text) or ``rtn`` (round to nearest).
+        scheme: bits of weights and activations; FP8 has 8-bit floats (E4M3) for both. 8-bit activations are
+            quantized dynamically.
+        group_size: weights that share a scale; default 64; W8A8 and FP8 have no groups but a scale per row.
+        algorithm: ``gptq`` (uses the calibration text) or ``rtn`` (round to nearest); default gptq, for FP8
+            rtn.
         samples: calibration windows; default: as many as coalitions are measured on.
     """
 
     name: ClassVar[str] = "compressed-tensors"
     packages: ClassVar[tuple[str, ...]] = ("llmcompressor", "compressed_tensors", "datasets")
     install: ClassVar[str] = (
-        "pip install 'shapcut[compressed-tensors]' && pip install --no-deps llmcompressor -c constraints.txt"
+        "pip install 'shapcut[compressed-tensors]' -c constraints.txt && "
+        "pip install --no-deps llmcompressor -c constraints.txt"
     )
 
     def __init__(
         self,
         scheme: Scheme = "W4A16",
         group_size: int | None = None,
-        algorithm: Literal["gptq", "rtn"] = "gptq",
+        algorithm: Algorithm | None = None,
         samples: int | None = None,
     ) -> None:
-        if scheme == "W8A8" and group_size is not None:
+        whole_rows = scheme in _EIGHT_BITS
+        if whole_rows and group_size is not None:
             raise ValueError(
-                f"group_size={group_size} is unavailable with scheme=W8A8, which has a scale per row"
+                f"group_size={group_size} is unavailable with scheme={scheme}, which has a scale per row"
             )
-        self.scheme = scheme
-        self.algorithm = algorithm
+        self.scheme: Scheme = scheme
+        self.algorithm: Algorithm = algorithm or ("rtn" if scheme == "FP8" else "gptq")
         self.samples = checked_samples(samples)
         self._group_size = (
-            None
-            if scheme == "W8A8"
-            else checked_choice("group_size", group_size or _DEFAULT_GROUP, GROUP_SIZES)
+            None if whole_rows else checked_choice("group_size", group_size or _DEFAULT_GROUP, GROUP_SIZES)
         )
+
+    @property
+    def caveats(self) -> Sequence[str]:
+        """Schemes that few engines compute with."""
+        if self.scheme in {"W2A16", "W3A16"}:
+            return [f"{VLLM} loads {self.scheme} only on an NVIDIA GPU with the package humming"]
+        return []
 
     @property
     def group_size(self) -> int | None:
@@ -71,7 +84,7 @@ class CompressedTensors(Quantizer):
             "algorithm": self.algorithm,
             "ignore": [] if head is None else [head],
             "weights": self._weights(),
-            "activations": _ACTIVATIONS if self.scheme == "W8A8" else None,
+            "activations": self._activations(),
         }
         directory = quantized_elsewhere(
             "shapcut_plugins.quantize.compressed_tensors_worker", model, options, context
@@ -79,7 +92,15 @@ class CompressedTensors(Quantizer):
         return checked_result(directory, model, context)
 
     def _weights(self) -> dict[str, Any]:
-        weights: dict[str, Any] = {"num_bits": int(self.scheme[1]), "type": "int", "symmetric": True}
-        if self._group_size is None:
-            return weights | {"strategy": "channel"}
-        return weights | {"strategy": "group", "group_size": self._group_size}
+        if self.scheme in _EIGHT_BITS:
+            return self._eight_bits() | {"strategy": "channel"}
+        group = {"strategy": "group", "group_size": self._group_size}
+        return {"num_bits": int(self.scheme[1]), "type": "int", "symmetric": True, **group}
+
+    def _activations(self) -> dict[str, Any] | None:
+        if self.scheme not in _EIGHT_BITS:
+            return None
+        return self._eight_bits() | {"strategy": "token", "dynamic": True}
+
+    def _eight_bits(self) -> dict[str, Any]:
+        return {"num_bits": 8, "type": _EIGHT_BITS[self.scheme], "symmetric": True}

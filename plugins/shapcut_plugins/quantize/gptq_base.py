@@ -1,15 +1,19 @@
 """The options shared by the steps that write GPTQ's format."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from shapcut_plugins.quantize.base import (
     GROUP_SIZES,
+    VLLM,
     WHOLE_ROWS,
     Quantizer,
     checked_choice,
     checked_samples,
 )
 from shapcut_plugins.quantize.gptq_format import BITS
+
+_BITS_IN_VLLM = (4, 8)
 
 
 class GptqQuantizer(Quantizer):
@@ -42,6 +46,16 @@ class GptqQuantizer(Quantizer):
     def group_size(self) -> int | None:
         """Weights that share a scale; None for whole rows."""
         return None if self._group_size == WHOLE_ROWS else self._group_size
+
+    @property
+    def caveats(self) -> Sequence[str]:
+        """Options that vLLM refuses."""
+        refused = {
+            f"bits={self.bits}; use 4 or 8": self.bits not in _BITS_IN_VLLM,
+            "sym=false": not self.sym,
+            "desc_act=true with groups; use group_size=-1": self.desc_act and self.group_size is not None,
+        }
+        return [f"{VLLM} does not load GPTQ with {what}" for what, applies in refused.items() if applies]
 
     @property
     def format_options(self) -> dict[str, Any]:

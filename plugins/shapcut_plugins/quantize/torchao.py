@@ -22,7 +22,7 @@ class TorchAO(Quantizer):
 
     name: ClassVar[str] = "torchao"
     packages: ClassVar[tuple[str, ...]] = ("torchao", "accelerate")
-    install: ClassVar[str] = "pip install 'shapcut[torchao]'"
+    install: ClassVar[str] = "pip install 'shapcut[torchao]' -c constraints.txt"
 
     def __init__(
         self, kind: Literal["int8", "int8-dynamic", "int4"] = "int8", group_size: int | None = None

@@ -127,18 +127,54 @@ def test_only_finished_checkpoints_are_pushed(
     assert f"is not a finished checkpoint of shapcut: it has no {told}" in capsys.readouterr().err
     shutil.rmtree(checkpoint)
     assert run(["push", str(checkpoint), "me/small"]) == 2
-    assert "does not exist; name the directory" in capsys.readouterr().err
+    assert "does not exist; name what prune or apply wrote" in capsys.readouterr().err
     assert not hub.created
 
 
-@pytest.mark.parametrize(
-    ("out", "remove", "message"),
-    [("new.gguf", "1", "is a GGUF file"), ("new", "1,2", "--push-to-hub needs one target")],
-)
-def test_results_that_are_no_directory_are_refused(
-    hub: Hub, tmp_path: Path, tiny_llama_directory: Path, capsys: pytest.CaptureFixture[str],
-    out: str, remove: str, message: str,
-) -> None:  # fmt: skip
-    place = ["--out", str(tmp_path / out), "--remove", remove, "--push-to-hub", "me/small"]
+def test_several_results_are_refused(
+    hub: Hub, tmp_path: Path, tiny_llama_directory: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    place = ["--out", str(tmp_path / "new"), "--remove", "1,2", "--push-to-hub", "me/small"]
     assert run(["prune", str(tiny_llama_directory), *place]) == 2
-    assert message in capsys.readouterr().err
+    assert "--push-to-hub needs one target" in capsys.readouterr().err
+
+
+@pytest.fixture
+def small_gguf(checkpoint: Path, tmp_path: Path) -> Path:
+    """A GGUF file, with the texts about it in its run directory."""
+    file, directory = tmp_path / "small.gguf", tmp_path / "small.gguf.run"
+    file.write_bytes(b"GGUF" + bytes(range(256)))
+    directory.mkdir()
+    for name in ("README.md", "plan.json", "recipe.yaml"):
+        shutil.copyfile(checkpoint / name, directory / name)
+    (directory / "evaluations.sqlite").write_bytes(b"private")
+    return file
+
+
+def test_a_gguf_file_arrives_with_the_texts_of_its_run(hub: Hub, small_gguf: Path, tmp_path: Path) -> None:
+    assert run(["push", str(small_gguf), "me/small"]) == 0
+    files = hub.files["me/small"]
+    assert set(files) == {"small.gguf", "README.md", "plan.json", "recipe.yaml"}
+    assert files["small.gguf"] == small_gguf.read_bytes()
+    assert "prune 'my model' --out out" in files["README.md"].decode()
+    assert not any(str(tmp_path).encode() in content for content in files.values())
+    moved = small_gguf.with_name("small.gguf.run").rename(tmp_path / "elsewhere")
+    assert run(["push", str(small_gguf), "me/small", "--update", "--run", str(moved)]) == 0
+
+
+@pytest.mark.parametrize("missing", ["README.md", "plan.json", "recipe.yaml"])
+def test_a_gguf_file_without_its_run_is_not_published(
+    hub: Hub, small_gguf: Path, capsys: pytest.CaptureFixture[str], missing: str
+) -> None:
+    small_gguf.with_name("small.gguf.run").joinpath(missing).unlink()
+    assert run(["push", str(small_gguf), "me/small"]) == 2
+    assert f"small.gguf.run has no {missing}; name with --run" in capsys.readouterr().err
+    assert not hub.created
+
+
+def test_any_other_file_is_not_published(
+    hub: Hub, small_gguf: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    small_gguf.write_bytes(b"GGML")
+    assert run(["push", str(small_gguf), "me/small"]) == 2
+    assert "small.gguf is not a GGUF file; name what prune or apply wrote" in capsys.readouterr().err

@@ -374,5 +374,5 @@ def test_a_gguf_file_with_more_blocks_than_its_header_counts_is_refused(
     assert content.count(key + struct.pack("<I", 6)) == 1
     file = tmp_path / "shallow.gguf"
     file.write_bytes(content.replace(key + struct.pack("<I", 6), key + struct.pack("<I", 4)))
-    assert "it has the tensor blk.4." in refusal(file)
+    assert "it has the tensor 'blk.4." in refusal(file)
     assert "its header counts 4 blocks" in refusal(file)

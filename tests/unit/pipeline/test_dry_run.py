@@ -256,6 +256,13 @@ def test_rows_for_people(config: Path, host: Host) -> None:
     assert torch.get_default_device().type == "cpu"
 
 
+def test_caveats_of_steps_are_rows(config: Path, host: Host) -> None:
+    found = forecast_rows(foresee(config, host, remove=2, then=["gptq:bits=2"]))
+    assert [row[1] for row in found if row[0] == "caveat"] == [
+        "--then gptq:bits=2: vLLM 0.32 does not load GPTQ with bits=2; use 4 or 8"
+    ]
+
+
 def test_shared_prefixes_are_run_once() -> None:
     rows = np.array([[1, 1, 1], [1, 1, 0], [0, 1, 1], [1, 0, 1]], dtype=np.bool_)
     # player 0 for three rows at once; player 1 after {0} and after {}; player 2 after {0,1}, {1}, {0}

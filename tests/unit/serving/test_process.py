@@ -46,6 +46,15 @@ def test_the_script_gets_the_request_and_its_answer_comes_back_with_its_memory(t
     assert found.peak_memory_bytes > 2**20
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere a process does not inherit a peak")
+def test_the_memory_of_this_process_is_not_the_engines(tmp_path: Path):
+    large = bytes(2**28)
+    found = ask(tmp_path, "def answer(request):\n    return {'version': '1', 'prompts': []}\n")
+    assert isinstance(found, Answer)
+    assert found.peak_memory_bytes is not None
+    assert found.peak_memory_bytes < len(large)
+
+
 def test_whatever_the_engine_raises_is_a_refusal_on_one_line(tmp_path: Path):
     code = "def answer(request):\n    raise RuntimeError('no heads\\n  of 16\\n')\n"
     assert ask(tmp_path, code) == Refusal(refusal="RuntimeError: no heads of 16")

@@ -1,0 +1,1 @@
+"""Published ways to mend a cut without training, to compare with."""
