@@ -45,25 +45,24 @@ def test_compensation_lowers_the_perplexity(tmp_path: Path) -> None:
     assert mended["pruned"]["perplexity"]["perplexity"] < 0.95 * lost
 
 
-@pytest.mark.usefixtures("mended_by_default")
-def test_a_cut_is_compensated_without_being_asked(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_cut_is_mended_where_it_can_be(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     cut = [str(ZOO / "llama"), "--remove", "6", "--estimator", "block-influence", "--selector", "ranking"]
     perplexities = []
-    for name, options in (("plain", ["--no-mend"]), ("default", [])):
+    for name, options in (("plain", []), ("mended", ["--mend"])):
         assert run(["prune", *cut, *SIZES, *options, "--out", str(tmp_path / name)]) == 0
         result = read(tmp_path / f"{name}.run" / "manifest.json")["result"]
         perplexities.append(result["pruned"]["perplexity"]["perplexity"])
     assert perplexities[1] < 0.95 * perplexities[0]
     assert "compensated; perplexity on text held back builtin -" in capsys.readouterr().err
     assert result["steps"][0].startswith("compensate (compensated; perplexity on text held back builtin -")
-    assert "After the cut: compensate (compensated;" in (tmp_path / "default.run" / "report.html").read_text(
+    assert "After the cut: compensate (compensated;" in (tmp_path / "mended.run" / "report.html").read_text(
         encoding="utf-8"
     )
     assert "After the cut: nothing" in (tmp_path / "plain" / "README.md").read_text(encoding="utf-8")
     assert "After the cut: compensate (compensated; perplexity on" in (
-        tmp_path / "default" / "README.md"
+        tmp_path / "mended" / "README.md"
     ).read_text(encoding="utf-8")
-    fitted = read(tmp_path / "default.run" / "steps" / "1-compensate" / "compensation.json")
+    fitted = read(tmp_path / "mended.run" / "steps" / "1-compensate" / "compensation.json")
     assert set(fitted["texts"]) == set(fitted["held_back"][0]) == {"builtin", "general"}
 
 
@@ -71,8 +70,11 @@ def test_finalists_are_compared_after_they_are_mended(
     tiny_llama_directory: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     command = ["prune", str(tiny_llama_directory), "--remove", "2", *SIZES, "--mend-finalists"]
-    assert run([*command, "--no-mend", "--out", str(tmp_path / "no")]) == 2
-    assert "--mend-finalists needs finalist samples and a step that compensates" in capsys.readouterr().err
+    assert run([*command, "--out", str(tmp_path / "no")]) == 2
+    assert (
+        "--mend-finalists needs finalist samples, and --mend or a step that compensates"
+        in capsys.readouterr().err
+    )
     more = ["--finalist-samples", "2", "--then", "compensate:samples=16"]
     assert run([*command, *more, "--out", str(tmp_path / "out")]) == 0
     measured = read(tmp_path / "out.run" / "manifest.json")["phases"]["select"]["evaluations_measured"]

@@ -174,8 +174,8 @@ CASES: dict[str, tuple[str, ...]] = {
     "half a seed": (f"{PRUNE} --remove 2 --seed 0.5", "seed", "0.5"),
     "finalists less than none": (f"{PRUNE} --remove 2 --finalist-samples -1", "finalist-samples", "-1", "0"),
     "mended finalists without mending": (
-        f"{PRUNE} --remove 2 --no-mend --mend-finalists",
-        "--mend-finalists", "--then compensate",
+        f"{PRUNE} --remove 2 --mend-finalists",
+        "--mend-finalists", "--mend",
     ),
     "no held-out text": (f"{PRUNE} --remove 2 --held-out-samples 0", "held-out-samples", "0", "1"),
     "calibration that is nowhere": (

@@ -25,7 +25,6 @@ from shapcut.game.coalitions import Player
 from shapcut.game.granularity import Granularity
 from shapcut.measurement.latency import LatencyResult, latency
 from shapcut.models.adapter import Adapter
-from shapcut.pipeline.mending import with_mending
 from shapcut.support.quiet import quiet_libraries
 
 BOS, EOS = "<s>", "</s>"
@@ -55,20 +54,6 @@ def brief_latency() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("shapcut.measurement.measure.latency", brief)
         yield
-
-
-@pytest.fixture(scope="session", autouse=True)
-def plain_cuts() -> Iterator[None]:
-    """Compensate only where a step says so: most tests of a whole run compare with the bypassed original."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("shapcut.pipeline.session.with_mending", lambda parts, *_: parts)
-        yield
-
-
-@pytest.fixture
-def mended_by_default(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Compensate as a run does without being asked."""
-    monkeypatch.setattr("shapcut.pipeline.session.with_mending", with_mending)
 
 
 def stage_documentation(directory: Path, tokenizer: Any, *names: str, layers: int) -> None:

@@ -74,11 +74,10 @@ class RecipeOption(Option):
 
     def __init__(self, declarations: Sequence[str], *, field: RecipeField, **attributes: Any) -> None:
         of_field: dict[str, Any] = {
-            "help": f"do not {field.meaning}" if field.default is True else field.meaning,
+            "help": field.meaning,
             "metavar": field.metavar or None,
             "panel": field.group,
             "is_flag": field.is_switch,
-            **({"flag_value": False} if field.default is True else {}),
             "default": None,
             "default_text": field.default_text or _written(field.default),
             "multiple": field.repeatable,
@@ -121,7 +120,7 @@ def _given(ctx: click.Context, parameter: click.Parameter, value: Any) -> Any:
 
 def _written(default: Any) -> str:
     """A default on the command line; nothing for what is off or empty."""
-    return "" if default in (None, ()) or isinstance(default, bool) else str(default)
+    return "" if default in (None, ()) or default is False else str(default)
 
 
 def _completion(field: RecipeField) -> Complete | None:

@@ -83,12 +83,12 @@ def prune_in_memory(
     reporter = reporter or Silent()
     if model.training:
         raise InputError("the model is in training mode: call model.eval() first")
-    if recipe.then:
-        raise InputError(f"--then {recipe.then[0]} needs a checkpoint: name a directory with out=")
+    if recipe.then or recipe.mend:
+        step = f"--then {recipe.then[0]}" if recipe.then else "mend"
+        raise InputError(f"{step} needs a checkpoint: name a directory with out=")
     adapter = select_adapter(host, model)
     source = ModelSource(Location(IN_MEMORY, IN_MEMORY), recipe.device)
     opened = OpenModel(adapter.canonicalise(model), tokenizer, adapter, source)
-    recipe = recipe.model_copy(update={"mend": False})  # there is no file to load the original from again
     session = prepare(recipe, host, target=True, opened=opened)
     with tempfile.TemporaryDirectory() as temporary, open_run(run or Path(temporary) / "run") as kept:
         with Scoring(session, kept, reporter) as scoring:

@@ -1,4 +1,4 @@
-"""The compensation that a run does without being asked."""
+"""The compensation of a cut where it can be done."""
 
 from dataclasses import replace
 from typing import Any
@@ -16,7 +16,7 @@ from shapcut.support.errors import InputError
 from shapcut.support.progress import Reporter
 
 STEP = "compensate"
-"""The step that a run takes first, unless the recipe says otherwise."""
+"""The step that a run which is to mend takes first."""
 
 _LEAST_WINDOWS = 2
 

@@ -29,11 +29,6 @@ def require_output(recipe: Recipe, out: Path) -> None:
         require_new_directory(out)
 
 
-def for_output(recipe: Recipe, out: Path) -> Recipe:
-    """The recipe, without compensation of its own accord if the result keeps the original's bytes."""
-    return recipe.model_copy(update={"mend": False}) if is_gguf_output(out) else recipe
-
-
 def require_gguf_recipe(recipe: Recipe, out: Path) -> None:
     """Refuse a recipe whose result is not a cut of a GGUF file.
 
@@ -46,10 +41,11 @@ def require_gguf_recipe(recipe: Recipe, out: Path) -> None:
         raise InputError(
             f"--out {out}: a GGUF file is cut by whole blocks, not by {plural(recipe.granularity)}"
         )
-    if recipe.then:
+    if recipe.then or recipe.mend:
+        option, value = ("--then", f" {recipe.then[0]}") if recipe.then else ("--mend", "")
         raise InputError(
-            f"--out {out}: a GGUF file keeps the original's bytes, so --then {recipe.then[0]} cannot change "
-            "them; name a directory, or leave --then out"
+            f"--out {out}: a GGUF file keeps the original's bytes, so {option}{value} cannot change them; "
+            f"name a directory, or leave {option} out"
         )
     header = read_gguf_header(_gguf_file(recipe.model, out))
     if objection := gguf_objection(header):

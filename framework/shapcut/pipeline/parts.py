@@ -67,9 +67,7 @@ def make_parts(recipe: Recipe, host: Host) -> Parts:
                 f"--then {spec} needs --granularity {' or '.join(sorted(possible))}, not {recipe.granularity}"
             )
     if recipe.mend_finalists and (recipe.finalist_samples == 0 or not (recipe.mend or mends(steps))):
-        raise InputError(
-            "--mend-finalists needs finalist samples and a step that compensates, such as --then compensate"
-        )
+        raise InputError("--mend-finalists needs finalist samples, and --mend or a step that compensates")
     return Parts(
         estimator=host.estimators.create(recipe.estimator, **options),
         selector=host.selectors.create(recipe.selector),

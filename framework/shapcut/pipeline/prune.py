@@ -7,7 +7,7 @@ from shapcut.game.plan import RemovalPlan
 from shapcut.host.host import Host
 from shapcut.pipeline.cut import carry_out
 from shapcut.pipeline.manifest import Manifest, finish_run
-from shapcut.pipeline.output import for_output, is_gguf_output, require_gguf_cut
+from shapcut.pipeline.output import is_gguf_output, require_gguf_cut
 from shapcut.pipeline.result import PruneResult
 from shapcut.pipeline.resume import resume_finished
 from shapcut.pipeline.score import Scoring, refuse_vetoed
@@ -66,7 +66,6 @@ def prune(
         VerificationError: if the written checkpoint does not behave as the bypassed original.
     """
     require_one_target(recipe)
-    recipe = for_output(recipe, out)
     directory, reporter = run_directory or default_run_directory(out), reporter or Silent()
     finished = resume_finished(recipe, out, directory, host, reporter)
     return finished or _prune(recipe, out, host, directory, reporter)
@@ -101,7 +100,6 @@ def apply_plan(
         InputError: if the plan was made for another model, or cannot be applied.
         VerificationError: if the written checkpoint does not behave as the bypassed original.
     """
-    recipe = for_output(recipe, out)
     directory, reporter = run_directory or default_run_directory(out), reporter or Silent()
     if finished := resume_finished(recipe, out, directory, host, reporter):
         return finished

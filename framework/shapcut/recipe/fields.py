@@ -140,7 +140,7 @@ _ALL = (
         "mend",
         "Method",
         "compensate what was cut, where that can be done and no step given does it",
-        default=True,
+        default=False,
     ),
     RecipeField("device", "Machine", "auto, cpu, cuda, cuda:1, ...", "NAME", default="auto"),
     RecipeField("executor", "Machine", "where coalitions are evaluated", _SPEC, default="local"),

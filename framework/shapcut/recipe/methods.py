@@ -4,9 +4,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 
-OURS = "ours"
-"""The name of shapcut's own method."""
-
 Evaluations = Callable[[int, int, int], int]
 """Coalitions to measure, from the numbers of removable players, of players to remove and of groups."""
 
@@ -96,7 +93,7 @@ _ALL = (
     Method("shapley", "permutation", "ranking", "log-likelihood", None, "Castro et al. 2009: sampled orders"),
     Method("paper", "paper", "ranking", "perplexity-ratio", None, "arXiv 2602.07804"),
     Method(
-        OURS,
+        "ours",
         "surrogate",
         "search:patience=8",
         "log-likelihood",

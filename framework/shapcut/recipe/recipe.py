@@ -25,7 +25,7 @@ from shapcut.game.groups import require_equal
 from shapcut.models.placement import Dtype, Offload
 from shapcut.recipe.cache_limit import cache_limit
 from shapcut.recipe.fields import FIELDS, Compile, Vocabulary
-from shapcut.recipe.methods import METHODS, OURS
+from shapcut.recipe.methods import METHODS
 from shapcut.recipe.wording import accepted_values
 from shapcut.recipe.yaml_file import read_recipe_file
 from shapcut.support.errors import InputError
@@ -290,13 +290,7 @@ def preset_options(name: str) -> dict[str, Any]:
     if name not in METHODS:
         raise InputError(f"unknown preset {name!r}: {did_you_mean(name, METHODS)}")
     method = METHODS[name]
-    options: dict[str, Any] = {
-        "estimator": method.estimator,
-        "selector": method.selector,
-        "utility": method.utility,
-    }
-    if name != OURS:
-        options["mend"] = False  # published methods leave the weights as they are
+    options = {"estimator": method.estimator, "selector": method.selector, "utility": method.utility}
     return options | (_PAPER_TEXT if name == "paper" else {})
 
 

@@ -1,4 +1,4 @@
-"""When a run compensates of its own accord, and on which text."""
+"""When a run compensates, and on which text."""
 
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ from shapcut.host.open_model import OpenModel
 from shapcut.models.source import Location, ModelSource
 from shapcut.pipeline import mending
 from shapcut.pipeline.mending import with_mending
-from shapcut.pipeline.output import for_output
+from shapcut.pipeline.output import require_gguf_recipe
 from shapcut.pipeline.parts import make_parts
 from shapcut.pipeline.windows import RunText
 from shapcut.recipe.recipe import make_recipe
@@ -30,7 +30,7 @@ def opened(name: str = "llama") -> OpenModel:
 
 def steps(model: OpenModel | None = None, **options: Any) -> tuple[list[str], list[str]]:
     """The steps of a run, and what it says."""
-    recipe, heard = make_recipe({"model": "any", **options}), Heard()
+    recipe, heard = make_recipe({"model": "any", "mend": True, **options}), Heard()
     parts = with_mending(make_parts(recipe, HOST), recipe, HOST, model or opened(), heard)
     return [spec for spec, _ in parts.steps], heard.said
 
@@ -41,11 +41,10 @@ def test_a_cut_is_compensated_first_and_once() -> None:
     assert steps(then=["compensate:samples=9"]) == (["compensate:samples=9"], [])
 
 
-def test_a_cut_is_left_as_it_is_on_request_and_by_published_methods() -> None:
+def test_a_cut_is_left_as_it_is_unless_asked() -> None:
+    assert not make_recipe({"model": "any"}).mend
     assert steps(mend=False) == ([], [])
-    assert steps(preset="paper") == ([], [])
-    assert steps(preset="ours") == (["compensate"], [])
-    assert steps(preset="greedy", mend=True) == (["compensate"], [])
+    assert steps(preset="greedy") == (["compensate"], [])
 
 
 def test_one_line_says_why_a_cut_is_not_compensated(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -69,15 +68,14 @@ def test_finalists_cannot_be_compared_after_a_compensation_that_cannot_be() -> N
     ):
         steps(opened("gemma2"), mend_finalists=True)
     with pytest.raises(
-        InputError, match="--mend-finalists needs finalist samples and a step that compensates"
+        InputError, match="--mend-finalists needs finalist samples, and --mend or a step that compensates"
     ):
         steps(mend_finalists=True, mend=False)
 
 
 def test_a_file_that_keeps_the_bytes_of_the_original_is_not_compensated() -> None:
-    recipe = make_recipe({"model": "a.gguf"})
-    assert not for_output(recipe, Path("small.gguf")).mend
-    assert for_output(recipe, Path("small")).mend
+    with pytest.raises(InputError, match="so --mend cannot change them; name a directory"):
+        require_gguf_recipe(make_recipe({"model": "a.gguf", "mend": True, "remove": 1}), Path("small.gguf"))
 
 
 def test_a_single_source_is_fitted_with_general_text_beside_it(tmp_path: Path, tokenizer: Any) -> None:
