@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -21,6 +22,7 @@ LARGEST_LOADED = 2**30
 """Bytes of the weights of a model whose own blocks are measured."""
 
 _SECONDS = 1.0
+_SECONDS_PER_PRODUCT = 0.1
 _OPERATIONS_PER_STEP = 2e10
 _ROWS = 256
 
@@ -71,7 +73,9 @@ def block_throughput(
 def product_throughput(
     width: int, tokens: int, dtype: torch.dtype, device: torch.device, clock: Clock = time.perf_counter
 ) -> Throughput:
-    """Multiply random matrices for about a second.
+    """Multiply random matrices for about a second, of fewer rows where a product takes long.
+
+    A CPU without instructions for a number format takes minutes for a product that others do at once.
 
     Args:
         width: of the hidden states.
@@ -80,11 +84,13 @@ def product_throughput(
         device: the device.
         clock: for tests.
     """
-    rows, products = min(tokens, _ROWS), 0
-    states = torch.randn(rows, width).to(device, dtype)
+    most, products = min(tokens, _ROWS), 0
+    states = torch.randn(most, width).to(device, dtype)
     weight = torch.randn(width, width).to(device, dtype)
     with torch.inference_mode():
-        _ = states @ weight  # warms up
+        _ = states[:1] @ weight  # warms up
+        rows = _rows_at_once(lambda n: states[:n] @ weight, most, partial(_now, clock, device))
+        states = states[:rows]
         begin = _now(clock, device)
         while _now(clock, device) - begin < _SECONDS:
             _ = states @ weight
@@ -92,6 +98,18 @@ def product_throughput(
         seconds = _now(clock, device) - begin
     shape = f"{rows} x {width} by {width} x {width}"
     return Throughput(2.0 * products * rows * width**2 / seconds, f"measured on matrix products of {shape}")
+
+
+def _rows_at_once(multiply: Callable[[int], Tensor], most: int, now: Clock) -> int:
+    """As many rows as a product does in a small part of the time, doubled until then."""
+    rows = 1
+    while rows < most:
+        begin = now()
+        _ = multiply(rows)
+        if now() - begin > _SECONDS_PER_PRODUCT:
+            return rows
+        rows = min(2 * rows, most)
+    return rows
 
 
 def loaded_model(source: ModelSource, device: torch.device, size: int) -> nn.Module | None:

@@ -199,15 +199,18 @@ def test_the_throughput_is_that_of_the_blocks_if_the_weights_are_here(
     assert ran in found.throughput_source
 
 
-def ticking() -> Callable[[], float]:
-    """A clock that is a quarter of a second later each time it is read."""
-    return itertools.count(0.0, 0.25).__next__
+def ticking(seconds: float = 0.25) -> Callable[[], float]:
+    """A clock that is later by as much each time it is read."""
+    return itertools.count(0.0, seconds).__next__
 
 
 def test_a_throughput_counts_what_was_computed(host: Host, tiny_llama_model: LlamaForCausalLM) -> None:
     device = torch.device("cpu")
-    products = product_throughput(16, 8, torch.float32, device, ticking())
-    assert products.operations == 3 * 2 * 8 * 16 * 16 / 1.25
+    products = product_throughput(16, 8, torch.float32, device, ticking(1 / 16))
+    assert products.operations == 15 * 2 * 8 * 16 * 16 / (17 / 16)
+    slow = product_throughput(16, 8, torch.float32, device, ticking())
+    assert slow.operations == 3 * 2 * 1 * 16 * 16 / 1.25
+    assert slow.source == "measured on matrix products of 1 x 16 by 16 x 16"
     adapter = select_adapter(host, tiny_llama_model)
     stack, players = adapter.stack(tiny_llama_model), adapter.players(tiny_llama_model)
     assert stack is not None
