@@ -86,7 +86,7 @@ bench-selection: $(STAMP) ## compare selection methods (hours); TEXT=file, HELD_
 	$(BIN)/python benchmarks/selection_figure.py
 	$(BIN)/python benchmarks/tables.py
 
-leaderboard: $(STAMP) ## measure every method on every model and write docs/leaderboard.md (hours); TEXTS=, TASKS=
+leaderboard: $(STAMP) ## measure methods on the zoo and SmolLM2 and write docs/leaderboard.md (hours); TEXTS=, TASKS=
 	$(BIN)/python benchmarks/leaderboard.py --runs .leaderboard $(if $(TEXTS),--judge-on $(TEXTS)) \
 	  $(if $(TASKS),--task-data '$(TASKS)' --limit 500)
 	$(BIN)/python benchmarks/tables.py

@@ -15,7 +15,6 @@ import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +32,7 @@ from shapcut.game.game import Game
 from shapcut.game.plan import RemovalPlan
 from shapcut.host.host import build_host, checkpoint_formats, select_adapter
 from shapcut.measurement.perplexity import perplexity
+from shapcut.models.adapter import Adapter
 from shapcut.models.loading import load
 from shapcut.models.source import ModelSource
 from shapcut.selection.base import SelectionProblem
@@ -97,6 +97,26 @@ def subject(name: str, text: str) -> Subject:
     return Subject(name, game, held_out, text, loaded.tokenizer)
 
 
+def step_context(
+    adapter: Adapter,
+    plan: RemovalPlan,
+    original: nn.Module,
+    tokenizer: Any,
+    directory: Path,
+    **text: Any,
+) -> StepContext:
+    """What a step is given; ``text`` are the context's ``calibration``, ``windows`` and ``texts``."""
+    return StepContext(
+        adapter=adapter,
+        plan=plan,
+        tokenizer=tokenizer,
+        directory=directory,
+        seed=0,
+        original=lambda: original,
+        **text,
+    )
+
+
 def treated(who: Subject, removed: list[int], steps: tuple[str, ...], heal: str) -> tuple[nn.Module, float]:
     """The model without blocks after steps, and the seconds that the steps took."""
     host, game = build_host(), who.game
@@ -105,14 +125,13 @@ def treated(who: Subject, removed: list[int], steps: tuple[str, ...], heal: str)
     begin = time.monotonic()
     with tempfile.TemporaryDirectory() as directory:
         for step in steps:
-            context = StepContext(
-                adapter=game.adapter,
-                plan=plan,
+            context = step_context(
+                game.adapter,
+                plan,
+                game.model,
+                who.tokenizer,
+                Path(directory),
                 calibration=game.input_ids,
-                tokenizer=who.tokenizer,
-                directory=Path(directory),
-                seed=0,
-                original=partial(lambda whole: whole, game.model),
                 windows=who.windows,
             )
             spec = f"{step}:{heal}" if step == "heal" and heal else step

@@ -1,4 +1,4 @@
-"""Every method on every model that can be had here: perplexity on several texts, accuracy, cost, and mended.
+"""Methods on the zoo and SmolLM2, plain and compensated: perplexity on several texts, accuracy, cost.
 
     python benchmarks/leaderboard.py --runs DIR
     python benchmarks/leaderboard.py --runs DIR --models smollm2-135m --judge-on wiki.txt --task-data DIR
@@ -23,6 +23,7 @@ import torch
 from torch import nn
 
 import shapcut
+from after_the_cut import step_context
 from shapcut.comparison.row import ResultRow
 from shapcut.game.plan import RemovalPlan
 from shapcut.host.host import Host, build_host
@@ -33,7 +34,6 @@ from shapcut.measurement.measure import SpeedQuestion, measure
 from shapcut.measurement.paired_accuracy import paired_differences
 from shapcut.measurement.record import ModelMeasurement, changes
 from shapcut.pipeline.windows import RunText
-from shapcut.steps.step import StepContext
 from shapcut.support.files import write_json_atomically
 
 HERE = Path(__file__).parent
@@ -108,14 +108,13 @@ def treated(
     begin = time.monotonic()
     with tempfile.TemporaryDirectory() as directory:
         for step in steps:
-            context = StepContext(
-                adapter=opened.adapter,
-                plan=plan,
+            context = step_context(
+                opened.adapter,
+                plan,
+                opened.model,
+                opened.tokenizer,
+                Path(directory),
                 calibration=text.whole(LENGTH)[:16],
-                tokenizer=opened.tokenizer,
-                directory=Path(directory),
-                seed=0,
-                original=lambda: opened.model,
                 windows=text.whole,
                 texts=text.by_source,
             )

@@ -14,20 +14,18 @@ import json
 import platform
 import tempfile
 import time
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from after_the_cut import REAL, Subject, greedy_set, subject
+from after_the_cut import REAL, Subject, greedy_set, step_context, subject
 from shapcut.data.windows import load_held_out
 from shapcut.game.plan import RemovalPlan
 from shapcut.host.host import build_host
 from shapcut.measurement.perplexity import PerplexityResult, perplexity
 from shapcut.pipeline.windows import RunText
-from shapcut.steps.step import StepContext
 from shapcut.support.files import write_json_atomically
 
 RESULT = Path(__file__).parent / "results" / "mending.json"
@@ -52,14 +50,13 @@ def mended(who: Subject, removed: list[int], spec: str) -> tuple[nn.Module, dict
     text = RunText(SOURCE, who.tokenizer, LENGTH, 0)
     begin = time.monotonic()
     with tempfile.TemporaryDirectory() as directory:
-        context = StepContext(
-            adapter=game.adapter,
-            plan=plan,
+        context = step_context(
+            game.adapter,
+            plan,
+            game.model,
+            who.tokenizer,
+            Path(directory),
             calibration=game.input_ids,
-            tokenizer=who.tokenizer,
-            directory=Path(directory),
-            seed=0,
-            original=partial(lambda whole: whole, game.model),
             windows=text.whole,
             texts=None if spec == NARROW else text.by_source,
         )

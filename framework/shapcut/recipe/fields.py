@@ -120,7 +120,7 @@ _ALL = (
     RecipeField(
         "judge_on",
         "Text",
-        "another text to measure perplexity on, its last quarter; repeat for several; none for none",
+        "also measure perplexity on the last quarter of this text; repeat for several, or none",
         "SOURCE",
         default_text="builtin and general, whichever is not the calibration text",
         repeatable=True,

@@ -35,7 +35,7 @@ def _is_composable(size: int) -> bool:
 
 
 def _prime_of(order: int) -> int:
-    """The prime of Paley's construction, negative for the second one; 0 if there is none."""
+    """The prime for Paley's first construction, its negative for the second, or 0 if neither applies."""
     if _is_prime(order - 1):
         return order - 1
     half = order // 2 - 1

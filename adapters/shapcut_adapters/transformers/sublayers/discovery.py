@@ -106,7 +106,7 @@ class BlockTrial:
     def split(self, groups: dict[str, list[str]]) -> list[str]:
         """The first groups, up to where they mix tokens and the others add up with them to the block.
 
-        For mixers that are chains of modules, none of which mixes tokens by itself.
+        Covers mixers that chain several modules, none of which mixes tokens on its own.
 
         Raises:
             UnsupportedModelError: if there is no such place.
