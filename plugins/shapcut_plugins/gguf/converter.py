@@ -48,7 +48,8 @@ def convert(converter: Path, checkpoint: Path, target: Path, dtype: str, directo
         "--outtype",
         dtype,
     ]
-    places = [*map(Path, sys.path), converter.parent / "gguf-py"]  # beside the script in llama.cpp
+    # llama.cpp keeps the parts of the script beside it
+    places = [converter.parent, *map(Path, sys.path), converter.parent / "gguf-py"]
     paths = os.pathsep.join(str(place.resolve()) for place in places)
     with log.open("wb") as output:
         status = run_child(

@@ -178,6 +178,7 @@ def test_a_command_without_the_converter_stops_at_once(
 
 CONVERTER = """
 import pathlib, shutil, sys
+import conversion
 source, _, target, _, kind = sys.argv[1:]
 assert (pathlib.Path(source) / "model.safetensors").is_file(), source
 assert (pathlib.Path(source) / "tokenizer_config.json").is_file(), source
@@ -192,6 +193,8 @@ def test_another_model_is_given_to_the_converter(
     ready = tmp_path / "ready.gguf"
     write_gguf_cut(tiny_gguf_file, PLAN.kept, ready, ModelWeights.of(changed, "llama", "f32"))
     script = tmp_path / "convert_hf_to_gguf.py"
+    (tmp_path / "conversion").mkdir()
+    (tmp_path / "conversion" / "__init__.py").touch()
     script.write_text(CONVERTER.format(file=str(ready)))
     monkeypatch.setenv("PATH", str(tmp_path))
     step = Gguf("f32")
