@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
+from forks import forked, script
 
 from shapcut.cli.main import run as run_command
 from shapcut.host.hookspecs import hookimpl
@@ -228,6 +229,22 @@ def test_a_damaged_record_is_refused_by_name(copy: Path, tiny_llama_directory: P
         keep(check(StandIn(tmp_path), copy, tiny_llama_directory), copy, run, build_host())
 
 
+@pytest.fixture
+def forked_transformers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """transformers in forks of this process, which has imported it: four imports cost half a minute.
+
+    `test_process.py` and the stand-ins above start processes of their own.
+    """
+
+    def run(command: list[str], environment: dict[str, str], timeout: float, late: str) -> tuple[int, str]:
+        _, worker, *arguments = command
+        done = forked(script(Path(worker), *arguments), **environment)
+        return done.returncode, done.stderr
+
+    monkeypatch.setattr("shapcut.serving.process.run_bounded", run)
+
+
+@pytest.mark.usefixtures("forked_transformers")
 def test_transformers_runs_the_cut_with_a_cache_as_without_one(
     copy: Path, capsys: pytest.CaptureFixture[str]
 ):

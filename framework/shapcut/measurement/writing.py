@@ -69,18 +69,19 @@ class WritingComparison(BaseModel):
     grew: int
 
 
-def written(adapter: Adapter, model: nn.Module, windows: Tensor) -> Writing:
+def written(adapter: Adapter, model: nn.Module, windows: Tensor, new_tokens: int = _NEW_TOKENS) -> Writing:
     """Let a model continue the beginnings of some windows, and read each window.
 
     Args:
         adapter: the model's adapter.
         model: in evaluation mode.
         windows: token ids, shape (windows, length).
+        new_tokens: length of a continuation.
     """
     prompts = _prompts(windows)
     device, length = adapter.input_device(model), prompts.shape[1]
     found = [
-        adapter.generate(model, prompt[None].to(device), _NEW_TOKENS, use_cache=False)[0, length:]
+        adapter.generate(model, prompt[None].to(device), new_tokens, use_cache=False)[0, length:]
         for prompt in prompts
     ]
     nats = [perplexity(adapter, model, window[None]).nats_per_token for window in windows]

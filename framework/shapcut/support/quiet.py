@@ -3,7 +3,7 @@
 import contextlib
 import io
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -35,20 +35,26 @@ def quiet_libraries() -> Iterator[None]:
     loggers = [] if debugging else [logging.getLogger(name) for name in LIBRARY_LOGGERS]
     levels = {logger: logger.level for logger in loggers if logger.level != logging.ERROR}
     bars, hub_bars = transformers_logging.is_progress_bar_enabled(), not hub.are_progress_bars_disabled()
-    for logger in levels:
-        logger.setLevel(logging.ERROR)
+    _set_levels(dict.fromkeys(levels, logging.ERROR))
     transformers_logging.disable_progress_bar()
     try:
         yield
     finally:
-        for logger, level in levels.items():
-            logger.setLevel(level)
+        _set_levels(levels)
         if bars:
             transformers_logging.enable_progress_bar()
         if hub_bars:
             hub.enable_progress_bars()
         else:
             hub.disable_progress_bars()
+
+
+def _set_levels(levels: Mapping[logging.Logger, int]) -> None:
+    """Set levels; `setLevel` forgets what every logger of the process has worked out, so call it once."""
+    for logger, level in levels.items():
+        logger.level = level
+    for logger, level in list(levels.items())[-1:]:
+        logger.setLevel(level)
 
 
 @contextmanager

@@ -1,4 +1,5 @@
 import json
+import logging
 import shutil
 import struct
 from importlib.util import find_spec
@@ -376,3 +377,17 @@ def test_a_gguf_file_with_more_blocks_than_its_header_counts_is_refused(
     file.write_bytes(content.replace(key + struct.pack("<I", 6), key + struct.pack("<I", 4)))
     assert "it has the tensor 'blk.4." in refusal(file)
     assert "its header counts 4 blocks" in refusal(file)
+
+
+def test_loggers_are_quiet_at_once_and_only_inside() -> None:
+    library, above = logging.getLogger("transformers.below"), logging.getLogger("transformers")
+    level = above.level
+    assert library.isEnabledFor(logging.ERROR)
+    above.setLevel(logging.INFO)
+    try:
+        assert library.isEnabledFor(logging.INFO)
+        with quiet_libraries():
+            assert not library.isEnabledFor(logging.INFO)
+        assert library.isEnabledFor(logging.INFO)
+    finally:
+        above.setLevel(level)
