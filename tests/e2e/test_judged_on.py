@@ -132,7 +132,7 @@ def test_a_text_that_cannot_be_read_is_refused_before_any_work(
 ) -> None:
     for named, problem in (
         (["self"], "--judge-on: the model's own text"),
-        (["gone.txt"], "--judge-on: "),
+        (["gone.txt"], "--judge-on: the text gone.txt does not exist"),
         (["none", str(texts[0])], "--judge-on none stands alone"),
     ):
         others = [word for source in named for word in ("--judge-on", source)]
@@ -145,7 +145,9 @@ def test_a_text_that_cannot_be_read_is_refused_before_any_work(
     short = tmp_path / "short.txt"
     short.write_text("too short")
     assert run([*command, "--judge-on", str(short), *SIZES]) == BAD_INPUT
-    assert f"the held-out quarter of {short} is too short" in capsys.readouterr().err
+    message = capsys.readouterr().err
+    assert f"--judge-on: the held-out quarter of {short} is too short" in message
+    assert "lower --held-out-samples or" in message
 
 
 def test_methods_are_ranked_on_every_text(

@@ -259,7 +259,7 @@ def apply_model(
 @options.as_json
 @click.pass_obj
 def list_adapters(host: Host, /, *, as_json: bool) -> None:
-    """The installed adapters: the distribution of each, and the model families that it supports."""
+    """The installed adapters, with their distributions and model families."""
     from shapcut.cli import tables
     from shapcut.cli.output import print_json
 

@@ -135,14 +135,12 @@ def _text_file(source: str) -> Path:
     if not path.exists():
         named = path.suffix == "" and "/" not in source
         hint = f"; {did_you_mean(source, [*_BUILT_IN, SELF])}" if named else ""
-        raise InputError(f"the calibration source {source} does not exist{hint}")
+        raise InputError(f"the text {source} does not exist{hint}")
     if path.is_dir() or path.suffix.lower() not in (".txt", ".jsonl"):
-        raise InputError(
-            f"the calibration source {source} is not a .txt or .jsonl file; convert it, or use {BUILTIN!r}"
-        )
+        raise InputError(f"the text {source} is not a .txt or .jsonl file; convert it, or use {BUILTIN!r}")
     require_regular(path)
     if not path.stat().st_size:
-        raise InputError(f"the calibration source {source} is empty")
+        raise InputError(f"the text {source} is empty")
     return path
 
 
@@ -151,7 +149,7 @@ def _read_file(source: str) -> str:
     with opened_text(source) as file:
         text = decoded(source, file.read(), 0)
     if not text.strip():
-        raise InputError(f"the calibration source {source} is empty")
+        raise InputError(f"the text {source} is empty")
     return text
 
 
@@ -166,7 +164,7 @@ def opened_text(source: str) -> Iterator[BinaryIO]:
         with Path(source).open("rb") as file:
             yield file
     except OSError as error:
-        raise InputError(f"cannot read the calibration source {source}: {error.strerror}") from error
+        raise InputError(f"cannot read the text {source}: {error.strerror}") from error
 
 
 def decoded(source: str, content: bytes, offset: int) -> str:
@@ -235,7 +233,7 @@ def _read_hub(source: str) -> str:
         raise InputError(f"cannot read {source}: {one_line(error)}") from error
     text = "\n\n".join(documents)
     if not text.strip():
-        raise InputError(f"the calibration source {source} is empty")
+        raise InputError(f"the text {source} is empty")
     return text
 
 

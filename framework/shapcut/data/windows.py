@@ -186,7 +186,7 @@ def load_held_out(
         needed = None if wanted is None else wanted * sequence_length
         tokens = _tokens(one, tokenizer, "all" if whole else "held-out", needed)
         name = one if whole else f"the held-out quarter of {one}"
-        available = _available(tokens, wanted or 1, sequence_length, bos, name)
+        available = _available(tokens, wanted or 1, sequence_length, bos, name, option="--held-out-samples")
         chosen = _spread(available, available if wanted is None else wanted)
         return _cut(tokens, chosen, sequence_length, bos)
 
@@ -349,13 +349,21 @@ def _tokenize(tokenizer: Any, text: str) -> NDArray[np.int64]:
     return np.asarray(ids, dtype=np.int64)
 
 
-def _available(tokens: NDArray[np.int64], samples: int, length: int, bos: int | None, name: str) -> int:
-    """The number of available windows; refuses too few."""
+def _available(
+    tokens: NDArray[np.int64],
+    samples: int,
+    length: int,
+    bos: int | None,
+    name: str,
+    *,
+    option: str = "--samples",
+) -> int:
+    """The number of available windows; refuses too few, with the option that lowers ``samples``."""
     width = length - (bos is not None)
     if len(tokens) < samples * width:
         raise InputError(
             f"{name} is too short: {samples} samples of {length} tokens need {samples * width} tokens, "
-            f"it has {len(tokens)}; give a longer text, or lower --samples or --sequence-length"
+            f"it has {len(tokens)}; give a longer text, or lower {option} or --sequence-length"
         )
     return len(tokens) // width
 

@@ -13,6 +13,14 @@ from shapcut.support.suggest import did_you_mean
 
 T = TypeVar("T")
 
+_WANTED = {
+    "int_parsing": "give a whole number",
+    "int_from_float": "give a whole number",
+    "float_parsing": "give a number",
+    "bool_parsing": "give true or false",
+}
+"""What to give instead, by pydantic's type of error."""
+
 _converting = validate_call(config=ConfigDict(arbitrary_types_allowed=True))
 
 
@@ -65,7 +73,8 @@ def _explained(called: str, name: str, error: ValidationError) -> str:
     option = ".".join(str(part) for part in first["loc"])
     if first["type"].startswith("missing"):
         return f"{called} needs the option {option}: {name}:VALUE"
-    return f"{called}: option {option}={first['input']!r}: {first['msg']}"
+    wanted = _WANTED.get(first["type"], first["msg"])
+    return f"{called}: option {option}={first['input']!r}: {wanted}"
 
 
 def _validated(factory: Callable[..., T]) -> Callable[..., T]:

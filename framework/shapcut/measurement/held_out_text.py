@@ -83,7 +83,7 @@ class TextQuestion:
         for source in other_texts(self.judge_on, self.source):
             try:
                 found.append(replace(self, source=source, whole=False).read(tokenizer)[0])
-            except InputError:
+            except InputError as error:
                 if self.judge_on is not None:
-                    raise
+                    raise InputError(f"--judge-on: {error}") from error
         return tuple(found)

@@ -23,6 +23,7 @@ from shapcut.models.quantization import is_quantized
 from shapcut.models.source import ModelSource, inspect_source
 from shapcut.pipeline.footprint import Footprint, advice, footprint, state_width
 from shapcut.pipeline.inspection import described_model
+from shapcut.pipeline.mending import planned_steps
 from shapcut.pipeline.parts import check_players, make_parts
 from shapcut.pipeline.shared_work import SharedWork, shared_work
 from shapcut.pipeline.targets import check_target, checkpoint_size, make_targets
@@ -183,6 +184,7 @@ def forecast(recipe: Recipe, host: Host, *, target: bool, throughput: float | No
     kept = is_quantized(shape.model) or recipe.offload != "off"
     dtype = own if kept and recipe.dtype == "auto" else evaluation_dtype(recipe.dtype, own, device)
     memory = footprint(recipe, shape.model, shape.players, device, (own, dtype))
+    steps, caveats = planned_steps(parts, recipe, shape.model, device)
     tokens = recipe.samples * recipe.sequence_length
     budget = capped_budget(recipe.budget, shape.players)
     mean_block = sum(player.parameters for player in shape.players) / shape.n_players
@@ -202,8 +204,8 @@ def forecast(recipe: Recipe, host: Host, *, target: bool, throughput: float | No
         estimator=recipe.estimator,
         selector=recipe.selector,
         executor=recipe.executor,
-        steps=tuple(spec for spec, _ in parts.steps),
-        caveats=parts.caveats,
+        steps=steps,
+        caveats=caveats,
         coalitions=budget,
         tokens_per_coalition=tokens,
         dtype=_name(dtype),

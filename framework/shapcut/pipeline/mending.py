@@ -29,7 +29,8 @@ def with_mending(parts: Parts, recipe: Recipe, host: Host, opened: OpenModel, re
     """
     if not recipe.mend or mends(parts.steps):
         return parts
-    objection = _objection(recipe, opened) or _objection_of_step(host, opened)
+    device = opened.adapter.input_device(opened.model)
+    objection = _objection(recipe, opened.model, device) or _objection_of_step(host, opened)
     if not objection:
         return replace(parts, steps=((STEP, host.postprocessors.create(STEP)), *parts.steps))
     if recipe.mend_finalists:
@@ -38,15 +39,34 @@ def with_mending(parts: Parts, recipe: Recipe, host: Host, opened: OpenModel, re
     return parts
 
 
-def _objection(recipe: Recipe, opened: OpenModel) -> str:
+def planned_steps(
+    parts: Parts, recipe: Recipe, model: nn.Module, device: torch.device
+) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """The steps of a run and its caveats, as far as they are known without weights.
+
+    Raises:
+        InputError: if the cut cannot be compensated, but finalists are to be compared after compensation.
+    """
+    steps = tuple(spec for spec, _ in parts.steps)
+    if not recipe.mend or mends(parts.steps):
+        return steps, parts.caveats
+    objection = _objection(recipe, model, device)
+    if not objection:
+        return (STEP, *steps), parts.caveats
+    if recipe.mend_finalists:
+        raise InputError(f"--mend-finalists: the cut cannot be compensated: {objection}")
+    return steps, (*parts.caveats, f"--mend: the cut is not compensated: {objection}")
+
+
+def _objection(recipe: Recipe, model: nn.Module, device: torch.device) -> str:
     """Why a cut cannot be compensated whatever its blocks are; empty if it can."""
     if recipe.granularity not in {"block", "expert"}:
         return f"that needs blocks or experts as players, not {recipe.granularity}"
-    if is_quantized(opened.model):
+    if is_quantized(model):
         return "its weights are quantized"
     if recipe.samples < _LEAST_WINDOWS:
         return f"that needs {_LEAST_WINDOWS} windows of text, and --samples is {recipe.samples}"
-    needed, free = _size(opened.model), _free_memory(opened.adapter.input_device(opened.model))
+    needed, free = _size(model), _free_memory(device)
     if needed > free:
         sizes = f"{needed / 2**30:.1f} GiB, and {free / 2**30:.1f} GiB are free"
         return f"that needs the original beside it, {sizes}"

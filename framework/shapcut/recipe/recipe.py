@@ -174,7 +174,7 @@ class Recipe(BaseModel):
             if kind == "remove" and amount < 1:
                 raise ValueError(f"remove {amount}: at least one player must go")
             if kind == "ratio" and not 0.0 < amount < 1.0:
-                raise ValueError(f"ratio {amount} is not between 0 and 1")
+                raise ValueError(f"ratio {amount} is not between 0 and 1; 0.25 removes a quarter")
             if kind in {"parameters", "memory"} and amount < 1:
                 raise ValueError(f"{kind} {amount} is not positive")
             if kind == "speedup" and not 1.0 < amount < float("inf"):

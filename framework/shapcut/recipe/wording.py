@@ -30,7 +30,7 @@ def accepted_values(schema: dict[str, Any], *, item: bool = False) -> str:
     options = [option for option in schema.get("anyOf", []) if option.get("type") != "null"]
     if "description" in schema or not options:
         return _one(schema)
-    several = [" or a list of such" for option in options if option.get("items") in options]
+    several = [" or a list of them" for option in options if option.get("items") in options]
     return " or ".join(_one(option) for option in options if option.get("items") not in options) + "".join(
         several
     )

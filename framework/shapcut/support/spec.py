@@ -37,7 +37,7 @@ def _value(name: str, key: Any, value: Any) -> str:
     if isinstance(value, list):
         return LIST_SEPARATOR.join(_value(name, key, item) for item in value)
     if not isinstance(value, (str, int, float)):
-        raise _refusal(f"{name}.{key} is neither text, number, true, false nor a list of such")
+        raise _refusal(f"{name}.{key} is neither text, number, true, false nor a list of them")
     text = str(value).lower() if isinstance(value, bool) else str(value)
     if "," in text:
         raise _refusal(f"{name}.{key} has a comma, which would end the value")

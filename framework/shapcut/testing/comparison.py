@@ -74,7 +74,7 @@ class Comparison:
         require_finite(actual, what)
         share = float((actual.double() - reference.double()).abs().max()) / effect
         self.worst = max(self.worst, share)
-        require(share <= TOLERANCE, f"{what}: differs by {share:.2g} of the effect of the absence")
+        require(share <= TOLERANCE, f"{what}: differs by {share:.2g} times the effect of the absence")
         self.count += 1
 
     def summary(self) -> str:

@@ -93,10 +93,22 @@ def test_targets(config: Path, host: Host) -> None:
     assert foresee(config, host, target=False).cuts == ()
 
 
+def test_mending_is_listed_as_a_step(config: Path, host: Host) -> None:
+    assert foresee(config, host, remove=2, mend=True).steps == ("compensate",)
+    own = ("compensate:samples=9",)
+    assert foresee(config, host, remove=2, mend=True, then=own).steps == own
+    impossible = foresee(config, host, remove=2, mend=True, samples=1)
+    assert impossible.steps == ()
+    assert impossible.caveats == (
+        "--mend: the cut is not compensated: that needs 2 windows of text, and --samples is 1",
+    )
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
         ({}, "no target"),
+        ({"remove": 2, "mend": True, "mend_finalists": True, "samples": 1}, "--mend-finalists: the cut"),
         ({"remove": 10}, "of the model's 10 players 1 to 9 can be removed"),
         ({"remove": 2, "then": ["cmpensate"]}, "did you mean 'compensate'"),
         ({"remove": 2, "estimator": "paper:size=3"}, "did you mean 'sizes'"),

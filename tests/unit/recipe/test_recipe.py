@@ -102,7 +102,7 @@ SPEC = r"NAME, NAME:key=value,... or a mapping \{NAME: \{key: value\}\}"
         ({"sequence_length": 1}, r"^sequence-length 1: give a whole number of at least 2$"),
         ({"budget": "many"}, r"^budget many: give a whole number of at least 1$"),
         ({"budget": True}, r"^budget True: give a whole number of at least 1$"),
-        ({"remove": [2, True]}, r"^remove \[2, True\]: give a whole number or a list of such$"),
+        ({"remove": [2, True]}, r"^remove \[2, True\]: give a whole number or a list of them$"),
         ({"parameters": "10Q"}, r"^parameters 10Q: give a whole number, with a unit or without \(100M\)"),
         ({"memory_budget": 0}, r"^memory-budget 0: give a whole number, with a unit or without \(250MiB\)$"),
         ({"nested": 1}, r"^nested 1: give true or false$"),
@@ -129,7 +129,7 @@ SPEC = r"NAME, NAME:key=value,... or a mapping \{NAME: \{key: value\}\}"
         ({"then": [{"gptq": {"group": "1,2"}}]}, r"^then.0: gptq.group has a comma"),
         ({"then": [{"gptq": 4}]}, r"^then.0: the options of 'gptq' are no mapping"),
         ({"remove": 0}, r"^remove 0: at least one player must go"),
-        ({"ratio": 1.0}, r"^ratio 1.0 is not between 0 and 1"),
+        ({"ratio": 1.0}, r"^ratio 1.0 is not between 0 and 1; 0.25 removes a quarter$"),
         ({"ratio": float("nan")}, r"^ratio nan is not between 0 and 1"),
     ],
 )
