@@ -67,6 +67,8 @@ def why(plan: RemovalPlan, scored: ContributionFacts | None) -> list[str]:
             *sentences,
             "No player's contribution is told apart from another's, so none explains the choice.",
         ]
+    if plan.layers:
+        return [*sentences, _within_layers(plan, scored)]
     ranked = sorted((p for p in scored.players if p.value is not None), key=lambda p: p.value or 0.0)
     lowest = {facts.player for facts in ranked[: len(plan.removed)]}
     among = sorted(lowest & set(plan.removed))
@@ -75,6 +77,23 @@ def why(plan: RemovalPlan, scored: ContributionFacts | None) -> list[str]:
     )
     sentences += _exceptions(plan, scored, lowest)
     return sentences
+
+
+def _within_layers(plan: RemovalPlan, scored: ContributionFacts) -> str:
+    """How many of the removed would have gone by contribution among the players of their own layer."""
+    values = {player.player: player.value for player in scored.players}
+    first = among = 0
+    for layer in plan.by_layer():
+        known = [inside for inside in range(layer.size) if values.get(first + inside) is not None]
+        lowest = sorted(known, key=lambda inside, begin=first: values[begin + inside] or 0.0)[
+            : len(layer.removed)
+        ]
+        among += len({*lowest} & {*layer.removed})
+        first += layer.size
+    return (
+        f"{among} of the {len(plan.removed)} removed are among as many of lowest contribution in their "
+        "own layer."
+    )
 
 
 def contributions_differ(scored: ContributionFacts) -> bool:
