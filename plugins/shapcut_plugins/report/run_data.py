@@ -291,6 +291,13 @@ class ContributionFacts(Part):
         return self
 
     @property
+    def halves_tell(self) -> bool:
+        """Whether both halves of the text have a coalition for each player, at least."""
+        return self.robustness is not None and self.robustness.calibration_halves.coalitions >= len(
+            self.players
+        )
+
+    @property
     def fixed(self) -> tuple[int, ...]:
         """Players without a finite contribution, such as those that can never be absent."""
         return tuple(facts.player for facts in self.players if facts.value is None)

@@ -84,11 +84,10 @@ def _within_layers(plan: RemovalPlan, scored: ContributionFacts) -> str:
     values = {player.player: player.value for player in scored.players}
     first = among = 0
     for layer in plan.by_layer():
-        known = [inside for inside in range(layer.size) if values.get(first + inside) is not None]
-        lowest = sorted(known, key=lambda inside, begin=first: values[begin + inside] or 0.0)[
-            : len(layer.removed)
-        ]
-        among += len({*lowest} & {*layer.removed})
+        found = [(values.get(first + inside), inside) for inside in range(layer.size)]
+        known = sorted((value, inside) for value, inside in found if value is not None)
+        lowest = {inside for _, inside in known[: len(layer.removed)]}
+        among += len(lowest & {*layer.removed})
         first += layer.size
     return (
         f"{among} of the {len(plan.removed)} removed are among as many of lowest contribution in their "
@@ -140,7 +139,7 @@ def trust(scored: ContributionFacts) -> list[str]:
         sentences.append("No player's contribution is told apart from another's.")
     if robust and _low(robust.rank_stability_kendall):
         sentences.append("Other draws of coalitions rank the players differently: a larger --budget helps.")
-    if robust and _low(robust.calibration_halves.kendall):
+    if robust and scored.halves_tell and _low(robust.calibration_halves.kendall):
         sentences.append("The two halves of the text rank the players differently: more --samples help.")
     return sentences
 

@@ -29,7 +29,7 @@ from shapcut_plugins.report.charts.curve import curve_chart
 from shapcut_plugins.report.charts.depth_map import depth_map
 from shapcut_plugins.report.charts.layers import layer_chart
 from shapcut_plugins.report.charts.pairs import Pairs, heat_map, scatters
-from shapcut_plugins.report.charts.scale import axis_ticks, perplexity_scale
+from shapcut_plugins.report.charts.scale import Scale, axis_ticks, perplexity_scale
 from shapcut_plugins.report.command import add_report_command
 from shapcut_plugins.report.page import content_policy
 from shapcut_plugins.report.report import render_report, write_report
@@ -549,6 +549,7 @@ def test_perplexities_far_apart_get_a_logarithmic_axis() -> None:
     assert near.place(15.0) == 50.0
     assert far.place(10.0**3.5) == pytest.approx(50.0, abs=0.2)
     assert all(0 <= place <= 100 for place, _ in far.ticks)
+    assert Scale.powers(4800.0, 4800.0, 0.0, 100.0).ticks == ((50.0, "4,800"),)
 
 
 def test_the_depth_map_fills_what_was_removed_by_share_of_seeds() -> None:
@@ -646,6 +647,18 @@ def test_the_report_of_many_players_has_no_bar_for_each(copy: Run) -> None:
     assert "The numbers of the 256 lowest; contributions.json has all 600" in page.texts
     assert "layer 5: 99" in page.texts
     assert "layer 0: 0" not in page.texts
+
+
+def test_halves_of_the_text_with_too_few_coalitions_tell_nothing(copy: Run) -> None:
+    def thin(content: Any) -> None:
+        content["robustness"]["calibration_halves"] = {"kendall": -0.9, "spearman": -0.9, "coalitions": 5}
+
+    edit(copy.contributions, thin)
+    page = report_of(copy)
+    assert "not known: only 5 coalitions were measured on both halves of it" in page.texts
+    assert not any("halves of the text rank" in text for text in page.texts)
+    edit(copy.contributions, lambda content: content["robustness"]["calibration_halves"].update(coalitions=6))
+    assert any("halves of the text rank" in text for text in report_of(copy).texts)
 
 
 def test_accuracies_are_told_once(copy: Run) -> None:
