@@ -647,6 +647,11 @@ def test_the_report_of_many_players_has_no_bar_for_each(copy: Run) -> None:
     assert "The numbers of the 256 lowest; contributions.json has all 600" in page.texts
     assert "layer 5: 99" in page.texts
     assert "layer 0: 0" not in page.texts
+    result = json.loads(copy.manifest.read_text(encoding="utf-8"))["result"]
+    points = [{"target": "x", "removed": 12, "value": None, "held_out_perplexity": 2.0, "parameters": 1}]
+    series = {"curve": points, "results": {"ratio-0.1": result}}
+    edit(copy.manifest, lambda manifest: manifest.update(series=series, result=None))
+    assert any(text.startswith(": 12 of 600 experts.") for text in report_of(copy).texts)
 
 
 def test_halves_of_the_text_with_too_few_coalitions_tell_nothing(copy: Run) -> None:
