@@ -17,11 +17,14 @@ from .game.game import WindowMeans as WindowMeans
 from .game.game import WindowPart as WindowPart
 from .game.game import assembled as assembled
 from .game.granularity import Granularity as Granularity
+from .game.plan import LayerRemoval as LayerRemoval
 from .game.plan import RemovalPlan as RemovalPlan
 from .game.surrogate import Surrogate as Surrogate
 from .host.hookspecs import Register as Register
 from .host.hookspecs import hookimpl as hookimpl
 from .host.worker import build_game as build_game
+from .measurement.learning_curve import LearningCurve as LearningCurve
+from .measurement.learning_curve import LearningPoint as LearningPoint
 from .models.adapter import Adapter as Adapter
 from .models.adapter import Example as Example
 from .models.adapter import ExpertStatistic as ExpertStatistic

@@ -3,6 +3,7 @@
 import importlib
 import logging
 import os
+import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -12,6 +13,7 @@ TRACKERS = "SHAPCUT_TRACKERS"
 """The variable that names the trackers, with commas between."""
 
 _PROJECT = "shapcut"
+_REFUSED_BY_MLFLOW = re.compile(r"[^\w./-]")
 _LOG = logging.getLogger("shapcut.trackers")
 
 
@@ -36,7 +38,7 @@ def track(run: Run) -> None:
 
 
 def figures(manifest: Mapping[str, Any]) -> dict[str, float]:
-    """The figures of every cut, by names such as ``pruned/perplexity`` or ``ratio-0.1/perplexity``."""
+    """The figures of every cut, by names such as ``pruned/perplexity``, ``ratio-0.1/perplexity/general``."""
     series = manifest.get("series")
     if series is not None:
         results = series["results"]
@@ -50,6 +52,9 @@ def figures(manifest: Mapping[str, Any]) -> dict[str, float]:
         for name, model in models.items():
             found[f"{name}/perplexity"] = float(model["perplexity"]["perplexity"])
             found[f"{name}/parameters"] = float(model["parameters"])
+            for text in model.get("other_texts", ()):
+                source = str(text["source"]).replace("/", "_")  # a slash groups figures
+                found[f"{name}/perplexity/{source}"] = float(text["perplexity"]["perplexity"])
         for each in result.get("differences", ()):
             found[f"dense/{each['task']}/{each['metric']}"] = float(each["before"])
             found[f"{label}/{each['task']}/{each['metric']}"] = float(each["after"])
@@ -73,7 +78,7 @@ def _mlflow(name: str, options: dict[str, Any], found: dict[str, float]) -> None
     module: Any = importlib.import_module("mlflow")
     with module.start_run(run_name=name):
         module.log_params(options)
-        module.log_metrics({key.replace(" ", "_"): value for key, value in found.items()})
+        module.log_metrics({_REFUSED_BY_MLFLOW.sub("_", key): value for key, value in found.items()})
 
 
 _SENDERS: dict[str, Callable[[str, dict[str, Any], dict[str, float]], None]] = {

@@ -30,6 +30,15 @@ def test_a_zoo_model_is_cut_compensated_and_healed(name: str, tmp_path: Path) ->
         model = AutoModelForCausalLM.from_pretrained(out)
     assert model.config.num_hidden_layers == 9
     assert not [key for key in model.state_dict() if "lora" in key]
+    curve = read(tmp_path / "out.run" / "manifest.json")["result"]["curves"]["heal:steps=2,batch=2"]
+    assert [point["step"] for point in curve["points"]] == [0, 2]
+    assert set(curve["points"][0]["held_back"]) == {"builtin", "general"}
+    last = curve["points"][-1]
+    row = f"| 2 | {last['loss']:.4f} | {last['held_back']['builtin']:.4f} |"
+    assert row in (out / "README.md").read_text(encoding="utf-8")
+    report = (tmp_path / "out.run" / "report.html").read_text(encoding="utf-8")
+    assert "Text held back: perplexity against the start" in report
+    assert f"{last['held_back']['builtin']:.4f}</td>" in report
 
 
 def test_compensation_lowers_the_perplexity(tmp_path: Path) -> None:

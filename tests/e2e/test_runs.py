@@ -4,6 +4,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 import shapcut
 from shapcut.cli.exits import BAD_INPUT
 from shapcut.cli.main import run
@@ -31,6 +33,45 @@ def test_runs_are_listed_and_compared(tiny_llama_directory: Path, tmp_path: Path
     assert found["one"]["perplexity"] == one.after.perplexity.perplexity
     assert run(["runs", str(tmp_path / "runs")]) == 0
     assert "do not compare" not in capfd.readouterr().out
+
+
+def test_perplexities_and_accuracies_are_shown_by_text_task_and_cut(
+    tiny_llama_directory: Path, tmp_path: Path, capfd: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = tmp_path / "words.txt"
+    words.write_text("the quick brown fox jumps over the lazy dog\n" * 300)
+    options: dict[str, Any] = {"samples": 2, "sequence_length": 16, "held_out_samples": 2, "budget": 12}
+    model, runs = str(tiny_llama_directory), tmp_path / "runs"
+    shapcut.prune(model, out=tmp_path / "one", run=runs / "one", remove=1, judge_on=[str(words)], **options)
+    options["held_out_samples"] = 3
+    shapcut.prune(model, out=tmp_path / "two", run=runs / "two", remove=[1, 2], judge_on=["none"], **options)
+    add_a_task(runs / "one" / "manifest.json")
+    monkeypatch.setenv("COLUMNS", "400")
+    assert run(["runs", str(runs), "--json"]) == 0
+    one, two = json.loads(capfd.readouterr().out)
+    held_out, other = one["cuts"]["pruned"]["texts"]
+    assert (held_out["source"], other["source"]) == ("builtin", str(words))
+    assert held_out["after"] == one["perplexity"] != other["after"]
+    assert list(two["cuts"]) == ["remove-1", "remove-2"]
+    assert [len(cut["texts"]) for cut in two["cuts"].values()] == [1, 1]
+    assert run(["runs", str(runs)]) == 0
+    _, _, shown = capfd.readouterr().out.partition("perplexity, by text")
+    texts, _, tasks = shown.partition("accuracy, by task")
+    assert f"{other['before']:,.2f} to {other['after']:,.2f} (" in texts
+    assert "%)" in texts
+    assert [line.count("two: remove-") for line in texts.splitlines()].count(1) == 2
+    assert "75.0% to 50.0%" in tasks
+    assert "two" not in tasks.partition("the runs read")[0]
+    assert "the runs read different tokens of builtin: these perplexities do not compare" in tasks
+
+
+def add_a_task(manifest: Path) -> None:
+    """Let a run's models have answered four questions."""
+    content = json.loads(manifest.read_text())
+    for which, answers in (("dense", "1110"), ("pruned", "1100")):
+        score = {"task": "piqa", "samples": 4, "shots": 0, "metrics": {}, "errors": {}, "questions": "same"}
+        content["result"][which]["tasks"] = [{**score, "answers": {"acc": answers}}]
+    manifest.write_text(json.dumps(content))
 
 
 def test_a_directory_without_runs_is_refused(tmp_path: Path, capfd: Any) -> None:

@@ -392,10 +392,16 @@ def list_runs(*, directory: Path, as_json: bool) -> None:
     if as_json:
         print_json([tables.finite(asdict(run)) for run in runs])
         return
-    headings = ("run", "status", "model", "target", "method", "removed", "perplexity", "s")
+    headings = ("run", "status", "model", "target", "method", "removed", "s")
     tables.show(f"runs in {directory}", headings, tables.run_rows(runs, directory))
-    if len({run.held_out for run in runs if run.held_out}) > 1:
-        tables.say("the runs measured perplexity on different text: those figures do not compare")
+    for title, (columns, rows) in (
+        ("perplexity, by text", tables.text_rows(runs, directory)),
+        ("accuracy, by task", tables.task_rows(runs, directory)),
+    ):
+        if rows:
+            tables.show(title, ("run", *columns), rows)
+    for source in tables.incomparable_texts(runs):
+        tables.say(f"the runs read different tokens of {source}: these perplexities do not compare")
 
 
 def _show_result(result: PruneResult, out: Path, as_json: bool) -> None:

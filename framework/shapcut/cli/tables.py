@@ -20,7 +20,7 @@ from shapcut.models.adapter import FamilySupport
 from shapcut.pipeline.dry_run import Forecast
 from shapcut.pipeline.footprint import gigabytes
 from shapcut.pipeline.result import PruneResult
-from shapcut.pipeline.runs import RunSummary
+from shapcut.pipeline.runs import CutFigures, RunSummary
 from shapcut.pipeline.series import SeriesResult
 from shapcut.support.digits import apart
 from shapcut.testing import CheckResult
@@ -268,7 +268,7 @@ def family_rows(found: Sequence[tuple[str, FamilySupport]]) -> list[list[str]]:
 
 
 def run_rows(runs: Sequence[RunSummary], directory: Path) -> list[list[str]]:
-    """One row a run; of perplexities the original's first."""
+    """One row a run."""
     return [
         [
             os.path.relpath(run.directory, directory),
@@ -277,19 +277,66 @@ def run_rows(runs: Sequence[RunSummary], directory: Path) -> list[list[str]]:
             run.target,
             run.method,
             "" if run.removed is None else str(run.removed),
-            "" if run.perplexity is None else f"{run.dense_perplexity:.2f} to {run.perplexity:.2f}",
             f"{run.seconds:,.1f}",
         ]
         for run in runs
     ]
 
 
-def finite(content: dict[str, Any]) -> dict[str, Any]:
-    """The same with words for infinities and NaN, which JSON lacks."""
-    return {
-        key: str(value) if isinstance(value, float) and not math.isfinite(value) else value
-        for key, value in content.items()
+def text_rows(runs: Sequence[RunSummary], directory: Path) -> tuple[list[str], list[list[str]]]:
+    """Headings, one a text, and one row a cut: perplexities of the original and of the pruned model."""
+    cuts = {
+        name: {text.source: _changed(text.before, text.after, "{:,.2f}") for text in cut.texts}
+        for name, cut in _named_cuts(runs, directory)
     }
+    return _aligned(cuts)
+
+
+def task_rows(runs: Sequence[RunSummary], directory: Path) -> tuple[list[str], list[list[str]]]:
+    """Headings, one a task, and one row a cut: accuracies of the original and of the pruned model."""
+    cuts = {
+        name: {f"{task.task} {task.metric}": f"{task.before:.1%} to {task.after:.1%}" for task in cut.tasks}
+        for name, cut in _named_cuts(runs, directory)
+        if cut.tasks
+    }
+    return _aligned(cuts)
+
+
+def incomparable_texts(runs: Sequence[RunSummary]) -> list[str]:
+    """The texts of which the runs read different tokens."""
+    read: dict[str, set[str]] = {}
+    for text in (text for run in runs for cut in run.cuts.values() for text in cut.texts):
+        read.setdefault(text.source, set()).add(text.fingerprint)
+    return [source for source, fingerprints in read.items() if len(fingerprints) > 1]
+
+
+def _named_cuts(runs: Sequence[RunSummary], directory: Path) -> list[tuple[str, CutFigures]]:
+    """The cuts of all runs, by run and, where a run has several, label."""
+    return [
+        (os.path.relpath(run.directory, directory) + ("" if len(run.cuts) == 1 else f": {label}"), cut)
+        for run in runs
+        for label, cut in run.cuts.items()
+    ]
+
+
+def _changed(before: float, after: float, form: str) -> str:
+    first, last, change = _pair(before, after, form)
+    return f"{first} to {last}" + (f" ({change})" if change else "")
+
+
+def _aligned(cells: Mapping[str, Mapping[str, str]]) -> tuple[list[str], list[list[str]]]:
+    """Headings and rows of cells by row and column; empty where a row lacks a column."""
+    columns = list(dict.fromkeys(column for row in cells.values() for column in row))
+    return columns, [[name, *(row.get(column, "") for column in columns)] for name, row in cells.items()]
+
+
+def finite(content: Any) -> Any:
+    """The same with words for infinities and NaN, which JSON lacks."""
+    if isinstance(content, dict):
+        return {key: finite(value) for key, value in content.items()}
+    if isinstance(content, list | tuple):
+        return [finite(value) for value in content]
+    return str(content) if isinstance(content, float) and not math.isfinite(content) else content
 
 
 def conformance_rows(results: Sequence[CheckResult]) -> list[list[str]]:

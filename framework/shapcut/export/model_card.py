@@ -13,6 +13,7 @@ from shapcut.data.text import BUILT_IN_NAMES, HUB_PREFIX
 from shapcut.data.windows import Calibration
 from shapcut.game.interval import Ratio
 from shapcut.game.plan import RemovalPlan
+from shapcut.measurement.learning_curve import LearningCurve
 from shapcut.measurement.paired_accuracy import paired_differences
 from shapcut.measurement.perplexity import PerplexityResult
 from shapcut.measurement.record import ModelMeasurement, changes, paired_texts
@@ -24,6 +25,7 @@ from shapcut.support.plain_yaml import load_plain_yaml
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 _DATA_SET = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 _LICENSE_FIELDS = ("license", "license_name", "license_link")
+_MOST_POINTS = 11
 _LONGEST_CARD = 1 << 20
 _PRUNED = {"block": "layer", "sublayer": "layer", "expert": "expert", "mixed": "layer"}
 _MARKUP = re.compile(r"([\\`*_{}\[\]<>#|~!])")
@@ -50,6 +52,7 @@ class CardFacts:
         usage_language: of that code.
         hints: a section on how other tools make the same cut, or empty.
         steps: post-pruning steps, in order.
+        curves: learning curves of steps that train, by step.
         quantized: whether one of them quantized the weights.
         form: what to know of the checkpoint's form, or empty.
         license_fields: the original's, as `license_of` finds them; empty if unknown.
@@ -74,6 +77,7 @@ class CardFacts:
     form: str = ""
     writing: WritingComparison | None = None
     others: Sequence[Calibration] = ()
+    curves: Mapping[str, LearningCurve] = field(default_factory=dict)
 
 
 def render_card(facts: CardFacts) -> str:
@@ -110,7 +114,7 @@ def render_card(facts: CardFacts) -> str:
 The perplexities compare the two models on one text; they are not comparable with figures made on other text,
 with another sequence length or another tokenizer. The interval of the change is a 95 % t interval over paired
 windows.
-{_accuracy(before, after)}{_writing(facts.writing)}
+{_accuracy(before, after)}{_training(facts.curves)}{_writing(facts.writing)}
 ## Use
 
 ```{facts.usage_language}
@@ -184,6 +188,36 @@ def _accuracy(before: ModelMeasurement, after: ModelMeasurement) -> str:
 Tasks of lm-evaluation-harness, both models on the same questions; in brackets the 95 % interval of the paired
 difference.
 """
+
+
+def _training(curves: Mapping[str, LearningCurve]) -> str:
+    """A section with the losses of each training; empty without."""
+    return "".join(
+        f"""
+## Training
+
+{_text(step)}, in nats a token. Training: {_text(curve.loss)}, the mean since the row before. Others:
+next-token loss on text held back.{"" if curve.kept else " The trained weights were not kept."}
+
+| step | training |{"".join(f" {_text(text)} |" for text in curve.texts)}
+|---|---|{"---|" * len(curve.texts)}
+{_losses(curve)}
+"""
+        for step, curve in curves.items()
+    )
+
+
+def _losses(curve: LearningCurve) -> str:
+    """A row for each point of a curve, thinned out."""
+    return "\n".join(
+        f"| {point.step:,} | {_nats(point.loss)} |"
+        + "".join(f" {_nats(point.held_back.get(text))} |" for text in curve.texts)
+        for point in curve.thinned(_MOST_POINTS)
+    )
+
+
+def _nats(loss: float | None) -> str:
+    return "" if loss is None else f"{loss:.4f}"
 
 
 def _writing(writing: WritingComparison | None) -> str:

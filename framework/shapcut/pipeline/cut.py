@@ -2,7 +2,8 @@
 
 import re
 import shlex
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from torch import Tensor, nn
@@ -13,6 +14,7 @@ from shapcut.export.gguf_rules import followed_metadata
 from shapcut.export.model_card import CardFacts, license_in_gguf, license_of, render_card
 from shapcut.export.other_tools import export_hints
 from shapcut.game.plan import RemovalPlan
+from shapcut.measurement.learning_curve import LearningCurve
 from shapcut.measurement.measure import LATENCY, measure
 from shapcut.measurement.record import ModelMeasurement
 from shapcut.measurement.sizes import parameter_count
@@ -56,6 +58,7 @@ class CutModel:
         stored: a directory with the saved model, if a step wrote one.
         tolerance: largest accepted difference of logits; None: by the number format.
         steps: the steps that were run, each with what became of it.
+        curves: the learning curves of steps that train, by step.
     """
 
     plan: RemovalPlan
@@ -67,6 +70,7 @@ class CutModel:
     stored: Path | None = None
     tolerance: float | None = None
     steps: tuple[str, ...] = ()
+    curves: Mapping[str, LearningCurve] = field(default_factory=dict)
 
 
 def carry_out(
@@ -258,6 +262,9 @@ def mend(session: Session, cut: CutModel, results: StepResults, reporter: Report
         stored=done.checkpoint,
         tolerance=done.tolerance,
         steps=tuple(f"{spec} ({note})" if note else spec for spec, note in pairs),
+        curves={
+            spec: curve for spec, curve in zip(session.steps, done.curves, strict=True) if curve is not None
+        },
     )
 
 
@@ -337,6 +344,7 @@ def _card_facts(
         usage=session.adapter.usage(cut.model),
         hints=cut.hints,
         steps=cut.steps,
+        curves=cut.curves,
         quantized=session.parts.quantizes,
         revision=session.opened.source.location.commit,
         license_fields=_license(session.opened.source.location),
@@ -371,7 +379,14 @@ def write(
     def outcome(report: CheckpointReport) -> PruneResult:
         sized = after.model_copy(update={"checkpoint_bytes": report.weight_bytes})
         return PruneResult(
-            cut.plan, before, sized, report, form=facts.form, writing=facts.writing, steps=cut.steps
+            cut.plan,
+            before,
+            sized,
+            report,
+            form=facts.form,
+            writing=facts.writing,
+            steps=cut.steps,
+            curves=cut.curves,
         )
 
     written = write_checkpoint(

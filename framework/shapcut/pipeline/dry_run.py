@@ -149,6 +149,13 @@ class _Shape(Game):
         raise TypeError(f"{len(coalitions)} coalitions of a model without weights have no values")
 
 
+def _dtypes(recipe: Recipe, model: nn.Module, device: torch.device) -> tuple[torch.dtype, torch.dtype]:
+    """The dtype of the weights, and that of the evaluation."""
+    own = next(weight.dtype for weight in model.parameters() if weight.is_floating_point())
+    kept = is_quantized(model) or recipe.offload != "off"
+    return own, own if kept and recipe.dtype == "auto" else evaluation_dtype(recipe.dtype, own, device)
+
+
 def forecast(recipe: Recipe, host: Host, *, target: bool, throughput: float | None = None) -> Forecast:
     """Check a recipe and forecast its run, without downloading or writing anything.
 
@@ -180,9 +187,7 @@ def forecast(recipe: Recipe, host: Host, *, target: bool, throughput: float | No
     removable = sum(player.removable for player in shape.players)
     n_remove = max((each.typical_size() for each in targets), default=None)
     present = shape.n_players - (n_remove or max(2, removable // 4))
-    own = next(weight.dtype for weight in shape.model.parameters() if weight.is_floating_point())
-    kept = is_quantized(shape.model) or recipe.offload != "off"
-    dtype = own if kept and recipe.dtype == "auto" else evaluation_dtype(recipe.dtype, own, device)
+    own, dtype = _dtypes(recipe, shape.model, device)
     memory = footprint(recipe, shape.model, shape.players, device, (own, dtype))
     steps, caveats = planned_steps(parts, recipe, shape.model, device)
     tokens = recipe.samples * recipe.sequence_length

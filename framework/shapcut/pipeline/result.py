@@ -1,13 +1,15 @@
 """The result of pruning."""
 
 import json
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from shapcut.export.checkpoint import CheckpointReport
 from shapcut.game.interval import Ratio
 from shapcut.game.plan import RemovalPlan
+from shapcut.measurement.learning_curve import LearningCurve
 from shapcut.measurement.paired_accuracy import PairedDifference, paired_differences
 from shapcut.measurement.record import ModelMeasurement, changes, paired_texts
 from shapcut.measurement.writing import WritingComparison
@@ -30,6 +32,7 @@ class PruneResult:
         form: what to know of the checkpoint's form; empty if it is of the original's family.
         writing: what both models write, and where the pruned one got worse; None if unknown.
         steps: the steps after the cut, in order, each with what became of it.
+        curves: the learning curves of steps that train, by step.
     """
 
     plan: RemovalPlan
@@ -39,6 +42,7 @@ class PruneResult:
     form: str = ""
     writing: WritingComparison | None = None
     steps: tuple[str, ...] = ()
+    curves: Mapping[str, LearningCurve] = field(default_factory=dict)
 
     @property
     def changes(self) -> dict[str, Ratio]:
@@ -72,6 +76,7 @@ class PruneResult:
             },
             "writing": None if self.writing is None else json.loads(self.writing.model_dump_json()),
             "steps": list(self.steps),
+            "curves": {step: json.loads(curve.model_dump_json()) for step, curve in self.curves.items()},
         }
 
     @classmethod
@@ -97,6 +102,9 @@ class PruneResult:
             form=str(written.get("form", "")),
             writing=None if writing is None else WritingComparison.model_validate(writing),
             steps=tuple(map(str, content.get("steps", ()))),
+            curves={
+                step: LearningCurve.model_validate(curve) for step, curve in content.get("curves", {}).items()
+            },
         )
 
     def write(self, path: Path) -> None:

@@ -1,10 +1,12 @@
 """The runs in a directory, side by side."""
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from shapcut.measurement.record import paired_texts
+from shapcut.pipeline.result import PruneResult
 from shapcut.support.errors import InputError
 from shapcut.support.plain_json import read_json
 from shapcut.support.run_directory import Run
@@ -12,6 +14,72 @@ from shapcut.support.run_directory import Run
 _DEEPEST = 3
 _MOST = 10_000
 _TARGETS = ("remove", "ratio", "parameters", "memory", "speedup")
+
+
+@dataclass(frozen=True, slots=True)
+class TextFigures:
+    """Perplexity on one text.
+
+    Attributes:
+        source: source of the text.
+        fingerprint: digest of its tokens; perplexities compare only where it is the same.
+        before: of the original.
+        after: of the pruned model.
+    """
+
+    source: str
+    fingerprint: str
+    before: float
+    after: float
+
+
+@dataclass(frozen=True, slots=True)
+class TaskFigures:
+    """Accuracy on the questions of one task.
+
+    Attributes:
+        task: the task's name.
+        metric: the metric, such as ``acc``.
+        before: of the original.
+        after: of the pruned model.
+    """
+
+    task: str
+    metric: str
+    before: float
+    after: float
+
+
+@dataclass(frozen=True, slots=True)
+class CutFigures:
+    """The figures of one cut.
+
+    Attributes:
+        texts: on each text, the held-out text first.
+        tasks: on each task that both models were asked.
+    """
+
+    texts: tuple[TextFigures, ...]
+    tasks: tuple[TaskFigures, ...]
+
+    @classmethod
+    def of(cls, result: PruneResult) -> "CutFigures":
+        """The figures in a result."""
+        before, after = result.before, result.after
+        read = [(after.held_out_source, after.held_out_fingerprint, before.perplexity, after.perplexity)]
+        read += [
+            (last.source, last.fingerprint, first.perplexity, last.perplexity)
+            for first, last in paired_texts(before, after)
+        ]
+        return cls(
+            tuple(
+                TextFigures(source, fingerprint, first.perplexity, last.perplexity)
+                for source, fingerprint, first, last in read
+            ),
+            tuple(
+                TaskFigures(each.task, each.metric, each.before, each.after) for each in result.differences
+            ),
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +99,7 @@ class RunSummary:
         parameters: of the pruned model.
         seconds: time of all phases.
         held_out: digest of the held-out tokens; perplexities compare only where it is the same.
+        cuts: figures of each cut, by its label; a single one is ``pruned``.
     """
 
     directory: str
@@ -45,6 +114,7 @@ class RunSummary:
     parameters: int | None = None
     seconds: float = 0.0
     held_out: str = ""
+    cuts: Mapping[str, CutFigures] = field(default_factory=dict)
 
 
 def read_runs(directory: Path) -> tuple[RunSummary, ...]:
@@ -97,14 +167,20 @@ def _told(run: Run, content: dict[str, Any]) -> RunSummary:
         "seconds": sum(float(phase.get("seconds", 0.0)) for phase in content["phases"].values()),
     }
     if result is None:
-        return RunSummary(str(run.directory), **told)
-    pruned = result["pruned"]
+        series = content.get("series") or {"results": {}}
+        return RunSummary(str(run.directory), **told, cuts=_cuts(series["results"]))
+    found = PruneResult.from_json(result)
     return RunSummary(
         str(run.directory),
         **told,
-        removed=len(result["plan"]["removed"]),
-        dense_perplexity=float(result["dense"]["perplexity"]["perplexity"]),
-        perplexity=float(pruned["perplexity"]["perplexity"]),
-        parameters=int(pruned["parameters"]),
-        held_out=str(pruned["held_out_fingerprint"]),
+        removed=len(found.plan.removed),
+        dense_perplexity=found.before.perplexity.perplexity,
+        perplexity=found.after.perplexity.perplexity,
+        parameters=found.after.parameters,
+        held_out=found.after.held_out_fingerprint,
+        cuts=_cuts({"pruned": result}),
     )
+
+
+def _cuts(results: Mapping[str, Any]) -> dict[str, CutFigures]:
+    return {label: CutFigures.of(PruneResult.from_json(result)) for label, result in results.items()}

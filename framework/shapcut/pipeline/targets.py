@@ -69,28 +69,35 @@ def make_targets(
             costs = [float(count) for count in freed]
             target = _at_most(costs, players, (total, int(amount)), label, f"at most {amount:,} parameters")
         elif kind == "memory":
-            size = checkpoint_size(model)
-            costs = [
-                count * bytes_per_parameter(model, player)
-                for count, player in zip(freed, players, strict=True)
-            ]
-            target = _at_most(
-                costs, players, (size, int(amount)), label, f"at most {amount:,} bytes of weights"
-            )
+            target = _memory_target(players, freed, model, amount, label=label)
         elif kind == "cache":
             target = _cache_target(players, amount, label, caches)
-        elif len(groups) > 1 and not mixed_layers(players):
-            raise InputError(
-                f"--speedup {amount:g}: the time of a part that runs for some tokens only is unknown; give "
-                "--remove, --ratio, --parameters or --memory"
-            )
         else:
-            shares = latencies().shares()
-            text = f"{amount:g} times the speed"
-            target = _target(shares, players, 1.0 - 1.0 / amount, label, text)
-            _require(target, lambda best: f"at most {1 / (1 - best):.2f} times" if best < 1 else "any speed")
+            target = _speed_target(players, amount, label, latencies)
         targets.append(target if mixed_layers(players) else target.by_group(groups))
     return tuple(targets)
+
+
+def _memory_target(
+    players: Sequence[Player], freed: Sequence[int], model: nn.Module, amount: float, *, label: str
+) -> Target:
+    costs = [count * bytes_per_parameter(model, player) for count, player in zip(freed, players, strict=True)]
+    text = f"at most {amount:,} bytes of weights"
+    return _at_most(costs, players, (checkpoint_size(model), int(amount)), label, text)
+
+
+def _speed_target(
+    players: Sequence[Player], amount: float, label: str, latencies: Callable[[], PlayerLatencies]
+) -> Target:
+    if len(Groups.of(players)) > 1 and not mixed_layers(players):
+        raise InputError(
+            f"--speedup {amount:g}: the time of a part that runs for some tokens only is unknown; give "
+            "--remove, --ratio, --parameters or --memory"
+        )
+    shares = latencies().shares()
+    target = _target(shares, players, 1.0 - 1.0 / amount, label, f"{amount:g} times the speed")
+    _require(target, lambda best: f"at most {1 / (1 - best):.2f} times" if best < 1 else "any speed")
+    return target
 
 
 def _cache_target(

@@ -14,8 +14,9 @@ import pluggy
 from torch import nn
 
 from shapcut.export.checkpoint import save
+from shapcut.measurement.learning_curve import LearningCurve
 from shapcut.models.adapter import Adapter
-from shapcut.steps.step import NOTE, PostProcessor, Stage, StepContext, StoredModel
+from shapcut.steps.step import LEARNING_CURVE, NOTE, PostProcessor, Stage, StepContext, StoredModel
 from shapcut.support.errors import InputError
 from shapcut.support.files import copy_tree, file_digests, new_directory, write_json_atomically
 from shapcut.support.plain_json import read_json
@@ -64,12 +65,14 @@ class PostProcessed:
         checkpoint: a directory with the saved model.
         tolerance: largest accepted difference of logits between the two; None: by dtype.
         notes: what became of each step; empty for a step that does not say.
+        curves: the learning curve of each step; None for a step that keeps none.
     """
 
     model: nn.Module
     checkpoint: Path
     tolerance: float | None
     notes: tuple[str, ...] = ()
+    curves: tuple[LearningCurve | None, ...] = ()
 
 
 class StepResults:
@@ -138,6 +141,14 @@ class StepResults:
         except (InputError, OSError, ValueError, KeyError, TypeError):
             return ""
 
+    def curve(self, number: int) -> LearningCurve | None:
+        """The learning curve of a finished step (counted from 1); None if it kept none."""
+        path = self.result(number).with_name(LEARNING_CURVE)
+        try:
+            return LearningCurve.model_validate(read_json(path))
+        except (InputError, OSError, ValueError):
+            return None
+
     def _describe(self, number: int, files: Mapping[str, str]) -> None:
         name = self._names[number - 1]
         content = {"fingerprint": self._fingerprints[name], "files": files}
@@ -191,8 +202,14 @@ def run_steps(
             model = _done(step, model, context(step, results.begin(number)), results, number)
         hook.shapcut_step_finished(name=spec, model=model)
     tolerances = [step.tolerance for _, step in steps if step.tolerance is not None]
-    notes = tuple(results.note(number) for number in range(1, len(steps) + 1))
-    return PostProcessed(model, results.result(len(steps)), max(tolerances, default=None), notes)
+    numbers = range(1, len(steps) + 1)
+    return PostProcessed(
+        model,
+        results.result(len(steps)),
+        max(tolerances, default=None),
+        notes=tuple(map(results.note, numbers)),
+        curves=tuple(map(results.curve, numbers)),
+    )
 
 
 def _done(

@@ -9,13 +9,17 @@ from typing import Any, ClassVar, Literal
 from torch import Tensor, nn
 
 from shapcut.game.plan import RemovalPlan
+from shapcut.measurement.learning_curve import LearningCurve
 from shapcut.models.adapter import Adapter
 from shapcut.support.errors import InputError
-from shapcut.support.files import write_json_atomically
+from shapcut.support.files import write_json_atomically, write_text_atomically
 from shapcut.support.progress import Reporter, Silent
 
 NOTE = "note.json"
 """The file that `StepContext.note` writes, beside a step's reports."""
+
+LEARNING_CURVE = "learning_curve.json"
+"""The file that `StepContext.keep_curve` writes, likewise."""
 
 Stage = Literal["compensate", "heal", "quantize", "export"]
 
@@ -66,6 +70,10 @@ class StepContext:
         """Keep what became of the step, for card, manifest and report; one line, also said on the console."""
         self.reporter.say(outcome)
         write_json_atomically(self.directory / NOTE, {"note": outcome})
+
+    def keep_curve(self, curve: LearningCurve) -> None:
+        """Keep the learning curve of a step that trains, for card, manifest and report."""
+        write_text_atomically(self.directory / LEARNING_CURVE, curve.model_dump_json(indent=2) + "\n")
 
     def windows_by_text(self, length: int) -> Mapping[str, Tensor]:
         """The calibration text's windows of ``length`` tokens by source; one text if no sources are known."""

@@ -13,7 +13,8 @@ _REFRESH_SECONDS = 5
 _WRITE_EVERY_SECONDS = 2.0
 _LINES = 40
 _STYLE = (
-    "body{font:16px/1.5 system-ui;margin:2rem auto;max-width:50rem;padding:0 1rem;color-scheme:light dark}"
+    "body{font:16px/1.5 system-ui;margin:2rem auto;max-width:50rem;padding:0 1rem;color-scheme:light dark;"
+    "overflow-wrap:anywhere}h1{font-size:1.5rem;line-height:1.25}"
 )
 
 
@@ -88,7 +89,8 @@ class LivePage:
         )
         said = "".join(f"<li>{escape(line)}</li>" for line in self._said)
         text = (
-            f'<!doctype html><html lang="en"><head><meta charset="utf-8">{refresh}'
+            f'<!doctype html><html lang="en"><head><meta charset="utf-8">'
+            f'<meta name="viewport" content="width=device-width, initial-scale=1">{refresh}'
             f"<title>{escape(self._title)}: {escape(status)}</title><style>{_STYLE}</style></head><body>"
             f"<h1>{escape(self._title)}</h1><p>{escape(status)}</p><ul>{parts}</ul>"
             f"<ol>{said}</ol></body></html>\n"

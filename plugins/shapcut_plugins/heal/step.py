@@ -1,6 +1,6 @@
 """The step that heals a pruned model by a short training."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any, ClassVar, Literal
 
@@ -10,6 +10,9 @@ from torch import Tensor, nn
 from shapcut.contracts import (
     Adapter,
     InputError,
+    LearningCurve,
+    LearningPoint,
+    Losses,
     PostProcessor,
     Stage,
     StepContext,
@@ -25,6 +28,10 @@ from shapcut_plugins.heal.training import Schedule, Training, distillation_loss,
 
 _CHECK_TOKENS = 4
 _LEARNING_RATES = {False: 1e-3, True: 1e-4}
+_LOSSES = {
+    "distill": "divergence from the original",
+    "text": "next-token loss",
+}
 
 
 class Heal(PostProcessor):
@@ -147,7 +154,10 @@ class Heal(PostProcessor):
             reporter=context.reporter,
         )
         model.requires_grad_(requires_grad=False)
-        improves = self._improves(context, tried_against(before, losses(context.adapter, model, held)))
+        after = losses(context.adapter, model, held)
+        improves = self._improves(context, tried_against(before, after))
+        points = training.learning_points(self.checkpoint_every)
+        context.keep_curve(_learning_curve(_LOSSES[self.loss], points, before, after, kept=improves))
         if wrapped is not None:
             model = merge_low_rank(wrapped) if improves else without_low_rank(wrapped)
         elif not improves:
@@ -192,10 +202,23 @@ class Heal(PostProcessor):
         }
 
 
+def _learning_curve(
+    loss: str, points: Sequence[LearningPoint], before: Losses, after: Losses, *, kept: bool
+) -> LearningCurve:
+    """The curve with the losses on text held back at both ends, which every training measures."""
+    start = LearningPoint(step=0, loss=None, held_back=_each(before))
+    end = points[-1].model_copy(update={"held_back": _each(after)})
+    return LearningCurve(loss=loss, kept=kept, points=(start, *points[:-1], end))
+
+
+def _each(found: Losses) -> dict[str, float]:
+    return {text: result.nats_per_token for text, result in found.items()}
+
+
 def _nats(adapter: Adapter, model: nn.Module, held: Mapping[str, Tensor]) -> dict[str, float]:
     """The model's nats per token on each text."""
     with torch.no_grad():
-        return {text: found.nats_per_token for text, found in losses(adapter, model, held).items()}
+        return _each(losses(adapter, model, held))
 
 
 def _block_parameters(model: nn.Module, adapter: Adapter) -> dict[str, nn.Parameter]:

@@ -18,6 +18,7 @@ from torch.nn import functional
 from shapcut.contracts import (
     Adapter,
     InputError,
+    LearningPoint,
     Reporter,
     fast_matrix_products,
     new_directory,
@@ -118,6 +119,19 @@ class Training:
         self._held_back = held_back
         self._curve: list[dict[str, Any]] = []
 
+    def learning_points(self, checkpoint_every: int) -> list[LearningPoint]:
+        """The mean loss of the batches between checkpoints, and the losses on text held back at each."""
+        points, losses = list[LearningPoint](), list[float]()
+        for entry in self._curve:
+            losses.append(entry["loss"])
+            if entry["step"] % checkpoint_every == 0 or entry is self._curve[-1]:
+                mean = sum(losses) / len(losses)
+                points.append(
+                    LearningPoint(step=entry["step"], loss=mean, held_back=entry.get("held_back", {}))
+                )
+                losses.clear()
+        return points
+
     def run(
         self,
         schedule: Schedule,
@@ -145,15 +159,18 @@ class Training:
                 if self._held_back is not None:
                     self._curve[-1]["held_back"] = self._held_back()
                 self._keep(checkpoints, step + 1, identity)
-                write_json_atomically(directory / "curve.json", self._curve)
+                write_json_atomically(directory / "curve.json", _finite(self._curve))
                 if self._gets_worse():
                     reporter.say(f"healing stops after step {step + 1}: text held back gets worse")
                     break
 
     def _gets_worse(self) -> bool:
-        """Whether the mean loss on text held back is above its lowest for as long as is waited."""
+        """Whether the mean loss on text held back is above its lowest, or infinite, for `_PATIENCE` times."""
         means = [_mean(entry["held_back"]) for entry in self._curve if "held_back" in entry]
-        return len(means) > _PATIENCE and min(means[-_PATIENCE:]) > min(means[:-_PATIENCE])
+        if len(means) <= _PATIENCE:
+            return False
+        lately = min(means[-_PATIENCE:])
+        return math.isinf(lately) or lately > min(means[:-_PATIENCE])
 
     def _batch(self, step: int, batch: int, seed: int) -> Tensor:
         """The windows of a step, shuffled every epoch by seed and epoch alone."""
@@ -233,7 +250,18 @@ def _read_checkpoint(
 
 
 def _mean(losses: Mapping[str, float]) -> float:
-    return sum(losses.values()) / max(1, len(losses))
+    """The mean; infinite if it is not a number, so that it compares."""
+    mean = sum(losses.values()) / max(1, len(losses))
+    return math.inf if math.isnan(mean) else mean
+
+
+def _finite(content: Any) -> Any:
+    """The same with null for infinities and NaN, which JSON lacks."""
+    if isinstance(content, dict):
+        return {key: _finite(value) for key, value in content.items()}
+    if isinstance(content, list):
+        return [_finite(value) for value in content]
+    return None if isinstance(content, float) and not math.isfinite(content) else content
 
 
 def _digest(path: Path) -> str:

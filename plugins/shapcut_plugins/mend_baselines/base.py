@@ -2,6 +2,7 @@
 
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
@@ -81,8 +82,24 @@ def has_linear(adapter: Adapter, model: nn.Module) -> bool:
     return any(last_linear(adapter, model, player.index) for player in adapter.players(model))
 
 
-def chosen_windows(context: StepContext, samples: int, length: int) -> Tensor:
-    """Randomly chosen windows of the calibration text, shape (windows, tokens)."""
-    found = context.windows(length or context.calibration.shape[1])
-    generator = torch.Generator().manual_seed(context.seed)
-    return found[torch.randperm(len(found), generator=generator)[:samples]]
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """Randomly chosen windows of the calibration text.
+
+    Attributes:
+        samples: maximum number of windows.
+        sequence_length: tokens per window; 0: the recipe's.
+    """
+
+    samples: int
+    sequence_length: int
+
+    def __post_init__(self) -> None:
+        if self.samples < 1:
+            raise ValueError(f"samples={self.samples}: at least 1 is needed")
+
+    def windows(self, context: StepContext) -> Tensor:
+        """Token ids, shape (windows, tokens)."""
+        found = context.windows(self.sequence_length or context.calibration.shape[1])
+        generator = torch.Generator().manual_seed(context.seed)
+        return found[torch.randperm(len(found), generator=generator)[: self.samples]]

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from shapcut.contracts import Adapter, StepContext
-from shapcut_plugins.mend_baselines.base import MendingBaseline, chosen_windows, has_linear, last_linear
+from shapcut_plugins.mend_baselines.base import MendingBaseline, Sample, has_linear, last_linear
 from shapcut_plugins.mend_baselines.crossings import Crossing, crossings
 from shapcut_plugins.mend_baselines.cuts import Cut
 from shapcut_plugins.mend_baselines.hadamard import rotation
@@ -38,11 +38,8 @@ class LinearPatch(MendingBaseline):
     def __init__(self, ridge: float = 1e-2, samples: int = 128, sequence_length: int = 0) -> None:
         if ridge < 0.0:
             raise ValueError(f"ridge={ridge}: at least 0 is needed")
-        if samples < 1:
-            raise ValueError(f"samples={samples}: at least 1 is needed")
         self._ridge = ridge
-        self._samples = samples
-        self._sequence_length = sequence_length
+        self._sample = Sample(samples, sequence_length)
 
     def objection(self, model: nn.Module, adapter: Adapter) -> str:
         """Neither part of the patch can be folded."""
@@ -56,7 +53,7 @@ class LinearPatch(MendingBaseline):
         adapter, original = context.adapter, context.original()
         watched = watched_projections(adapter, original, cuts)
         scalable = not scaling_objection(original, adapter)
-        windows = chosen_windows(context, self._samples, self._sequence_length)
+        windows = self._sample.windows(context)
         patches = [Patch() for _ in cuts]
         for found in crossings(adapter, original, windows, cuts, watched):
             with_bias = found.cut in watched and _has_bias(original, watched[found.cut].module)

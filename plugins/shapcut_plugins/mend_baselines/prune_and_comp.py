@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 from torch import nn
 
 from shapcut.contracts import Adapter, StepContext
-from shapcut_plugins.mend_baselines.base import MendingBaseline, chosen_windows
+from shapcut_plugins.mend_baselines.base import MendingBaseline, Sample
 from shapcut_plugins.mend_baselines.crossings import crossings
 from shapcut_plugins.mend_baselines.cuts import Cut
 from shapcut_plugins.mend_baselines.magnitude import Magnitudes
@@ -28,10 +28,7 @@ class PruneAndComp(MendingBaseline):
     name: ClassVar[str] = "prune-and-comp"
 
     def __init__(self, samples: int = 128, sequence_length: int = 0) -> None:
-        if samples < 1:
-            raise ValueError(f"samples={samples}: at least 1 is needed")
-        self._samples = samples
-        self._sequence_length = sequence_length
+        self._sample = Sample(samples, sequence_length)
 
     def objection(self, model: nn.Module, adapter: Adapter) -> str:
         """The stream cannot be scaled by weights."""
@@ -41,7 +38,7 @@ class PruneAndComp(MendingBaseline):
         self, model: nn.Module, context: StepContext, cuts: Sequence[Cut]
     ) -> Sequence[Mapping[str, Any]]:
         """Measure and fold the factor of each cut."""
-        windows = chosen_windows(context, self._samples, self._sequence_length)
+        windows = self._sample.windows(context)
         sizes = [Magnitudes() for _ in cuts]
         for found in crossings(context.adapter, context.original(), windows, cuts):
             sizes[found.cut].add(found.before, found.after)

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from shapcut.contracts import Adapter, OutputProjection, StepContext
-from shapcut_plugins.mend_baselines.base import MendingBaseline, chosen_windows, has_linear, last_linear
+from shapcut_plugins.mend_baselines.base import MendingBaseline, Sample, has_linear, last_linear
 from shapcut_plugins.mend_baselines.crossings import crossings
 from shapcut_plugins.mend_baselines.cuts import Cut
 from shapcut_plugins.mend_baselines.projection import apply_after, solved
@@ -45,14 +45,12 @@ class ReplaceMe(MendingBaseline):
     ) -> None:
         if ridge < 0.0:
             raise ValueError(f"ridge={ridge}: at least 0 is needed")
-        for option, value in (("epochs", epochs), ("samples", samples)):
-            if value < 1:
-                raise ValueError(f"{option}={value}: at least 1 is needed")
+        if epochs < 1:
+            raise ValueError(f"epochs={epochs}: at least 1 is needed")
         self._objective = objective
         self._ridge = ridge
         self._epochs = epochs
-        self._samples = samples
-        self._sequence_length = sequence_length
+        self._sample = Sample(samples, sequence_length)
 
     def objection(self, model: nn.Module, adapter: Adapter) -> str:
         """No block ends in a linear map."""
@@ -64,7 +62,7 @@ class ReplaceMe(MendingBaseline):
         """Fit and fold the map of each cut that has a block before it."""
         adapter, original = context.adapter, context.original()
         watched = watched_projections(adapter, original, cuts)
-        windows = chosen_windows(context, self._samples, self._sequence_length)
+        windows = self._sample.windows(context)
         fits = {number: _Fit() for number in watched}
         for found in crossings(adapter, original, windows, cuts, watched):
             if found.cut in fits:

@@ -1,7 +1,7 @@
 """The table of figures: every measurement of both models, under a readable name."""
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -69,20 +69,25 @@ class Row:
 
 
 def rows(
-    measurements: Sequence[Mapping[str, Any]], changes: Sequence[Mapping[str, Change]] = ()
+    measurements: Sequence[Mapping[str, Any]],
+    changes: Sequence[Mapping[str, Change]] = (),
+    *,
+    elsewhere: Collection[str] = (),
 ) -> list[Row]:
     """One row for each figure that any model has.
 
     Args:
         measurements: plain data of the original and of each pruned model.
         changes: of each pruned model, its uncertain figures over the original's, by path.
+        elsewhere: paths of figures that the page shows in another table.
     """
     tables = [dict(_figures(measurement)) for measurement in measurements]
     found = [path for table in tables for path in table]
     others = [path for path in found if path.startswith(_ON_OTHER_TEXT)]
     quality = list(LABELS)[:2]
     paths = dict.fromkeys([*quality, *others, *LABELS, *found])
-    known = [path for path in paths if any(path in table for table in tables) and path not in SETTINGS]
+    left_out = {*SETTINGS, *elsewhere}
+    known = [path for path in paths if any(path in table for table in tables) and path not in left_out]
     return [
         _row(path, [table.get(path) for table in tables], [found.get(path) for found in changes])
         for path in known

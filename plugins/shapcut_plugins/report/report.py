@@ -1,24 +1,30 @@
 """The report of a run: one self-contained HTML file."""
 
 import json
+import math
 from collections.abc import Iterable, Sequence
 from typing import Any
 
 from markupsafe import Markup
 
-from shapcut.contracts import Run, write_text_atomically
+from shapcut.contracts import RemovalPlan, Run, write_text_atomically
 from shapcut_plugins.report import figures as report_measurements
 from shapcut_plugins.report import summary as report_summary
 from shapcut_plugins.report.baselines import Baselines, own_cuts, read_baselines
 from shapcut_plugins.report.charts.contributions import MOST_BARS, contribution_chart
 from shapcut_plugins.report.charts.curve import curve_chart
 from shapcut_plugins.report.charts.depth_map import DepthMap, depth_map
+from shapcut_plugins.report.charts.layers import layer_chart, named_layers
 from shapcut_plugins.report.charts.pairs import Pairs, heat_map, scatters
 from shapcut_plugins.report.page import environment
-from shapcut_plugins.report.run_data import ContributionFacts, RunFacts, read_run
+from shapcut_plugins.report.run_data import ContributionFacts, PlayerFacts, RunFacts, read_run
 from shapcut_plugins.report.serving import served_rows
+from shapcut_plugins.report.training import trainings
 
 TEMPLATE = "report.html.jinja"
+
+_MOST_LISTED = 256
+"""Players in the table of contributions."""
 
 Section = tuple[str, str]
 """A heading and a trusted HTML body from a plugin."""
@@ -71,6 +77,7 @@ def render_report(
             accuracies=[(label, each) for label, cut in facts.cuts.items() for each in cut.differences],
             seconds=sum(phase.seconds for phase in manifest.phases.values()),
             sections=[(heading, Markup(body)) for heading, body in sections],  # noqa: S704 - a plugin's own HTML
+            trainings=trainings(facts),
             served=served_rows(facts.serving.checks),
             **_measured(facts),
             **_scored(facts.contributions, facts),
@@ -90,7 +97,11 @@ def _measured(facts: RunFacts) -> dict[str, Any]:
         return {"measured": [], "settings": []}
     models = [results[0].dense, *(result.pruned for result in results)]
     return {
-        "measured": report_measurements.rows(models, [result.changes for result in results]),
+        "measured": report_measurements.rows(
+            models,
+            [result.changes for result in results],
+            elsewhere={f"{each.task}: {each.metric}" for result in results for each in result.differences},
+        ),
         "settings": report_measurements.settings(results[0].dense),
     }
 
@@ -99,14 +110,20 @@ def _scored(scored: ContributionFacts | None, facts: RunFacts) -> dict[str, Any]
     """The template's data on the contributions."""
     if scored is None:
         return dict.fromkeys(
-            ("scored", "chart", "heat", "pairs", "interaction", "scatters", "trust", "differ")
-        )
+            (
+                "scored", "chart", "by_layer", "listed", "heat", "pairs", "interaction", "scatters", "trust",
+                "differ",
+            )
+        )  # fmt: skip
     fidelity, removed = scored.fidelity_held_out, facts.removed
+    plan = facts.largest
     drawn = 0 < len(scored.players) <= MOST_BARS
     pairs = Pairs.of(scored.interactions or (), scored.interaction_errors, scored.fixed)
     return {
         "scored": scored,
         "chart": contribution_chart(scored.players, removed) if drawn else None,
+        "by_layer": layer_chart(scored.players, plan) if plan is not None and not drawn else None,
+        "listed": _listed(scored, plan),
         "heat": heat_map(pairs, len(scored.players), removed),
         "pairs": pairs,
         "interaction": report_summary.interaction(pairs),
@@ -116,13 +133,26 @@ def _scored(scored: ContributionFacts | None, facts: RunFacts) -> dict[str, Any]
     }
 
 
+def _listed(scored: ContributionFacts, plan: RemovalPlan | None) -> list[tuple[str, PlayerFacts]]:
+    """Every player by name; of many those of lowest contribution."""
+    layers = named_layers(plan) if plan is not None else []
+    names = [f"{name}: {inside}" for name, layer in layers for inside in range(layer.size)]
+    players = list(scored.players)
+    if len(players) > _MOST_LISTED:
+        players = sorted(players, key=lambda facts: math.inf if facts.value is None else facts.value)
+    return [
+        (names[facts.player] if facts.player < len(names) else str(facts.player), facts)
+        for facts in players[:_MOST_LISTED]
+    ]
+
+
 def _depth(facts: RunFacts) -> DepthMap | None:
     plans = {label: result.plan for label, result in facts.cuts.items()}
     if not plans and facts.plan is not None:
         plans = {"plan": facts.plan}
-    *_, largest = plans.values() or [None]
-    if largest is not None and (layers := largest.by_layer()):
-        strips = [(name, None, [removed]) for name, _, removed in layers]
-        return depth_map(strips, max(size for _, size, _ in layers))
+    if (largest := facts.largest) is not None and (layers := named_layers(largest)):
+        strips = [(name, None, [layer.removed]) for name, layer in layers]
+        sizes = [layer.size for _, layer in layers]
+        return depth_map(strips, max(sizes), sizes)
     removals = [(label, None, [plan.removed]) for label, plan in plans.items()]
     return depth_map(removals, facts.manifest.model.players)

@@ -66,7 +66,7 @@ class Phase(Part):
         parts = {name.partition("-")[0]: 0 for name in self.evaluations_measured}
         for name, count in self.evaluations_measured.items():
             parts[name.partition("-")[0]] += count
-        return ", ".join(f"{count:,} {name}" for name, count in parts.items())
+        return "; ".join(f"{count:,} {name}" for name, count in parts.items())
 
 
 class CheckpointFacts(Part):
@@ -132,6 +132,27 @@ class WritingFacts(Part):
     grew: int
 
 
+class PointFacts(Part):
+    """The losses after a number of steps; a loss that is not finite is a word."""
+
+    step: int
+    loss: float | None
+    held_back: dict[str, float] = Field(default_factory=dict)
+
+
+class CurveFacts(Part):
+    """The losses of a training, by step."""
+
+    loss: str
+    kept: bool
+    points: tuple[PointFacts, ...] = Field(min_length=1)
+
+    @property
+    def texts(self) -> tuple[str, ...]:
+        """The texts held back."""
+        return tuple(dict.fromkeys(text for point in self.points for text in point.held_back))
+
+
 class Result(Part):
     """The result of a pruning; for the figures see `shapcut_plugins.report.figures`."""
 
@@ -143,6 +164,7 @@ class Result(Part):
     differences: tuple[DifferenceFacts, ...] = ()
     writing: WritingFacts | None = None
     steps: tuple[str, ...] = ()
+    curves: dict[str, CurveFacts] = Field(default_factory=dict)
 
     @property
     def perplexities(self) -> tuple[float | None, float | None]:
@@ -269,6 +291,13 @@ class ContributionFacts(Part):
         return self
 
     @property
+    def halves_tell(self) -> bool:
+        """Whether both halves of the text have a coalition for each player, at least."""
+        return self.robustness is not None and self.robustness.calibration_halves.coalitions >= len(
+            self.players
+        )
+
+    @property
     def fixed(self) -> tuple[int, ...]:
         """Players without a finite contribution, such as those that can never be absent."""
         return tuple(facts.player for facts in self.players if facts.value is None)
@@ -328,12 +357,17 @@ class RunFacts:
         return {} if self.manifest.result is None else {"pruned": self.manifest.result}
 
     @property
+    def largest(self) -> RemovalPlan | None:
+        """The plan; of several cuts, that of the largest; None if nothing was selected."""
+        if self.plan is not None:
+            return self.plan
+        results = list(self.cuts.values())
+        return results[-1].plan if results else None
+
+    @property
     def removed(self) -> tuple[int, ...]:
         """The removed (or selected) players; of several cuts, those of the largest."""
-        if self.plan is not None:
-            return self.plan.removed
-        results = list(self.cuts.values())
-        return results[-1].plan.removed if results else ()
+        return self.largest.removed if self.largest is not None else ()
 
 
 FactsT = TypeVar("FactsT", bound=Part)

@@ -67,6 +67,8 @@ def why(plan: RemovalPlan, scored: ContributionFacts | None) -> list[str]:
             *sentences,
             "No player's contribution is told apart from another's, so none explains the choice.",
         ]
+    if plan.layers:
+        return [*sentences, _within_layers(plan, scored)]
     ranked = sorted((p for p in scored.players if p.value is not None), key=lambda p: p.value or 0.0)
     lowest = {facts.player for facts in ranked[: len(plan.removed)]}
     among = sorted(lowest & set(plan.removed))
@@ -75,6 +77,22 @@ def why(plan: RemovalPlan, scored: ContributionFacts | None) -> list[str]:
     )
     sentences += _exceptions(plan, scored, lowest)
     return sentences
+
+
+def _within_layers(plan: RemovalPlan, scored: ContributionFacts) -> str:
+    """How many of the removed would have gone by contribution among the players of their own layer."""
+    values = {player.player: player.value for player in scored.players}
+    first = among = 0
+    for layer in plan.by_layer():
+        found = [(values.get(first + inside), inside) for inside in range(layer.size)]
+        known = sorted((value, inside) for value, inside in found if value is not None)
+        lowest = {inside for _, inside in known[: len(layer.removed)]}
+        among += len(lowest & {*layer.removed})
+        first += layer.size
+    return (
+        f"{among} of the {len(plan.removed)} removed are among as many of lowest contribution in their "
+        "own layer."
+    )
 
 
 def contributions_differ(scored: ContributionFacts) -> bool:
@@ -121,7 +139,7 @@ def trust(scored: ContributionFacts) -> list[str]:
         sentences.append("No player's contribution is told apart from another's.")
     if robust and _low(robust.rank_stability_kendall):
         sentences.append("Other draws of coalitions rank the players differently: a larger --budget helps.")
-    if robust and _low(robust.calibration_halves.kendall):
+    if robust and scored.halves_tell and _low(robust.calibration_halves.kendall):
         sentences.append("The two halves of the text rank the players differently: more --samples help.")
     return sentences
 

@@ -3,6 +3,7 @@
 import copy
 import importlib.util
 import json
+import math
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -13,6 +14,7 @@ import torch
 from torch import Tensor
 
 from shapcut.game.plan import RemovalPlan
+from shapcut.measurement.learning_curve import LearningCurve
 from shapcut.steps.step import StepContext
 from shapcut.support.errors import InputError
 from shapcut_adapters.rwkv.adapter import RwkvPackageAdapter
@@ -102,9 +104,9 @@ def test_a_killed_training_ends_with_the_same_weights(
             assert len(list((tmp_path / place / "checkpoints").iterdir())) == 1
         ends.append(step.run(model, where).state_dict())
     assert all(torch.equal(ends[1][name], value) for name, value in ends[0].items())
-    assert json.loads((tmp_path / "killed" / "curve.json").read_text()) == json.loads(
-        (tmp_path / "undisturbed" / "curve.json").read_text()
-    )
+    for name in ("curve.json", "learning_curve.json"):
+        found, wanted = (json.loads((tmp_path / way / name).read_text()) for way in ("killed", "undisturbed"))
+        assert found == wanted
 
 
 @pytest.mark.parametrize("name", ["state.pt", "weights.safetensors", "sha256.json"])
@@ -168,6 +170,45 @@ def test_training_that_does_harm_stops_and_is_undone(full: bool, tmp_path: Path)
     curve = json.loads((tmp_path / "curve.json").read_text())
     assert 3 < len(curve) < 20
     assert all(point["held_back"]["text"] > 0 for point in curve)
+
+
+def test_a_training_that_diverges_is_undone_and_told(tmp_path: Path) -> None:
+    original, model, plan = pruned()
+    before = copy.deepcopy(model).state_dict()
+    step = Heal(steps=20, lr=1e30, batch=4, full=True, checkpoint_every=1, warmup=0.0)
+    healed = step.run(model, context(original, plan, tmp_path))
+    assert all(torch.equal(value, before[name]) for name, value in healed.state_dict().items())
+    assert json.loads((tmp_path / "curve.json").read_text())[-1]["loss"] is None
+    curve = LearningCurve.model_validate_json((tmp_path / "learning_curve.json").read_text())
+    assert not curve.kept
+    assert math.isfinite(curve.points[0].held_back["text"])
+    assert not math.isfinite(curve.points[-1].held_back["text"])
+    assert [point.step for point in curve.points] == [0, 1, 2, 3, 4]  # stopped after three of no use
+
+
+def test_the_learning_curve_has_the_mean_loss_between_checkpoints(tmp_path: Path) -> None:
+    original, model, plan = pruned()
+    texts = {"one": windows(12), "other": windows(12).flip(1)}
+    where = replace(context(original, plan, tmp_path), texts=lambda _: texts)
+    Heal(loss="text", steps=5, batch=2, checkpoint_every=2, trial=False).run(model, where)
+    curve = LearningCurve.model_validate_json((tmp_path / "learning_curve.json").read_text())
+    losses = [entry["loss"] for entry in json.loads((tmp_path / "curve.json").read_text())]
+    assert curve.loss == "next-token loss"
+    assert [point.step for point in curve.points] == [0, 2, 4, 5]
+    assert [point.loss for point in curve.points] == [
+        None,
+        pytest.approx(sum(losses[:2]) / 2),
+        pytest.approx(sum(losses[2:4]) / 2),
+        pytest.approx(losses[4]),
+    ]
+    assert [set(point.held_back) for point in curve.points] == [
+        {"one", "other"},
+        set(),
+        set(),
+        {"one", "other"},
+    ]
+    assert [point.step for point in curve.thinned(2)] == [0, 5]
+    assert curve.thinned(9) == curve.points
 
 
 def test_each_source_of_the_text_is_held_back_in_part(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """The report of a run, on a real small run and on damaged or hostile copies of its files."""
 
 import json
+import math
 import re
 import shutil
 from collections.abc import Callable
@@ -14,6 +15,7 @@ import pytest
 
 from shapcut.cli.help import Group
 from shapcut.cli.main import run as run_command
+from shapcut.game.plan import RemovalPlan
 from shapcut.host.hookspecs import hookimpl
 from shapcut.host.host import build_host
 from shapcut.pipeline.prune import prune
@@ -25,8 +27,9 @@ from shapcut_plugins.report.charts.contributions import TOP, contribution_chart
 from shapcut_plugins.report.charts.curve import TOP as CURVE_TOP
 from shapcut_plugins.report.charts.curve import curve_chart
 from shapcut_plugins.report.charts.depth_map import depth_map
+from shapcut_plugins.report.charts.layers import layer_chart
 from shapcut_plugins.report.charts.pairs import Pairs, heat_map, scatters
-from shapcut_plugins.report.charts.scale import axis_ticks, perplexity_scale
+from shapcut_plugins.report.charts.scale import Scale, axis_ticks, perplexity_scale
 from shapcut_plugins.report.command import add_report_command
 from shapcut_plugins.report.page import content_policy
 from shapcut_plugins.report.report import render_report, write_report
@@ -546,6 +549,7 @@ def test_perplexities_far_apart_get_a_logarithmic_axis() -> None:
     assert near.place(15.0) == 50.0
     assert far.place(10.0**3.5) == pytest.approx(50.0, abs=0.2)
     assert all(0 <= place <= 100 for place, _ in far.ticks)
+    assert Scale.powers(4800.0, 4800.0, 0.0, 100.0).ticks == ((50.0, "4,800"),)
 
 
 def test_the_depth_map_fills_what_was_removed_by_share_of_seeds() -> None:
@@ -594,3 +598,107 @@ def test_errors_of_another_shape_than_the_interactions_are_refused(copy: Run) ->
     edit(copy.contributions, lambda content: content["interaction_errors"].pop())
     with pytest.raises(InputError, match="interactions need 6 rows of 6 numbers"):
         write_report(copy)
+
+
+def test_many_players_are_shown_by_layer() -> None:
+    sizes = {"model.layers.0": 2, "model.layers.0.mlp.experts": 3, "model.layers.1": 1}
+    plan = RemovalPlan.removing([3, 4], 6, layers=sizes, granularity="mixed")
+    values = [0.4, 0.2, 0.9, -0.1, 0.1, None]
+    players = [PlayerFacts(player=i, value=v, standard_error=None) for i, v in enumerate(values)]
+    chart = layer_chart(players, plan)
+    assert chart is not None
+    assert [row.name for row in chart.rows] == ["layer 0, parts", "layer 0, experts", "layer 1"]
+    (parts,), (stays, goes), last = (row.ranges for row in chart.rows)
+    assert "2 stay, contributions 0.2 to 0.4, median 0.3" in parts.text
+    assert "layer 0, experts: 2 removed, contributions -0.1 to 0.1, median 0" in goes.text
+    assert (stays.removed, goes.removed, last) == (False, True, ())
+    assert goes.x < chart.zero < goes.x + goes.width < parts.x
+    assert goes.median == chart.zero
+    assert layer_chart(players, RemovalPlan.removing([3], 6)) is None
+
+
+def test_an_expert_is_compared_with_those_of_its_own_layer(copy: Run) -> None:
+    scored = read_run(copy).contributions
+    assert scored is not None
+    values = [0.5, 0.6, 0.7, 0.1, 0.2, 0.3]  # the lowest of all are in the second layer
+    players = tuple(PlayerFacts(player=i, value=v, standard_error=0.001) for i, v in enumerate(values))
+    sizes = {"model.layers.0.mlp.experts": 3, "model.layers.1.mlp.experts": 3}
+    plan = RemovalPlan.removing([0, 5], 6, layers=sizes, granularity="expert")
+    (sentence,) = why(plan, scored.model_copy(update={"players": players}))
+    assert sentence == "1 of the 2 removed are among as many of lowest contribution in their own layer."
+
+
+def test_the_report_of_many_players_has_no_bar_for_each(copy: Run) -> None:
+    count, sizes = 600, {f"model.layers.{layer}.mlp.experts": 100 for layer in range(6)}
+    plan = RemovalPlan.removing(range(0, count, 50), count, layers=sizes, granularity="expert")
+
+    def enlarge(manifest: Any) -> None:
+        manifest["model"]["players"] = count
+        manifest["result"]["plan"] = json.loads(plan.model_dump_json())
+
+    def enlarge_scores(content: Any) -> None:
+        content["players"] = [{"player": i, "value": -float(i), "standard_error": 1.0} for i in range(count)]
+        content["interactions"] = content["interaction_errors"] = None
+
+    edit(copy.manifest, enlarge)
+    edit(copy.contributions, enlarge_scores)
+    page = report_of(copy)
+    assert len(bars_of(copy)) == 12
+    assert "The numbers of the 256 lowest; contributions.json has all 600" in page.texts
+    assert "layer 5: 99" in page.texts
+    assert "layer 0: 0" not in page.texts
+    result = json.loads(copy.manifest.read_text(encoding="utf-8"))["result"]
+    points = [{"target": "x", "removed": 12, "value": None, "held_out_perplexity": 2.0, "parameters": 1}]
+    series = {"curve": points, "results": {"ratio-0.1": result}}
+    edit(copy.manifest, lambda manifest: manifest.update(series=series, result=None))
+    assert any(text.startswith(": 12 of 600 experts.") for text in report_of(copy).texts)
+
+
+def test_halves_of_the_text_with_too_few_coalitions_tell_nothing(copy: Run) -> None:
+    def thin(content: Any) -> None:
+        content["robustness"]["calibration_halves"] = {"kendall": -0.9, "spearman": -0.9, "coalitions": 5}
+
+    edit(copy.contributions, thin)
+    page = report_of(copy)
+    assert "not known: only 5 coalitions were measured on both halves of it" in page.texts
+    assert not any("halves of the text rank" in text for text in page.texts)
+    edit(copy.contributions, lambda content: content["robustness"]["calibration_halves"].update(coalitions=6))
+    assert any("halves of the text rank" in text for text in report_of(copy).texts)
+
+
+def test_accuracies_are_told_once(copy: Run) -> None:
+    score = {"task": "piqa", "samples": 4, "shots": 0, "metrics": {"acc": 0.75, "bits": 2.5}, "errors": {}}
+    paired = {
+        "task": "piqa",
+        "metric": "acc",
+        "questions": 4,
+        "before": 0.75,
+        "after": 0.5,
+        "difference": -0.25,
+    }
+
+    def ask(manifest: Any) -> None:
+        for which in ("dense", "pruned"):
+            manifest["result"][which]["tasks"] = [score]
+        manifest["result"]["differences"] = [paired | {"low": -0.7, "high": 0.4}]
+
+    edit(copy.manifest, ask)
+    page = report_of(copy)
+    assert "piqa, acc" in page.texts
+    assert "piqa: acc" not in page.texts
+    assert "piqa: bits" in page.texts
+
+
+def test_losses_of_a_training_are_drawn_where_they_are_finite(copy: Run) -> None:
+    points = [
+        {"step": 0, "loss": None, "held_back": {"one": 2.0, "other": 3.0}},
+        {"step": 5, "loss": 0.5, "held_back": {"one": 2.0 + math.log(1.1), "other": "Infinity"}},
+        {"step": 9, "loss": "NaN"},
+    ]
+    curve = {"loss": "next-token loss", "kept": False, "points": points}
+    edit(copy.manifest, lambda manifest: manifest["result"].update(curves={"heal": curve}))
+    page = report_of(copy)
+    assert "heal: trained for 9 steps. The trained weights were not kept." in page.texts
+    assert "one, step 5: +10.00%" in page.texts
+    assert "Training: next-token loss" not in page.texts  # a single point
+    assert "inf" in page.texts

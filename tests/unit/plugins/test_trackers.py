@@ -12,7 +12,8 @@ import pytest
 from shapcut.support.run_directory import Run
 from shapcut_plugins.trackers import TRACKERS, track
 
-MODEL = {"perplexity": {"perplexity": "Infinity"}, "parameters": 10}
+OTHER = {"source": "texts/my words.txt", "perplexity": {"perplexity": 9.0}}
+MODEL = {"perplexity": {"perplexity": "Infinity"}, "parameters": 10, "other_texts": [OTHER]}
 MANIFEST = {
     "recipe": {"model": "path", "remove": 2, "ratio": None},
     "phases": {"estimate": {"seconds": 2.0}, "select": {"seconds": 1.0}},
@@ -28,6 +29,7 @@ FIGURES = {
     "dense/parameters": 20.0,
     "pruned/perplexity": float("inf"),
     "pruned/parameters": 10.0,
+    "pruned/perplexity/texts_my words.txt": 9.0,
     "dense/piqa/acc": 0.6,
     "pruned/piqa/acc": 0.5,
 }
@@ -73,7 +75,9 @@ def test_mlflow_gets_options_and_figures(finished: Run, monkeypatch: pytest.Monk
     monkeypatch.setenv(TRACKERS, "mlflow")
     track(finished)
     assert [name for name, _ in package.made] == ["start_run", "log_params", "log_metrics"]
-    assert package.made[-1][1] == FIGURES
+    assert package.made[-1][1] == {
+        name.replace("my words", "my_words"): value for name, value in FIGURES.items()
+    }
 
 
 def test_a_tracker_that_fails_ends_no_run(

@@ -11,6 +11,7 @@ import pytest
 from forks import forked
 from torch import nn
 
+from shapcut.measurement.learning_curve import LearningCurve, LearningPoint
 from shapcut.steps.runner import StepResults, _done, check_order, clear_results
 from shapcut.steps.step import PostProcessor, Stage, StepContext, StoredModel
 from shapcut.support.errors import InputError
@@ -87,6 +88,23 @@ def test_the_last_two_results_are_kept_and_a_changed_recipe_invalidates_from_the
     assert changed.finished() == 2
     assert list(changed.begin(3).iterdir()) == []
     assert StepResults(tmp_path, ("a:x=2", "b", "c:y=2"), {"model": "m"}).finished() == 0
+
+
+def test_the_learning_curve_of_a_step_outlives_its_work(tmp_path: Path, llama_adapter: Any) -> None:
+    specs = ("a", "b")
+    results = StepResults(tmp_path, specs, {"model": "m"})
+    point = LearningPoint(step=3, loss=float("nan"), held_back={"text": 2.5})
+    curve = LearningCurve(loss="next-token loss", kept=False, points=(point,))
+    context = StepContext(llama_adapter, cast("Any", None), cast("Any", None), None, results.begin(1), 0)
+    context.keep_curve(curve)
+    results.finish(1, write)
+    results.begin(2)
+    results.finish(2, write)
+    results.clear()
+    again = StepResults(tmp_path, specs, {"model": "m"})
+    assert again.curve(1) is not None
+    assert repr(again.curve(1)) == repr(curve)
+    assert again.curve(2) is None
 
 
 def test_a_damaged_result_is_made_again_from_the_one_before(tmp_path: Path) -> None:

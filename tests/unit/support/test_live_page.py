@@ -12,6 +12,7 @@ def test_the_page_shows_what_goes_on_and_ends(tmp_path: Path) -> None:
     path = tmp_path / "live.html"
     with live_page(path, Silent(), "pruning <b>") as page:
         assert "http-equiv" in path.read_text()
+        assert "width=device-width" in path.read_text()
         page.say("<script>")
         with page.counting("measuring", 40) as count, page.working("in a part"):
             count(3)

@@ -7,8 +7,8 @@ from shapcut_plugins.report.charts.scale import Scale, Tick
 from shapcut_plugins.report.run_data import PlayerFacts
 
 LEFT, RIGHT, TOP, PLOT_HEIGHT, BELOW = 64, 12, 12, 220, 84
-MOST_BARS = 512
-"""With more players the page has no bars, only the strips of what is removed."""
+MOST_BARS = 128
+"""With more players the page shows ranges by layer, see `shapcut_plugins.report.charts.layers`."""
 
 _MIN_WIDTH, _MIN_STEP, _MAX_STEP = 640, 20, 64
 _BAR_SHARE = 0.62

@@ -8,7 +8,8 @@ from shapcut_plugins.report.charts.scale import Plot, Scale, perplexity_scale
 from shapcut_plugins.report.run_data import Cut
 
 LEFT, RIGHT, TOP, BOTTOM, BELOW = 56, 12, 12, 270, 40
-_PLOT_WIDTH, _NAME_WIDTH, _LINE = 400, 150, 13
+NAME_WIDTH = 150
+_PLOT_WIDTH, _LINE = 400, 13
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +72,7 @@ def curve_chart(methods: Sequence[tuple[str, Sequence[Cut]]]) -> CurveChart | No
         _curve(name, order, finite, across, down) for order, (name, finite) in enumerate(known) if finite
     ]
     return CurveChart(
-        width=LEFT + _PLOT_WIDTH + (_NAME_WIDTH if len(curves) > 1 else RIGHT),
+        width=LEFT + _PLOT_WIDTH + (NAME_WIDTH if len(curves) > 1 else RIGHT),
         height=BOTTOM + BELOW,
         left=LEFT,
         right=LEFT + _PLOT_WIDTH,
@@ -79,7 +80,7 @@ def curve_chart(methods: Sequence[tuple[str, Sequence[Cut]]]) -> CurveChart | No
         bottom=BOTTOM,
         x_ticks=across.ticks,
         y_ticks=down.ticks,
-        curves=_labelled(curves) if len(curves) > 1 else tuple(curves),
+        curves=labelled(curves, BOTTOM) if len(curves) > 1 else tuple(curves),
         logarithmic=down.logarithmic,
     )
 
@@ -110,8 +111,13 @@ def _curve(name: str, method: int, cuts: Sequence[Cut], across: Scale, down: Sca
         )
         for cut in cuts
     )
+    return joined(name, method, marks, LEFT + _PLOT_WIDTH)
+
+
+def joined(name: str, method: int, marks: Sequence[Mark], right: float) -> Curve:
+    """A line through at least one mark, named beside ``right``."""
     path = " ".join(f"{'L' if place else 'M'}{mark.x} {mark.y}" for place, mark in enumerate(marks))
-    return Curve(name, method, path, marks, (LEFT + _PLOT_WIDTH + 4, marks[-1].y + 4))
+    return Curve(name, method, path, tuple(marks), (right + 4, marks[-1].y + 4))
 
 
 def _words(name: str, cut: Cut) -> str:
@@ -119,7 +125,7 @@ def _words(name: str, cut: Cut) -> str:
     return f"{name}, {cut.removed} removed: perplexity {cut.perplexity:,.2f}{spread}"
 
 
-def _labelled(curves: list[Curve]) -> tuple[Curve, ...]:
+def labelled(curves: Sequence[Curve], bottom: float) -> tuple[Curve, ...]:
     """The curves with their names at least a line apart, in the order of their last marks."""
     order = sorted(range(len(curves)), key=lambda place: curves[place].label[1])
     heights: dict[int, float] = {}
@@ -127,7 +133,7 @@ def _labelled(curves: list[Curve]) -> tuple[Curve, ...]:
     for place in order:
         lowest = max(lowest + _LINE, curves[place].label[1])
         heights[place] = lowest
-    highest = BOTTOM + 4.0 + _LINE
+    highest = bottom + 4.0 + _LINE
     for place in reversed(order):  # names that ran out of the plot move up again, as far as they must
         highest = min(highest - _LINE, heights[place])
         heights[place] = highest

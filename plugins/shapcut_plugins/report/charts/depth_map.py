@@ -18,12 +18,14 @@ class DepthRow:
     Attributes:
         name: shortened if it is long.
         y: of its upper edge.
+        right: x of its right edge.
         method: index of the method's colour on the page, or None.
         cells: (x, share of the removals that took this player, words) of each player that was taken.
     """
 
     name: str
     y: float
+    right: float
     method: int | None
     cells: tuple[tuple[float, float, str], ...]
 
@@ -44,13 +46,16 @@ class DepthMap:
 
 
 def depth_map(
-    removals: Sequence[tuple[str, int | None, Sequence[Sequence[int]]]], n_players: int
+    removals: Sequence[tuple[str, int | None, Sequence[Sequence[int]]]],
+    n_players: int,
+    sizes: Sequence[int] = (),
 ) -> DepthMap | None:
     """Lay out the removals of each cut or method; None if there are none, or too many players for a page.
 
     Args:
         removals: name, number of the method and the sets of players, one a seed.
-        n_players: how many players there are.
+        n_players: how many players there are, in the longest row.
+        sizes: the players of each row, if they differ.
     """
     known = [(name, method, sets) for name, method, sets in removals if sets]
     if not known or not 0 < n_players <= _MOST_COLUMNS:
@@ -61,6 +66,7 @@ def depth_map(
         DepthRow(
             _short(name),
             _TOP + place * _ROW,
+            round(left + (sizes[place] if sizes else n_players) * cell, 1),
             method,
             _cells(name, sets, left, cell),
         )

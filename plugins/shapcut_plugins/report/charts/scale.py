@@ -38,7 +38,7 @@ class Scale:
     def powers(cls, low: float, high: float, first: float, last: float) -> "Scale":
         """A logarithmic scale exactly from ``low`` to ``high``."""
         within = [n for n in _power_ticks(low, high) if low * (1 - 1e-9) <= n <= high * (1 + 1e-9)]
-        return cls(low, high, first, last, tuple(within or (low, high)), logarithmic=True)
+        return cls(low, high, first, last, tuple(within or dict.fromkeys((low, high))), logarithmic=True)
 
     def place(self, value: float) -> float:
         """The coordinate of a value; the middle if all values are equal."""
