@@ -8,10 +8,9 @@ def players_families(content: dict[str, Any]) -> str:
     rows = content["families"]
     exact = [name for name, row in rows.items() if row["verdict"] == "exact"]
     largest = max(rows[name]["largest_difference"] for name in exact)
-    so_far = "" if content["complete"] else " so far"
     lines = [
         f"transformers {content['transformers']}, torch {content['torch']}, {content['machine']}: {len(rows)} families with "
-        f"experts{so_far}, {len(exact)} exact; the largest difference {largest:.1g} of the effect.",
+        f"experts, {len(exact)} exact; the largest difference {largest:.1g} of the effect.",
         "",
         f"Exact: {', '.join(exact)}.",
         "",
@@ -72,7 +71,7 @@ def players_experts(content: dict[str, Any]) -> str:
             *lines,
             f"Held-out perplexity on {content['held_out_windows']} windows of {text['length']} tokens ({whole} before the cut), "
             f"mean of seeds {', '.join(map(str, seeds))}; in brackets, thousandths of a nat above `ours` and the standard error of "
-            f"the paired difference over windows. All methods measure on {text['windows']} windows; `ours` compares its finalists "
+            f"the paired difference over windows, which seeds share. All methods measure on {text['windows']} windows; `ours` compares its finalists "
             f'on {text["further_windows"]} further ones, which the columns "all text" read too. Unequal counts over all layers '
             f"are values only. `{content['command']}`, torch {content['torch']}.",
         ]
@@ -101,7 +100,7 @@ def players_mixed(content: dict[str, Any]) -> str:
             "",
             f"Held-out perplexity on {content['held_out_windows']} windows of {text['length']} tokens ({whole} before the cut), "
             f"mean of seeds {seeds}; in brackets, thousandths of a nat above `mixed` and the standard error of the paired "
-            f"difference over windows. All have {content['budget']} coalitions on {text['windows']} windows and compare their "
+            f"difference over windows, which seeds share. All have {content['budget']} coalitions on {text['windows']} windows and compare their "
             f"finalists on {text['further_windows']} further ones. A dash: the kind alone does not reach the target, or no "
             f"checkpoint can lack it. `{content['command']}`, torch {content['torch']}.",
         ]
@@ -149,7 +148,7 @@ def _mixed_cell(rows: list[dict[str, Any]]) -> str:
     if known[0]["method"] == "mixed":
         return perplexity
     above = sum(row["nats_above_mixed"][0] for row in known) / len(known)
-    error = sum(row["nats_above_mixed"][1] ** 2 for row in known) ** 0.5 / len(known)
+    error = sum(row["nats_above_mixed"][1] for row in known) / len(known)
     return f"{perplexity} ({1e3 * above:+.1f} ± {1e3 * error:.1f})"
 
 
@@ -158,7 +157,7 @@ def _expert_cell(rows: list[dict[str, Any]]) -> str:
     if "nats_above_ours" not in rows[0] or rows[0]["method"] == "ours":
         return perplexity
     above = sum(row["nats_above_ours"][0] for row in rows) / len(rows)
-    error = sum(row["nats_above_ours"][1] ** 2 for row in rows) ** 0.5 / len(rows)
+    error = sum(row["nats_above_ours"][1] for row in rows) / len(rows)
     return f"{perplexity} ({1e3 * above:+.1f} ± {1e3 * error:.1f})"
 
 
