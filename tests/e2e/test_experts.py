@@ -87,7 +87,7 @@ def test_a_pruned_mixture(mixture: Path, tmp_path: Path) -> None:
     report = "\n".join(path.read_text(encoding="utf-8") for path in (tmp_path / "out.run").glob("*.html"))
     assert "(experts, counted from 0 in each layer)" in report
     assert "layer 3: 2 of 6 experts: " in report
-    assert "One strip a layer, its experts from left to right" in report
+    assert "One strip for the players of a layer, from left to right" in report
 
 
 def test_a_plan_is_applied_in_python(mixture: Path, tmp_path: Path) -> None:

@@ -153,9 +153,13 @@ def test_an_interruption_ends_the_process(tmp_path: Path):
         wait_for(lambda: any(thread.name == READER for thread in threading.enumerate()))
         os.kill(os.getpid(), signal.SIGINT)
 
-    threading.Thread(target=interrupt).start()
-    with pytest.raises(KeyboardInterrupt):
-        run_bounded(command, dict(os.environ), 60.0, "late")
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background ignores it
+    try:
+        threading.Thread(target=interrupt).start()
+        with pytest.raises(KeyboardInterrupt):
+            run_bounded(command, dict(os.environ), 60.0, "late")
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert_ended(int(started.read_text(encoding="utf-8")))
 
 
