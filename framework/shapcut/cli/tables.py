@@ -303,7 +303,7 @@ def task_rows(runs: Sequence[RunSummary], directory: Path) -> tuple[list[str], l
 
 
 def incomparable_texts(runs: Sequence[RunSummary]) -> list[str]:
-    """The texts of which the runs read different tokens."""
+    """The texts whose tokens differ between the runs."""
     read: dict[str, set[str]] = {}
     for text in (text for run in runs for cut in run.cuts.values() for text in cut.texts):
         read.setdefault(text.source, set()).add(text.fingerprint)
