@@ -48,6 +48,24 @@ def test_a_family_offers_its_linear_projections(name: str) -> None:
     assert result.passed, result.detail
 
 
+def test_experts_with_biases_take_a_constant() -> None:
+    prefix, declared = first_block(HFDecoderAdapter(), "gpt_oss")
+    assert [each.bias.removeprefix(prefix) for each in declared] == ["", "mlp.experts.down_proj_bias"]
+    (case,) = (each for each in cases(HFDecoderAdapter(), only=["gpt_oss"]) if each.granularity == "block")
+    assert run_check(case, CHECK).passed
+
+
+def test_a_bias_of_another_module_fails_the_check() -> None:
+    def change(found: tuple[OutputProjection, ...]) -> tuple[OutputProjection, ...]:
+        attention, mixture = found
+        return (attention, replace(mixture, bias=f"{attention.module}.bias"))
+
+    (case,) = (each for each in cases(Wrong(change), only=["gpt_oss"]) if each.granularity == "block")
+    result = run_check(case, CHECK)
+    assert not result.passed
+    assert "self_attn.o_proj.bias is not added to the stream" in result.detail
+
+
 def test_other_libraries_offer_theirs() -> None:
     assert [each.module for each in first_block(Rwkv7HfAdapter(), "rwkv7-hf")[1]] == [
         "model.layers.0.attn.o_proj",

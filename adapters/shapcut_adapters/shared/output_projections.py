@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers.pytorch_utils import Conv1D
 
-from shapcut.contracts import Adapter, LayerStack, OutputProjection, Player
+from shapcut.contracts import Adapter, LayerStack, OutputProjection, Player, State
 
 _BATCH, _LENGTH = 2, 12
 _VOCABULARY = 32
@@ -92,8 +92,45 @@ def found_projections(
         for candidates in ([o for o in outputs if o.linear], [o for o in outputs if o.part]):
             chosen = _combination(candidates, added, after)
             if chosen:
-                return _declared(chosen, name)
+                trial = _BiasTrial(stack, index, entering, after)
+                modules = (output.module for output, _ in chosen)
+                return tuple(map(trial.with_bias, _declared(chosen, name), modules))
     return ()
+
+
+@dataclass(frozen=True, slots=True)
+class _BiasTrial:
+    """Steps of one block, of whose modules some parameters are changed."""
+
+    stack: LayerStack
+    index: int
+    entering: State
+    after: Tensor
+
+    def with_bias(self, projection: OutputProjection, module: nn.Module) -> OutputProjection:
+        """A projection that is not linear, with the first parameter that adds to its output, if any."""
+        if projection.linear:
+            return projection
+        biases = ((path, each) for path, each in module.named_parameters() if "bias" in path)
+        width = self.after.shape[-1:]
+        adding = (
+            path for path, each in biases if each.shape[-1:] == width and self._adds(each, projection.factor)
+        )
+        path = next(adding, "")
+        return replace(projection, bias=f"{projection.module}.{path}") if path else projection
+
+    def _adds(self, parameter: nn.Parameter, factor: float) -> bool:
+        """Whether what is added to all rows of a parameter is added to the stream, times a factor."""
+        drawn = torch.randn(parameter.shape[-1], generator=torch.Generator().manual_seed(0))
+        vector = (drawn * _root_mean_square(self.after)).to(parameter.dtype).to(parameter.device)
+        before = parameter.detach().clone()
+        parameter.data.add_(vector)
+        try:
+            found = self.stack.stream(self.stack.step(self.index, self.entering)).double()
+        finally:
+            parameter.data.copy_(before)
+        left = _root_mean_square(found - self.after.double() - factor * vector.double())
+        return left <= _ROUNDINGS * torch.finfo(self.after.dtype).eps * _root_mean_square(found)
 
 
 def _token_ids(batch: int, device: torch.device) -> Tensor:
@@ -169,7 +206,7 @@ def _combination(candidates: Sequence[_Output], added: Tensor, after: Tensor) ->
 
 
 def _root_mean_square(values: Tensor) -> float:
-    return float(values.square().mean().sqrt())
+    return float(values.double().square().mean().sqrt())
 
 
 def _declared(chosen: Sequence[tuple[_Output, float]], name: str) -> tuple[OutputProjection, ...]:

@@ -32,10 +32,17 @@ from shapcut_adapters.shared.indices import checked_indices
 from shapcut_adapters.shared.output_projections import found_projections
 from shapcut_adapters.shared.removal import require_removable
 from shapcut_adapters.transformers.decoder import Decoder, find_blocks, find_decoder, forward, input_device
+from shapcut_adapters.transformers.experts.layout import rows_objection
 from shapcut_adapters.transformers.experts.players import Experts
 from shapcut_adapters.transformers.experts.stack import ExpertStack
 from shapcut_adapters.transformers.experts.statistics import expert_statistics
-from shapcut_adapters.transformers.families import FAMILIES, WRAPPERS, family_of, is_wrapper
+from shapcut_adapters.transformers.families import (
+    FAMILIES,
+    WRAPPERS,
+    family_of,
+    has_own_code,
+    is_wrapper,
+)
 from shapcut_adapters.transformers.families.rules import Cut
 from shapcut_adapters.transformers.file_cut import (
     files_objection,
@@ -55,10 +62,7 @@ from shapcut_adapters.transformers.removal import (
 )
 from shapcut_adapters.transformers.replay_check import replays_exactly
 from shapcut_adapters.transformers.sublayers.players import SubLayers
-from shapcut_adapters.transformers.sublayers.remote_code import (
-    has_own_code,
-    save_with_code,
-)
+from shapcut_adapters.transformers.sublayers.remote_code import save_with_code
 from shapcut_adapters.transformers.sublayers.removal import (
     form_objections,
     parts_remnants,
@@ -93,7 +97,7 @@ class HFDecoderAdapter(Adapter):
     def matches(self, model: nn.Module) -> bool:
         """Whether the model's class belongs to a known family and its layers are in place."""
         family = family_of(model)
-        return has_own_code(model) or (family is not None and find_blocks(model, family) is not None)
+        return family is not None and find_blocks(model, family) is not None
 
     def families(self) -> tuple[FamilySupport, ...]:
         """Every family of causal language models that transformers has, as it was tried."""
@@ -329,6 +333,10 @@ class HFDecoderAdapter(Adapter):
     def cache_differs(self, model: nn.Module) -> str:
         """The family's declared fault, if any."""
         return "" if has_own_code(model) else find_decoder(model).family.cache_differs
+
+    def dtype_objection(self, model: nn.Module, dtype: torch.dtype) -> str:
+        """Torch multiplies packed experts only if their rows are whole multiples of 16 bytes."""
+        return rows_objection(model, dtype)
 
     def independent_fields(self, model: nn.Module) -> Collection[str]:
         """As declared by the family."""

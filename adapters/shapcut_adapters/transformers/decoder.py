@@ -126,8 +126,6 @@ def find_decoder(model: nn.Module) -> Decoder:
     """
     family = family_of(model)
     blocks = find_blocks(model, family) if family else None
-    if "mlps_per_layer" in vars(getattr(model, "config", model)):
-        raise UnsupportedModelError("its layers have no longer one MLP each; cut the original model instead")
     if family is None or blocks is None:
         known = ", ".join(known_family.model_type for known_family in FAMILIES)
         raise UnsupportedModelError(f"{type(model).__name__} is not a known decoder; known: {known}")

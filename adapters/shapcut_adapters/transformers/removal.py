@@ -8,7 +8,7 @@ from transformers import PretrainedConfig
 
 from shapcut.contracts import quantization_method
 from shapcut_adapters.transformers.decoder import Decoder
-from shapcut_adapters.transformers.families import Family, deepstack_layers, is_wrapper
+from shapcut_adapters.transformers.families import Family, deepstack_layers, has_own_code, is_wrapper
 from shapcut_adapters.transformers.families.conventions import conventional_fields
 from shapcut_adapters.transformers.families.rules import Cut
 from shapcut_adapters.transformers.file_cut import note_stored_numbers
@@ -18,9 +18,13 @@ from shapcut_adapters.transformers.rebuild import rebuilt
 _DEEPSTACK = "features of the image are added behind it, by its number"
 _INDEX_ATTRIBUTES = ("layer_idx", "layer_id", "layer_number")
 
+_UNEQUAL = "the layers have no longer one MLP each; cut the original model instead"
+
 
 def pinned_blocks(decoder: Decoder) -> dict[int, str]:
     """Blocks that can never be removed exactly, with the reason."""
+    if has_own_code(decoder.model):
+        return dict.fromkeys(range(len(decoder.blocks)), _UNEQUAL)
     pinned = dict.fromkeys(range(deepstack_layers(decoder.model)), _DEEPSTACK)
     for rule in decoder.family.all_rules:
         pinned |= rule.pinned(decoder.config, len(decoder.blocks))

@@ -34,7 +34,8 @@ Example = Callable[[int], tuple[nn.Module, Tensor]]
 CONTRACT_VERSION = 2
 SUPPORTED_CONTRACTS = (1, 2)
 """Version 2 adds `Adapter.granularities`, `.expert_statistics`, `.checkpoint_forms`, `.remove_as`,
-`.remnants` and `.sample`, `Player.group`, and `LayerStack.stages`, each with a default."""
+`.remnants`, `.sample` and `.dtype_objection`, `Player.group`, and `LayerStack.stages`, each with a
+default."""
 
 _STATE_FIELDS = ("past_key_values", "cache_params", "state")
 """Fields of a transformers output that hold the generation state."""
@@ -273,6 +274,10 @@ class Adapter(ABC):
         For bugs in the architecture's own library. With one declared, the conformance kit compares cached
         decoding with that of the reloaded model instead.
         """
+        return ""
+
+    def dtype_objection(self, model: nn.Module, dtype: torch.dtype) -> str:  # noqa: ARG002
+        """Why the model cannot run with its weights in another number format; empty if it can."""
         return ""
 
     def independent_fields(self, model: nn.Module) -> Collection[str]:  # noqa: ARG002

@@ -37,6 +37,9 @@ class OutputProjection:
             which another linear map can be folded. Other modules (a mixture of experts, a gated network) are
             declared too, so that a player's projections add up to its whole update.
         transposed: whether the weight has shape (inputs, outputs).
+        bias: for a module that is not linear, the dotted path of a parameter whose last dimension is the
+            stream's: a vector that is added to all its rows is added to the module's output. Empty if it has
+            none.
     """
 
     module: str
@@ -44,6 +47,7 @@ class OutputProjection:
     factor: float = 1.0
     linear: bool = True
     transposed: bool = False
+    bias: str = ""
 
 
 class LayerStack(ABC):

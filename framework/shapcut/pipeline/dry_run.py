@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -149,11 +150,15 @@ class _Shape(Game):
         raise TypeError(f"{len(coalitions)} coalitions of a model without weights have no values")
 
 
-def _dtypes(recipe: Recipe, model: nn.Module, device: torch.device) -> tuple[torch.dtype, torch.dtype]:
+def _dtypes(
+    recipe: Recipe, model: nn.Module, adapter: Adapter, device: torch.device
+) -> tuple[torch.dtype, torch.dtype]:
     """The dtype of the weights, and that of the evaluation."""
     own = next(weight.dtype for weight in model.parameters() if weight.is_floating_point())
     kept = is_quantized(model) or recipe.offload != "off"
-    return own, own if kept and recipe.dtype == "auto" else evaluation_dtype(recipe.dtype, own, device)
+    if kept and recipe.dtype == "auto":
+        return own, own
+    return own, evaluation_dtype(recipe.dtype, own, device, partial(adapter.dtype_objection, model))
 
 
 def forecast(recipe: Recipe, host: Host, *, target: bool, throughput: float | None = None) -> Forecast:
@@ -187,7 +192,7 @@ def forecast(recipe: Recipe, host: Host, *, target: bool, throughput: float | No
     removable = sum(player.removable for player in shape.players)
     n_remove = max((each.typical_size() for each in targets), default=None)
     present = shape.n_players - (n_remove or max(2, removable // 4))
-    own, dtype = _dtypes(recipe, shape.model, device)
+    own, dtype = _dtypes(recipe, shape.model, shape.adapter, device)
     memory = footprint(recipe, shape.model, shape.players, device, (own, dtype))
     steps, caveats = planned_steps(parts, recipe, shape.model, device)
     tokens = recipe.samples * recipe.sequence_length

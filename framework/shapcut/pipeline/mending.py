@@ -60,8 +60,6 @@ def planned_steps(
 
 def _objection(recipe: Recipe, model: nn.Module, device: torch.device) -> str:
     """Why a cut cannot be compensated whatever its blocks are; empty if it can."""
-    if recipe.granularity not in {"block", "expert"}:
-        return f"that needs blocks or experts as players, not {recipe.granularity}"
     if is_quantized(model):
         return "its weights are quantized"
     if recipe.samples < _LEAST_WINDOWS:

@@ -61,11 +61,8 @@ def make_parts(recipe: Recipe, host: Host) -> Parts:
     steps = tuple((spec, host.postprocessors.create(spec)) for spec in recipe.then)
     check_order(steps)
     for spec, step in steps:
-        possible = {"block", "expert"} if step.takes_experts else {"block"}
-        if step.whole_blocks and recipe.granularity not in possible:
-            raise InputError(
-                f"--then {spec} needs --granularity {' or '.join(sorted(possible))}, not {recipe.granularity}"
-            )
+        if step.whole_blocks and recipe.granularity != "block":
+            raise InputError(f"--then {spec} needs --granularity block, not {recipe.granularity}")
     if recipe.mend_finalists and (recipe.finalist_samples == 0 or not (recipe.mend or mends(steps))):
         raise InputError("--mend-finalists needs finalist samples, and --mend or a step that compensates")
     return Parts(

@@ -102,7 +102,6 @@ class PostProcessor(ABC):
         gives_quantized: whether the step quantizes the weights.
         whole_blocks: whether the step needs whole blocks as players.
         is_last: whether no step can follow.
-        takes_experts: whether a step that needs whole blocks also works where blocks lost experts.
         samples: number of calibration windows; None: as many as coalitions are measured on.
         tolerance: largest accepted difference between the logits of the result in memory and of its
             checkpoint; None if only the order of the arithmetic may differ.
@@ -113,7 +112,6 @@ class PostProcessor(ABC):
     gives_quantized: ClassVar[bool] = False
     whole_blocks: ClassVar[bool] = False
     is_last: ClassVar[bool] = False
-    takes_experts: ClassVar[bool] = False
     samples: int | None = None
     tolerance: float | None = None
 

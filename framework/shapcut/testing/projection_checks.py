@@ -57,6 +57,8 @@ def _checked_step(
             if given is None:
                 raise ConformanceError(f"{projection.module} is not given its input as its first argument")
             _require_linear(model, projection, given, output)
+        elif projection.bias:
+            _require_bias(model, stack, index, state, projection)
     share = float((total - added).abs().max() / stack.stream(following).abs().max())
     require(share <= TOLERANCE, f"player {index} adds something else: off by {share:.2g} of the stream")
     require(bool(added.abs().max() > 0), f"vacuous: player {index} adds nothing")
@@ -77,3 +79,17 @@ def _require_linear(model: nn.Module, projection: OutputProjection, given: Tenso
     expected = functional.linear(given, weight, module.bias)
     share = float((expected - output).abs().max() / output.abs().max())
     require(share <= TOLERANCE, f"{projection.module} is not the linear map of its weight and bias")
+
+
+def _require_bias(
+    model: nn.Module, stack: LayerStack, index: int, state: State, projection: OutputProjection
+) -> None:
+    """Require a vector that is added to a bias to be added to the stream, times the projection's factor."""
+    bias = model.get_parameter(projection.bias)
+    before, whole = bias.detach().clone(), stack.stream(stack.step(index, state))
+    vector = torch.linspace(-1, 1, bias.shape[-1], dtype=bias.dtype, device=bias.device) * whole.abs().max()
+    bias.data.add_(vector)
+    changed = stack.stream(stack.step(index, state)) - whole
+    bias.data.copy_(before)
+    share = float((changed - projection.factor * vector).abs().max() / whole.abs().max())
+    require(share <= TOLERANCE, f"what is added to {projection.bias} is not added to the stream")

@@ -3,7 +3,7 @@
 import copy
 import hashlib
 from collections.abc import Iterator, Sequence
-from functools import cached_property
+from functools import cached_property, partial
 from importlib import metadata
 from typing import Any
 
@@ -93,7 +93,9 @@ class ModelGame(PortableGame):
         self.dtype = (
             self.own_dtype
             if as_loaded and dtype == "auto"
-            else evaluation_dtype(dtype, self.own_dtype, self._device)
+            else evaluation_dtype(
+                dtype, self.own_dtype, self._device, partial(adapter.dtype_objection, model)
+            )
         )
         if is_offloaded(model) and self.dtype != self.own_dtype:
             raise InputError(

@@ -1,11 +1,14 @@
 """The dtype, kernels and memory budget of evaluation on a device."""
 
 import sys
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
 
 import psutil
 import torch
+
+from shapcut.support.errors import InputError
 
 _OPERATIONS_WORTH_COMPILING = 1e14
 
@@ -29,17 +32,27 @@ def fast_matrix_products(device: torch.device) -> AbstractContextManager[None]:
     return torch.autocast(device.type, torch.bfloat16, enabled=enabled, cache_enabled=False)
 
 
-def evaluation_dtype(requested: str, own: torch.dtype, device: torch.device) -> torch.dtype:
-    """The evaluation dtype: ``auto`` turns float32 into bf16 where that is fast.
+def evaluation_dtype(
+    requested: str, own: torch.dtype, device: torch.device, objection: Callable[[torch.dtype], str]
+) -> torch.dtype:
+    """The evaluation dtype: ``auto`` turns float32 into bf16 where that is fast and the model runs in it.
 
     Args:
         requested: auto, float32, bfloat16 or float16.
         own: the model's own dtype.
         device: the model's device.
+        objection: why the model cannot run in another dtype; empty if it can.
+
+    Raises:
+        InputError: if the model cannot run in the requested dtype.
     """
-    if requested != "auto":
-        return getattr(torch, requested)  # type: ignore[no-any-return]
-    return torch.bfloat16 if own == torch.float32 and has_fast_bfloat16(device) else own
+    if requested == "auto":
+        fast = own == torch.float32 and has_fast_bfloat16(device) and not objection(torch.bfloat16)
+        return torch.bfloat16 if fast else own
+    wanted: torch.dtype = getattr(torch, requested)
+    if wanted != own and (reason := objection(wanted)):
+        raise InputError(f"--dtype {requested} is unavailable: {reason}; leave the option out")
+    return wanted
 
 
 def fusing_pays(device: torch.device, operations: float) -> bool:

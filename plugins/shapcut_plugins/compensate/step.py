@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from shapcut.contracts import (
     Adapter,
+    Granularity,
     InputError,
     Losses,
     OutputProjection,
@@ -22,6 +23,7 @@ from shapcut.contracts import (
     tried_against,
     write_json_atomically,
 )
+from shapcut_plugins.compensate.cut_blocks import CutBlocks
 from shapcut_plugins.compensate.walk import Walk
 
 _SCALES = (1.0, 0.5)
@@ -35,9 +37,9 @@ class Compensate(PostProcessor):
 
     Before each cut, ridge regression fits the weights of the block's output projections so that the residual
     stream after it matches the original's after the cut. Nothing is added to the model. The ridge is chosen
-    by what a fit of some sources of the text does for another. A block that lost experts is fitted as one
-    before a cut; what its experts read changes with its mixer, so that a share of the change may do better
-    than all of it.
+    by what a fit of some sources of the text does for another. A block that lost its attention, its MLP or
+    experts is fitted as one before a cut; what an MLP or experts read changes with the mixer, so that a share
+    of the change may do better than all of it.
 
     The changed weights are kept only if they lower the loss on windows held back from the fit, and raise it
     on no source by more than the paired interval; otherwise a half of each change is tried.
@@ -53,8 +55,6 @@ class Compensate(PostProcessor):
     """
 
     stage: ClassVar[Stage] = "compensate"
-    whole_blocks: ClassVar[bool] = True
-    takes_experts: ClassVar[bool] = True
 
     def __init__(
         self,
@@ -97,11 +97,9 @@ class Compensate(PostProcessor):
         """Fit in place; write the fitted projections and their trial to ``compensation.json``.
 
         Raises:
-            InputError: if players are neither blocks nor experts, or the text has fewer than two windows.
+            InputError: if the text has fewer than two windows.
         """
-        adapter, plan = context.adapter, context.plan
-        if plan.granularity not in {"block", "expert"}:
-            raise InputError(f"compensate: needs blocks or experts as players, not {plan.granularity}")
+        adapter = context.adapter
         windows = self._windows(context)
         fitted, held = hold_back(windows)
         with torch.no_grad():
@@ -127,20 +125,16 @@ class Compensate(PostProcessor):
     ) -> list[dict[str, Any]]:
         """Fit all places; the projections as plain data, blocks counted as in the original."""
         adapter, plan = context.adapter, context.plan
-        players = adapter.players(model)
-        whole = plan.granularity == "block"
-        depth = len(plan.kept) + len(plan.removed) if whole else len(players)
-        kept = plan.kept if whole else range(depth)
+        original, players = context.original(), adapter.players(model)
+        blocks = CutBlocks.of(_stages(adapter, original, plan.granularity), plan.removed, len(players))
 
         def choose(index: int, cut: bool) -> Sequence[OutputProjection]:
             return self._chosen(adapter, model, players[index]) if cut or self._places == "all" else ()
 
-        with context.reporter.counting("compensating, blocks", depth) as count:
-            original = context.original()
+        with context.reporter.counting("compensating, blocks", blocks.depth) as count:
             walk = Walk(adapter, original, model, fitted=fitted, held=held, weight_power=self._weight_power)
-            changed = () if whole else _changed(adapter.players(original), players)
-            mended = walk.mend(kept, depth, choose, count, changed)
-        return [{**asdict(each), "block": kept[each.block]} for each in mended]
+            mended = walk.mend(blocks, choose, count)
+        return [{**asdict(each), "block": blocks.starts[each.block]} for each in mended]
 
     def _judged(
         self,
@@ -173,22 +167,22 @@ class Compensate(PostProcessor):
 
     def _weights(self, adapter: Adapter, model: nn.Module) -> dict[str, Tensor]:
         """Weights and biases of all projections that may be fitted, by name."""
-        modules = {
-            each.module for player in adapter.players(model) for each in self._chosen(adapter, model, player)
-        }
-        return {
-            f"{module}.{name}": parameter.data
-            for module in sorted(modules)
-            for name, parameter in model.get_submodule(module).named_parameters(recurse=False)
-        }
+        names = set()
+        for player in adapter.players(model):
+            for each in self._chosen(adapter, model, player):
+                module = model.get_submodule(each.module)
+                own = (name for name, _ in module.named_parameters(recurse=False))
+                names |= {f"{each.module}.{name}" for name in own} if each.linear else {each.bias}
+        return {name: model.get_parameter(name).data for name in sorted(names)}
 
     def _chosen(self, adapter: Adapter, model: nn.Module, player: Player) -> tuple[OutputProjection, ...]:
         """The projections of a block to fit, in execution order."""
-        linear = tuple(each for each in adapter.output_projections(model, player) if each.linear)
-        if self._into == "both" or not linear:
-            return linear
+        found = adapter.output_projections(model, player)
+        fitted = tuple(each for each in found if each.linear or each.bias)
+        if self._into == "both" or not fitted:
+            return fitted
         role = "mlp" if self._into == "mlp" else "mixer"
-        return tuple(each for each in linear if each.role == role)[-1:] or linear[-1:]
+        return tuple(each for each in fitted if each.role == role)[-1:] or fitted[-1:]
 
     def _windows(self, context: StepContext) -> dict[str, Tensor]:
         """Windows of each source of the calibration text, chosen at random, in proportion to what it has."""
@@ -214,7 +208,9 @@ def _verdict(scale: float, last: Trial) -> str:
     return f"compensated{share}; perplexity on text held back {last.summary()}"
 
 
-def _changed(before: Sequence[Player], after: Sequence[Player]) -> tuple[int, ...]:
-    """The blocks that lost parameters."""
-    pairs = zip(before, after, strict=True)
-    return tuple(one.index for one, other in pairs if other.parameters < one.parameters)
+def _stages(adapter: Adapter, model: nn.Module, granularity: Granularity) -> Sequence[range]:
+    """The players of each block."""
+    stack = adapter.stack(model, granularity)
+    if stack is None:
+        raise InputError(f"compensate: {type(model).__name__} cannot be run block by block")
+    return stack.stages(len(adapter.players(model, granularity)))

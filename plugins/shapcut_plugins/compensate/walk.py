@@ -1,15 +1,15 @@
 """Walk the original and the pruned model side by side and fit blocks of the pruned one."""
 
 import math
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from shapcut.contracts import Adapter, InputError, LayerStack, OutputProjection, State, fast_matrix_products
+from shapcut_plugins.compensate.cut_blocks import CutBlocks
+from shapcut_plugins.compensate.places import Place, place_of
 from shapcut_plugins.compensate.regression import Moments, fit
 
 Choice = Callable[[int, bool], Sequence[OutputProjection]]
@@ -32,7 +32,7 @@ class Mended:
 
     Attributes:
         block: of the pruned model.
-        module: the projection.
+        module: the projection, or the bias of one that is not linear.
         ridge: see `Fit`; None if the projection is unchanged.
         share: share of the change that was applied; less than 1 where the rest of the block counteracts it.
         error: remaining share of the stream's weighted squared error on windows held back, the mean over
@@ -88,32 +88,24 @@ class Walk:
         self._pruned_streams = self._streams
         self._stacks[1].prelude(batches[0])
 
-    def mend(
-        self,
-        kept: Sequence[int],
-        depth: int,
-        choose: Choice,
-        said: Callable[[int], None],
-        changed: Collection[int] = (),
-    ) -> list[Mended]:
+    def mend(self, blocks: CutBlocks, choose: Choice, said: Callable[[int], None]) -> list[Mended]:
         """Walk both models and fit blocks of the pruned one.
 
         The target after block j of the pruned model is the original's stream before the block that becomes
-        block j + 1, that is, after the removed blocks in between. Before the first cut both models agree.
+        block j + 1, that is, after all that was removed in between. Before the first cut both models agree.
 
         Args:
-            kept: the original's kept blocks.
-            depth: number of the original's blocks.
-            choose: maps a block of the pruned model and whether blocks were cut beside it to the projections
-                to fit, in order.
+            blocks: of the pruned model.
+            choose: maps a block of the pruned model and whether something was cut in or beside it to the
+                projections to fit, in order.
             said: receives the number of finished blocks of the original.
-            changed: blocks of the pruned model that lost a part, which counts as a cut beside them.
         """
         mended: list[Mended] = []
-        self._advance_original(range(kept[0]), said)
-        same = kept[0] == 0
-        for index, (own, following) in enumerate(zip(kept, [*kept[1:], depth], strict=True)):
-            cut = following - own > 1 or (index == 0 and own > 0) or index in changed
+        starts = blocks.starts
+        self._advance_original(range(starts[0]), said)
+        same = starts[0] == 0
+        for index, (own, following) in enumerate(zip(starts, [*starts[1:], blocks.depth], strict=True)):
+            cut = index in blocks.changed
             if same:
                 self._pruned_streams = self._streams
             self._advance_original(range(own, following), said)
@@ -121,7 +113,7 @@ class Walk:
                 continue
             same = False
             mended += [self._mend(index, projection) for projection in choose(index, cut)]
-            if index < len(kept) - 1:
+            if index < len(starts) - 1:
                 self._pruned_streams = [
                     self._step(self._stacks[1], index, state) for state in self._pruned_streams
                 ]
@@ -138,30 +130,25 @@ class Walk:
 
     def _mend(self, index: int, projection: OutputProjection) -> Mended:
         """Fit one projection so that its block's output approaches the original's stream."""
-        module: Any = self._pruned.get_submodule(projection.module)
-        *texts, held = self._moments(index, projection, module)
-        penalised = torch.ones(len(held.second), dtype=torch.float64, device=held.second.device)
-        if module.bias is not None:
-            penalised[-1] = 0.0
-        found = fit(texts, held, penalised)
+        place = place_of(self._pruned, projection)
+        *texts, held = self._moments(index, projection, place)
+        found = fit(texts, held, place.penalised())
         if not math.isfinite(found.ridge):
-            return Mended(index, projection.module, None, 0.0, 1.0)
-        start, before = _copied(module), self._held_errors(index, projection)
+            return Mended(index, place.name, None, 0.0, 1.0)
+        before = self._held_errors(index, projection)
         best, chosen = 1.0, 0.0
         for share in SHARES:
-            _restore(module, start)
-            _fold(module, share * found.change, transposed=projection.transposed)
+            place.fold(share * found.change)
             after = self._held_errors(index, projection)
             error = sum(after[text] / max(before[text], _LEAST) for text in before) / len(before)
             if error >= best and chosen:
                 break
             if error < best:
                 best, chosen = error, share
-        _restore(module, start)
+        place.fold(chosen * found.change)
         if not chosen:
-            return Mended(index, projection.module, None, 0.0, 1.0)
-        _fold(module, chosen * found.change, transposed=projection.transposed)
-        return Mended(index, projection.module, found.ridge, chosen, best)
+            return Mended(index, place.name, None, 0.0, 1.0)
+        return Mended(index, place.name, found.ridge, chosen, best)
 
     def _held_errors(self, index: int, projection: OutputProjection) -> dict[int, float]:
         """The block's current weighted squared error on each text's held-back windows."""
@@ -185,58 +172,18 @@ class Walk:
         smallest = torch.finfo(torch.float32).tiny
         return errors, wanted.norm(dim=1).clamp_min(smallest) ** -self._weight_power
 
-    def _moments(self, index: int, projection: OutputProjection, module: Any) -> list[Moments]:
+    def _moments(self, index: int, projection: OutputProjection, place: Place) -> list[Moments]:
         """Moments of each group of fitted texts, and last those of the windows held back."""
-        outputs = _outputs(module, projection)
-        inputs = module.weight.numel() // outputs + (module.bias is not None)
         groups = [*sorted({*self._groups} - {_HELD}), _HELD]
-        sums = {group: Moments(inputs, outputs, module.weight.device) for group in groups}
+        sums = {group: Moments(place.inputs, place.outputs, place.device) for group in groups}
         for group, (state, target) in zip(self._groups, self._pairs(), strict=True):
             if group == _HELD and len(groups) > 2:  # noqa: PLR2004 - several texts predict each other
                 continue
-            with _inputs_of(module) as given:
+            with place.watched() as given:
                 after = self._step(self._stacks[1], index, state)
             errors, weights = self._errors(projection, after, target)
-            activations = given[0].reshape(len(errors), -1).float()
-            if module.bias is not None:
-                activations = torch.cat([activations, torch.ones_like(activations[:, :1])], dim=1)
-            sums[group].add(activations, errors, weights)
+            sums[group].add(place.activations(given, len(errors)), errors, weights)
         return [sums[group] for group in groups]
-
-
-def _outputs(module: Any, projection: OutputProjection) -> int:
-    return int(module.weight.shape[1 if projection.transposed else 0])
-
-
-def _fold(module: Any, change: Tensor, *, transposed: bool) -> None:
-    """Add a change to a module's weight and bias in float64, stored in their own dtype."""
-    inputs = len(change) - (module.bias is not None)
-    weight = change[:inputs] if transposed else change[:inputs].t()
-    module.weight.copy_((module.weight.double() + weight).to(module.weight.dtype))
-    if module.bias is not None:
-        module.bias.copy_((module.bias.double() + change[-1]).to(module.bias.dtype))
-
-
-def _copied(module: Any) -> tuple[Tensor, Tensor | None]:
-    """A module's weight and bias."""
-    return module.weight.clone(), None if module.bias is None else module.bias.clone()
-
-
-def _restore(module: Any, start: tuple[Tensor, Tensor | None]) -> None:
-    module.weight.copy_(start[0])
-    if start[1] is not None:
-        module.bias.copy_(start[1])
-
-
-@contextmanager
-def _inputs_of(module: nn.Module) -> Iterator[list[Tensor]]:
-    """Record a module's inputs while the context is open."""
-    given: list[Tensor] = []
-    handle = module.register_forward_pre_hook(lambda _module, args: given.append(args[0]))
-    try:
-        yield given
-    finally:
-        handle.remove()
 
 
 def _stack(adapter: Adapter, model: nn.Module) -> LayerStack:

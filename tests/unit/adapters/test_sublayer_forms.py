@@ -206,8 +206,11 @@ def test_a_model_with_code_of_its_own_is_not_cut_again(adapter: HFDecoderAdapter
     assert adapter.matches(cut)
     assert "trust_remote_code=True)\ntokenizer" in adapter.usage(cut)
     for granularity in ("block", "sublayer"):
-        with pytest.raises(UnsupportedModelError, match="cut the original model instead"):
-            adapter.players(cut, granularity)
+        players = adapter.players(cut, granularity)
+        assert not any(player.removable for player in players)
+        assert "cut the original model instead" in players[0].reason
+    with pytest.raises(UnsupportedModelError, match="cut the original model instead"):
+        adapter.remove(cut, {1})
 
 
 OUTSIDE = """

@@ -48,10 +48,6 @@ def test_a_cut_is_left_as_it_is_unless_asked() -> None:
 
 
 def test_one_line_says_why_a_cut_is_not_compensated(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert steps(granularity="sublayer") == (
-        [],
-        ["the cut is not compensated: that needs blocks or experts as players, not sublayer"],
-    )
     found, said = steps(opened("gemma2"))
     assert not found
     assert said == [

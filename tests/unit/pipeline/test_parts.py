@@ -14,20 +14,14 @@ def recipe(granularity):
     return make_recipe({"model": "any", "granularity": granularity, "then": ["compensate"]})
 
 
-def test_compensate_takes_blocks_and_experts():
-    for granularity in ("block", "expert"):
+def test_compensate_takes_every_granularity():
+    for granularity in ("block", "expert", "sublayer", "mixed"):
         assert make_parts(recipe(granularity), build_host()).steps
 
 
-def test_compensate_takes_no_half_layers():
-    message = "--then compensate needs --granularity block or expert, not sublayer"
-    with pytest.raises(InputError, match=message):
-        make_parts(recipe("sublayer"), build_host())
-
-
-def test_a_step_for_blocks_takes_no_experts(monkeypatch):
+def test_a_step_for_blocks_takes_no_others(monkeypatch):
     host = build_host()
-    monkeypatch.setattr(type(host.postprocessors.create("compensate")), "takes_experts", False)
+    monkeypatch.setattr(type(host.postprocessors.create("compensate")), "whole_blocks", True)
     with pytest.raises(InputError, match="needs --granularity block, not expert"):
         make_parts(recipe("expert"), host)
 

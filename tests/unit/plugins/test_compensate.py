@@ -12,14 +12,16 @@ import torch
 from torch import Tensor, nn
 
 from shapcut.game.coalitions import without
+from shapcut.game.mixed import mixed_layers
 from shapcut.game.plan import RemovalPlan
 from shapcut.host.host import build_host
-from shapcut.models.adapter import Adapter
+from shapcut.models.adapter import Adapter, CheckpointForm
 from shapcut.steps.compensated_game import MendedGame
 from shapcut.steps.step import StepContext
 from shapcut.support.errors import InputError
 from shapcut.valuation.model_game import ModelGame
 from shapcut_adapters.transformers.adapter import HFDecoderAdapter
+from shapcut_plugins.compensate.cut_blocks import CutBlocks
 from shapcut_plugins.compensate.regression import Moments, fit, regress
 from shapcut_plugins.compensate.step import Compensate
 
@@ -185,6 +187,27 @@ def test_what_is_linear_in_the_inner_activations_is_recovered_exactly(tmp_path: 
     assert distance(pruned, original) < 1e-4 * before
 
 
+def test_what_experts_give_to_every_token_becomes_a_constant(tmp_path: Path) -> None:
+    """The block that goes adds the same vector everywhere; the experts before it have biases to add it to."""
+    original = ADAPTER.canonicalise(ADAPTER.examples()["gpt_oss"](0)[0]).requires_grad_(requires_grad=False)
+    block = original.model.layers[2]
+    for weight in (block.self_attn.o_proj.weight, block.self_attn.o_proj.bias, block.mlp.experts.down_proj):
+        nn.init.zeros_(weight)
+    vector = torch.randn(
+        block.mlp.experts.down_proj_bias.shape[-1], generator=torch.Generator().manual_seed(5)
+    )
+    block.mlp.experts.down_proj_bias.copy_(vector)
+    plan = RemovalPlan.removing([2], len(ADAPTER.players(original)))
+    pruned = ADAPTER.remove(copy.deepcopy(original), plan.removed)
+    before, biases = distance(pruned, original), pruned.model.layers[1].mlp.experts.down_proj_bias
+    expected = biases + vector
+    Compensate("mlp", "cut", samples=64, trial=False).run(pruned, context(ADAPTER, plan, original, tmp_path))
+    assert distance(pruned, original) < 1e-4 * before
+    torch.testing.assert_close(biases.data, expected, rtol=1e-3, atol=1e-3)
+    (fitted,) = json.loads((tmp_path / "compensation.json").read_text())["projections"]
+    assert fitted["module"] == "model.layers.1.mlp.experts.down_proj_bias"
+
+
 def test_all_places_are_mended_from_the_first_cut_on(tmp_path: Path) -> None:
     original, pruned, plan = cut("llama", [2])
     untouched = copy.deepcopy(pruned.model.layers[0].state_dict())
@@ -267,8 +290,11 @@ def test_a_game_of_mended_models_values_what_the_step_leaves(tmp_path: Path) -> 
     assert mended.fingerprint() != game.fingerprint()
 
 
-def test_blocks_that_lost_experts_are_fitted_and_the_streams_come_closer(tmp_path: Path) -> None:
-    original = ADAPTER.examples()["qwen3_moe"](0)[0].requires_grad_(requires_grad=False)
+@pytest.mark.parametrize(("family", "into"), [("qwen3_moe", "mlp"), ("gpt_oss", "both")])
+def test_blocks_that_lost_experts_are_fitted_and_the_streams_come_closer(
+    family: str, into: Any, tmp_path: Path
+) -> None:
+    original = ADAPTER.examples()[family](0)[0].requires_grad_(requires_grad=False)
     players = ADAPTER.players(original, "expert")
     groups = [
         [player.index for player in players if player.group == one] for one in {p.group for p in players}
@@ -277,7 +303,7 @@ def test_blocks_that_lost_experts_are_fitted_and_the_streams_come_closer(tmp_pat
     plan = RemovalPlan.removing(removed, len(players), granularity="expert")
     pruned = ADAPTER.remove(copy.deepcopy(original), removed, "expert")
     blocks, before = len(ADAPTER.players(original)), copy.deepcopy(pruned)
-    Compensate("mlp", "cut", trial=False).run(pruned, context(ADAPTER, plan, original, tmp_path))
+    Compensate(into, "cut", trial=False).run(pruned, context(ADAPTER, plan, original, tmp_path))
     written = json.loads((tmp_path / "compensation.json").read_text())["projections"]
     assert {each["block"] for each in written} == {player.group for player in players}
     assert any(each["ridge"] is not None for each in written)
@@ -331,8 +357,48 @@ def test_many_outputs_are_compared_on_a_projection_of_them(monkeypatch: pytest.M
     assert found.after == pytest.approx(exact.after, rel=0.25)
 
 
-def test_half_layers_are_refused(tmp_path: Path) -> None:
-    original, pruned, _ = cut("llama", {1})
-    plan = RemovalPlan.removing([1], 4, granularity="sublayer")
-    with pytest.raises(InputError, match="needs blocks or experts as players, not sublayer"):
-        Compensate().run(pruned, context(ADAPTER, plan, original, tmp_path))
+@pytest.mark.parametrize(
+    ("removed", "form", "fitted"),
+    [
+        pytest.param([3, 4], "same", {1}, id="an MLP and the next attention"),
+        pytest.param([3, 7], "sibling", {1, 3}, id="two MLPs"),
+        pytest.param([2, 8, 9], "remote-code", {0, 3}, id="an attention and a block"),
+        pytest.param([0, 6], "remote-code", {1, 2}, id="the first attention and another"),
+    ],
+)
+def test_blocks_that_lost_a_half_are_fitted(
+    removed: list[int], form: CheckpointForm, fitted: set[int], tmp_path: Path
+) -> None:
+    original = ADAPTER.examples()["llama"](0)[0].requires_grad_(requires_grad=False)
+    blocks = len(ADAPTER.players(original))
+    plan = RemovalPlan.removing(removed, 2 * blocks, granularity="sublayer", form=form)
+    pruned = ADAPTER.remove_as(copy.deepcopy(original), removed, "sublayer", form)
+    left, before = len(ADAPTER.players(pruned)), copy.deepcopy(pruned)
+    Compensate(trial=False).run(pruned, context(ADAPTER, plan, original, tmp_path))
+    written = json.loads((tmp_path / "compensation.json").read_text())["projections"]
+    assert {each["block"] for each in written} == fitted
+    assert any(each["ridge"] is not None for each in written)
+    errors = [stream_error(original, model, blocks, left) for model in (before, pruned)]
+    assert errors[1] < errors[0]
+
+
+def test_a_mixed_cut_is_fitted_wherever_something_went(tmp_path: Path) -> None:
+    """A block, the MoE part of another, and an expert of each other layer that has some."""
+    original = ADAPTER.examples()["qwen3_moe"](0)[0].requires_grad_(requires_grad=False)
+    players = ADAPTER.players(original, "mixed")
+    layers = mixed_layers(players)
+    removed = [*layers[1].players, *layers[3].mixture]
+    removed += [one for place in (0, 2, 5) for one in layers[place].experts[:1]]
+    plan = RemovalPlan.removing(sorted(removed), len(players), granularity="mixed", form="sibling")
+    pruned = ADAPTER.remove_as(copy.deepcopy(original), removed, "mixed", "sibling")
+    before = copy.deepcopy(pruned)
+    Compensate(trial=False).run(pruned, context(ADAPTER, plan, original, tmp_path))
+    written = json.loads((tmp_path / "compensation.json").read_text())["projections"]
+    assert {each["block"] for each in written} == {0, 2, 3, 5}
+    errors = [stream_error(original, model, len(layers), len(layers) - 1) for model in (before, pruned)]
+    assert errors[1] < errors[0]
+
+
+def test_players_that_do_not_say_where_blocks_begin_are_refused() -> None:
+    with pytest.raises(InputError, match="4 blocks are left, and the players do not say where each"):
+        CutBlocks.of([range(2), range(2, 4), range(4, 6)], [1], 4)

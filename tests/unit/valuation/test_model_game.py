@@ -5,6 +5,7 @@ import copy
 import numpy as np
 import pytest
 import torch
+from transformers import Qwen3MoeConfig, Qwen3MoeForCausalLM
 
 from shapcut.api import load_game
 from shapcut.game.coalitions import all_coalitions, without
@@ -77,6 +78,21 @@ def test_number_format(monkeypatch, tiny_llama_model, llama_adapter, requested, 
     assert game._evaluated_model.dtype == expected
     assert (game._evaluated_model is game.model) == (expected == own)
     assert game.fingerprint()["dtype"] == str(expected).removeprefix("torch.")
+
+
+def test_a_model_that_cannot_run_in_bf16_is_evaluated_in_its_own_format(monkeypatch):
+    """Torch multiplies packed experts only in rows of whole 16 bytes; here they have 20 numbers."""
+    monkeypatch.setattr(arithmetic, "has_fast_bfloat16", lambda device: True)
+    config = Qwen3MoeConfig(
+        vocab_size=96, hidden_size=32, intermediate_size=48, moe_intermediate_size=20, num_hidden_layers=3,
+        num_attention_heads=4, num_key_value_heads=2, head_dim=8, num_experts=4, num_experts_per_tok=2,
+    )  # fmt: skip
+    model = Qwen3MoeForCausalLM(config).eval().requires_grad_(requires_grad=False)
+    game = ModelGame(model, HFDecoderAdapter(), IDS)
+    assert game.dtype == torch.float32
+    assert np.isfinite(game.values(np.ones((1, 3), dtype=np.bool_))).all()
+    with pytest.raises(InputError, match="--dtype bfloat16 is unavailable: torch cannot multiply"):
+        ModelGame(model, HFDecoderAdapter(), IDS, dtype="bfloat16")
 
 
 def test_an_unknown_number_format_is_refused(tiny_llama_model, llama_adapter):

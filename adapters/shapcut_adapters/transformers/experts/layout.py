@@ -30,6 +30,9 @@ _COUNTERS = (
 _ROUTERS = ("gate", "router")
 _TOP_K = "top_k"
 _VECTOR, _MATRIX, _PACKED = 1, 2, 3
+_GROUPED_BYTES = 16
+"""Rows must be whole multiples of so many bytes."""
+
 _FEWEST = 2
 """Experts that stay at least: some families build a layer of one expert as an ordinary MLP."""
 
@@ -291,3 +294,14 @@ def _named(module: nn.Module, path: str, *, recurse: bool) -> Iterator[tuple[str
 
 def _unknown(name: str, why: str) -> UnsupportedModelError:
     return UnsupportedModelError(f"the experts of a {name} are laid out in an unknown way: {why}; use block")
+
+
+def rows_objection(model: nn.Module, dtype: torch.dtype) -> str:
+    """Why torch's grouped products cannot multiply packed experts of a number format; empty if they can."""
+    size, called = torch.empty((), dtype=dtype).element_size(), str(dtype).removeprefix("torch.")
+    for name, weight in model.named_parameters():
+        if weight.dim() == _PACKED and "experts" in name.split("."):
+            for row in weight.shape[1:]:
+                if row * size % _GROUPED_BYTES:
+                    return f"torch cannot multiply {name}, with rows of {row} numbers, in {called}"
+    return ""

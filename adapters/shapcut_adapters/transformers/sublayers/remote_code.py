@@ -12,12 +12,12 @@ from torch import Tensor, nn
 
 from shapcut.contracts import read_json, write_json_atomically
 from shapcut_adapters.transformers.decoder import Decoder
+from shapcut_adapters.transformers.families import OWN_CODE
 from shapcut_adapters.transformers.removal import shortened
 from shapcut_adapters.transformers.sublayers.kept_parts import KeptParts
 from shapcut_adapters.transformers.sublayers.rewriting import rewritten
 
 _MODULE = "modeling_shapcut"
-_PREFIX = "shapcut_"
 
 _CLASSES = MappingProxyType({"llama": "Llama", "mistral": "Mistral", "qwen2": "Qwen2", "qwen3": "Qwen3"})
 """Families by model type, with what the names of their classes begin with."""
@@ -84,18 +84,10 @@ def _classes(model_type: str) -> tuple[Any, Any]:
     return getattr(modeling_shapcut, f"{name}Config"), getattr(modeling_shapcut, f"{name}ForCausalLM")
 
 
-def has_own_code(model: nn.Module) -> bool:
-    """Whether a model was made by `with_own_code`, here or in a checkpoint."""
-    config: Any = getattr(model, "config", None)
-    return getattr(config, "model_type", "").removeprefix(_PREFIX) in _CLASSES and hasattr(
-        config, "mlps_per_layer"
-    )
-
-
 def save_with_code(model: Any, directory: Path) -> None:
     """Save such a model with its modelling file."""
     model.save_pretrained(directory)
-    name = f"{_MODULE}.Shapcut{_CLASSES[model.config.model_type.removeprefix(_PREFIX)]}"
+    name = f"{_MODULE}.Shapcut{_CLASSES[model.config.model_type.removeprefix(OWN_CODE)]}"
     config = read_json(directory / "config.json")
     config["auto_map"] = {"AutoConfig": f"{name}Config", "AutoModelForCausalLM": f"{name}ForCausalLM"}
     write_json_atomically(directory / "config.json", config)
