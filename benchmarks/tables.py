@@ -12,7 +12,14 @@ from pathlib import Path
 from typing import Any
 
 from tables_mending import mending
-from tables_players import forms, players_experts, players_families, players_mixed, sublayers_families
+from tables_players import (
+    forms,
+    players_experts,
+    players_families,
+    players_mixed,
+    players_sublayers,
+    sublayers_families,
+)
 from tables_selection import (
     best_sets,
     calibration_size,
@@ -279,6 +286,7 @@ TABLES: dict[str, Callable[[dict[str, Any]], str]] = {
     "families": families,
     "players_experts": players_experts,
     "players_mixed": players_mixed,
+    "players_sublayers": players_sublayers,
     "forms": forms,
     "players_families": players_families,
     "mixed_families": players_families,

@@ -23,14 +23,15 @@ def mending(content: dict[str, Any]) -> str:
         name = {"none": "cut"}.get(row["after"], _STEPS.get(row["after"], row["after"]))
         gone = "" if row["after"] == "whole model" else ", ".join(map(str, row["removed"]))
         cost = [f"{row['tokens']:,}", f"{row['seconds']:.0f}"] if "tokens" in row else ["", ""]
-        cells = [_cell(row["judged"][text], told="tokens" in row) for text in texts]
+        cells = [judged_cell(row["judged"][text], told="tokens" in row) for text in texts]
         lines.append(f"| {' | '.join([row['model'], gone, name, *cost, *cells])} |")
     windows = sorted({row["windows"] for row in rows})
     about = f"{', '.join(map(str, windows))} windows of 128 tokens of each text, {content['machine']}"
     return "\n".join([*lines, "", f"`python benchmarks/mending.py`, {about}."])
 
 
-def _cell(found: dict[str, Any], *, told: bool) -> str:
+def judged_cell(found: dict[str, Any], *, told: bool = True) -> str:
+    """A perplexity, with the interval of its change if that is to be told and known."""
     change = found.get("change")
     if not told or change is None:
         return f"{found['perplexity']:.2f}"

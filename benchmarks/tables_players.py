@@ -2,6 +2,8 @@
 
 from typing import Any
 
+from tables_mending import judged_cell
+
 
 def players_families(content: dict[str, Any]) -> str:
     """The families whose experts, or parts and experts, were tried, and why some are refused."""
@@ -103,6 +105,35 @@ def players_mixed(content: dict[str, Any]) -> str:
             f"difference over windows, which seeds share. All have {content['budget']} coalitions on {text['windows']} windows and compare their "
             f"finalists on {text['further_windows']} further ones. A dash: the kind alone does not reach the target, or no "
             f"checkpoint can lack it. `{content['command']}`, torch {content['torch']}.",
+        ]
+    )
+
+
+def players_sublayers(content: dict[str, Any]) -> str:
+    """Cuts of blocks and of parts of blocks, plain and compensated: cache, and perplexity on each text."""
+    rows = content["rows"]
+    whole = rows[0]
+    texts = list(whole["judged"])
+    lines = [
+        f"| cut | removed | weights | parameters | cache | {' | '.join(texts)} |",
+        f"|---|---|---|---|---|{'---|' * len(texts)}",
+    ]
+    for row in rows:
+        cut = "" if row is whole else f"{row['blocks']} blocks' worth: `{row['kind']}`"
+        after = {"none": "as they were", "compensate": "compensated"}[row["after"]]
+        sizes = [f"{row['parameters'] / 1e6:.1f} M", f"{row['cache'] / 2**20:.1f} MiB"]
+        cells = [judged_cell(row["judged"][text]) for text in texts]
+        lines.append(f"| {' | '.join([cut or 'whole model', row.get('what', ''), after, *sizes, *cells])} |")
+    text = content["calibration"]
+    return "\n".join(
+        [
+            *lines,
+            "",
+            f"{content['model']}: held-out perplexity on {content['held_out_windows']} windows of {text['length']} tokens of each "
+            f"text; in brackets the 95 % interval of the change against the cut of blocks with the same treatment, over paired "
+            f"windows. Each kind has {content['budget']} coalitions for its three cuts, on {text['windows']} windows of the built-in "
+            f"text, and compares finalists on {text['further_windows']} further ones; seed {content['seed']}. The cache after "
+            f"{content['prompt']} tokens. `{content['command']}`, torch {content['torch']}, {content['instructions']}.",
         ]
     )
 

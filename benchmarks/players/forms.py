@@ -208,13 +208,12 @@ def reloaded(session: Session, out: Path, prompt: Sequence[int], *, code: bool) 
     return dict(json.loads(done.stdout))
 
 
-def row(cut: Cut, runs: Path) -> dict[str, Any]:
+def row(cut: Cut, out: Path) -> dict[str, Any]:
     """One cut: its promise, and what came of it."""
     session = session_of(cut)
     game, adapter = session.game, session.adapter
     absent = cut.absent(game.players)
     kept = sorted(set(range(game.n_players)) - set(absent))
-    out = runs / f"{cut.model}.{cut.granularity}.{cut.form}"
     plan = {"granularity": cut.granularity, "removed": sorted(absent), "kept": kept, "form": cut.form}
     write_json_atomically(out.with_suffix(".plan"), plan)
     command = ["apply", session.recipe.model, "--plan", str(out.with_suffix(".plan")), "--out", str(out)]
@@ -247,10 +246,10 @@ def main() -> None:
     given.runs.mkdir(exist_ok=True)
     torch.set_num_threads(1)
     rows = []
-    for cut in CUTS:
-        place = given.runs / f"{cut.model}.{cut.granularity}.{cut.form}.json"
+    for number, cut in enumerate(CUTS):
+        place = given.runs / f"{number}.{cut.model}.{cut.granularity}.{cut.form}.json"
         if not place.exists():
-            write_json_atomically(place, row(cut, given.runs))
+            write_json_atomically(place, row(cut, place.with_suffix("")))
         rows.append(json.loads(place.read_text()))
         print(rows[-1], flush=True)
     content = {

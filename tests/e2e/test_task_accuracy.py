@@ -84,7 +84,9 @@ def test_padding_changes_no_likelihood(llama_adapter: Adapter, tiny_llama_model:
         ("saw " * 100, " cut"),
     ]
     requests = [Instance("loglikelihood", {}, pair, index) for index, pair in enumerate(pairs)]
-    theirs = TransformersLM(tiny_llama_model, tokenizer, Silent()).loglikelihood(requests, disable_tqdm=True)
+    theirs = TransformersLM(llama_adapter, tiny_llama_model, tokenizer, Silent()).loglikelihood(
+        requests, disable_tqdm=True
+    )
     padded = AdapterLM(llama_adapter, tiny_llama_model, tokenizer, Silent(), padded=True)
     ours = padded.loglikelihood(requests)
     assert [value for value, _ in ours] == pytest.approx([value for value, _ in theirs], abs=1e-3)

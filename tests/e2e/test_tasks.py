@@ -114,7 +114,7 @@ def test_both_ways_of_asking_agree_with_direct_computation(
         expected.append(nats(tiny_llama_model, [*before, *after], len(after)))
     assert isinstance(harness_model(llama_adapter, tiny_llama_model, tokenizer, Silent()), TransformersLM)
     own = AdapterLM(llama_adapter, tiny_llama_model, tokenizer, Silent())
-    for asked in (own, TransformersLM(tiny_llama_model, tokenizer, Silent())):
+    for asked in (own, TransformersLM(llama_adapter, tiny_llama_model, tokenizer, Silent())):
         found = [likelihood for likelihood, _ in asked.loglikelihood(requests, disable_tqdm=True)]
         assert found == pytest.approx(expected, abs=1e-4)
 
@@ -126,7 +126,7 @@ def test_long_texts_are_read_in_windows(
     requests = [Instance("loglikelihood_rolling", {}, (text,), 0)]
     own = AdapterLM(llama_adapter, tiny_llama_model, tokenizer, Silent())
     assert own.max_length == 256
-    theirs = TransformersLM(tiny_llama_model, tokenizer, Silent())
+    theirs = TransformersLM(llama_adapter, tiny_llama_model, tokenizer, Silent())
     expected = theirs.loglikelihood_rolling(requests, disable_tqdm=True)
     assert own.loglikelihood_rolling(requests) == pytest.approx(expected, abs=1e-3)
 

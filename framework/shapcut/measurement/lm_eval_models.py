@@ -1,6 +1,7 @@
 """Models wrapped for lm-evaluation-harness; imported only if that package is installed."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
+from inspect import signature
 from itertools import groupby
 from typing import Any
 
@@ -16,6 +17,9 @@ from shapcut.support.errors import InputError
 from shapcut.support.progress import Reporter
 
 BATCH_SIZE = 8
+BATCH_TOKENS = 1024
+"""Rows form batches of at least `BATCH_SIZE`, and of more as long as they have no more tokens than this."""
+
 MAX_LENGTH = 2048
 """Tokens per call for a model without a known limit, as in the harness's own classes."""
 
@@ -30,33 +34,85 @@ def harness_model(adapter: Adapter, model: nn.Module, tokenizer: Any, reporter: 
     """Wrap a model: in the harness's own class for transformers models, else in `AdapterLM`."""
     own = adapter.library == "transformers" and isinstance(model, PreTrainedModel)
     if own and isinstance(tokenizer, PreTrainedTokenizerBase):
-        return TransformersLM(model, tokenizer, reporter)
+        return TransformersLM(adapter, model, tokenizer, reporter)
     return AdapterLM(adapter, model, tokenizer, reporter)
 
 
-class TransformersLM(HFLM):  # type: ignore[misc]  # the package has no types
-    """The harness's own class for transformers models, with shapcut's progress."""
+class _Likelihoods:
+    """Answers requests for likelihoods, and computes logits only where a continuation is asked for.
 
-    def __init__(self, model: Any, tokenizer: Any, reporter: Reporter) -> None:
-        super().__init__(pretrained=model, backend="causal", tokenizer=tokenizer, batch_size=BATCH_SIZE)
-        self._reporter = reporter
-        self._count: Callable[[int], None] | None = None
-        self._done = 0
+    Requests that differ in their last token alone share a row. Rows of equal length form a batch, so nothing
+    is padded.
 
-    def _loglikelihood_tokens(self, requests: Any, disable_tqdm: bool = False, **options: Any) -> Any:
+    Attributes:
+        padded: let rows of different lengths form a batch: they are padded at the end, which a causal model's
+            earlier tokens do not see. Fewer batches, and other last bits.
+    """
+
+    padded: bool
+    max_length: int
+    _adapter: Adapter
+    _model: nn.Module
+    _reporter: Reporter
+
+    def _loglikelihood_tokens(
+        self, requests: Sequence[Pair], disable_tqdm: bool = False, **_options: Any
+    ) -> list[tuple[float, bool]]:
+        """Log-likelihood in nats of each continuation, and whether greedy decoding gives it."""
         del disable_tqdm
+        found: list[tuple[float, bool]] = [(0.0, False)] * len(requests)
+        rows = [tuple((*context, *asked)[-self.max_length - 1 :]) for _, context, asked in requests]
+        sharing: dict[tuple[int, ...], list[int]] = {}
+        for place, row in enumerate(rows):
+            sharing.setdefault(row[:-1], []).append(place)
+        lengths = [min(len(asked), len(row) - 1) for (_, _, asked), row in zip(requests, rows, strict=True)]
+        done = 0
         with self._reporter.counting("answering, requests", len(requests)) as count:
-            self._count, self._done = count, 0
-            found = super()._loglikelihood_tokens(requests, disable_tqdm=True, **options)
-        self._count = None
+            for batch in self._batches(list(sharing)):
+                first = min(len(row) - max(lengths[place] for place in sharing[row]) for row in batch)
+                logits = self._logits(batch, first)
+                for row, values in zip(batch, logits, strict=True):
+                    for place in sharing[row]:
+                        wanted = values[len(row) - lengths[place] - first : len(row) - first]
+                        found[place] = _likelihood(wanted, torch.tensor(rows[place][-lengths[place] :]))
+                    done += len(sharing[row])
+                count(done)
         return found
 
-    def _model_call(self, inps: Any, *arguments: Any, **options: Any) -> Any:
-        logits = super()._model_call(inps, *arguments, **options)
-        self._done += len(inps)
-        if self._count is not None:
-            self._count(self._done)
-        return logits
+    def _batches(self, rows: Sequence[tuple[int, ...]]) -> Iterator[list[tuple[int, ...]]]:
+        """The rows in batches, the longest first."""
+        ordered = sorted(rows, key=len, reverse=True)
+        for _, same in groupby(ordered, key=lambda row: self.padded or len(row)):
+            batches = list(same)
+            while batches:
+                size = max(BATCH_SIZE, BATCH_TOKENS // max(1, len(batches[0])))
+                yield batches[:size]
+                batches = batches[size:]
+
+    def _logits(self, rows: Sequence[tuple[int, ...]], first: int) -> torch.Tensor:
+        """Logits from position ``first`` on, shape (rows, positions, vocabulary)."""
+        longest = max(map(len, rows))
+        ids = torch.tensor([[*row, *[0] * (longest - len(row))] for row in rows])
+        ids = ids.to(self._adapter.input_device(self._model))
+        forward = self._model.forward
+        if self._adapter.library == "transformers" and "logits_to_keep" in signature(forward).parameters:
+            with torch.no_grad():
+                last: torch.Tensor = self._model(
+                    input_ids=ids, use_cache=False, logits_to_keep=longest - first
+                ).logits
+            return last
+        return self._adapter.logits(self._model, ids)[:, first:]
+
+
+class TransformersLM(_Likelihoods, HFLM):  # type: ignore[misc]  # the package has no types
+    """The harness's own class for transformers models, with shapcut's progress."""
+
+    padded = True
+
+    def __init__(self, adapter: Adapter, model: Any, tokenizer: Any, reporter: Reporter) -> None:
+        HFLM.__init__(self, pretrained=model, backend="causal", tokenizer=tokenizer, batch_size=BATCH_SIZE)
+        self._adapter = adapter
+        self._reporter = reporter
 
     def generate_until(self, requests: Any, disable_tqdm: bool = False) -> Any:
         """As the harness does it."""
@@ -65,31 +121,28 @@ class TransformersLM(HFLM):  # type: ignore[misc]  # the package has no types
             return super().generate_until(requests, disable_tqdm=True)
 
 
-class AdapterLM(TemplateLM):  # type: ignore[misc]  # the package has no types
+class AdapterLM(_Likelihoods, TemplateLM):  # type: ignore[misc]  # the package has no types
     """A model run through its adapter.
-
-    Sequences of equal length form a batch, so nothing is padded.
 
     Args:
         adapter: the model's adapter.
         model: in evaluation mode.
         tokenizer: the model's.
         reporter: told how many requests are answered.
-        padded: let sequences of different lengths form a batch: they are padded at the end, which a causal
-            model's earlier tokens do not see. Fewer batches, and other last bits.
+        padded: let rows of different lengths form a batch.
     """
 
     def __init__(
         self, adapter: Adapter, model: nn.Module, tokenizer: Any, reporter: Reporter, *, padded: bool = False
     ) -> None:
-        super().__init__()
-        self._padded = padded
+        TemplateLM.__init__(self)
+        self.padded = padded
         self._adapter = adapter
         self._model = model
         self.tokenizer = tokenizer
         self._reporter = reporter
         limit = getattr(getattr(model, "config", None), "max_position_embeddings", None)
-        self.max_length: int = limit or MAX_LENGTH
+        self.max_length = limit or MAX_LENGTH
 
     @property
     def eot_token_id(self) -> int:
@@ -171,35 +224,6 @@ class AdapterLM(TemplateLM):  # type: ignore[misc]  # the package has no types
         text = str(self.tokenizer.decode(new))
         ends = [text.index(stop) for stop in stops if stop and stop in text]
         return (text[: min(ends)], True) if ends else (text, ended)
-
-    def _loglikelihood_tokens(
-        self, requests: Sequence[Pair], disable_tqdm: bool = False, **_options: Any
-    ) -> list[tuple[float, bool]]:
-        """Log-likelihood in nats of each continuation, and whether greedy decoding gives it."""
-        del disable_tqdm
-        found: list[tuple[float, bool]] = [(0.0, False)] * len(requests)
-        with self._reporter.counting("answering, requests", len(requests)) as count:
-            for done, (places, ids) in enumerate(self._batches(requests)):
-                logits = self._adapter.logits(self._model, ids[:, :-1])
-                for row, place in enumerate(places):
-                    end = min(len(requests[place][1]) + len(requests[place][2]), self.max_length + 1)
-                    begin = end - len(requests[place][2])
-                    found[place] = _likelihood(logits[row, begin - 1 : end - 1], ids[row, begin:end])
-                count(min((done + 1) * BATCH_SIZE, len(requests)))
-        return found
-
-    def _batches(self, requests: Sequence[Pair]) -> Iterator[tuple[list[int], torch.Tensor]]:
-        """Batches of requests, truncated on the left: their places and tokens."""
-        device = self._adapter.input_device(self._model)
-        rows = [(*context, *asked)[-self.max_length - 1 :] for _, context, asked in requests]
-        order = sorted(range(len(rows)), key=lambda place: -len(rows[place]))
-        for _, same in groupby(order, key=lambda place: self._padded or len(rows[place])):
-            places = list(same)
-            for begin in range(0, len(places), BATCH_SIZE):
-                batch = places[begin : begin + BATCH_SIZE]
-                longest = len(rows[batch[0]])
-                ids = [[*rows[place], *[0] * (longest - len(rows[place]))] for place in batch]
-                yield batch, torch.tensor(ids, device=device)
 
 
 def _likelihood(logits: torch.Tensor, asked: torch.Tensor) -> tuple[float, bool]:
