@@ -33,9 +33,9 @@ from shapcut.game.target import Target
 from shapcut.host.host import build_host
 from shapcut.pipeline.session import Session, prepare
 from shapcut.recipe.recipe import make_recipe
-from shapcut.selection.mixed import MixedSelector, target_of_kind
+from shapcut.selection.mixed import MixedSelector
 from shapcut.selection.search import SearchSelector
-from shapcut.selection.targets import select_for
+from shapcut.selection.targets import select_for, target_of_kind
 from shapcut.support.errors import InputError
 from shapcut.support.files import write_json_atomically
 

@@ -77,19 +77,19 @@ def chosen(session: Session) -> list[RemovalPlan]:
     rng = np.random.default_rng(SEED)
     problem = EstimationProblem(game, BUDGET, rng, session.n_remove, partial(first_evidence, game))
     contributions = session.parts.estimator.estimate(problem)
-    share = game.remaining // len(session.targets)
-    plans = [
-        select_for(
-            session.parts.selector,
-            contributions,
-            target,
-            game=game,
-            budget=share,
-            finals=session.finals,
-            rng=rng,
+    plans = []
+    for left, target in zip(range(len(session.targets), 0, -1), session.targets, strict=True):
+        plans.append(
+            select_for(
+                session.parts.selector,
+                contributions,
+                target,
+                game=game,
+                budget=game.remaining // left,
+                finals=session.finals,
+                rng=rng,
+            )
         )
-        for target in session.targets
-    ]
     return [plan.model_copy(update=_how(session, plan)) for plan in plans]
 
 

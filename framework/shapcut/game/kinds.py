@@ -8,7 +8,7 @@ import numpy as np
 
 from shapcut.game.coalitions import CoalitionMatrix, Player
 from shapcut.game.game import Game, Measurements, WrappedGame
-from shapcut.game.mixed import MixedLayer, mixed_layers
+from shapcut.game.mixed import MixedLayer, by_layer, mixed_layers
 
 KindName = Literal["block", "moe", "expert"]
 
@@ -46,10 +46,9 @@ def kinds_of(players: Sequence[Player], permits: Callable[[Sequence[int]], bool]
     layers = mixed_layers(players)
     with_experts = [layer for layer in layers if layer.owner is not None]
     experts = [expert for layer in layers for expert in layer.experts]
-    blocks = [_block(players, number, layer) for number, layer in enumerate(layers)]
     parts = [_part(players, number, layer, permits) for number, layer in enumerate(with_experts)]
     found = (
-        Kind("block", tuple(blocks), tuple(layer.players for layer in layers)),
+        blocks_of(players),
         Kind("moe", tuple(parts), tuple(layer.mixture for layer in with_experts)),
         Kind(
             "expert",
@@ -60,10 +59,19 @@ def kinds_of(players: Sequence[Player], permits: Callable[[Sequence[int]], bool]
     return tuple(kind for kind in found if any(player.removable for player in kind.players))
 
 
-def _block(players: Sequence[Player], number: int, layer: MixedLayer) -> Player:
-    reason = next((players[part].reason for part in layer.parts if not players[part].removable), "")
-    parameters = sum(players[player].parameters for player in layer.players)
-    return Player(number, layer.name, "block", parameters, removable=not reason, reason=reason)
+def blocks_of(players: Sequence[Player]) -> Kind:
+    """Whole blocks, in a game whose players are parts of them."""
+    layers = by_layer(players)
+    blocks = [_block(number, name, members) for number, (name, members) in enumerate(layers.items())]
+    sets = (tuple(player.index for player in members) for members in layers.values())
+    return Kind("block", tuple(blocks), tuple(sets))
+
+
+def _block(number: int, name: str, members: Sequence[Player]) -> Player:
+    parts = (player for player in members if player.group is None and not player.removable)
+    reason = next((player.reason for player in parts), "")
+    parameters = sum(player.parameters for player in members)
+    return Player(number, name, "block", parameters, removable=not reason, reason=reason)
 
 
 def _part(

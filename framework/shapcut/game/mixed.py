@@ -41,10 +41,15 @@ def mixed_layers(players: Sequence[Player]) -> tuple[MixedLayer, ...]:
     """
     if len({player.group is None for player in players}) == 1:
         return ()
+    return tuple(_mixed_layer(name, members) for name, members in by_layer(players).items())
+
+
+def by_layer(players: Sequence[Player]) -> dict[str, list[Player]]:
+    """The players of each layer, by its dotted path."""
     found: dict[str, list[Player]] = {}
     for player in players:
         found.setdefault(_layer(player.name), []).append(player)
-    return tuple(_mixed_layer(name, members) for name, members in found.items())
+    return found
 
 
 def _layer(name: str) -> str:

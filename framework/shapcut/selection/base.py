@@ -30,6 +30,7 @@ class SelectionProblem:
         game: the game to measure candidates in; None if the choice must rest on the contributions.
         budget: number of further distinct coalitions that may be measured.
         finals: the same game on further texts of equal length, to compare the best sets on.
+        starts: sets to measure first and to search from; those of another size are left out.
 
     Raises:
         InputError: if ``n_remove`` players cannot be removed, or the contributions are another game's.
@@ -42,6 +43,7 @@ class SelectionProblem:
     game: Game | None = field(default=None, kw_only=True)
     budget: int = field(default=0, kw_only=True)
     finals: Sequence[Game] = field(default=(), kw_only=True)
+    starts: Sequence[Sequence[int]] = field(default=(), kw_only=True)
 
     def __post_init__(self) -> None:
         require_numbered(self.players)
@@ -106,11 +108,13 @@ class Selector(ABC):
         name: under which it is registered.
         handles_groups: whether it works for players whose groups must lose equally many, such as experts.
         handles_parts: whether it works for parts of layers and the experts in them as players of one game.
+        takes_starts: whether it searches from the problem's ``starts``.
     """
 
     name: str
     handles_groups: ClassVar[bool] = False
     handles_parts: ClassVar[bool] = False
+    takes_starts: ClassVar[bool] = False
 
     @abstractmethod
     def select(self, problem: SelectionProblem) -> RemovalPlan:

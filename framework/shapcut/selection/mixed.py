@@ -1,7 +1,7 @@
 """Search over mixed cuts: blocks, MoE parts and equally many experts of each layer, for one target."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,19 +21,8 @@ from shapcut.selection.mixed_cuts import Cuts, Split
 from shapcut.selection.mixed_forecast import Forecast
 from shapcut.selection.race import Heats, race
 from shapcut.selection.search import SearchSelector
-from shapcut.selection.targets import select_for
+from shapcut.selection.targets import select_for, target_of_kind
 from shapcut.support.errors import InputError
-
-
-def target_of_kind(target: Target, kind: Kind) -> Target:
-    """The same target for the players of one kind.
-
-    Raises:
-        InputError: if they cannot reach it.
-    """
-    costs = zip(kind.players, kind.costs(target.costs), strict=True)
-    gains = tuple(cost if player.removable else 0.0 for player, cost in costs)
-    return replace(target, costs=gains).by_group(Groups.of(kind.players))
 
 
 class MixedSelector(TargetSelector):

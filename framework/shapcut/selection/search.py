@@ -50,6 +50,7 @@ class SearchSelector(Selector):
 
     name = "search"
     handles_groups = True
+    takes_starts = True
 
     def __init__(
         self,
@@ -80,7 +81,9 @@ class SearchSelector(Selector):
             raise InputError(f"none of {contributions.evaluations} measured coalitions has a finite value")
         if problem.game is not None:
             seen = set(keys(contributions.coalitions[on_all_text]))
-            evidence = search.measure(evidence, BudgetedGame(problem.game, problem.budget), seen)
+            game = BudgetedGame(problem.game, problem.budget)
+            evidence = _with_starts(problem, evidence, game, seen)
+            evidence = search.measure(evidence, game, seen)
         surrogate = search.fit(evidence)
         leaders = search.leaders(surrogate, evidence)
         end = race(leaders, problem.finals if len(leaders) > 1 else ())
@@ -100,6 +103,17 @@ class SearchSelector(Selector):
         if isinstance(surrogate, MainEffects) or problem.n_players > MOST_PLAYERS_WITH_PAIRS:
             return EffectSearch(self, problem)
         return QuadraticSearch(self, problem)
+
+
+def _with_starts(
+    problem: SelectionProblem, evidence: Evidence, game: BudgetedGame, seen: set[bytes]
+) -> Evidence:
+    """The evidence and the values of the problem's starts that may be removed."""
+    right = [start for start in problem.starts if len(start) == problem.n_remove and problem.permits(start)]
+    rows = without(problem.n_players, right[: game.remaining])
+    fresh = rows[[key not in seen for key in keys(rows)]]
+    seen.update(keys(fresh))
+    return evidence.with_more(fresh, game.values(fresh), np.ones(len(fresh), dtype=np.bool_))
 
 
 @dataclass(slots=True)

@@ -5,17 +5,26 @@ from dataclasses import replace
 
 import numpy as np
 
+from shapcut.estimators.base import EstimationProblem
+from shapcut.estimators.surrogate import SurrogateEstimator
 from shapcut.game.budget import BudgetedGame
-from shapcut.game.coalitions import finite_or_none, without
+from shapcut.game.coalitions import Player, finite_or_none, without
 from shapcut.game.contributions import Contributions
 from shapcut.game.game import Game
+from shapcut.game.groups import Groups
+from shapcut.game.kinds import Kind, KindGame, blocks_of
 from shapcut.game.plan import RemovalPlan
 from shapcut.game.target import RestrictedGame, Target
 from shapcut.selection.base import SelectionProblem, Selector, TargetSelector
+from shapcut.selection.part_moves import come_in_parts
 from shapcut.selection.ranking import RankingSelector
-from shapcut.support.errors import InputError
+from shapcut.selection.search import SearchSelector
+from shapcut.support.errors import InputError, ShapcutError
 
 _LIKELY_SIZES = 3
+_OF_BLOCKS, _FEWEST_OF_BLOCKS = 0.4, 4
+"""Of the budget, what the search for whole blocks may take in a game of their parts, and what it needs beside
+one coalition for each block."""
 
 
 def select_for(
@@ -32,7 +41,8 @@ def select_for(
 
     If all candidates cost the same, the selector runs once. Otherwise it runs for up to three set sizes, in a
     game that permits only sets that reach the target; the best measured set wins and loses its superfluous
-    players. A ranking is followed until the target is reached.
+    players. A ranking is followed until the target is reached. In a game of parts of blocks, a search begins
+    with the best cut of whole blocks, which is searched for first.
 
     Args:
         selector: the selector.
@@ -48,8 +58,20 @@ def select_for(
     """
     if isinstance(selector, TargetSelector):
         return selector.select_target(contributions, target, game=game, budget=budget, finals=finals, rng=rng)
+    starts: list[tuple[int, ...]] = []
+    if selector.takes_starts and come_in_parts(game.players):
+        counted = BudgetedGame(game, _budget_of_blocks(budget, game.players))
+        starts = best_blocks(counted, target, rng)
+        budget -= counted.budget - counted.remaining
     problem = SelectionProblem(
-        contributions, game.players, target.sizes()[0], game=game, budget=budget, finals=finals, rng=rng
+        contributions,
+        game.players,
+        target.sizes()[0],
+        game=game,
+        budget=budget,
+        finals=finals,
+        starts=starts,
+        rng=rng,
     )
     restricting = RestrictedGame(game, target)
     within = replace(problem, players=restricting.players, game=restricting)
@@ -72,7 +94,8 @@ def _best_of_sizes(
     """The best plan for the likeliest sizes, or for the first other size that permits one."""
     plans = list[RemovalPlan]()
     failure = InputError(f"{target.text}: no permitted set was found")
-    sizes = target.sizes_around(cheapest_first(problem.contributions, target))
+    sizes = [len(start) for start in problem.starts if len(start) in target.sizes()]
+    sizes = list(dict.fromkeys([*sizes, *target.sizes_around(cheapest_first(problem.contributions, target))]))
     sizes += [other for other in target.sizes() if other not in sizes]
     for tried, size in enumerate(sizes):
         if tried >= _LIKELY_SIZES and plans:
@@ -126,3 +149,40 @@ def _measured(plan: RemovalPlan, contributions: Contributions, game: BudgetedGam
         known = game.values(coalition)
     value = finite_or_none(known[0]) if len(known) else None
     return plan.model_copy(update={"measured_value": value, "full_value": contributions.full_value})
+
+
+def _budget_of_blocks(budget: int, players: Sequence[Player]) -> int:
+    """The share of a budget, but enough to measure each block alone if the budget is that large."""
+    blocks = sum(block.removable for block in blocks_of(players).players)
+    return min(budget, max(round(_OF_BLOCKS * budget), blocks + _FEWEST_OF_BLOCKS))
+
+
+def best_blocks(game: BudgetedGame, target: Target, rng: np.random.Generator) -> list[tuple[int, ...]]:
+    """The best cut of whole blocks in a game of their parts, as a list; empty if the budget is too small.
+
+    Contributions of blocks are estimated by themselves: those of their parts say little of pairs of blocks.
+    """
+    kind = blocks_of(game.players)
+    if all(len(some) == 1 for some in kind.sets):
+        return []
+    own = KindGame(game, kind)
+    try:
+        whole = target_of_kind(target, kind)
+        estimated = SurrogateEstimator().estimate(
+            EstimationProblem(own, game.remaining, rng, whole.typical_size())
+        )
+        plan = select_for(SearchSelector(), estimated, whole, game=own, budget=game.remaining, rng=rng)
+    except ShapcutError:
+        return []
+    return [tuple(kind.whole_set(plan.removed))]
+
+
+def target_of_kind(target: Target, kind: Kind) -> Target:
+    """The same target for the players of one kind.
+
+    Raises:
+        InputError: if they cannot reach it.
+    """
+    costs = zip(kind.players, kind.costs(target.costs), strict=True)
+    gains = tuple(cost if player.removable else 0.0 for player, cost in costs)
+    return replace(target, costs=gains, number=None).by_group(Groups.of(kind.players))

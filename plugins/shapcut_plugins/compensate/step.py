@@ -9,7 +9,6 @@ from torch import Tensor, nn
 
 from shapcut.contracts import (
     Adapter,
-    Granularity,
     InputError,
     Losses,
     OutputProjection,
@@ -24,7 +23,7 @@ from shapcut.contracts import (
     write_json_atomically,
 )
 from shapcut_plugins.compensate.cut_blocks import CutBlocks
-from shapcut_plugins.compensate.walk import Walk
+from shapcut_plugins.compensate.walk import Walk, layer_stack
 
 _SCALES = (1.0, 0.5)
 """Shares of all changes that are put to the trial."""
@@ -83,10 +82,7 @@ class Compensate(PostProcessor):
         """
         if any(parameter.is_meta for parameter in model.parameters()):
             raise InputError("compensate: needs all weights in memory; leave out this step or --offload")
-        if adapter.stack(model) is None:
-            raise InputError(
-                f"compensate: {type(model).__name__} cannot be run block by block; leave out this step"
-            )
+        layer_stack(adapter, model)
         if not any(self._chosen(adapter, model, player) for player in adapter.players(model)):
             raise InputError(
                 f"compensate: no block of {type(model).__name__} ends in a linear map that is added to the "
@@ -126,7 +122,9 @@ class Compensate(PostProcessor):
         """Fit all places; the projections as plain data, blocks counted as in the original."""
         adapter, plan = context.adapter, context.plan
         original, players = context.original(), adapter.players(model)
-        blocks = CutBlocks.of(_stages(adapter, original, plan.granularity), plan.removed, len(players))
+        n_players = len(adapter.players(original, plan.granularity))
+        stages = layer_stack(adapter, original, plan.granularity).stages(n_players)
+        blocks = CutBlocks.of(stages, plan.removed, len(players))
 
         def choose(index: int, cut: bool) -> Sequence[OutputProjection]:
             return self._chosen(adapter, model, players[index]) if cut or self._places == "all" else ()
@@ -206,11 +204,3 @@ def _verdict(scale: float, last: Trial) -> str:
         return f"not compensated: {last.summary()} in perplexity on text held back"
     share = "" if scale == 1.0 else f" by {scale:g} of each change"
     return f"compensated{share}; perplexity on text held back {last.summary()}"
-
-
-def _stages(adapter: Adapter, model: nn.Module, granularity: Granularity) -> Sequence[range]:
-    """The players of each block."""
-    stack = adapter.stack(model, granularity)
-    if stack is None:
-        raise InputError(f"compensate: {type(model).__name__} cannot be run block by block")
-    return stack.stages(len(adapter.players(model, granularity)))

@@ -7,7 +7,15 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from shapcut.contracts import Adapter, InputError, LayerStack, OutputProjection, State, fast_matrix_products
+from shapcut.contracts import (
+    Adapter,
+    Granularity,
+    InputError,
+    LayerStack,
+    OutputProjection,
+    State,
+    fast_matrix_products,
+)
 from shapcut_plugins.compensate.cut_blocks import CutBlocks
 from shapcut_plugins.compensate.places import Place, place_of
 from shapcut_plugins.compensate.regression import Moments, fit
@@ -72,7 +80,7 @@ class Walk:
     ) -> None:
         self._pruned = pruned
         self._weight_power = weight_power
-        self._stacks = (_stack(adapter, original), _stack(adapter, pruned))
+        self._stacks = (layer_stack(adapter, original), layer_stack(adapter, pruned))
         device = adapter.input_device(pruned)
         rows = self._stacks[0].batch_size or max(1, TOKENS_PER_STEP // fitted[0].shape[1])
         self._groups: list[int] = []
@@ -186,8 +194,13 @@ class Walk:
         return [sums[group] for group in groups]
 
 
-def _stack(adapter: Adapter, model: nn.Module) -> LayerStack:
-    stack = adapter.stack(model)
+def layer_stack(adapter: Adapter, model: nn.Module, granularity: Granularity = "block") -> LayerStack:
+    """The model block by block.
+
+    Raises:
+        InputError: if it cannot be run so.
+    """
+    stack = adapter.stack(model, granularity)
     if stack is None:
         raise InputError(
             f"compensate: {type(model).__name__} cannot be run block by block; leave out this step"
