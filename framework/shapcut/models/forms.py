@@ -7,7 +7,7 @@ from torch import nn
 from shapcut.game.checkpoint_form import AllowedForm, CheckpointForm
 from shapcut.game.coalitions import Player
 from shapcut.game.granularity import Granularity
-from shapcut.game.mixed import mixed_layers
+from shapcut.game.mixed import by_layer, mixed_layers
 from shapcut.models.adapter import Adapter
 
 
@@ -59,19 +59,33 @@ def remnants_of_players(
     granularity: Granularity,
     allowed: AllowedForm = "plain",
 ) -> list[int]:
-    """The number of parameters that stay in the place of each player if it alone is removed.
+    """The number of parameters that stay in the place of each player; those of a set add up.
 
-    It is 0 for a player that cannot be removed alone. Where several are removed, fewer may stay. What stays
-    of a MoE part goes with the rest of its layer, which thus has a negative number.
+    What stays of an MLP goes with an attention, and what stays of a MoE part with the rest of its layer: these
+    have negative numbers. With a modelling file of its own, a set may leave less than its players add up to.
     """
     if granularity == "mixed":
         return _remnants_of_mixtures(adapter, model, players, allowed)
     if granularity != "sublayer":
         return [0] * len(players)
+    kept = _remnants_alone(adapter, model, players, allowed)
+    if allowed == "plain":
+        for members in by_layer(players).values():
+            mlps = [kept[player.index] for player in members if player.kind == "mlp"]
+            for player in members:
+                if player.kind != "mlp":
+                    kept[player.index] = -sum(mlps)
+    return kept
+
+
+def _remnants_alone(
+    adapter: Adapter, model: nn.Module, players: Sequence[Player], allowed: AllowedForm
+) -> list[int]:
+    """What stays of each part of a block if it alone is removed; 0 if it cannot be."""
     kept = []
     for player in players:
-        form = chosen_form(adapter, model, [player.index], granularity, allowed) if player.removable else None
-        kept.append(0 if form is None else adapter.remnants(model, [player.index], granularity, form))
+        form = chosen_form(adapter, model, [player.index], "sublayer", allowed) if player.removable else None
+        kept.append(0 if form is None else adapter.remnants(model, [player.index], "sublayer", form))
     return kept
 
 

@@ -183,8 +183,19 @@ def test_what_stays_in_the_place_of_a_player_is_known_beforehand(adapter: HFDeco
     model, _ = small("llama")
     players = adapter.players(model, "sublayer")
     kept = remnants_of_players(adapter, model, players, "sublayer")
-    cut = adapter.remove(copy.deepcopy(model), {1}, "sublayer")
-    assert kept == [0, players[1].parameters - (count(model) - count(cut))] * DEPTH
+    for absent in (
+        {1},
+        {1, 5},
+        {2, 3},
+        {3, 4},
+        {2, 3, 7},
+        {3, 4, 9},
+    ):  # MLPs, a block, a shift, both with MLPs
+        cut = adapter.remove(copy.deepcopy(model), absent, "sublayer")
+        freed = sum(players[index].parameters - kept[index] for index in absent)
+        assert freed == count(model) - count(cut)
+    code = remnants_of_players(adapter, model, players, "sublayer", "remote-code")
+    assert code == [0, kept[1]] * DEPTH
     assert remnants_of_players(adapter, model, adapter.players(model), "block") == [0] * DEPTH
 
 
