@@ -61,8 +61,8 @@ def remnants_of_players(
 ) -> list[int]:
     """The number of parameters that stay in the place of each player; those of a set add up.
 
-    What stays of an MLP goes with an attention, and what stays of a MoE part with the rest of its layer: these
-    have negative numbers. With a modelling file of its own, a set may leave less than its players add up to.
+    What stays of an MLP goes with an attention, and what stays of a MoE part with the rest of its layer:
+    these have negative numbers. With a modelling file, a set may leave less than its players add up to.
     """
     if granularity == "mixed":
         return _remnants_of_mixtures(adapter, model, players, allowed)

@@ -190,7 +190,7 @@ def test_what_stays_in_the_place_of_a_player_is_known_beforehand(adapter: HFDeco
         {3, 4},
         {2, 3, 7},
         {3, 4, 9},
-    ):  # MLPs, a block, a shift, both with MLPs
+    ):
         cut = adapter.remove(copy.deepcopy(model), absent, "sublayer")
         freed = sum(players[index].parameters - kept[index] for index in absent)
         assert freed == count(model) - count(cut)
