@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from tables_mending import mending
+from tables_mending import mended_cut, mending
 from tables_players import (
     forms,
     players_experts,
@@ -312,6 +312,7 @@ TABLES: dict[str, Callable[[dict[str, Any]], str]] = {
     "zoo": zoo,
     "zoo_prune": zoo_prune,
     "after_the_cut": after_the_cut,
+    "mended_cut": mended_cut,
     "mending": mending,
     "estimators": estimators,
     "kill": kill,

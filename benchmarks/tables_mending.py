@@ -30,6 +30,30 @@ def mending(content: dict[str, Any]) -> str:
     return "\n".join([*lines, "", f"`python benchmarks/mending.py`, {about}."])
 
 
+def mended_cut(content: dict[str, Any]) -> str:
+    """A compensated cut against the plain one: perplexity on texts, accuracy on tasks."""
+    lines = ["| | plain | compensated | change, 95 % interval |", "|---|---|---|---|"]
+    for row in content["texts"]:
+        low, high = (100 * (row["change"][end] - 1) for end in ("low", "high"))
+        lines.append(
+            f"| perplexity on {row['text']} | {row['plain']:.1f} | {row['compensated']:.1f} | {low:+.1f} to {high:+.1f} % |"
+        )
+    for row in content["tasks"]:
+        before, after, low, high = (100 * row[name] for name in ("before", "after", "low", "high"))
+        name = f"{row['task']}, {row['metric']}, {row['questions']:,} questions"
+        lines.append(f"| {name} | {before:.1f} % | {after:.1f} % | {low:+.1f} to {high:+.1f} points |")
+    removed = ", ".join(map(str, content["removed"]))
+    return "\n".join(
+        [
+            *lines,
+            "",
+            f"{content['model']} without blocks {removed}; {content['windows']} windows of {content['length']} tokens of each text, "
+            f"at most {content['limit']} questions of each task; intervals over pairs. `{'`, `'.join(content['commands'])}`; "
+            f"{content['machine']}.",
+        ]
+    )
+
+
 def judged_cell(found: dict[str, Any], *, told: bool = True) -> str:
     """A perplexity, with the interval of its change if that is to be told and known."""
     change = found.get("change")

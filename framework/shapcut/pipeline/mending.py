@@ -19,6 +19,8 @@ STEP = "compensate"
 """The step that a run which is to mend takes first."""
 
 _LEAST_WINDOWS = 2
+_MOMENTS = 6
+"""Sums of the groups of texts, of all of them, and of what is solved for."""
 
 
 def with_mending(parts: Parts, recipe: Recipe, host: Host, opened: OpenModel, reporter: Reporter) -> Parts:
@@ -64,10 +66,10 @@ def _objection(recipe: Recipe, model: nn.Module, device: torch.device) -> str:
         return "its weights are quantized"
     if recipe.samples < _LEAST_WINDOWS:
         return f"that needs {_LEAST_WINDOWS} windows of text, and --samples is {recipe.samples}"
-    needed, free = _size(model), _free_memory(device)
+    needed, free = _size(model) + _size_of_fit(model), _free_memory(device)
     if needed > free:
         sizes = f"{needed / 2**30:.1f} GiB, and {free / 2**30:.1f} GiB are free"
-        return f"that needs the original beside it, {sizes}"
+        return f"that needs the original beside it and the moments of the widest fit, {sizes}"
     return ""
 
 
@@ -82,6 +84,13 @@ def _objection_of_step(host: Host, opened: OpenModel) -> str:
 
 def _size(model: nn.Module) -> int:
     return sum(weight.numel() * weight.element_size() for weight in model.parameters())
+
+
+def _size_of_fit(model: nn.Module) -> int:
+    """The bytes of the moments of the linear map with the most inputs, and of what solving for it takes."""
+    maps = [module.weight.shape for module in model.modules() if isinstance(module, nn.Linear)]
+    outputs, inputs = max(maps, key=lambda shape: shape[1], default=(0, 0))
+    return _MOMENTS * torch.float64.itemsize * inputs * (inputs + outputs)
 
 
 def _free_memory(device: torch.device) -> int:
