@@ -25,8 +25,8 @@ class CutBlocks:
     def of(stages: Sequence[range], absent: Collection[int], left: int) -> "CutBlocks":
         """The blocks that are left.
 
-        A block whose first player is absent is written as part of the one before it, unless the others were
-        the only ones of any block.
+        Where only whole blocks are gone, each one left begins a block of the cut model. Otherwise each one
+        that keeps its first player does, the attention, and the MLPs of others belong to the one before.
 
         Args:
             stages: the players of each block of the original, in execution order.
