@@ -38,7 +38,7 @@ from shapcut.pipeline.result import PruneResult
 from shapcut.pipeline.series import SeriesResult, prune_series
 from shapcut.pipeline.windows import RunText
 from shapcut.recipe.recipe import make_recipe
-from shapcut.selection.base import SelectionProblem
+from shapcut.selection.base import SelectionProblem, require_removable
 from shapcut.support.errors import InputError
 from shapcut.support.progress import ConsoleReporter, Silent
 from shapcut.valuation.game_spec import GameOrigin
@@ -47,7 +47,7 @@ from shapcut.valuation.utilities import ModelUtility, bound_utility
 
 
 def load_game(
-    source: str,
+    source: str | Path,
     *,
     calibration: str = "builtin",
     samples: int = 16,
@@ -77,7 +77,9 @@ def load_game(
     Raises:
         InputError: if the model or the text cannot be used.
     """
-    host = build_host()
+    if not isinstance(source, str | Path):
+        raise InputError("load_game needs the name of a model; `ModelGame` takes one in memory")
+    host, source = build_host(), str(source)
     opened = open_model(host, find_model(host, source, device=device))
     windows = RunText.of(calibration, opened, sequence_length, seed, Silent()).calibration(samples)
     return ModelGame(
@@ -112,9 +114,12 @@ def estimate(
         estimator: ``NAME[:key=value,...]``.
 
     Raises:
-        InputError: if the estimator is unknown, the budget is too small for it, or values are out of scale.
+        InputError: if the estimator is unknown, the budget is too small for it, so many players cannot be
+            removed, or values are out of scale.
         ShapcutError: if all measured coalitions have the same value.
     """
+    if remove is not None:
+        require_removable(game.players, remove)
     chosen = build_host().estimators.create(estimator)
     counted = BudgetedGame(game, capped_budget(budget, game.players))
     require_handles_players(game.players, "estimator", chosen)
@@ -196,7 +201,7 @@ def apply(plan: RemovalPlan, model: nn.Module, *, any_model: bool = False) -> nn
 
 
 def prune(
-    model: str | nn.Module,
+    model: str | Path | nn.Module,
     tokenizer: Any = None,
     *,
     out: str | Path | None = None,
@@ -225,6 +230,7 @@ def prune(
     Raises:
         InputError: if an argument is invalid, before any evaluation.
     """
+    model = _name(model)
     host, reporter = build_host(), ConsoleReporter() if progress else None
     directory = None if run is None else Path(run)
     if out is None:
@@ -244,7 +250,7 @@ def prune(
     return with_saved_model(model, _required(tokenizer), host, written, beside=place)
 
 
-def inspect(model: str | nn.Module, *, granularity: Granularity = "block") -> Inspection:
+def inspect(model: str | Path | nn.Module, *, granularity: Granularity = "block") -> Inspection:
     """What can be removed from a model.
 
     Args:
@@ -254,7 +260,7 @@ def inspect(model: str | nn.Module, *, granularity: Granularity = "block") -> In
     Raises:
         InputError: if there is no such model, or no adapter knows it.
     """
-    host = build_host()
+    host, model = build_host(), _name(model)
     if isinstance(model, str):
         return inspect_named(host, model, granularity)
     adapter = select_adapter(host, model)
@@ -262,7 +268,7 @@ def inspect(model: str | nn.Module, *, granularity: Granularity = "block") -> In
 
 
 def evaluate(
-    model: str | nn.Module,
+    model: str | Path | nn.Module,
     tokenizer: Any = None,
     *,
     calibration: str = "builtin",
@@ -302,7 +308,7 @@ def evaluate(
     question.check(None)
     check_other_texts(judge_on)
     harness = Harness.asked(tasks, data=task_data, limit=limit)
-    host, files = build_host(), None
+    host, files, model = build_host(), None, _name(model)
     if isinstance(model, str):
         source = find_model(host, model, device=device)
         opened = open_model(host, source)
@@ -327,7 +333,7 @@ def evaluate(
 
 
 def compare(
-    model: str,
+    model: str | Path,
     *,
     methods: str,
     remove: int | Sequence[int],
@@ -352,6 +358,7 @@ def compare(
     Raises:
         InputError: if an argument is invalid, before any evaluation.
     """
+    model = str(model)
     amounts = [remove] if isinstance(remove, int) else list(remove)
     return compare_methods(
         make_recipe({"model": model, **options}),
@@ -362,6 +369,11 @@ def compare(
         host=build_host(),
         reporter=ConsoleReporter() if progress else None,
     )
+
+
+def _name(model: str | Path | nn.Module) -> str | nn.Module:
+    """A path as a name."""
+    return str(model) if isinstance(model, Path) else model
 
 
 def _required(tokenizer: Any) -> Any:

@@ -1,6 +1,7 @@
 """The whole pipeline on a small random model: what it leaves, and that it survives being killed."""
 
 import json
+import shutil
 import signal
 import sqlite3
 import subprocess
@@ -15,6 +16,7 @@ from forks import Killer, forked
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
 import shapcut
+from shapcut.cli.exits import BAD_INPUT
 from shapcut.cli.main import run
 from shapcut.game.coalitions import without
 from shapcut.host import open_model
@@ -198,6 +200,23 @@ def killed(ten_layers: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         done = forked(partial(prune_and_die, evaluations, ten_layers, place / "out"))
         assert done.returncode == -signal.SIGKILL, done.stderr
     return root
+
+
+@pytest.mark.parametrize("options", [("--seed", "5"), ("--finalist-samples", "6")])
+def test_a_refused_run_leaves_the_directory_of_another_as_it_was(
+    options: tuple[str, str],
+    ten_layers: Path,
+    pruned: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    kept = Path(shutil.copytree(pruned.with_name("out.run"), tmp_path / "kept.run"))
+    names = ("manifest.json", "recipe.yaml", "plan.json", "contributions.json", "report.html")
+    before = {name: (kept / name).read_bytes() for name in names}
+    command = ["prune", str(ten_layers), "--out", str(tmp_path / "out"), "--run", str(kept)]
+    assert run([*command, "--remove", "3", "--budget", "60", *OPTIONS, *options]) == BAD_INPUT
+    assert "choose another --run" in capsys.readouterr().err
+    assert {name: (kept / name).read_bytes() for name in names} == before
 
 
 @pytest.mark.parametrize("evaluations", KILLED_AFTER)

@@ -71,6 +71,9 @@ def over_text(means: WindowMeans) -> Measurements:
         return np.column_stack([part.mean(axis=1) for part in (means, *halves)])
 
 
+_MATRIX = 2
+
+
 def may_be_absent(players: Sequence[Player], absent: Sequence[int]) -> bool:
     """Whether all of these players are removable, and equally many of each group."""
     return all(players[player].removable for player in absent) and equal_by_group(players, absent)
@@ -92,8 +95,21 @@ class Game(ABC):
         """The value of each row on all text and on two halves of it; see `as_measurements`."""
 
     def values(self, coalitions: CoalitionMatrix) -> Values:
-        """The value of each row of a (n_coalitions, n_players) matrix; higher is better."""
-        return self.measurements(coalitions)[:, 0]
+        """The value of each row; higher is better.
+
+        Args:
+            coalitions: boolean, shape (n_coalitions, n_players); True where the player stays.
+
+        Raises:
+            InputError: if they are anything else.
+        """
+        given = np.asarray(coalitions)
+        if given.ndim != _MATRIX or given.shape[1] != self.n_players or given.dtype != np.bool_:
+            raise InputError(
+                f"coalitions of shape {given.shape} and type {given.dtype}: a boolean matrix with "
+                f"{self.n_players} columns is needed, True where the player stays"
+            )
+        return self.measurements(given)[:, 0]
 
     def permits(self, absent: Sequence[int]) -> bool:
         """Whether a model without these players can be built."""

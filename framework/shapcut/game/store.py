@@ -129,12 +129,23 @@ class EvaluationStore:
             StoreMismatchError: if the store holds this game with another fingerprint; the message shows the
                 differences.
         """
+        if self.require_same(name, fingerprint):
+            return
+        text = json.dumps(dict(fingerprint), sort_keys=True)
+        with self._named_errors():
+            self._connection.execute("INSERT INTO games VALUES (?, ?)", (name, text))
+
+    def require_same(self, name: str, fingerprint: Fingerprint) -> bool:
+        """Whether the store holds a game; nothing is written.
+
+        Raises:
+            StoreMismatchError: if it holds the game with another fingerprint; the message shows the
+                differences.
+        """
         text = json.dumps(dict(fingerprint), sort_keys=True)
         with self._named_errors():
             found = self._connection.execute("SELECT fingerprint FROM games WHERE name = ?", (name,))
             row = found.fetchone()
-            if row is None:
-                self._connection.execute("INSERT INTO games VALUES (?, ?)", (name, text))
         if row is not None and row[0] != text:
             with self._named_errors():
                 stored, wanted = dict(json.loads(row[0])), dict(fingerprint)
@@ -143,6 +154,7 @@ class EvaluationStore:
             raise StoreMismatchError(
                 f"{self.path} belongs to another run: stored {was}, expected {now}; choose another --run"
             )
+        return row is not None
 
     def lookup(self, name: str, coalitions: CoalitionMatrix) -> dict[bytes, list[float]]:
         """Stored measurements of the given rows, by packed coalition; skips and counts damaged ones."""

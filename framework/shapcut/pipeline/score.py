@@ -43,11 +43,13 @@ class Scoring:
         self.session = session
         self.run = run
         self.reporter = reporter
-        self.manifest = Manifest.start(run, session)
         self._kept: dict[str, StoredGame] = {}
         games = [session.game, *session.finals]
         with ExitStack() as resources:
             self._store = resources.enter_context(closing(EvaluationStore(run.evaluations)))
+            for name, game in zip([_BUDGETED, *_final_names(session)], games, strict=True):
+                self._store.require_same(name, game.fingerprint())
+            self.manifest = Manifest.start(run, session)
             self._measured = resources.enter_context(session.parts.executor.distribute(games))
             self._stored = self._keep(session.game, self._measured[0], _BUDGETED)
             self._resources = resources.pop_all()
@@ -158,10 +160,10 @@ class Scoring:
         """The games on further texts; ``count`` is called with the number of games in use."""
         session = self.session
         finals: list[Game] = [
-            MeteredGame(
-                self._keep(game, measured, f"{_FINALS}-{part}", count, part + 1), cost=self._game.cost
+            MeteredGame(self._keep(game, measured, name, count, part), cost=self._game.cost)
+            for part, (name, game, measured) in enumerate(
+                zip(_final_names(session), session.finals, self._measured[1:], strict=True), start=1
             )
-            for part, (game, measured) in enumerate(zip(session.finals, self._measured[1:], strict=True))
         ]
         if session.mended is not None:
             name, reached = f"{_FINALS}-mended", len(finals) + 1
@@ -212,6 +214,11 @@ class Scoring:
             cost=self._game.cost.to_json(),
             block_runs=round(work.block_runs) if self._measured[0] is self.session.game else None,
         )
+
+
+def _final_names(session: Session) -> list[str]:
+    """The names of the finals in a run's store."""
+    return [f"{_FINALS}-{part}" for part in range(len(session.finals))]
 
 
 def refuse_vetoed(host: Host, plan: RemovalPlan) -> None:

@@ -93,7 +93,13 @@ _ALL = (
     RecipeField("selector", "Method", "how the players to remove are chosen", _SPEC, default="search"),
     RecipeField("utility", "Method", "the value of a coalition", _SPEC, default="log-likelihood"),
     RecipeField("sampler", "Method", "how coalitions are drawn", _SPEC, default_text="the estimator's own"),
-    RecipeField("budget", "Method", "number of coalitions to evaluate at most", "N", default=500),
+    RecipeField(
+        "budget",
+        "Method",
+        "coalitions to evaluate at most; one on a part of the text counts as that part",
+        "N",
+        default=500,
+    ),
     RecipeField(
         "calibration",
         "Text",

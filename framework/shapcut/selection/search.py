@@ -60,6 +60,12 @@ class SearchSelector(Selector):
         starts: int = 8,
         finalists: int = 16,
     ) -> None:
+        for option, value in (("batch", batch), ("patience", patience), ("finalists", finalists)):
+            if value < 1:
+                raise ValueError(f"{option}={value} is less than 1")
+        for option, least in (("exploration", exploration), ("starts", starts)):
+            if least < 0:
+                raise ValueError(f"{option}={least} is negative")
         self.batch = batch
         self.exploration = exploration
         self.patience = patience

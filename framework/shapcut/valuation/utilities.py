@@ -19,11 +19,16 @@ Measure = Literal["nll", "kl"]
 
 
 class TokenUtility(ABC):
-    """A value computed from the mean of a per-token quantity, in nats."""
+    """A value computed from the mean of a per-token quantity, in nats.
+
+    Attributes:
+        name: under which it is registered.
+        measure: ``nll``, the loss of the next token (its negative log-likelihood), or ``kl``, the divergence
+            of the next token's distribution from the whole model's. Both are lower for a better model.
+    """
 
     name: ClassVar[str]
     measure: ClassVar[Measure]
-    """nll: next-token loss. kl: divergence of the next-token distribution from the full model's."""
 
     @abstractmethod
     def value(self, means: NDArray[np.float64], full_mean: float) -> Values:

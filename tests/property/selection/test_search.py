@@ -476,3 +476,18 @@ def test_a_plan_counts_what_was_measured_on_all_text_and_on_a_part():
         "4 measured coalitions, 2 of them on all of the text and the others on a part"
     )
     assert _counts(Evidence(rows, np.zeros(4), measured | True)) == "4 measured coalitions"
+
+
+@pytest.mark.parametrize(
+    ("option", "problem"),
+    [
+        ({"batch": 0}, "batch=0 is less than 1"),
+        ({"patience": -1}, "patience=-1 is less than 1"),
+        ({"finalists": 0}, "finalists=0 is less than 1"),
+        ({"exploration": -1.0}, "exploration=-1.0 is negative"),
+        ({"starts": -1}, "starts=-1 is negative"),
+    ],
+)
+def test_options_out_of_range_are_refused(option, problem):
+    with pytest.raises(ValueError, match=problem):
+        SearchSelector(**option)

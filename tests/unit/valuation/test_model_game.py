@@ -15,7 +15,7 @@ from shapcut.valuation.bypass import BypassEvaluator
 from shapcut.valuation.evaluator import Work
 from shapcut.valuation.model_game import ModelGame, model_fingerprint
 from shapcut.valuation.prefix_tree import CoalitionEvaluator
-from shapcut.valuation.utilities import KullbackLeibler, ModelUtility, PerplexityRatio
+from shapcut.valuation.utilities import KullbackLeibler, ModelUtility, PerplexityRatio, TokenUtility
 from shapcut_adapters.transformers.adapter import HFDecoderAdapter
 
 IDS = torch.arange(2, 26).view(2, 12)
@@ -93,6 +93,38 @@ def test_a_model_that_cannot_run_in_bf16_is_evaluated_in_its_own_format(monkeypa
     assert np.isfinite(game.values(np.ones((1, 3), dtype=np.bool_))).all()
     with pytest.raises(InputError, match="--dtype bfloat16 is unavailable: torch cannot multiply"):
         ModelGame(model, HFDecoderAdapter(), IDS, dtype="bfloat16")
+
+
+class Likely(TokenUtility):
+    name = "likely"
+    measure = "log-likelihood"
+
+    def value(self, means, full_mean):
+        return means - full_mean
+
+
+def test_a_utility_of_an_unknown_measure_is_refused(tiny_llama_model, llama_adapter):
+    with pytest.raises(
+        InputError, match="utility 'likely' has the measure 'log-likelihood'; use one of nll, kl"
+    ):
+        ModelGame(tiny_llama_model, llama_adapter, IDS, utility=Likely())
+
+
+@pytest.mark.parametrize(
+    "coalitions",
+    [
+        pytest.param(np.ones((1, 9), dtype=np.bool_), id="more columns than players"),
+        pytest.param(np.ones((1, 5), dtype=np.bool_), id="fewer"),
+        pytest.param(np.ones(6, dtype=np.bool_), id="one dimension"),
+        pytest.param(np.array([[0, 1, 2, 3, 4, 5]]), id="numbers of players"),
+        pytest.param([[1.0] * 6], id="a list of floats"),
+    ],
+)
+def test_only_boolean_matrices_are_coalitions(game, coalitions):
+    with pytest.raises(
+        InputError, match="a boolean matrix with 6 columns is needed, True where the player stays"
+    ):
+        game.values(coalitions)
 
 
 def test_an_unknown_number_format_is_refused(tiny_llama_model, llama_adapter):
