@@ -194,7 +194,7 @@ def test_help_is_grouped_and_says_the_defaults(
     assert text.startswith("Usage: shapcut prune [OPTIONS] [MODEL]\n")
     for panel in ("Target", "Method", "Text", "Machine", "Files and output"):
         assert f"\n{panel}:\n" in text
-    assert "number of coalitions to evaluate at most [default: 500]" in text
+    assert "one on a part of the text counts as that part [default: 500]" in " ".join(text.split())
     assert "--then STEP[:key=value,...]" in text
     assert "<" not in text
     assert run([flag]) == 0
