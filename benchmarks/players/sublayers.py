@@ -4,7 +4,7 @@
 
 ``block`` removes whole blocks, ``plain`` the parts of blocks that a checkpoint without code of its own can
 lack (an MLP with the attention behind it, blocks, MLPs alone), and ``remote-code`` any parts. Each has the
-default estimator and selector, and as many coalitions. Each cut frees at least the parameters of so many
+default estimator and selector and the same budget. Each cut frees at least the parameters of that many
 blocks. The cache is measured in the cut model, after a prompt, and so are the parameters. A second
 start goes on where the first one stopped.
 """

@@ -114,8 +114,8 @@ def estimate(
         estimator: ``NAME[:key=value,...]``.
 
     Raises:
-        InputError: if the estimator is unknown, the budget is too small for it, so many players cannot be
-            removed, or values are out of scale.
+        InputError: if the estimator is unknown, the budget is too small for it, ``remove`` is out of range,
+            or values are out of scale.
         ShapcutError: if all measured coalitions have the same value.
     """
     if remove is not None:

@@ -100,7 +100,7 @@ def found_projections(
 
 @dataclass(frozen=True, slots=True)
 class _BiasTrial:
-    """Steps of one block, of whose modules some parameters are changed."""
+    """Runs one block with a parameter of one of its modules changed."""
 
     stack: LayerStack
     index: int

@@ -129,13 +129,13 @@ class EvaluationStore:
             StoreMismatchError: if the store holds this game with another fingerprint; the message shows the
                 differences.
         """
-        if self.require_same(name, fingerprint):
+        if self.holds(name, fingerprint):
             return
         text = json.dumps(dict(fingerprint), sort_keys=True)
         with self._named_errors():
             self._connection.execute("INSERT INTO games VALUES (?, ?)", (name, text))
 
-    def require_same(self, name: str, fingerprint: Fingerprint) -> bool:
+    def holds(self, name: str, fingerprint: Fingerprint) -> bool:
         """Whether the store holds a game; nothing is written.
 
         Raises:

@@ -48,7 +48,7 @@ class Scoring:
         with ExitStack() as resources:
             self._store = resources.enter_context(closing(EvaluationStore(run.evaluations)))
             for name, game in zip([_BUDGETED, *_final_names(session)], games, strict=True):
-                self._store.require_same(name, game.fingerprint())
+                self._store.holds(name, game.fingerprint())
             self.manifest = Manifest.start(run, session)
             self._measured = resources.enter_context(session.parts.executor.distribute(games))
             self._stored = self._keep(session.game, self._measured[0], _BUDGETED)

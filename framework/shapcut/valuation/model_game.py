@@ -5,7 +5,7 @@ import hashlib
 from collections.abc import Iterator, Sequence
 from functools import cached_property, partial
 from importlib import metadata
-from typing import Any, get_args
+from typing import Any
 
 import numpy as np
 import torch
@@ -32,7 +32,7 @@ from shapcut.valuation.model_access import ModelAccess
 from shapcut.valuation.precision import default_memory_budget, evaluation_dtype
 from shapcut.valuation.prefix_tree import CoalitionEvaluator, Placement
 from shapcut.valuation.state_memory import most_windows_per_step
-from shapcut.valuation.utilities import LogLikelihood, Measure, ModelUtility, TokenUtility, Utility
+from shapcut.valuation.utilities import LogLikelihood, ModelUtility, Utility, check_measure
 
 _PACKAGES = ("shapcut", "torch", "transformers")
 """Packages whose versions are part of a game's fingerprint."""
@@ -81,11 +81,7 @@ class ModelGame(PortableGame):
         self.adapter = adapter
         self.utility = utility or LogLikelihood()
         self.granularity = granularity
-        if isinstance(self.utility, TokenUtility) and self.utility.measure not in get_args(Measure):
-            raise InputError(
-                f"utility {self.utility.name!r} has the measure {self.utility.measure!r}; use one of "
-                f"{', '.join(get_args(Measure))}"
-            )
+        check_measure(self.utility)
         self.form = form
         self._players = adapter.players(model, granularity)
         self._device = adapter.input_device(model)

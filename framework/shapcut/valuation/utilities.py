@@ -6,7 +6,7 @@ A *token utility* turns a mean over the calibration tokens into a value and runs
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +14,7 @@ from torch import nn
 
 from shapcut.game.coalitions import Values
 from shapcut.models.adapter import Adapter
+from shapcut.support.errors import InputError
 
 Measure = Literal["nll", "kl"]
 
@@ -101,6 +102,17 @@ class TokenizedUtility(ABC):
 
 
 Utility = TokenUtility | ModelUtility
+
+
+def check_measure(utility: Utility) -> None:
+    """Refuse a utility of an unknown measure.
+
+    Raises:
+        InputError: naming the known ones.
+    """
+    if isinstance(utility, TokenUtility) and utility.measure not in get_args(Measure):
+        known = ", ".join(get_args(Measure))
+        raise InputError(f"utility {utility.name!r} has the measure {utility.measure!r}; use one of {known}")
 
 
 def bound_utility(utility: Utility | TokenizedUtility, adapter: Adapter, tokenizer: Any) -> Utility:

@@ -100,7 +100,7 @@ class Walk:
         """Walk both models and fit blocks of the pruned one.
 
         The target after block j of the pruned model is the original's stream before the block that becomes
-        block j + 1, that is, after all that was removed in between. Before the first cut both models agree.
+        block j + 1, that is, after everything removed in between. Before the first cut both models agree.
 
         Args:
             blocks: of the pruned model.

@@ -31,7 +31,7 @@ _ROUTERS = ("gate", "router")
 _TOP_K = "top_k"
 _VECTOR, _MATRIX, _PACKED = 1, 2, 3
 _GROUPED_BYTES = 16
-"""Rows must be whole multiples of so many bytes."""
+"""The size of a row must be a multiple of this many bytes."""
 
 _FEWEST = 2
 """Experts that stay at least: some families build a layer of one expert as an ordinary MLP."""
