@@ -14,6 +14,7 @@ import json
 import platform
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,18 @@ NARROW = "compensate:into=mlp,samples=128,trial=false"
 """As before sources were told apart: one text, the MLPs, and what is fitted is kept."""
 
 DEFAULT, EVERYWHERE = "compensate", "compensate:places=all"
+
+
+def held_out_texts(sources: Sequence[str], tokenizer: Any, windows: int) -> dict[str, Tensor]:
+    """Windows of the last quarters of the built-in and the general text and of these sources, by name."""
+    return {
+        Path(source).parent.name or source
+        if Path(source).suffix == ".txt"
+        else Path(source).stem: load_held_out(
+            source, tokenizer, samples=windows, sequence_length=LENGTH
+        ).input_ids
+        for source in (SOURCE, "general", *sources)
+    }
 
 
 def judged(who: Subject, model: nn.Module, texts: dict[str, Tensor]) -> dict[str, PerplexityResult]:
@@ -91,14 +104,7 @@ def main() -> None:
     for name in given.models:
         who = subject(name, "general")  # long enough for the windows of the other benchmark
         who.game.model.float()
-        texts = {
-            Path(source).parent.name or source
-            if Path(source).suffix == ".txt"
-            else Path(source).stem: load_held_out(
-                source, who.tokenizer, samples=given.windows, sequence_length=LENGTH
-            ).input_ids
-            for source in (SOURCE, "general", *given.judge_on)
-        }
+        texts = held_out_texts(given.judge_on, who.tokenizer, given.windows)
         removed = SETS.get(name) or greedy_set(who.game, ZOO_REMOVED)
         key = {"model": name, "removed": removed, "windows": given.windows}
         cut = who.game.adapter.remove(copy.deepcopy(who.game.model), tuple(removed))

@@ -13,6 +13,7 @@ from typing import Any
 
 from shapcut.host.host import build_host
 from shapcut.pipeline.dry_run import Forecast, forecast
+from shapcut.recipe.fields import FIELDS
 from shapcut.recipe.recipe import make_recipe
 from shapcut.recipe.schema import recipe_schema
 from shapcut.recipe.wording import accepted_values
@@ -29,7 +30,8 @@ def key_table() -> str:
     for key, content in recipe_schema()["properties"].items():
         meaning = content.pop("description")
         default = content.get("default")
-        shown = "" if default in (None, []) else f"`{json.dumps(default).strip(chr(34))}`"
+        told = FIELDS[key].default_text if key in FIELDS else ""
+        shown = told if default in (None, []) else f"`{json.dumps(default).strip(chr(34))}`"
         lines.append(f"| `{key}` | {_taken(content)} | {shown} | {meaning} |")
     return "\n".join(lines)
 

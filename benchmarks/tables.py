@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from tables_mending import mended_cut, mending
+from tables_mending import mended_cut, mended_prune, mending
 from tables_players import (
     forms,
     players_experts,
@@ -243,7 +243,7 @@ def zoo_prune(content: dict[str, Any]) -> str:
         [
             *lines,
             "",
-            f"Held-out perplexity of the checkpoint from `shapcut prune`, measured by `shapcut evaluate`, with the removed "
+            f"Held-out perplexity of the checkpoint from `shapcut prune --no-mend`, measured by `shapcut evaluate`, with the removed "
             f"blocks in brackets; "
             f"{content['budget']} coalitions, {content['text']}, torch {content['torch']}. `{content['command']}`.",
         ]
@@ -313,6 +313,7 @@ TABLES: dict[str, Callable[[dict[str, Any]], str]] = {
     "zoo_prune": zoo_prune,
     "after_the_cut": after_the_cut,
     "mended_cut": mended_cut,
+    "mended_prune": mended_prune,
     "mending": mending,
     "estimators": estimators,
     "kill": kill,

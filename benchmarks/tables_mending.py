@@ -2,6 +2,8 @@
 
 from typing import Any
 
+import numpy as np
+
 _STEPS = {
     "compensate:into=mlp,samples=128,trial=false": "MLPs, one text",
     "compensate": "default",
@@ -28,6 +30,43 @@ def mending(content: dict[str, Any]) -> str:
     windows = sorted({row["windows"] for row in rows})
     about = f"{', '.join(map(str, windows))} windows of 128 tokens of each text, {content['machine']}"
     return "\n".join([*lines, "", f"`python benchmarks/mending.py`, {about}."])
+
+
+def mended_prune(content: dict[str, Any]) -> str:
+    """Cuts with and without compensation, a line for each model and way, over the seeds."""
+    rows = content["rows"]
+    texts = list(rows[0]["judged"])
+    lines = [
+        f"| model | way | coalitions | seconds | {' | '.join(texts)} |",
+        f"|---|---|---|---|{'---|' * len(texts)}",
+    ]
+    groups: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    for row in rows:
+        groups.setdefault((row["model"], row["after"]), []).append(row)
+    for (model, way), some in groups.items():
+        cells = [_over_seeds([row["judged"][text] for row in some]) for text in texts]
+        cost = [f"{np.mean([row[name] for row in some]):,.0f}" for name in ("budget", "seconds")]
+        lines.append(f"| {' | '.join([model, way, *cost, *cells])} |")
+    removed = {row["model"]: len(row["removed"]) for row in rows}
+    seeds = sorted({row["seed"] for row in rows})
+    return "\n".join(
+        [
+            *lines,
+            "",
+            f"Geometric means over seeds {', '.join(map(str, seeds))}; in brackets the changes against `plain` of the same seed, from the lowest to the "
+            f"highest end of their 95 % intervals. {', '.join(f'{count} blocks of {model}' for model, count in removed.items())} removed; "
+            f"{rows[0]['windows']} windows of 128 tokens of each text, {content['machine']}. `python benchmarks/mended_prune.py`.",
+        ]
+    )
+
+
+def _over_seeds(found: list[dict[str, Any]]) -> str:
+    mean = f"{float(np.exp(np.mean(np.log([each['perplexity'] for each in found])))):.1f}"
+    changes = [each["change"] for each in found if "change" in each]
+    if not changes:
+        return mean
+    low, high = min(each["low"] for each in changes), max(each["high"] for each in changes)
+    return f"{mean} ({100 * (low - 1):+.1f} to {100 * (high - 1):+.1f} %)"
 
 
 def mended_cut(content: dict[str, Any]) -> str:

@@ -59,7 +59,9 @@ def pruned(model: Path, directory: Path) -> dict[str, Any]:
     }
     for count in REMOVED:
         out = directory / f"{model.stem}-{count}"
-        made = shapcut("prune", model, "--out", out, "--remove", count, "--budget", BUDGET, *held_out)
+        made = shapcut(
+            "prune", model, "--out", out, "--remove", count, "--budget", BUDGET, "--no-mend", *held_out
+        )
         row["cuts"][count] = {
             "removed": made["plan"]["removed"],
             "perplexity": perplexity(made["pruned"]),

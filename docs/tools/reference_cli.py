@@ -117,7 +117,8 @@ def _recipe_parameters(command: Any) -> Iterable[Any]:
 
 
 def _row(parameter: Any) -> tuple[str, str, str]:
-    option = parameter.opts[0] if parameter.is_flag else f"{parameter.opts[0]} {parameter.metavar}"
+    names = ", ".join([parameter.opts[0], *parameter.secondary_opts])
+    option = names if parameter.is_flag else f"{names} {parameter.metavar}"
     meaning = parameter.help + (" (required)" if parameter.required else "")
     return f"`{option}`", _plain(meaning), _plain(getattr(parameter, "default_text", ""))
 

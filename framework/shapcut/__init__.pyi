@@ -17,6 +17,7 @@ from .pipeline.inspection import Inspection as Inspection
 from .pipeline.result import PruneResult as PruneResult
 from .pipeline.series import SeriesResult as SeriesResult
 from .recipe.recipe import Recipe as Recipe
+from .support.errors import InputError as InputError
 from .support.errors import ShapcutError as ShapcutError
 from .valuation.model_game import ModelGame as ModelGame
 

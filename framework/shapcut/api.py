@@ -13,7 +13,7 @@ from shapcut.comparison.compare import Comparison
 from shapcut.comparison.compare import compare as compare_methods
 from shapcut.comparison.contestants import parse_methods
 from shapcut.data.mixture import check_other_texts
-from shapcut.estimators.base import EstimationProblem, require_handles_players
+from shapcut.estimators.base import EstimationProblem, Estimator, require_handles_players
 from shapcut.estimators.robustness import examined
 from shapcut.game.budget import BudgetedGame, capped_budget
 from shapcut.game.checkpoint_form import AllowedForm
@@ -23,8 +23,8 @@ from shapcut.game.game import Game, WrappedGame
 from shapcut.game.granularity import Granularity
 from shapcut.game.plan import RemovalPlan
 from shapcut.game.scale import require_spread
-from shapcut.host.host import build_host, select_adapter
-from shapcut.host.open_model import find_model, open_model
+from shapcut.host.host import Host, build_host, select_adapter
+from shapcut.host.open_model import OpenModel, find_model, open_model
 from shapcut.measurement.held_out_text import TextQuestion
 from shapcut.measurement.lm_eval_tasks import Harness
 from shapcut.measurement.measure import SpeedQuestion, measure
@@ -33,17 +33,18 @@ from shapcut.models.fingerprint import model_fingerprint
 from shapcut.models.quantization import is_quantized
 from shapcut.pipeline.in_memory import IN_MEMORY, PrunedModel, prune_in_memory, with_saved_model
 from shapcut.pipeline.inspection import Inspection, inspect_model, inspect_named
+from shapcut.pipeline.output import is_gguf_output
 from shapcut.pipeline.prune import prune as run_pipeline
 from shapcut.pipeline.result import PruneResult
 from shapcut.pipeline.series import SeriesResult, prune_series
 from shapcut.pipeline.windows import RunText
 from shapcut.recipe.recipe import make_recipe
-from shapcut.selection.base import SelectionProblem, require_removable
+from shapcut.selection.base import SelectionProblem, Selector, require_removable
 from shapcut.support.errors import InputError
 from shapcut.support.progress import ConsoleReporter, Silent
 from shapcut.valuation.game_spec import GameOrigin
 from shapcut.valuation.model_game import ModelGame
-from shapcut.valuation.utilities import ModelUtility, bound_utility
+from shapcut.valuation.utilities import ModelUtility, TokenUtility, Utility, bound_utility
 
 
 def load_game(
@@ -53,7 +54,7 @@ def load_game(
     samples: int = 16,
     sequence_length: int = 128,
     seed: int = 0,
-    utility: str | Callable[[nn.Module], float] = "log-likelihood",
+    utility: str | TokenUtility | Callable[[nn.Module], float] = "log-likelihood",
     granularity: Granularity = "block",
     form: AllowedForm = "plain",
     device: str = "auto",
@@ -68,7 +69,7 @@ def load_game(
         samples: number of calibration windows.
         sequence_length: tokens per window.
         seed: seed of the choice of windows.
-        utility: a registered name, or any function of the model (higher is better).
+        utility: a registered name, a token utility, or any function of the model (higher is better).
         granularity: what a player is.
         form: which forms of checkpoints a permitted set may take.
         device: device of the model.
@@ -86,14 +87,22 @@ def load_game(
         opened.model,
         opened.adapter,
         windows.input_ids,
-        utility=bound_utility(host.utilities.create(utility), opened.adapter, opened.tokenizer)
-        if isinstance(utility, str)
-        else ModelUtility(utility, getattr(utility, "__qualname__", "callable")),
+        utility=_as_utility(utility, host, opened),
         granularity=granularity,
         form=form,
         dtype=dtype,
         origin=GameOrigin(source, utility) if isinstance(utility, str) else None,
     )
+
+
+def _as_utility(
+    given: str | TokenUtility | Callable[[nn.Module], float], host: Host, opened: OpenModel
+) -> Utility:
+    if isinstance(given, str):
+        return bound_utility(host.utilities.create(given), opened.adapter, opened.tokenizer)
+    if isinstance(given, TokenUtility):
+        return given
+    return ModelUtility(given, getattr(given, "__qualname__", "callable"))
 
 
 def estimate(
@@ -102,7 +111,7 @@ def estimate(
     budget: int = 500,
     seed: int = 0,
     remove: int | None = None,
-    estimator: str = "surrogate",
+    estimator: str | Estimator = "surrogate",
 ) -> Contributions:
     """Estimate every player's contribution to the value.
 
@@ -111,7 +120,7 @@ def estimate(
         budget: maximum number of distinct coalitions to measure.
         seed: source of all randomness.
         remove: number of players to remove later, if known; the default estimator measures near it.
-        estimator: ``NAME[:key=value,...]``.
+        estimator: ``NAME[:key=value,...]``, or the estimator itself.
 
     Raises:
         InputError: if the estimator is unknown, the budget is too small for it, ``remove`` is out of range,
@@ -120,7 +129,7 @@ def estimate(
     """
     if remove is not None:
         require_removable(game.players, remove)
-    chosen = build_host().estimators.create(estimator)
+    chosen = build_host().estimators.create(estimator) if isinstance(estimator, str) else estimator
     counted = BudgetedGame(game, capped_budget(budget, game.players))
     require_handles_players(game.players, "estimator", chosen)
     evidence = partial(first_evidence, counted)
@@ -139,7 +148,7 @@ def select(
     game: Game | None = None,
     budget: int = 250,
     seed: int = 0,
-    selector: str = "search",
+    selector: str | Selector = "search",
 ) -> RemovalPlan:
     """Choose the players to remove.
 
@@ -150,12 +159,12 @@ def select(
         game: the game to measure candidates in; None: choose by the contributions and the surrogate.
         budget: maximum number of further coalitions to measure in ``game``.
         seed: source of all randomness.
-        selector: ``NAME[:key=value,...]``.
+        selector: ``NAME[:key=value,...]``, or the selector itself.
 
     Raises:
         InputError: if the selector is unknown, or no set of that size can be removed.
     """
-    chosen = build_host().selectors.create(selector)
+    chosen = build_host().selectors.create(selector) if isinstance(selector, str) else selector
     require_handles_players(players, "selector", chosen)
     problem = SelectionProblem(
         contributions, players, remove, game=game, budget=budget, rng=np.random.default_rng(seed)
@@ -241,7 +250,7 @@ def prune(
     place = Path(out)
 
     def written(source: str) -> PruneResult | SeriesResult:
-        recipe = make_recipe({"model": source, **options})
+        recipe = make_recipe({"model": source, **options}).mended_by_default(as_file=is_gguf_output(place))
         run_all = prune_series if len(recipe.target_labels()) > 1 else run_pipeline
         return run_all(recipe, place, host, run_directory=directory, reporter=reporter)
 

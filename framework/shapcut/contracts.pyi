@@ -4,6 +4,7 @@ from .estimators.sampling import Sampler as Sampler
 from .export.gguf_cut import NewWeights as NewWeights
 from .export.gguf_cut import write_gguf_cut as write_gguf_cut
 from .export.gguf_rules import gguf_objection as gguf_objection
+from .export.safetensors_cut import cut_weights as cut_weights
 from .game.budget import BudgetedGame as BudgetedGame
 from .game.checkpoint_form import CheckpointForm as CheckpointForm
 from .game.coalitions import CoalitionMatrix as CoalitionMatrix
@@ -43,6 +44,7 @@ from .models.predictors import is_predictor as is_predictor
 from .models.predictors import predictor_count as predictor_count
 from .models.quantization import is_quantized as is_quantized
 from .models.quantization import quantization_method as quantization_method
+from .models.stored_tensors import stored_tensors as stored_tensors
 from .selection.base import SelectionProblem as SelectionProblem
 from .selection.base import Selector as Selector
 from .serving.engine import Engine as Engine

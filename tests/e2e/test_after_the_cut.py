@@ -44,7 +44,7 @@ def test_a_zoo_model_is_cut_compensated_and_healed(name: str, tmp_path: Path) ->
 def test_compensation_lowers_the_perplexity(tmp_path: Path) -> None:
     results = []
     cut = [str(ZOO / "llama"), "--remove", "6", "--estimator", "block-influence", "--selector", "ranking"]
-    for name, steps in (("bare", []), ("mended", ["--then", "compensate:samples=48,into=both"])):
+    for name, steps in (("bare", ["--no-mend"]), ("mended", ["--then", "compensate:samples=48,into=both"])):
         out = tmp_path / name
         assert run(["prune", *cut, *SIZES, *steps, "--out", str(out)]) == 0
         results.append(read(tmp_path / f"{name}.run" / "manifest.json")["result"])
@@ -54,10 +54,10 @@ def test_compensation_lowers_the_perplexity(tmp_path: Path) -> None:
     assert mended["pruned"]["perplexity"]["perplexity"] < 0.95 * lost
 
 
-def test_a_cut_is_mended_where_it_can_be(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_cut_is_mended_unless_told_otherwise(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     cut = [str(ZOO / "llama"), "--remove", "6", "--estimator", "block-influence", "--selector", "ranking"]
     perplexities = []
-    for name, options in (("plain", []), ("mended", ["--mend"])):
+    for name, options in (("plain", ["--no-mend"]), ("mended", [])):
         assert run(["prune", *cut, *SIZES, *options, "--out", str(tmp_path / name)]) == 0
         result = read(tmp_path / f"{name}.run" / "manifest.json")["result"]
         perplexities.append(result["pruned"]["perplexity"]["perplexity"])
@@ -79,7 +79,7 @@ def test_finalists_are_compared_after_they_are_mended(
     tiny_llama_directory: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     command = ["prune", str(tiny_llama_directory), "--remove", "2", *SIZES, "--mend-finalists"]
-    assert run([*command, "--out", str(tmp_path / "no")]) == 2
+    assert run([*command, "--no-mend", "--out", str(tmp_path / "no")]) == 2
     assert (
         "--mend-finalists needs finalist samples, and --mend or a step that compensates"
         in capsys.readouterr().err

@@ -174,7 +174,7 @@ CASES: dict[str, tuple[str, ...]] = {
     "half a seed": (f"{PRUNE} --remove 2 --seed 0.5", "seed", "0.5"),
     "finalists less than none": (f"{PRUNE} --remove 2 --finalist-samples -1", "finalist-samples", "-1", "0"),
     "mended finalists without mending": (
-        f"{PRUNE} --remove 2 --mend-finalists",
+        f"{PRUNE} --remove 2 --mend-finalists --no-mend",
         "--mend-finalists", "--mend",
     ),
     "no held-out text": (f"{PRUNE} --remove 2 --held-out-samples 0", "held-out-samples", "0", "1"),

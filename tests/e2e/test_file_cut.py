@@ -219,6 +219,66 @@ def test_layers_that_predict_further_tokens_are_dropped_with_a_line(
     assert any("predict further tokens are not written" in line for line in heard.said)
 
 
+FITTED = ("self_attn.o_proj.weight", "mlp.down_proj.weight")
+
+
+def require_only_fitted_changed(source: Path, out: Path) -> None:
+    """Compensation changes projections of blocks; everything else keeps its bytes."""
+    before, after = raw(source), raw(out)
+    changed = {name for name, content in after.items() if before[old_name(name)] != content}
+    assert changed
+    assert all(name.endswith(FITTED) for name in changed)
+
+
+UNTRIED = {"then": ["compensate:trial=false"], "samples": 8}
+
+
+def test_a_compensated_cut_keeps_shards_and_number_formats(tokenizer: Any, tmp_path: Path) -> None:
+    source = build(tmp_path / "source", tokenizer, shards="30KB")
+    for file in source.glob("*.safetensors"):
+        content = load_file(file)
+        save_file({n: t.float() if "norm" in n else t for n, t in content.items()}, file, {"format": "pt"})
+    out = cut(source, tmp_path / "out", **UNTRIED)
+    require_only_fitted_changed(source, out)
+    assert {file.name for file in out.glob("*.safetensors")} <= {
+        file.name for file in source.glob("*.safetensors")
+    }
+    assert tensors(out)["model.norm.weight"].dtype == torch.float32
+    index = json.loads((out / "model.safetensors.index.json").read_text())
+    assert index["weight_map"].keys() == raw(out).keys()
+
+
+def test_a_compensated_cut_keeps_layers_that_predict_further_tokens(
+    with_predictor: Path, tmp_path: Path
+) -> None:
+    heard = Heard()
+    out = cut(with_predictor, tmp_path / "out", reporter=heard, **UNTRIED)
+    require_only_fitted_changed(with_predictor, out)
+    assert "model.layers.3.eh_proj.weight" in raw(out)
+    assert json.loads((out / "config.json").read_text())["num_nextn_predict_layers"] == 1
+    assert not any("not written" in line for line in heard.said)
+
+
+def test_a_run_killed_after_its_step_writes_the_same_files(
+    tokenizer: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = build(tmp_path / "source", tokenizer, shards="30KB")
+    expected = raw(cut(source, tmp_path / "whole", **UNTRIED))
+    monkeypatch.setattr("shapcut.pipeline.cut.measure_cut", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        cut(source, tmp_path / "out", **UNTRIED)
+    monkeypatch.undo()
+    heard = Heard()
+    out = cut(source, tmp_path / "out", reporter=heard, **UNTRIED)
+    assert any("was finished by an earlier start" in line for line in heard.said)
+    assert raw(out) == expected
+    assert len(list(out.glob("*.safetensors"))) > 2
+
+
+def interrupted(*_: Any) -> None:
+    raise KeyboardInterrupt
+
+
 def test_a_count_of_predicting_layers_without_their_weights_becomes_0(
     with_predictor: Path, tmp_path: Path
 ) -> None:

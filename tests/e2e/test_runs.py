@@ -9,6 +9,7 @@ import pytest
 import shapcut
 from shapcut.cli.exits import BAD_INPUT
 from shapcut.cli.main import run
+from shapcut.pipeline.runs import read_runs
 
 
 def test_runs_are_listed_and_compared(tiny_llama_directory: Path, tmp_path: Path, capfd: Any) -> None:
@@ -33,6 +34,45 @@ def test_runs_are_listed_and_compared(tiny_llama_directory: Path, tmp_path: Path
     assert found["one"]["perplexity"] == one.after.perplexity.perplexity
     assert run(["runs", str(tmp_path / "runs")]) == 0
     assert "do not compare" not in capfd.readouterr().out
+
+
+def test_a_run_that_ends_with_an_error_is_listed_as_failed(
+    tiny_llama_directory: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runs = tmp_path / "runs"
+    options: dict[str, Any] = {"samples": 2, "sequence_length": 16, "held_out_samples": 2, "budget": 12}
+    monkeypatch.setattr("shapcut.pipeline.prune.carry_out", failing)
+    with pytest.raises(shapcut.ShapcutError):
+        shapcut.prune(str(tiny_llama_directory), out=tmp_path / "out", run=runs / "one", remove=1, **options)
+    (found,) = read_runs(runs)
+    assert found.status == "failed"
+    assert json.loads((runs / "one" / "manifest.json").read_text())["reason"] == "the disk is full"
+    monkeypatch.undo()
+    shapcut.prune(str(tiny_llama_directory), out=tmp_path / "out", run=runs / "one", remove=1, **options)
+    (found,) = read_runs(runs)
+    assert found.status == "done"
+
+
+def failing(*_: Any, **__: Any) -> None:
+    raise shapcut.ShapcutError("the disk is full")
+
+
+def test_the_time_of_an_applied_plan_is_that_from_start_to_end(
+    tiny_llama_directory: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "plan.json").write_text(shapcut.RemovalPlan.removing((1,), 6).model_dump_json())
+    command = ["apply", str(tiny_llama_directory), "--plan", str(tmp_path / "plan.json")]
+    place = ["--out", str(tmp_path / "out"), "--run", str(tmp_path / "runs" / "one")]
+    assert run([*command, *place]) == 0
+    manifest = tmp_path / "runs" / "one" / "manifest.json"
+    content = json.loads(manifest.read_text())
+    manifest.write_text(
+        json.dumps(
+            {**content, "started": "2026-01-01T00:00:00+00:00", "finished": "2026-01-01T00:01:30+00:00"}
+        )
+    )
+    (found,) = read_runs(tmp_path / "runs")
+    assert found.seconds == 90.0
 
 
 def test_perplexities_and_accuracies_are_shown_by_text_task_and_cut(

@@ -146,7 +146,8 @@ def test_make_targets_exist() -> None:
 
 def test_every_option_that_is_named_exists(group: Any) -> None:
     known = {"--help", *OF_OTHER_PROGRAMS, *(option for p in group.params for option in p.opts)}
-    known |= {o for command in group.commands.values() for p in command.params for o in p.opts}
+    parameters = [p for command in group.commands.values() for p in command.params]
+    known |= {o for p in parameters for o in (*p.opts, *p.secondary_opts)}
     named = {name_of(page): set(_OPTION.findall(page.read_text(encoding="utf-8"))) for page in PAGES}
     assert {page: sorted(options - known) for page, options in named.items() if options - known} == {}
 

@@ -9,16 +9,17 @@ from torch import nn
 
 from shapcut.contracts import (
     UnsupportedModelError,
+    cut_weights,
     forget_predictors,
     is_predictor,
     predictor_count,
     read_json,
+    stored_tensors,
     write_json_atomically,
 )
 from shapcut_adapters.transformers.decoder import Decoder
 from shapcut_adapters.transformers.families.rules import Cut
 from shapcut_adapters.transformers.renumbering import Renumbering
-from shapcut_adapters.transformers.stored_files import copy_weights, stored_names
 
 _STORED_AS, _STORED_DEPTH = "shapcut_stored_as", "shapcut_stored_depth"
 """Attributes of a block and of the stack: a block's number and their number where they were loaded from."""
@@ -75,7 +76,7 @@ def files_objection(decoder: Decoder, source: Path) -> str:
         return f"a {family} must be rebuilt for a removal"
     if decoder.family.entrance:
         return f"the first layer of a {family} has weights that must move to the new first one"
-    found = _stored_indices(decoder, stored_names(source))
+    found = _stored_indices(decoder, stored_tensors(source))
     depth = vars(decoder.blocks).get(_STORED_DEPTH, len(decoder.blocks))
     if not found:
         return f"no tensors in {source} are named as the layers of a {family}"
@@ -102,10 +103,10 @@ def save_cut(decoder: Decoder, directory: Path, source: Path | None = None) -> N
         raise UnsupportedModelError(f"{source} cannot be cut as files: {objection}")
     kept = tuple(vars(block).get(_STORED_AS, index) for index, block in enumerate(decoder.blocks))
     depth = vars(decoder.blocks).get(_STORED_DEPTH, len(decoder.blocks))
-    stacks = {decoder.stack, *_stored_indices(decoder, stored_names(source))}
+    stacks = {decoder.stack, *_stored_indices(decoder, stored_tensors(source))}
     renumbering = Renumbering(sorted(stacks), Cut(depth, kept))
     directory.mkdir(parents=True, exist_ok=True)
-    copy_weights(source, directory, renumbering.name, renumbering.metadata)
+    cut_weights(source, directory, renumbering.name, renumbering.metadata)
     _write_configs(decoder.model, source, directory, renumbering)
 
 
@@ -121,7 +122,7 @@ def _write_configs(model: Any, source: Path, directory: Path, renumbering: Renum
             new.pop(_QUANTIZATION, None)
             if _QUANTIZATION in old:
                 new[_QUANTIZATION] = renumbering.data(old[_QUANTIZATION])
-    if not any(is_predictor(name, model.config) for name in stored_names(directory)):
+    if not any(is_predictor(name, model.config) for name in stored_tensors(directory)):
         forget_predictors(written)
     write_json_atomically(directory / "config.json", written)
     if model.can_generate() and not (source / "generation_config.json").is_file():

@@ -171,15 +171,16 @@ def prune_model(
     push_to_hub: str | None,
     **given: Any,
 ) -> None:
-    """Score, select, remove, post-process, verify and write a checkpoint."""
+    """Score, select, remove, compensate, verify and write a checkpoint."""
     from shapcut.cli.output import reporter
     from shapcut.pipeline.dry_run import forecast
-    from shapcut.pipeline.output import require_output
+    from shapcut.pipeline.output import is_gguf_output, require_output
     from shapcut.pipeline.prune import prune
     from shapcut.pipeline.series import prune_series
     from shapcut.recipe.recipe import make_recipe
 
     made = make_recipe({"model": model, **given}, recipe)
+    made = made.mended_by_default(as_file=out is not None and is_gguf_output(out))
     hub = require_pushable(push_to_hub, len(made.target_labels()))
     if dry_run:
         if out is not None:
@@ -208,6 +209,7 @@ def prune_model(
         *("device", "offload", "trust_remote_code", "revision", "text_only"),
     )
 )
+@recipe_option("mend", default_text="off")
 @options.as_json
 @options.dry_run
 @push_to_hub
@@ -241,6 +243,7 @@ def apply_model(
             "granularity": removal.granularity,
             "finalist_samples": 0,
             **given,
+            "mend": bool(given["mend"]),
             "form": given["form"] or ("remote-code" if removal.form == "remote-code" else "plain"),
         }
     )
@@ -374,7 +377,7 @@ def demo(host: Host, /, *, out: Path, remove: str, budget: str, as_json: bool) -
 
     recipe = make_recipe(
         {"model": DEMO_MODEL, "remove": remove, "budget": budget, "samples": 8, "finalist_samples": 24}
-    )
+    ).mended_by_default(as_file=False)
     result = prune(recipe, out, host, reporter=reporter())
     _show_result(result, out, as_json)
 

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from shapcut.export.beside import copy_beside
+from shapcut.export.safetensors_cut import replace_weights
 from shapcut.game.plan import RemovalPlan
 from shapcut.measurement.sizes import checkpoint_bytes
 from shapcut.models.adapter import Adapter
@@ -60,7 +61,7 @@ def write_checkpoint(
     expected_logits: Tensor,
     stored: Path | None = None,
     source: Path | None = None,
-    unchanged: bool = False,
+    cut_files_of: nn.Module | None = None,
     tolerance: float | None = None,
     before_it_appears: Callable[[CheckpointReport], None] | None = None,
 ) -> CheckpointReport:
@@ -80,7 +81,8 @@ def write_checkpoint(
         stored: a directory with the saved model, whose files are copied, or None.
         source: the checkpoint that the model was loaded from, if it is a directory of transformers; what lies
             beside its weights is copied.
-        unchanged: whether the weights are those of ``source``, whose files are then cut if possible.
+        cut_files_of: the pruned model as `Adapter.remove` left it, if the files of ``source`` are to be cut
+            where that is possible; they then take the values that ``stored`` has otherwise.
         tolerance: largest accepted difference; None: by dtype, see `default_tolerance`.
         before_it_appears: called after verification, right before ``out`` appears.
 
@@ -91,7 +93,8 @@ def write_checkpoint(
     try:
         with new_directory(out) as directory:
             with quiet_libraries():
-                _write_weights(adapter, model, directory, stored, source if unchanged else None)
+                if not _cut_files(adapter, cut_files_of, source, directory, stored):
+                    _write_weights(adapter, model, directory, stored)
                 _write_beside(source, tokenizer, directory)
             plan.write(directory / "plan.json")
             write_text_atomically(directory / "recipe.yaml", recipe_text)
@@ -111,14 +114,24 @@ def write_checkpoint(
     return report
 
 
-def _write_weights(
-    adapter: Adapter, model: nn.Module, directory: Path, stored: Path | None, cut_from: Path | None
-) -> None:
-    """Copy a saved model, cut a checkpoint as files where that is possible, or save from memory."""
+def _cut_files(
+    adapter: Adapter, cut: nn.Module | None, source: Path | None, directory: Path, stored: Path | None
+) -> bool:
+    """Cut a checkpoint as files, if that is possible; whether it was."""
+    if cut is None or source is None or adapter.files_objection(cut, source):
+        return False
+    adapter.save_files(cut, source, directory)
+    if stored is None or replace_weights(directory, stored):
+        return True
+    for file in directory.iterdir():
+        file.unlink()
+    return False
+
+
+def _write_weights(adapter: Adapter, model: nn.Module, directory: Path, stored: Path | None) -> None:
+    """Copy a saved model, or save it from memory."""
     if stored is not None:
         copy_tree(stored, directory)
-    elif cut_from is not None and not adapter.files_objection(model, cut_from):
-        adapter.save_files(model, cut_from, directory)
     else:
         save(adapter, model, directory)
 

@@ -1,7 +1,9 @@
 """The tensors in a checkpoint's safetensors files, read from the headers."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from shapcut.models.untrusted import is_plain_name, require_plain_shards
 from shapcut.support.errors import InputError
@@ -35,16 +37,38 @@ _COUNTERS = ("position_ids", "num_batches_tracked")
 """Suffixes of the names of integer buffers that are not weights."""
 
 
+@dataclass(frozen=True, slots=True)
+class Header:
+    """The header of a safetensors file.
+
+    Attributes:
+        tensors: dtype, shape and offsets of each tensor by its name, in the order of the file.
+        metadata: free text by key.
+        start: position of the first tensor's bytes.
+    """
+
+    tensors: dict[str, dict[str, Any]]
+    metadata: dict[str, str]
+    start: int
+
+
+def weight_files(directory: Path) -> list[Path]:
+    """The safetensors files that transformers reads: the single one, and those that the index names.
+
+    Raises:
+        InputError: if the index names one outside the directory.
+    """
+    return [directory / name for name in sorted(_files(directory))]
+
+
 def stored_tensors(directory: Path) -> dict[str, str]:
     """The number format of each tensor by its name; empty if there are no safetensors files.
 
     Raises:
         InputError: if a file is damaged or the index names one outside the directory.
     """
-    found: dict[str, str] = {}
-    for name in sorted(_files(directory)):
-        found.update(_header(directory / name))
-    return found
+    headers = map(read_header, weight_files(directory))
+    return {name: entry["dtype"] for header in headers for name, entry in header.tensors.items()}
 
 
 def other_weight_files(directory: Path) -> list[str]:
@@ -69,15 +93,22 @@ def _files(directory: Path) -> set[str]:
     return names
 
 
-def _header(file: Path) -> dict[str, str]:
-    """The number formats in one file."""
+def read_header(file: Path) -> Header:
+    """The header of a safetensors file.
+
+    Raises:
+        InputError: if it is damaged.
+    """
     try:
         with file.open("rb") as stream:
             length = int.from_bytes(stream.read(8), "little")
             if length > min(_LARGEST_HEADER, file.stat().st_size):
                 raise ValueError(f"a header of {length} bytes is longer than the file")  # noqa: TRY301
             content = parse_json(stream.read(length))
-        return {name: str(entry["dtype"]) for name, entry in content.items() if name != "__metadata__"}
+        metadata = content.pop("__metadata__", None) or {}
+        in_order = sorted(content.items(), key=lambda each: each[1]["data_offsets"])
+        entries = {name: {**entry, "dtype": str(entry["dtype"])} for name, entry in in_order}
+        return Header(entries, metadata, 8 + length)
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise InputError(f"cannot read the weights in {file}: {error}; is the copy complete?") from error
 

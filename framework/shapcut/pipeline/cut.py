@@ -5,6 +5,7 @@ import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -55,6 +56,8 @@ class CutModel:
             the bypassed original, or of the model after its last step.
         parameters: number of parameters before any step.
         hints: how other tools make the same cut, in Markdown.
+        as_cut: the model as the adapter left it, whose blocks know where the original's files have them; its
+            weights may have changed since.
         stored: a directory with the saved model, if a step wrote one.
         tolerance: largest accepted difference of logits; None: by the number format.
         steps: the steps that were run, each with what became of it.
@@ -67,6 +70,7 @@ class CutModel:
     expected: Tensor
     parameters: int
     hints: str
+    as_cut: nn.Module
     stored: Path | None = None
     tolerance: float | None = None
     steps: tuple[str, ...] = ()
@@ -106,13 +110,13 @@ def carry_out(
     steps = StepResults(run.steps, session.steps, session.step_inputs(plan))
     cut = mend(session, remove(session, plan), steps, reporter)
     after = measure_cut(session, cut, reporter)
-    say_what_is_left(session, cut.model, reporter)
     with reporter.working("writing and verifying the checkpoint"):
         kept_as = kept_as or run.result
         if is_gguf_output(out):
             result = _write_gguf(session, cut, out, before, after, command=command, run=run)
         else:
             result = write(session, cut, out, before, after, command=command, kept_as=kept_as)
+    say_what_is_left(session, cut, out, reporter)
     steps.clear()
     return result
 
@@ -161,25 +165,24 @@ def _gguf_file(session: Session) -> Path:
     return Path(location.gguf_file)
 
 
-def say_what_is_left(session: Session, model: nn.Module, reporter: Reporter) -> None:
-    """Say which tensors and files of the original the checkpoint will lack beside the removed players."""
+def say_what_is_left(session: Session, cut: CutModel, out: Path, reporter: Reporter) -> None:
+    """Say which tensors and files of the original a written checkpoint lacks beside the removed players."""
     directory = session.opened.source.location.directory
     if directory is None:
         return
     if others := other_weight_files(directory):
         reporter.say(f"left: {', '.join(others)}; no weights of the model are read from there")
-    if session.keeps_weights and not session.adapter.files_objection(model, directory):
-        return
     if session.recipe.text_only:
         left = [name for name in stored_tensors(directory) if not _LANGUAGE_MODEL.search(name)]
         if left:
             reporter.say(f"--text-only drops {len(left)} tensors beside the language model ({left[0]})")
     config = read_config(session.opened.source.location, session.opened.source.trust_remote_code)
     left = [name for name in stored_tensors(directory) if is_predictor(name, config)]
-    if left:
+    now: Any = getattr(cut.as_cut, "config", None)
+    if left and not any(is_predictor(name, now) for name in stored_tensors(out)):
         reporter.say(
-            f"{len(left)} tensors of layers that predict further tokens are not written ({left[0]}): they "
-            "would not fit changed weights; the config's count of them is set to 0"
+            f"{len(left)} tensors of layers that predict further tokens are not written ({left[0]}): the "
+            "checkpoint is saved from memory, where they are not; the config's count of them is set to 0"
         )
 
 
@@ -220,7 +223,7 @@ def remove(session: Session, plan: RemovalPlan) -> CutModel:
     hints = export_hints(adapter, model, plan, origin(session.opened.source_name))
     model = adapter.remove_as(model, plan.removed, plan.granularity, plan.form)
     session.host.manager.hook.shapcut_model_pruned(model=model, plan=plan)
-    return CutModel(plan, model, ids, expected, parameter_count(model), hints)
+    return CutModel(plan, model, ids, expected, parameter_count(model), hints, as_cut=model)
 
 
 def mend(session: Session, cut: CutModel, results: StepResults, reporter: Reporter) -> CutModel:
@@ -401,7 +404,7 @@ def write(
         expected_logits=cut.expected,
         stored=cut.stored,
         source=session.opened.source.location.directory,
-        unchanged=session.keeps_weights,
+        cut_files_of=cut.as_cut if session.keeps_format else None,
         tolerance=cut.tolerance,
         before_it_appears=lambda report: outcome(report).write(kept_as),
     )

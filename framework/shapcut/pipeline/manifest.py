@@ -3,6 +3,8 @@
 import platform
 import shlex
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
@@ -12,6 +14,7 @@ import torch
 
 from shapcut.host.host import Host
 from shapcut.pipeline.session import Session
+from shapcut.support.errors import ShapcutError
 from shapcut.support.files import write_json_atomically, write_text_atomically
 from shapcut.support.plain_json import read_json
 from shapcut.support.run_directory import Run
@@ -94,6 +97,16 @@ class Manifest:
         """Mark the run as done and record its result."""
         self._content.update(facts, status="done", finished=_now())
         self._write()
+
+    @contextmanager
+    def noting_failure(self) -> Iterator[None]:
+        """Mark the run as failed, with the reason, if an error of shapcut ends the ``with`` block."""
+        try:
+            yield
+        except ShapcutError as error:
+            self._content.update(status="failed", reason=str(error), finished=_now())
+            self._write()
+            raise
 
     def _write(self) -> None:
         write_json_atomically(self._run.manifest, self._content)

@@ -111,10 +111,11 @@ def apply_plan(
     refuse_vetoed(host, plan)
     with open_run(directory) as run:
         manifest = Manifest.start(run, session)
-        plan.write(run.plan)
-        result = carry_out(session, plan, out, run, reporter, command=manifest.command)
-        finish_run(host, run, manifest, result=result.to_json())
-        return result
+        with manifest.noting_failure():
+            plan.write(run.plan)
+            result = carry_out(session, plan, out, run, reporter, command=manifest.command)
+            finish_run(host, run, manifest, result=result.to_json())
+            return result
 
 
 def _require_same_model(plan: RemovalPlan, session: Session, reporter: Reporter) -> None:

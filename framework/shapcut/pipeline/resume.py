@@ -57,7 +57,7 @@ def finished_earlier(recipe: Recipe, out: Path, run: Run) -> PruneResult | None:
     except (InputError, OSError, ValueError, KeyError, TypeError):
         return None
     here = result.checkpoint.directory.absolute() == out.absolute()
-    unfinished = status == "running" or not run.report.exists()  # the report is written last
+    unfinished = status != "done" or not run.report.exists()  # the report is written last
     asked = [recipe]
     if "finalist_samples" not in recipe.model_fields_set:  # a short text has no finals
         asked.append(recipe.model_copy(update={"finalist_samples": 0}))

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from shapcut.support.run_directory import Run
 
 _DEEPEST = 3
 _MOST = 10_000
-_TARGETS = ("remove", "ratio", "parameters", "memory", "speedup")
+_TARGETS = ("remove", "ratio", "parameters", "memory", "cache", "speedup")
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +89,7 @@ class RunSummary:
 
     Attributes:
         directory: the run directory.
-        status: ``running``, ``done``, or ``damaged``.
+        status: ``running``, ``done``, ``failed``, or ``damaged``.
         started: when, in UTC.
         model: what was pruned.
         target: what was asked for, such as ``ratio 0.2``.
@@ -97,7 +98,7 @@ class RunSummary:
         dense_perplexity: on held-out text, of the original.
         perplexity: of the pruned model.
         parameters: of the pruned model.
-        seconds: time of all phases.
+        seconds: time of all phases; of a run without any, which applied a plan, that from start to end.
         held_out: digest of the held-out tokens; perplexities compare only where it is the same.
         cuts: figures of each cut, by its label; a single one is ``pruned``.
     """
@@ -164,7 +165,8 @@ def _told(run: Run, content: dict[str, Any]) -> RunSummary:
         "model": str(content["model"]["source"]),
         "target": target,
         "method": f"{recipe['estimator']}+{recipe['selector']}, {recipe['utility']}",
-        "seconds": sum(float(phase.get("seconds", 0.0)) for phase in content["phases"].values()),
+        "seconds": sum(float(phase.get("seconds", 0.0)) for phase in content["phases"].values())
+        or _elapsed(content),
     }
     if result is None:
         series = content.get("series") or {"results": {}}
@@ -180,6 +182,13 @@ def _told(run: Run, content: dict[str, Any]) -> RunSummary:
         held_out=found.after.held_out_fingerprint,
         cuts=_cuts({"pruned": result}),
     )
+
+
+def _elapsed(content: dict[str, Any]) -> float:
+    if "finished" not in content:
+        return 0.0
+    begin, end = (datetime.fromisoformat(content[moment]) for moment in ("started", "finished"))
+    return (end - begin).total_seconds()
 
 
 def _cuts(results: Mapping[str, Any]) -> dict[str, CutFigures]:

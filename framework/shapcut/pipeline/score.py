@@ -4,6 +4,7 @@ import logging
 import time
 from contextlib import AbstractContextManager, ExitStack, closing
 from functools import partial
+from types import TracebackType
 
 import numpy as np
 
@@ -50,6 +51,7 @@ class Scoring:
             for name, game in zip([_BUDGETED, *_final_names(session)], games, strict=True):
                 self._store.holds(name, game.fingerprint())
             self.manifest = Manifest.start(run, session)
+            resources.enter_context(self.manifest.noting_failure())
             self._measured = resources.enter_context(session.parts.executor.distribute(games))
             self._stored = self._keep(session.game, self._measured[0], _BUDGETED)
             self._resources = resources.pop_all()
@@ -62,8 +64,13 @@ class Scoring:
     def __enter__(self) -> "Scoring":
         return self
 
-    def __exit__(self, *_: object) -> None:
-        self._resources.close()
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._resources.__exit__(kind, error, traceback)
 
     def estimate(self) -> Contributions:
         """Estimate all contributions and write them to the run directory."""

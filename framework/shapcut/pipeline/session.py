@@ -35,6 +35,9 @@ from shapcut.valuation.model_game import ModelGame
 from shapcut.valuation.precision import fusing_pays
 from shapcut.valuation.utilities import bound_utility
 
+_VALUES_ONLY = frozenset({"compensate", "heal"})
+"""Stages whose steps change values, not number formats."""
+
 
 @dataclass(frozen=True, slots=True)
 class Session:
@@ -78,9 +81,10 @@ class Session:
         return self.opened.adapter
 
     @property
-    def keeps_weights(self) -> bool:
-        """Whether the written weights are the original's: no step changes them, and no dtype is asked for."""
-        return not self.parts.steps and self.recipe.dtype == "auto" and not self.recipe.text_only
+    def keeps_format(self) -> bool:
+        """Whether what is written has the original's number formats: nothing asked for changes them."""
+        stages = {step.stage for _, step in self.parts.steps}
+        return stages <= _VALUES_ONLY and self.recipe.dtype == "auto" and not self.recipe.text_only
 
     @property
     def n_remove(self) -> int | None:

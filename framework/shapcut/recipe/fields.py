@@ -36,6 +36,7 @@ class RecipeField:
         default_text: the default in words, where the value does not say it.
         choices: the values, if they are few.
         repeatable: whether the option may be given several times, in order.
+        two_way: whether it is a switch that is neither on nor off by default, with an option for each.
     """
 
     name: str
@@ -46,16 +47,18 @@ class RecipeField:
     default_text: str = ""
     choices: tuple[str, ...] = ()
     repeatable: bool = False
+    two_way: bool = False
 
     @property
     def option(self) -> str:
-        """The name of its option, which turns off what is on by default."""
-        return f"--{'no-' if self.default is True else ''}{self.name.replace('_', '-')}"
+        """The name of its option, which turns off what is on by default; both names if there are two."""
+        name = self.name.replace("_", "-")
+        return f"--{name}/--no-{name}" if self.two_way else f"--{'no-' * (self.default is True)}{name}"
 
     @property
     def is_switch(self) -> bool:
         """Whether it is true or false."""
-        return isinstance(self.default, bool)
+        return self.two_way or isinstance(self.default, bool)
 
 
 def _target(name: str, metavar: str, meaning: str) -> RecipeField:
@@ -146,7 +149,8 @@ _ALL = (
         "mend",
         "Method",
         "compensate what was cut, where that can be done and no step given does it",
-        default=False,
+        default_text="on, but off for a GGUF file and with a preset",
+        two_way=True,
     ),
     RecipeField("device", "Machine", "auto, cpu, cuda, cuda:1, ...", "NAME", default="auto"),
     RecipeField("executor", "Machine", "where coalitions are evaluated", _SPEC, default="local"),

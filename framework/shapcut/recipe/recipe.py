@@ -123,7 +123,7 @@ class Recipe(BaseModel):
     task_data: str | None = FIELDS["task_data"].default
     limit: Annotated[int, Field(ge=1)] | None = FIELDS["limit"].default
     then: tuple[Spec, ...] = FIELDS["then"].default
-    mend: _Switch = FIELDS["mend"].default
+    mend: _Switch | None = FIELDS["mend"].default
     device: str = FIELDS["device"].default
     executor: Spec = FIELDS["executor"].default
     dtype: Dtype = FIELDS["dtype"].default
@@ -141,7 +141,7 @@ class Recipe(BaseModel):
     @classmethod
     def _no_number_is_a_switch(cls, given: Any, info: ValidationInfo) -> Any:
         """YAML's ``yes`` is not the number 1."""
-        switches = [name for name, field in cls.model_fields.items() if field.annotation is bool]
+        switches = [name for name, field in FIELDS.items() if field.is_switch]
         items = given if isinstance(given, (list, tuple)) else [given]
         if info.field_name not in switches and any(isinstance(item, bool) for item in items):
             raise ValueError
@@ -251,6 +251,14 @@ class Recipe(BaseModel):
         require_equal(number, n_groups, most, f"--{kind} {amount}")
         return number
 
+    def mended_by_default(self, *, as_file: bool) -> Self:
+        """The recipe with `mend` decided: on unless it says otherwise, but off for a GGUF file.
+
+        Args:
+            as_file: whether the result is a GGUF file, which keeps the original's bytes.
+        """
+        return self if self.mend is not None else self.model_copy(update={"mend": not as_file})
+
     def to_yaml(self) -> str:
         """The recipe as YAML; reading it back gives an equal recipe."""
         return yaml.safe_dump(self.model_dump(mode="json", exclude_none=True), sort_keys=False)
@@ -291,7 +299,8 @@ def preset_options(name: str) -> dict[str, Any]:
         raise InputError(f"unknown preset {name!r}: {did_you_mean(name, METHODS)}")
     method = METHODS[name]
     options = {"estimator": method.estimator, "selector": method.selector, "utility": method.utility}
-    return options | (_PAPER_TEXT if name == "paper" else {})
+    as_published = {} if name == "ours" else {"mend": False}
+    return options | as_published | (_PAPER_TEXT if name == "paper" else {})
 
 
 def _explain(error: ErrorDetails, content: dict[str, Any], given: dict[str, Any], file: Path | None) -> str:

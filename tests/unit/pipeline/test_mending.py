@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 import torch
+import yaml
 from heard import Heard
 
 from shapcut.host.host import build_host, select_adapter
@@ -41,10 +42,29 @@ def test_a_cut_is_compensated_first_and_once() -> None:
     assert steps(then=["compensate:samples=9"]) == (["compensate:samples=9"], [])
 
 
-def test_a_cut_is_left_as_it_is_unless_asked() -> None:
-    assert not make_recipe({"model": "any"}).mend
+def test_a_cut_is_left_as_it_is_if_asked() -> None:
     assert steps(mend=False) == ([], [])
     assert steps(preset="greedy") == (["compensate"], [])
+
+
+@pytest.mark.parametrize(
+    ("given", "as_file", "mends"),
+    [
+        ({}, False, True),
+        ({}, True, False),
+        ({"mend": False}, False, False),
+        ({"mend": True}, True, True),
+        ({"preset": "ours"}, False, True),
+        ({"preset": "paper"}, False, False),
+        ({"preset": "paper", "mend": True}, False, True),
+    ],
+)
+def test_a_cut_is_compensated_unless_a_file_or_a_preset_is_to_stay_as_it_is(
+    given: dict[str, Any], as_file: bool, mends: bool
+) -> None:
+    decided = make_recipe({"model": "any", **given}).mended_by_default(as_file=as_file)
+    assert decided.mend is mends
+    assert yaml.safe_load(decided.to_yaml())["mend"] is mends
 
 
 def test_one_line_says_why_a_cut_is_not_compensated(monkeypatch: pytest.MonkeyPatch) -> None:
