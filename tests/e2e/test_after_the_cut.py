@@ -64,6 +64,10 @@ def test_a_cut_is_mended_unless_told_otherwise(tmp_path: Path, capsys: pytest.Ca
     assert perplexities[1] < 0.95 * perplexities[0]
     assert "compensated; perplexity on text held back builtin -" in capsys.readouterr().err
     assert result["steps"][0].startswith("compensate (compensated; perplexity on text held back builtin -")
+    before = [block for block in range(12) if block + 1 in result["plan"]["removed"]]
+    fitted = sorted({block for block in before if block not in result["plan"]["removed"]})
+    changed = f"; changed down_proj and o_proj of blocks {', '.join(map(str, fitted))})"
+    assert result["steps"][0].endswith(changed)
     assert "After the cut: compensate (compensated;" in (tmp_path / "mended.run" / "report.html").read_text(
         encoding="utf-8"
     )

@@ -371,5 +371,5 @@ def test_a_model_is_located_once_and_opened_once(
     locate, load = source.locate, open_model.load
     monkeypatch.setattr(open_model, "locate", lambda *a, **k: located.append(a) or locate(*a, **k))
     monkeypatch.setattr(open_model, "load", lambda *a, **k: opened.append(a) or load(*a, **k))
-    prune(ten_layers, tmp_path / "out")
+    prune(ten_layers, tmp_path / "out", "--no-mend")
     assert (len(located), len(opened)) == (1, 1)

@@ -13,7 +13,6 @@ from shapcut.models.quantization import is_quantized
 from shapcut.pipeline.parts import Parts, mends
 from shapcut.recipe.recipe import Recipe
 from shapcut.support.errors import InputError
-from shapcut.support.progress import Reporter
 
 STEP = "compensate"
 """The step that a run which is to mend takes first."""
@@ -23,22 +22,24 @@ _MOMENTS = 6
 """Sums of the groups of texts, of all of them, and of what is solved for."""
 
 
-def with_mending(parts: Parts, recipe: Recipe, host: Host, opened: OpenModel, reporter: Reporter) -> Parts:
+def with_mending(parts: Parts, recipe: Recipe, host: Host, opened: OpenModel) -> tuple[Parts, str]:
     """The parts with a first step that compensates, if the recipe wants one and the model allows it.
+
+    Returns:
+        The parts, and a line that says why the cut is not compensated, if it was to be.
 
     Raises:
         InputError: if it cannot, but finalists are to be compared after compensation.
     """
     if not recipe.mend or mends(parts.steps):
-        return parts
+        return parts, ""
     device = opened.adapter.input_device(opened.model)
     objection = _objection(recipe, opened.model, device) or _objection_of_step(host, opened)
     if not objection:
-        return replace(parts, steps=((STEP, host.postprocessors.create(STEP)), *parts.steps))
+        return replace(parts, steps=((STEP, host.postprocessors.create(STEP)), *parts.steps)), ""
     if recipe.mend_finalists:
         raise InputError(f"--mend-finalists: the cut cannot be compensated: {objection}")
-    reporter.say(f"the cut is not compensated: {objection}")
-    return parts
+    return parts, f"the cut is not compensated: {objection}"
 
 
 def planned_steps(

@@ -153,8 +153,7 @@ def prepare(
     opened = opened or _opened(recipe, host, parts, target=target)
     reporter = reporter or Silent()
     text = RunText.of(recipe.calibration, opened, recipe.sequence_length, recipe.seed, reporter)
-    if cuts:
-        parts = with_mending(parts, recipe, host, opened, reporter)
+    parts, not_mended = with_mending(parts, recipe, host, opened) if cuts else (parts, "")
     calibration = text.calibration(recipe.samples)
     require_vocabulary(opened, calibration)
     game = _game(recipe, opened, parts, calibration)
@@ -165,6 +164,8 @@ def prepare(
         step.check(game.model, opened.adapter)
         text.for_step(step, recipe.samples)
     finals, mended = _finals(recipe, parts, text, game)
+    if not_mended:
+        reporter.say(not_mended)
     if not finals and mended is None:
         recipe = recipe.model_copy(update={"finalist_samples": 0})
     return Session(

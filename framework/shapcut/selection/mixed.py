@@ -24,6 +24,9 @@ from shapcut.selection.search import SearchSelector
 from shapcut.selection.targets import select_for, target_of_kind
 from shapcut.support.errors import InputError
 
+_OF_LEADER = 0.5
+"""Of what is left then, what a second search for the best cut of the leading kind may take."""
+
 
 class MixedSelector(TargetSelector):
     """Searches mixed cuts that reach a target: blocks, MoE parts, and experts of the other layers.
@@ -123,6 +126,9 @@ class _Search:
         shares = self.game.remaining // 3
         for name in self._kinds:
             self._search_alone(name, shares // len(self._kinds))
+        if len(self.alone) > 1:
+            leader = min(self.alone, key=lambda name: self._loss(self.alone[name]))
+            self._search_alone(leader, round(_OF_LEADER * self.game.remaining))
         heats, leader, stale = Heats(self.game), None, 0
         self._consider(self.cuts.fills(self._blocks, self._parts))
         while stale < self.options.patience and self.game.remaining > 0:
@@ -150,8 +156,13 @@ class _Search:
         row = without(self.game.n_players, [absent])
         if self.target.reached(absent) and (self.game.remaining or all(self.game.is_known(row))):
             self._note(row, self.game.values(row))
-            self.alone[name] = absent
             self._splits[absent] = self._as_split(absent)
+            if absent in self.known and self._loss(absent) <= self._loss(self.alone.get(name)):
+                self.alone[name] = absent
+
+    def _loss(self, cut: tuple[int, ...] | None) -> float:
+        """The measured loss of a cut; infinite if there is none."""
+        return np.inf if cut is None else self.known.get(cut, np.inf)
 
     def _note(self, rows: CoalitionMatrix, values: NDArray[np.float64]) -> None:
         full = self.contributions.full_value or 0.0

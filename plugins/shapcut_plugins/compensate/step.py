@@ -28,6 +28,8 @@ from shapcut_plugins.compensate.walk import Walk, layer_stack
 _SCALES = (1.0, 0.5)
 """Shares of all changes that are put to the trial."""
 
+_BLOCKS_NAMED = 12
+
 Into = Literal["mlp", "attention", "both"]
 
 
@@ -105,7 +107,7 @@ class Compensate(PostProcessor):
             }
             mended = self._fitted(model, context, list(fitted.values()), list(held.values()))
             scale, tried = self._judged(model, context, start, held, before)
-        context.note(_verdict(scale, tried[-1]))
+        context.note(_verdict(scale, tried[-1], mended))
         content = {
             "tokens": sum(found.numel() for found in fitted.values()),
             "texts": {text: len(found) for text, found in windows.items()},
@@ -198,9 +200,21 @@ class Compensate(PostProcessor):
         }
 
 
-def _verdict(scale: float, last: Trial) -> str:
-    """What became of the changes, in one line."""
+def _verdict(scale: float, last: Trial, mended: Sequence[Mapping[str, Any]]) -> str:
+    """What became of the changes, and which weights have changed, in one line."""
     if not scale:
         return f"not compensated: {last.summary()} in perplexity on text held back"
     share = "" if scale == 1.0 else f" by {scale:g} of each change"
-    return f"compensated{share}; perplexity on text held back {last.summary()}"
+    return f"compensated{share}; perplexity on text held back {last.summary()}; {_changed(mended)}"
+
+
+def _changed(mended: Sequence[Mapping[str, Any]]) -> str:
+    """Which weights have changed: names of projections, and their blocks as the original counts them."""
+    changed = [each for each in mended if each["ridge"] is not None]
+    if not changed:
+        return "changed nothing"
+    names = sorted({each["module"].rpartition(".")[2] for each in changed})
+    blocks = sorted({each["block"] for each in changed})
+    more = f" and {len(blocks) - _BLOCKS_NAMED} more" if len(blocks) > _BLOCKS_NAMED else ""
+    where = f"block{'s' * (len(blocks) > 1)} {', '.join(map(str, blocks[:_BLOCKS_NAMED]))}{more}"
+    return f"changed {' and '.join(names)} of {where}"
