@@ -16,6 +16,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -88,20 +89,20 @@ def judged(host: Host, name: str, texts: dict[str, Tensor]) -> dict[str, Perplex
 
 
 def rows_of(
-    model: str, removed: int, seed: int, texts: dict[str, Tensor], host: Host
+    model: str, removed: int, seed: int, texts: dict[str, Tensor], host: Host, ways: Sequence[str]
 ) -> list[dict[str, Any]]:
-    """The cuts of one model and one seed."""
+    """The cuts of one model and one seed, ``plain`` first."""
     found: list[dict[str, Any]] = []
     facts: dict[str, dict[str, Any]] = {}
     plain: dict[str, PerplexityResult] | None = None
     with tempfile.TemporaryDirectory() as directory:
-        for number, (way, options) in enumerate(WAYS.items()):
+        for number, way in enumerate(ways):
             budget = BUDGET
             if way == "plain, same time":
                 more = facts["default"]["seconds"] - facts["plain"]["seconds"]
                 budget = round(BUDGET * (1 + max(more, 0.0) / facts["plain"]["search"]))
             out = Path(directory) / str(number)
-            facts[way] = pruned(model, removed, out, (*options, "--budget", str(budget)), seed)
+            facts[way] = pruned(model, removed, out, (*WAYS[way], "--budget", str(budget)), seed)
             here = judged(host, str(out), texts)
             found.append(row(way, here, plain, **facts[way], budget=budget))
             plain = plain or here
@@ -116,6 +117,7 @@ def main() -> None:
     parser.add_argument("--judge-on", nargs="*", default=[], help="further texts")
     parser.add_argument("--windows", type=int, default=48, help="of each text")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
+    parser.add_argument("--ways", type=int, default=len(WAYS), help="only so many of the ways, in their order")
     given = parser.parse_args()
     host = build_host()
     rows: list[dict[str, Any]] = json.loads(RESULT.read_text())["rows"] if RESULT.exists() else []
@@ -125,10 +127,11 @@ def main() -> None:
         for seed in given.seeds:
             if any((each["model"], each["seed"]) == (name, seed) for each in rows):
                 continue
-            key = {"model": name, "seed": seed, "windows": given.windows}
-            rows += [{**key, **each} for each in rows_of(model, REMOVED[name == REAL], seed, texts, host)]
             about = f"{torch.get_num_threads()} threads, {platform.machine()}, torch {torch.__version__}"
-            write_json_atomically(RESULT, {"machine": about, "rows": rows})
+            key = {"model": name, "seed": seed, "windows": given.windows, "machine": about}
+            made = rows_of(model, REMOVED[name == REAL], seed, texts, host, list(WAYS)[: given.ways])
+            rows += [{**key, **each} for each in made]
+            write_json_atomically(RESULT, {"rows": rows})
 
 
 if __name__ == "__main__":

@@ -48,6 +48,7 @@ def mended_prune(content: dict[str, Any]) -> str:
         cost = [f"{np.mean([row[name] for row in some]):,.0f}" for name in ("budget", "seconds")]
         lines.append(f"| {' | '.join([model, way, *cost, *cells])} |")
     removed = {row["model"]: len(row["removed"]) for row in rows}
+    machines = {row["model"]: row["machine"] for row in rows}
     seeds = sorted({row["seed"] for row in rows})
     return "\n".join(
         [
@@ -55,7 +56,8 @@ def mended_prune(content: dict[str, Any]) -> str:
             "",
             f"Geometric means over seeds {', '.join(map(str, seeds))}; in brackets the changes against `plain` of the same seed, from the lowest to the "
             f"highest end of their 95 % intervals. {', '.join(f'{count} blocks of {model}' for model, count in removed.items())} removed; "
-            f"{rows[0]['windows']} windows of 128 tokens of each text, {content['machine']}. `python benchmarks/mended_prune.py`.",
+            f"{rows[0]['windows']} windows of 128 tokens of each text. {'; '.join(f'{model}: {machine}' for model, machine in machines.items())}. "
+            "`python benchmarks/mended_prune.py`.",
         ]
     )
 

@@ -95,6 +95,7 @@ class Manifest:
 
     def finish(self, **facts: Any) -> None:
         """Mark the run as done and record its result."""
+        self._content.pop("reason", None)
         self._content.update(facts, status="done", finished=_now())
         self._write()
 

@@ -31,10 +31,11 @@ _OF_LEADER = 0.5
 class MixedSelector(TargetSelector):
     """Searches mixed cuts that reach a target: blocks, MoE parts, and experts of the other layers.
 
-    A third of the budget goes to searches for the best cut of each kind alone. Then all splits between the
-    kinds that just reach the target are filled by contributions; the most promising ones are measured and
-    race over the text, then those around the best: one for one within a kind, a block for MoE parts, a MoE
-    part for experts. The best cut of each kind alone is among the finalists.
+    A third of the budget goes to searches for the best cut of each kind alone, and half of what is left to a
+    second one for the kind whose best cut costs least. Then all splits between the kinds that just reach the
+    target are filled by contributions; the most promising ones are measured and race over the text, then
+    those around the best: one for one within a kind, a block for MoE parts, a MoE part for experts. The best
+    cut of each kind alone is among the finalists.
 
     Args:
         batch: cuts of each round.

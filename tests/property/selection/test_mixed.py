@@ -15,7 +15,7 @@ from shapcut.game.groups import Groups, equal_by_group, layer_parameters, layer_
 from shapcut.game.kinds import KindGame, kinds_of
 from shapcut.game.mixed import mixed_layers, mixed_summary
 from shapcut.game.target import Target
-from shapcut.selection.mixed import MixedSelector
+from shapcut.selection.mixed import MixedSelector, _Search
 from shapcut.selection.mixed_cuts import require_mixed_cut
 from shapcut.selection.targets import select_for
 from shapcut.support.errors import InputError
@@ -63,6 +63,25 @@ def test_no_worse_than_the_best_cut_of_each_kind_and_near_the_best_of_all(seed, 
         members = [set(some) for some in kind.sets]
         alone = [cut for cut in cuts if set().union(*(one for one in members if one <= set(cut))) == set(cut)]
         assert all(found >= values[cut] - 1e-9 for cut in alone)
+
+
+def test_the_kind_whose_best_cut_costs_least_is_searched_once_more(monkeypatch):
+    searched_alone, losses = [], {}
+    search = _Search._search_alone
+
+    def recorded(self, name, budget):
+        if len(searched_alone) == len(self._kinds):
+            losses.update({each: self.known[cut] for each, cut in self.alone.items()})
+        searched_alone.append((name, budget))
+        search(self, name, budget)
+
+    monkeypatch.setattr(_Search, "_search_alone", recorded)
+    game = MixedGame(4, 3, seed=7)
+    searched(game, target_of(game, 0.3), budget=200)
+    *first, (again, budget) = searched_alone
+    assert sorted(name for name, _ in first) == sorted({name for name, _ in first})
+    assert again == min(losses, key=losses.get)
+    assert budget > max(each for _, each in first)
 
 
 def test_an_absent_part_is_never_measured_with_some_of_its_experts():
