@@ -32,6 +32,7 @@ SIZE = {
     "eos_token_id": 1,
     "pad_token_id": None,
 }
+NOT_COPIED = ("pytorch_model.bin", ".gitattributes", "consolidated.safetensors", "shapcut-demo.json")
 IDS = torch.arange(2, 42).reshape(2, 20)
 
 
@@ -149,13 +150,13 @@ def test_what_lies_beside_the_weights_comes_along(tokenizer: Any, tmp_path: Path
         (source / name).write_text(f"the text of {name}")
     (tmp_path / "secret").write_text("outside")
     (source / "NOTICE").symlink_to(tmp_path / "secret")
-    for name in ("README.md", "pytorch_model.bin", ".gitattributes", "consolidated.safetensors"):
+    for name in ("README.md", *NOT_COPIED):
         (source / name).write_text("not for a copy")
     (source / "tokenizer_config.json").write_text((source / "tokenizer_config.json").read_text() + "\n\n")
     out = cut(source, tmp_path / "out")
     assert {name: (out / name).read_text() for name in beside} == {n: f"the text of {n}" for n in beside}
     assert (out / "tokenizer_config.json").read_bytes() == (source / "tokenizer_config.json").read_bytes()
-    left = ("NOTICE", "pytorch_model.bin", ".gitattributes", "consolidated.safetensors")
+    left = ("NOTICE", *NOT_COPIED)
     assert not any((out / name).exists() for name in left)
     assert (out / "README.md").read_text() != "not for a copy"
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from shapcut.models.stored_tensors import WEIGHT_SUFFIXES
 
 _WEIGHTS = (*WEIGHT_SUFFIXES, ".index.json")
-_OWN = ("config.json", "readme.md", "plan.json", "recipe.yaml")
+_OWN = ("config.json", "readme.md", "plan.json", "recipe.yaml", "shapcut-demo.json")
 _OF_WEIGHTS = ("hf_quant_config.json", "quantize_config.json", "quant_config.json", "adapter_config.json")
 """Files about the weights; whoever writes those writes them."""
 
