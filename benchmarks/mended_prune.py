@@ -89,7 +89,7 @@ def judged(host: Host, name: str, texts: dict[str, Tensor]) -> dict[str, Perplex
 
 
 def rows_of(
-    model: str, removed: int, seed: int, texts: dict[str, Tensor], host: Host, ways: Sequence[str]
+    model: str, removed: int, seed: int, *, texts: dict[str, Tensor], host: Host, ways: Sequence[str]
 ) -> list[dict[str, Any]]:
     """The cuts of one model and one seed, ``plain`` first."""
     found: list[dict[str, Any]] = []
@@ -117,9 +117,7 @@ def main() -> None:
     parser.add_argument("--judge-on", nargs="*", default=[], help="further texts")
     parser.add_argument("--windows", type=int, default=48, help="of each text")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
-    parser.add_argument(
-        "--ways", type=int, default=len(WAYS), help="only so many of the ways, in their order"
-    )
+    parser.add_argument("--ways", type=int, default=len(WAYS), help="only the first so many ways")
     given = parser.parse_args()
     host = build_host()
     rows: list[dict[str, Any]] = json.loads(RESULT.read_text())["rows"] if RESULT.exists() else []
@@ -131,7 +129,8 @@ def main() -> None:
                 continue
             about = f"{torch.get_num_threads()} threads, {platform.machine()}, torch {torch.__version__}"
             key = {"model": name, "seed": seed, "windows": given.windows, "machine": about}
-            made = rows_of(model, REMOVED[name == REAL], seed, texts, host, list(WAYS)[: given.ways])
+            ways, removed = list(WAYS)[: given.ways], REMOVED[name == REAL]
+            made = rows_of(model, removed, seed, texts=texts, host=host, ways=ways)
             rows += [{**key, **each} for each in made]
             write_json_atomically(RESULT, {"rows": rows})
 
