@@ -128,8 +128,8 @@ class _Search:
         for name in self._kinds:
             self._search_alone(name, shares // len(self._kinds))
         if len(self.alone) > 1:
-            leader = min(self.alone, key=lambda name: self._loss(self.alone[name]))
-            self._search_alone(leader, round(_OF_LEADER * self.game.remaining))
+            leading = min(self.alone, key=lambda name: self._loss(self.alone[name]))
+            self._search_alone(leading, round(_OF_LEADER * self.game.remaining))
         heats, leader, stale = Heats(self.game), None, 0
         self._consider(self.cuts.fills(self._blocks, self._parts))
         while stale < self.options.patience and self.game.remaining > 0:
