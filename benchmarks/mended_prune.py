@@ -11,7 +11,6 @@ measured again.
 
 import argparse
 import json
-import platform
 import subprocess
 import sys
 import tempfile
@@ -20,11 +19,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from after_the_cut import REAL
-from mending import held_out_texts, row
+from mending import held_out_texts, machine, row
 from shapcut.host.host import Host, build_host
 from shapcut.host.open_model import OpenModel, find_model, open_model
 from shapcut.measurement.perplexity import PerplexityResult, perplexity
@@ -127,8 +125,7 @@ def main() -> None:
         for seed in given.seeds:
             if any((each["model"], each["seed"]) == (name, seed) for each in rows):
                 continue
-            about = f"{torch.get_num_threads()} threads, {platform.machine()}, torch {torch.__version__}"
-            key = {"model": name, "seed": seed, "windows": given.windows, "machine": about}
+            key = {"model": name, "seed": seed, "windows": given.windows, "machine": machine()}
             ways, removed = list(WAYS)[: given.ways], REMOVED[name == REAL]
             made = rows_of(model, removed, seed, texts=texts, host=host, ways=ways)
             rows += [{**key, **each} for each in made]

@@ -51,6 +51,12 @@ def held_out_texts(sources: Sequence[str], tokenizer: Any, windows: int) -> dict
     }
 
 
+def machine() -> str:
+    """Threads, processor and torch."""
+    threads = torch.get_num_threads()
+    return f"{threads} thread{'s' * (threads > 1)}, {platform.machine()}, torch {torch.__version__}"
+
+
 def judged(who: Subject, model: nn.Module, texts: dict[str, Tensor]) -> dict[str, PerplexityResult]:
     return {name: perplexity(who.game.adapter, model, windows) for name, windows in texts.items()}
 
@@ -119,8 +125,7 @@ def main() -> None:
             model, facts = mended(who, removed, spec)
             rows.append({**key, **row(spec, judged(who, model, texts), plain, **facts)})
             print(rows[-1], flush=True)
-            about = f"{torch.get_num_threads()} threads, {platform.machine()}, torch {torch.__version__}"
-            write_json_atomically(RESULT, {"machine": about, "rows": rows})
+            write_json_atomically(RESULT, {"machine": machine(), "rows": rows})
 
 
 if __name__ == "__main__":

@@ -47,17 +47,20 @@ def mended_prune(content: dict[str, Any]) -> str:
         cells = [_over_seeds([row["judged"][text] for row in some]) for text in texts]
         cost = [f"{np.mean([row[name] for row in some]):,.0f}" for name in ("budget", "seconds")]
         lines.append(f"| {' | '.join([model, way, *cost, *cells])} |")
-    removed = {row["model"]: len(row["removed"]) for row in rows}
-    machines = {row["model"]: row["machine"] for row in rows}
-    seeds = sorted({row["seed"] for row in rows})
+    about = []
+    for model in dict.fromkeys(row["model"] for row in rows):
+        own = [row for row in rows if row["model"] == model]
+        seeds = ", ".join(map(str, sorted({row["seed"] for row in own})))
+        about.append(
+            f"{model}: {len(own[0]['removed'])} blocks removed, seed{'s' * (',' in seeds)} {seeds}, {own[0]['machine']}"
+        )
     return "\n".join(
         [
             *lines,
             "",
-            f"Geometric means over seeds {', '.join(map(str, seeds))}; in brackets the changes against `plain` of the same seed, from the lowest to the "
-            f"highest end of their 95 % intervals. {', '.join(f'{count} blocks of {model}' for model, count in removed.items())} removed; "
-            f"{rows[0]['windows']} windows of 128 tokens of each text. {'; '.join(f'{model}: {machine}' for model, machine in machines.items())}. "
-            "`python benchmarks/mended_prune.py`.",
+            "Geometric means over seeds; in brackets the changes against `plain` of the same seed, from the lowest to the "
+            f"highest end of their 95 % intervals. {'; '.join(about)}; "
+            f"{rows[0]['windows']} windows of 128 tokens of each text. `python benchmarks/mended_prune.py`.",
         ]
     )
 
