@@ -115,7 +115,9 @@ def main() -> None:
     parser.add_argument("--judge-on", nargs="*", default=[], help="further texts")
     parser.add_argument("--windows", type=int, default=48, help="of each text")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
-    parser.add_argument("--ways", type=int, default=len(WAYS), help="only the first so many ways")
+    parser.add_argument(
+        "--ways", type=int, default=len(WAYS), metavar="N", help="measure only the first N ways"
+    )
     given = parser.parse_args()
     host = build_host()
     rows: list[dict[str, Any]] = json.loads(RESULT.read_text())["rows"] if RESULT.exists() else []

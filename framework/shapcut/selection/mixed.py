@@ -25,14 +25,14 @@ from shapcut.selection.targets import select_for, target_of_kind
 from shapcut.support.errors import InputError
 
 _OF_LEADER = 0.5
-"""Of what is left then, what a second search for the best cut of the leading kind may take."""
+"""Share of the remaining budget for a second search of the leading kind."""
 
 
 class MixedSelector(TargetSelector):
     """Searches mixed cuts that reach a target: blocks, MoE parts, and experts of the other layers.
 
-    A third of the budget goes to searches for the best cut of each kind alone, and half of what is left to a
-    second one for the kind whose best cut costs least. Then all splits between the kinds that just reach the
+    A third of the budget is spent on the best cut of each kind alone, and half of the rest on searching the
+    leading kind, whose best cut costs least, once more. Then all splits between the kinds that just reach the
     target are filled by contributions; the most promising ones are measured and race over the text, then
     those around the best: one for one within a kind, a block for MoE parts, a MoE part for experts. The best
     cut of each kind alone is among the finalists.
@@ -162,7 +162,7 @@ class _Search:
                 self.alone[name] = absent
 
     def _loss(self, cut: tuple[int, ...] | None) -> float:
-        """The measured loss of a cut; infinite if there is none."""
+        """Measured loss of a cut; infinity if it was not measured."""
         return np.inf if cut is None else self.known.get(cut, np.inf)
 
     def _note(self, rows: CoalitionMatrix, values: NDArray[np.float64]) -> None:
