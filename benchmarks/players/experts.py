@@ -2,6 +2,7 @@
 
     python benchmarks/players/experts.py --runs RUNS             # both mixtures; goes on where it stopped
     python benchmarks/players/experts.py --runs RUNS --models mixtral --seeds 0
+    python benchmarks/players/experts.py --runs RUNS --methods ours   # other methods' sets stay as recorded
 
 ``ours`` is the estimator and the selector that `shapcut prune --granularity expert` takes by default, with
 `OURS` coalitions, or fewer where that and its finals would take more than half of greedy's tokens. A seed
@@ -41,7 +42,7 @@ MODELS = ("mixtral", "qwen3moe")
 RATIOS = (0.125, 0.25, 0.375, 0.5)
 STATISTICS = ("frequency", "ean", "reap")
 METHODS = ("ours", *STATISTICS, "greedy")
-OURS = 100
+OURS = 150
 WINDOWS, LENGTH, FINAL_WINDOWS, HELD_OUT = 16, 128, 64, 48
 FINALS_COST = 20
 """What finals on 64 windows take, in coalitions of 16: 16 sets on 8 windows, 8 on 8, 4 on 16, 2 on 32."""
@@ -167,6 +168,12 @@ def at_random(who: Subject) -> list[dict[str, Any]]:
     ]
 
 
+def recorded(who: Subject, methods: Sequence[str]) -> list[dict[str, Any]]:
+    """The result's rows of all other methods."""
+    rows: list[dict[str, Any]] = json.loads(RESULT.read_text(encoding="utf-8"))["rows"]
+    return [row for row in rows if row["model"] == who.name and row["method"] not in methods]
+
+
 def judged(who: Subject, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Rows with perplexity, and with the paired difference to ours in nats and its standard error."""
     ours = {(row["n_remove"], row["seed"]): row["removed"] for row in rows if row["method"] == "ours"}
@@ -194,9 +201,13 @@ def main() -> None:
     given.runs.mkdir(exist_ok=True)
     subjects = [Subject(name, given.runs) for name in given.models]
     found: dict[str, list[dict[str, Any]]] = {who.name: [] for who in subjects}
+    every = tuple(given.methods) == METHODS
     for seed in given.seeds:
         for who in subjects:
-            found[who.name] += chosen(who, seed, given.methods) + from_statistics(who, seed)
+            found[who.name] += chosen(who, seed, given.methods)
+            found[who.name] += from_statistics(who, seed) if every else []
+    for who in subjects:
+        found[who.name] += at_random(who) if every else recorded(who, given.methods)
     content = {
         "command": "python benchmarks/players/experts.py",
         "machine": platform.machine(),
@@ -209,7 +220,7 @@ def main() -> None:
             for who in subjects
             for size in who.sizes()
         },
-        "rows": [row for who in subjects for row in judged(who, found[who.name] + at_random(who))],
+        "rows": [row for who in subjects for row in judged(who, found[who.name])],
     }
     write_json_atomically(given.out, content)
 

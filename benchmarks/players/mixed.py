@@ -45,7 +45,7 @@ MODELS = ("qwen3moe", "mixtral")
 RATIOS = (0.125, 0.25, 0.375)
 SEEDS = (0, 1, 2)
 METHODS = ("mixed", "block", "moe", "expert")
-BUDGET = 150
+BUDGET = 300
 WINDOWS, LENGTH, FINAL_WINDOWS, HELD_OUT = 16, 128, 64, 48
 
 

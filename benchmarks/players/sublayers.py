@@ -2,9 +2,10 @@
 
     python benchmarks/players/sublayers.py --runs RUNS --judge-on wikitext2/valid.txt
 
-``block`` removes whole blocks, ``plain`` the parts of blocks that a checkpoint without code of its own can
-lack (an MLP with the attention behind it, blocks, MLPs alone), and ``remote-code`` any parts. Each has the
-default estimator and selector and the same budget. Each cut frees at least the parameters of that many
+``block`` removes whole blocks, ``shift`` MLPs with the attention behind each, ``plain`` the parts of blocks
+that a checkpoint without code of its own can lack (blocks, such pairs, MLPs alone), and ``remote-code`` any
+parts. Each has the default estimator and selector and the same budget. Each cut frees at least the
+parameters of that many
 blocks. The cache is measured in the cut model, after a prompt, and so are the parameters. A second
 start goes on where the first one stopped.
 """
@@ -16,6 +17,7 @@ import platform
 import tempfile
 from collections.abc import Mapping, Sequence
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -26,13 +28,15 @@ from torch import Tensor, nn
 from shapcut.baselines.expert_statistics import first_evidence
 from shapcut.estimators.base import EstimationProblem
 from shapcut.game.budget import BudgetedGame
+from shapcut.game.coalitions import Player
+from shapcut.game.kinds import Kind, KindGame
 from shapcut.game.plan import RemovalPlan
 from shapcut.host.host import build_host
 from shapcut.measurement.perplexity import PerplexityResult, perplexity
 from shapcut.measurement.player_cache import player_caches
 from shapcut.pipeline.session import Session, prepare
 from shapcut.recipe.recipe import make_recipe
-from shapcut.selection.targets import select_for
+from shapcut.selection.targets import select_for, target_of_kind
 from shapcut.steps.step import StepContext
 from shapcut.support.files import write_json_atomically
 
@@ -41,6 +45,7 @@ MODEL = "demo:smollm2-135m"
 BLOCKS = (3, 6, 10)
 KINDS: Mapping[str, Mapping[str, str]] = {
     "block": {"granularity": "block"},
+    "shift": {"granularity": "sublayer"},
     "plain": {"granularity": "sublayer"},
     "remote-code": {"granularity": "sublayer", "form": "remote-code"},
 }
@@ -71,30 +76,45 @@ def session_of(kind: str, model: str, judge_on: Sequence[str]) -> Session:
     return prepare(make_recipe(options), host, target=True)
 
 
-def chosen(session: Session) -> list[RemovalPlan]:
-    """What is removed for each target."""
-    game = BudgetedGame(session.game, BUDGET)
-    rng = np.random.default_rng(SEED)
-    problem = EstimationProblem(game, BUDGET, rng, session.n_remove, partial(first_evidence, game))
+def shifts_of(players: Sequence[Player]) -> Kind:
+    """Pairs of an MLP and the attention behind it."""
+    pairs = [pair for pair in pairwise(players) if [each.kind for each in pair] == ["mlp", "attention"]]
+    shifts = [
+        Player(number, f"{mlp.name}, {attention.name}", "block", mlp.parameters + attention.parameters)
+        for number, (mlp, attention) in enumerate(pairs)
+    ]
+    return Kind("block", tuple(shifts), tuple((mlp.index, attention.index) for mlp, attention in pairs))
+
+
+def chosen(session: Session, kind: Kind | None = None) -> list[RemovalPlan]:
+    """What is removed for each target; of one kind alone if it is given."""
+    budgeted, rng = BudgetedGame(session.game, BUDGET), np.random.default_rng(SEED)
+    game, targets, finals = budgeted, session.targets, session.finals
+    if kind is not None:
+        game = KindGame(budgeted, kind)
+        targets = [target_of_kind(target, kind) for target in targets]
+        finals = [KindGame(final, kind) for final in finals]
+    n_remove = max(target.typical_size() for target in targets)
+    problem = EstimationProblem(game, BUDGET, rng, n_remove, partial(first_evidence, game))
     contributions = session.parts.estimator.estimate(problem)
     plans = []
-    for left, target in zip(range(len(session.targets), 0, -1), session.targets, strict=True):
-        plans.append(
-            select_for(
-                session.parts.selector,
-                contributions,
-                target,
-                game=game,
-                budget=game.remaining // left,
-                finals=session.finals,
-                rng=rng,
-            )
+    for left, target in zip(range(len(targets), 0, -1), targets, strict=True):
+        plan = select_for(
+            session.parts.selector,
+            contributions,
+            target,
+            game=game,
+            budget=budgeted.remaining // left,
+            finals=finals,
+            rng=rng,
         )
-    return [plan.model_copy(update=_how(session, plan)) for plan in plans]
+        removed = plan.removed if kind is None else kind.whole_set(plan.removed)
+        plans.append(RemovalPlan.removing(removed, session.game.n_players, **_how(session, removed)))
+    return plans
 
 
-def _how(session: Session, plan: RemovalPlan) -> dict[str, Any]:
-    return {"granularity": session.game.granularity, "form": session.game.form_of(plan.removed)}
+def _how(session: Session, removed: Sequence[int]) -> dict[str, Any]:
+    return {"granularity": session.game.granularity, "form": session.game.form_of(removed)}
 
 
 def texts_of(session: Session) -> dict[str, Tensor]:
@@ -151,7 +171,8 @@ def rows_of(kind: str, model: str, judge_on: Sequence[str]) -> list[dict[str, An
     texts = texts_of(session)
     whole = judged(session, session.game.model, texts)
     rows = [_row("whole", 0, "none", whole, size_of(session, session.game.model))]
-    for blocks, plan in zip(BLOCKS, chosen(session), strict=True):
+    plans = chosen(session, shifts_of(session.game.players) if kind == "shift" else None)
+    for blocks, plan in zip(BLOCKS, plans, strict=True):
         small = cut(session, plan)
         facts = size_of(session, small) | {"removed": list(plan.removed), "what": _what(session, plan)}
         for step in STEPS:

@@ -9,6 +9,9 @@ from shapcut.cli.options import RecipeOption
 from shapcut.host.host import KINDS, Host, build_host
 from shapcut.recipe.fields import FIELDS
 
+_OBJECTS = ("sampler",)
+"""Parameters that have an option of their own, here `--sampler`."""
+
 INTRODUCTION = """\
 # Command line
 
@@ -144,7 +147,8 @@ def _options_of(factory: Any) -> str:
     if not inspect.isclass(factory) or factory.__init__ is object.__init__:
         return ""
     parameters = inspect.signature(factory).parameters.values()
-    return ", ".join(f"`{_with_default(parameter)}`" for parameter in parameters)
+    of_text = (parameter for parameter in parameters if parameter.name not in _OBJECTS)
+    return ", ".join(f"`{_with_default(parameter)}`" for parameter in of_text)
 
 
 def _with_default(parameter: inspect.Parameter) -> str:

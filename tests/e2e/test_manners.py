@@ -92,6 +92,20 @@ def test_a_signal_ends_a_command_cleanly_and_it_goes_on(
         assert (out / "config.json").is_file()
 
 
+def test_a_second_start_counts_what_is_known_of_a_part_of_the_text(
+    tmp_path: Path, tiny_llama_directory: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["score", str(tiny_llama_directory), "--run", str(tmp_path / "kept"), "--remove", "2", *SIZES]
+    arguments += ["--samples", "8", "--budget", "12"]
+    assert run(arguments) == 0
+    assert "found" not in capsys.readouterr().err
+    with sqlite3.connect(tmp_path / "kept" / "evaluations.sqlite") as store:
+        ((length,),) = store.execute("SELECT SUM(LENGTH(means)) FROM windows WHERE game = 'calibration'")
+    assert run(arguments) == 0
+    known = f"{stored(tmp_path / 'kept')} evaluations found from an earlier start, and {length // 8} windows"
+    assert known in capsys.readouterr().err
+
+
 def test_without_a_run_there_is_nothing_to_go_on_from(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -39,6 +39,9 @@ def test_a_model_in_memory_is_pruned_as_one_on_disk(
     assert whole.config.num_hidden_layers == 6
     assert loaded(tmp_path / "out").config.num_hidden_layers == 4
     assert sorted(path.name for path in tmp_path.iterdir()) == ["named", "named.run", "out", "out.run"]
+    assert "in-memory:LlamaForCausalLM" in (tmp_path / "out" / "README.md").read_text()
+    texts = [path.read_text() for path in tmp_path.rglob("*") if path.suffix in {".md", ".json", ".yaml"}]
+    assert not any("shapcut-original" in text for text in texts)
     for result in (pruned, written, pruned.plan, pruned.contributions):
         assert result._repr_html_().startswith("<table>")
 

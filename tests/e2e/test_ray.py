@@ -1,5 +1,6 @@
 """Coalitions measured by real Ray actors: the values of a local run, whoever is killed."""
 
+import contextlib
 import gc
 import json
 import logging
@@ -129,9 +130,13 @@ def distributed(cluster: None, games: Sequence[ModelGame]) -> Iterator[Sequence[
 
 
 def measurers() -> dict[int, psutil.Process]:
-    """The actors' processes."""
-    found = psutil.Process().children(recursive=True)
-    return {process.pid: process for process in found if "ray::Measurer" in "".join(process.cmdline())}
+    """The actors' processes. One that has ended since its parent listed it has no command line."""
+    found = {}
+    for process in psutil.Process().children(recursive=True):
+        with contextlib.suppress(psutil.NoSuchProcess):  # a zombie too
+            if "ray::Measurer" in "".join(process.cmdline()):
+                found[process.pid] = process
+    return found
 
 
 def test_values_are_those_of_a_local_run(

@@ -20,6 +20,8 @@ _WITHOUT_PAIRS = [*_BOUNDS[:4], _BOUNDS[4][:1] * 2]
 """Bounds if no coalition lacks two players: noise is fixed, as it could explain every effect."""
 _TOLERANCE, _WARM_TOLERANCE = 2.2e-9, 1e-7
 """Relative change of the evidence at which the search stops; a warm start need not go as far."""
+_FEW = 256
+"""Measurements on which the search for the most evident scales costs little."""
 _DRAWS = 128
 """Draws from the posterior from which standard deviations of interactions are estimated."""
 _IMPOSSIBLE = 1e12
@@ -65,7 +67,7 @@ class QuadraticSurrogate(Surrogate):
         self._unit = float(damage.std()) or 1.0
         measured = Measured(coalitions, -damage / self._unit, self._noise_profile(damage))
         regression = _smaller_space(measured)
-        self.scales = scales or self._most_evident_scales(regression)
+        self.scales = scales or self._most_evident_scales(measured, regression)
         self._posterior = regression.condition(self.scales)
         self._mean = self._posterior.mean().scaled(self._unit, self._best)
         return self
@@ -165,14 +167,21 @@ class QuadraticSurrogate(Surrogate):
         profile: FloatArray = np.exp(np.minimum(2.0 * damage / focus, 30.0))
         return profile
 
-    def _most_evident_scales(self, regression: Regression) -> Scales:
-        if self.start is not None:
+    def _most_evident_scales(self, measured: Measured, regression: Regression) -> Scales:
+        if near := self.start or self._scales_of_half(measured, regression):
             # a scale far below the noise has no slope to come back by
-            start = np.maximum(np.log(astuple(self.start)), np.log(self.start.noise))
+            start = np.maximum(np.log(astuple(near)), np.log(near.noise))
             found, evidence = _climb_evidence(regression, start, _WARM_TOLERANCE)
             if evidence < _IMPOSSIBLE:
                 return found
         return _climb_evidence(regression, _START, _TOLERANCE)[0]
+
+    def _scales_of_half(self, measured: Measured, regression: Regression) -> Scales | None:
+        """The scales most evident from every second measurement, where these cost much less; else None."""
+        half = measured.every(2)
+        if not isinstance(regression, DataSpace) or len(half.values) < _FEW or not half.has_pairs:
+            return None
+        return self._most_evident_scales(half, _smaller_space(half))
 
 
 def _from_mean(pairs: FloatArray, above: tuple[NDArray[np.intp], ...]) -> FloatArray:

@@ -35,6 +35,10 @@ class Measured:
         """Whether a coalition lacks two players."""
         return bool(((~self.coalitions).sum(axis=1) > 1).any())
 
+    def every(self, step: int) -> "Measured":
+        """Every ``step``-th measurement."""
+        return Measured(self.coalitions[::step], self.values[::step], self.profile[::step])
+
 
 class NotPositiveDefiniteError(ArithmeticError):
     """Rounding has made a covariance indefinite."""

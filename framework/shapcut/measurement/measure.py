@@ -87,7 +87,7 @@ def measure(
         speed: how to measure generation.
         tasks: tasks of lm-evaluation-harness to ask, or None.
         tokenizer: the model's; only ``tasks`` need it.
-        writes: whether to record what the model writes.
+        writes: whether to record what the model writes; the text must be of windows.
         files: the directory or file that holds the weights, if it is local.
         seed: of the prompts.
         reporter: told about progress.
@@ -109,7 +109,7 @@ def measure(
         )
         timed = _latency(adapter, model, speed, notes, seed=seed, reporter=reporter)
         caches = _cache_sizes(adapter, model, speed, notes, seed=seed, reporter=reporter)
-        write = partial(written, adapter, model, held_out.input_ids)
+        write = partial(written, adapter, model, held_out.input_ids, quality.window_means)
         wrote = notes.attempt("no writing", write) if writes else None
     scores = None if tasks is None else tasks.scores(adapter, model, tokenizer, reporter, notes)
     peak = peak_memory_bytes(adapter.input_device(model))

@@ -5,7 +5,8 @@ import sys
 from pathlib import Path
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 from shapcut.models.gguf_parts import parts_of
 
@@ -23,9 +24,15 @@ def parameter_count(model: nn.Module) -> int:
 
 
 def weight_bytes(model: nn.Module) -> int:
-    """Memory of the distinct parameters and buffers."""
-    tensors = [*model.parameters(), *model.buffers()]
-    return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+    """Memory of the distinct parameters and buffers; of a packed tensor, of what it is packed into."""
+    return sum(map(_stored_bytes, [*model.parameters(), *model.buffers()]))
+
+
+def _stored_bytes(tensor: Tensor) -> int:
+    if not is_traceable_wrapper_subclass(tensor):
+        return tensor.numel() * tensor.element_size()
+    names, _ = tensor.__tensor_flatten__()
+    return sum(_stored_bytes(getattr(tensor, name)) for name in names)
 
 
 def checkpoint_bytes(path: Path) -> int:

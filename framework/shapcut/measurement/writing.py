@@ -7,7 +7,6 @@ import torch
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor, nn
 
-from shapcut.measurement.perplexity import perplexity
 from shapcut.models.adapter import Adapter
 
 _PROMPTS = 3
@@ -69,22 +68,21 @@ class WritingComparison(BaseModel):
     grew: int
 
 
-def written(adapter: Adapter, model: nn.Module, windows: Tensor, new_tokens: int = _NEW_TOKENS) -> Writing:
-    """Let a model continue the beginnings of some windows, and read each window.
+def written(
+    adapter: Adapter, model: nn.Module, windows: Tensor, nats: Sequence[float], new_tokens: int = _NEW_TOKENS
+) -> Writing:
+    """Let a model continue the beginnings of some windows.
 
     Args:
         adapter: the model's adapter.
         model: in evaluation mode.
         windows: token ids, shape (windows, length).
+        nats: the model's loss per token of each window.
         new_tokens: length of a continuation.
     """
     prompts = _prompts(windows)
     device, length = adapter.input_device(model), prompts.shape[1]
-    found = [
-        adapter.generate(model, prompt[None].to(device), new_tokens, use_cache=False)[0, length:]
-        for prompt in prompts
-    ]
-    nats = [perplexity(adapter, model, window[None]).nats_per_token for window in windows]
+    found = adapter.generate(model, prompts.to(device), new_tokens, use_cache=False)[:, length:]
     return Writing(continuations=tuple(tuple(each.tolist()) for each in found), nats=tuple(nats))
 
 

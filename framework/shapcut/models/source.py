@@ -1,7 +1,8 @@
 """Resolve and check a model's source before any weight is read."""
 
 import socket
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,9 @@ from shapcut.support.plain_json import read_json
 from shapcut.support.quiet import one_line, quiet_libraries
 
 _HUB_TIMEOUT = 5.0
+_FROM_MEMORY = "in-memory:"
+_saved: dict[str, Path] = {}
+"""Directories of models that were saved from memory, by source."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,8 +67,9 @@ class Location:
     @property
     def name(self) -> str:
         """A short name to print."""
-        if self.source.startswith(DEMO_PREFIX):
-            return self.source.removeprefix(DEMO_PREFIX)
+        for prefix in (DEMO_PREFIX, _FROM_MEMORY):
+            if self.source.startswith(prefix):
+                return self.source.removeprefix(prefix)
         path = Path(self.source).resolve() if Path(self.source).exists() else Path(self.source)
         return path.stem if path.is_file() else path.name
 
@@ -192,6 +197,17 @@ def inspect_source(source: ModelSource) -> SourceFacts:
     )
 
 
+@contextmanager
+def saved_in(directory: Path, name: str) -> Iterator[str]:
+    """The source ``in-memory:NAME`` of a checkpoint that exists only in this context."""
+    source = f"{_FROM_MEMORY}{name}"
+    _saved[source] = directory
+    try:
+        yield source
+    finally:
+        del _saved[source]
+
+
 def locate(
     source: str,
     formats: Sequence[CheckpointFormat] = (),
@@ -223,6 +239,10 @@ def locate(
 def _located(
     source: str, formats: Sequence[CheckpointFormat], offline: bool, revision: str | None
 ) -> Location:
+    if source in _saved:
+        return replace(_located_here(str(_saved[source]), _saved[source], formats), source=source)
+    if source.startswith(_FROM_MEMORY):
+        raise InputError(f"{source} was in the memory of another process; name a checkpoint")
     path = Path(source)
     here = source.startswith(DEMO_PREFIX) or (source and path.exists())
     if here and revision is not None:

@@ -14,7 +14,7 @@ from shapcut.host.host import Host, select_adapter
 from shapcut.host.open_model import OpenModel
 from shapcut.measurement.paired_accuracy import PairedDifference, paired_differences
 from shapcut.measurement.record import ModelMeasurement
-from shapcut.models.source import Location, ModelSource
+from shapcut.models.source import Location, ModelSource, saved_in
 from shapcut.pipeline.cut import measure_cut, measure_original, remove, require_removal
 from shapcut.pipeline.prune import require_one_target
 from shapcut.pipeline.result import outcome_table
@@ -105,13 +105,13 @@ def prune_in_memory(
 def with_saved_model(
     model: nn.Module, tokenizer: Any, host: Host, use: Callable[[str], ResultT], beside: Path
 ) -> ResultT:
-    """Call ``use`` with a directory that holds the model's checkpoint for as long.
+    """Call ``use`` with the source of the model's checkpoint, which exists as long.
 
     Args:
         model: the model.
         tokenizer: its tokenizer.
         host: the plugins.
-        use: what to do with the directory's name.
+        use: what to do with the source, ``in-memory:CLASS``.
         beside: the temporary directory appears beside this path.
     """
     adapter = select_adapter(host, model)
@@ -122,4 +122,5 @@ def with_saved_model(
         directory.mkdir()
         adapter.save(model, directory)
         tokenizer.save_pretrained(directory)
-        return use(str(directory))
+        with saved_in(directory, directory.name) as source:
+            return use(source)

@@ -75,8 +75,10 @@ class Scoring:
     def estimate(self) -> Contributions:
         """Estimate all contributions and write them to the run directory."""
         seed = self.session.recipe.seed
-        if found := self._store.count(_BUDGETED):
-            self.reporter.say(f"{found} evaluations found from an earlier start")
+        found, windows = self._store.count(_BUDGETED), self._store.count_windows(_BUDGETED)
+        if found or windows:
+            further = f", and {windows} windows of further coalitions" if windows else ""
+            self.reporter.say(f"{found} evaluations found from an earlier start{further}")
         begin = time.monotonic()
         problem = EstimationProblem(
             self._game,

@@ -138,7 +138,8 @@ def final_games(text: RunText, samples: int, game: ModelGame, *, required: bool)
     """The game on further windows, in up to 8 equal parts; a remainder is unused.
 
     The second half of the parts, which few sets reach, is measured in the model's own number format and on
-    the whole vocabulary, because these values decide. The finals are too small to compile kernels for.
+    the whole vocabulary, because these values decide. The finals are too small to compile kernels for, and
+    for a run of the whole model that no value needs.
 
     Args:
         text: the run's text.
@@ -163,6 +164,6 @@ def final_games(text: RunText, samples: int, game: ModelGame, *, required: bool)
     parts = [part for part in torch.split(windows.input_ids, size) if len(part) == size][:_FINAL_PARTS]
     first, second = parts[: len(parts) // 2], parts[len(parts) // 2 :]
     return tuple(
-        [game.on(part, fuse=False, sampled=game.sampled) for part in first]
-        + [game.on(part, dtype=game.own_dtype, fuse=False) for part in second]
+        [game.on(part, fuse=False, sampled=game.sampled, checks_model=False) for part in first]
+        + [game.on(part, dtype=game.own_dtype, fuse=False, checks_model=False) for part in second]
     )

@@ -1,6 +1,7 @@
 """Evaluation by bypass: slow, universal, exact."""
 
 from collections.abc import Iterator, Sequence
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -44,8 +45,13 @@ class BypassEvaluator(Evaluator):
         self._measure: Measure = measure
         self._granularity: Granularity = granularity
         players = adapter.players(model, granularity)
+        self._n_players = len(players)
         self._groups = Groups.of(players)
-        self.full = self._measured(np.ones(len(players), dtype=np.bool_), 0, len(input_ids))
+
+    @cached_property
+    def full(self) -> NDArray[np.float64]:
+        """See `Evaluator.full`."""
+        return self._measured(np.ones(self._n_players, dtype=np.bool_), 0, len(self._input_ids))
 
     def parts(self, coalitions: CoalitionMatrix, first: int, last: int) -> Iterator[WindowPart]:
         """See `Evaluator.parts`: row by row."""

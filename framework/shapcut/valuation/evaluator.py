@@ -40,8 +40,11 @@ class Evaluator(ABC):
     """Measures coalitions of one model on one calibration batch."""
 
     work: Work
-    full: NDArray[np.float64]
-    """The full model's mean over the tokens of each window, shape (n_windows,)."""
+
+    @property
+    @abstractmethod
+    def full(self) -> NDArray[np.float64]:
+        """The full model's mean over the tokens of each window, shape (n_windows,)."""
 
     @abstractmethod
     def parts(self, coalitions: CoalitionMatrix, first: int, last: int) -> Iterator[WindowPart]:

@@ -118,6 +118,7 @@ class ModelGame(PortableGame):
         self._permitted: dict[frozenset[int], bool] = {}
         self._converted: list[nn.Module] = []
         self._whole: ModelGame | None = None
+        self._checks_model = True
 
     def on(
         self,
@@ -127,6 +128,7 @@ class ModelGame(PortableGame):
         dtype: torch.dtype | None = None,
         fuse: bool | None = None,
         sampled: bool = False,
+        checks_model: bool = True,
     ) -> "ModelGame":
         """The same game on other tokens; both share a converted model.
 
@@ -136,10 +138,11 @@ class ModelGame(PortableGame):
             dtype: another number format of the evaluation.
             fuse: whether to run blocks as fused kernels; default: as this game does.
             sampled: whether to read out a part of a large vocabulary.
+            checks_model: whether to measure the whole model first and raise if its value is not finite.
         """
         other = copy.copy(self)
         vars(other).pop("evaluator", None)
-        vars(other).update(_whole=None, sampled=sampled)
+        vars(other).update(_whole=None, sampled=sampled, _checks_model=checks_model)
         if utility is not None:
             vars(other).update(utility=utility, _origin=None)
         other.input_ids = input_ids.to(self._device)
@@ -245,9 +248,10 @@ class ModelGame(PortableGame):
                 self.fuse,
                 self._sequences_per_step,
                 self.sampled,
+                self._checks_model,
             )
             evaluator = CoalitionEvaluator(stack, self.n_players, self.input_ids, measure, placement)
-        if not np.isfinite(evaluator.full_mean):
+        if self._checks_model and not np.isfinite(evaluator.full_mean):
             raise InputError(
                 f"the whole model's loss on the calibration text is {evaluator.full_mean}; "
                 "try --dtype float32 or other text"
@@ -269,8 +273,9 @@ class ModelGame(PortableGame):
         utility = self.utility
         if isinstance(utility, ModelUtility):
             raise TypeError("a model utility has no windows")
-        whole = self.evaluator.full[None, : self.windows] if full is None else full
-        of_all = over_text(whole)[0].tolist()
+        if full is None and utility.uses_full_mean:
+            full = self.evaluator.full[None, : self.windows]
+        of_all = [np.nan] * 3 if full is None else over_text(full)[0].tolist()
         parts = over_text(means)
         return np.column_stack([utility.value(parts[:, part], of_all[part]) for part in range(3)])
 

@@ -13,6 +13,7 @@ neither on the other rows of a call nor on the memory.
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import cycle, islice
 
 import numpy as np
@@ -29,7 +30,7 @@ from shapcut.valuation.evaluator import Evaluator, Work
 from shapcut.valuation.paths import Paths
 from shapcut.valuation.readout import make_readout
 from shapcut.valuation.state_memory import StateMemory, divide_memory, most_windows_per_step, state_bytes
-from shapcut.valuation.step_probe import cut, divided, examine, joined
+from shapcut.valuation.step_probe import Regularity, cut, divided, examine, joined
 from shapcut.valuation.utilities import Measure
 
 MOST_TOKENS_PER_STEP = 16_384
@@ -52,12 +53,14 @@ class Placement:
         fuse: whether to fuse the readout, and steps that are short and regular enough.
         sequences_per_step: maximum sequences per layer call; None: by their length.
         sampled: whether to read out a part of a large vocabulary, see `SampledLoss`.
+        whole_first: whether to run the whole model first, whose states then serve the coalitions.
     """
 
     memory_budget: int
     fuse: bool = False
     sequences_per_step: int | None = None
     sampled: bool = False
+    whole_first: bool = True
 
 
 class CoalitionEvaluator(Evaluator):
@@ -93,12 +96,10 @@ class CoalitionEvaluator(Evaluator):
         )
         with torch.inference_mode():
             self._entering = stack.prelude(input_ids)
-            regularity = examine(stack, len(self._paths), self._entering)
-            self.fused = placement.fuse and regularity.fusible and stack.fuse(Fused)
+            self.fused = placement.fuse and self._regularity.fusible and stack.fuse(Fused)
             self._divide(state_bytes(self._entering) // batch, placement.memory_budget)
             most = placement.sequences_per_step or max(1, MOST_TOKENS_PER_STEP // length)
-            whole = all(len(stage) == 1 for stage in self._paths.stages)
-            may_share = regularity.fixed and stack.batch_size is None and whole
+            may_share = stack.batch_size is None and all(len(stage) == 1 for stage in self._paths.stages)
             self._states_to_try = min(most // self.windows_together, MOST_STATES_PER_STEP) if may_share else 1
             self._readout = make_readout(
                 measure,
@@ -108,7 +109,18 @@ class CoalitionEvaluator(Evaluator):
                 fuse=placement.fuse,
                 sampled=placement.sampled,
             )
-            self.full = np.concatenate([self._walk_trunk(*some) for some in self._groups(0, batch)])
+        if placement.whole_first or self._readout.compares:
+            _ = self.full
+
+    @cached_property
+    def full(self) -> NDArray[np.float64]:
+        """See `Evaluator.full`."""
+        with torch.inference_mode():
+            return np.concatenate([self._walk_trunk(*some) for some in self._groups(0, len(self._ids))])
+
+    @cached_property
+    def _regularity(self) -> Regularity:
+        return examine(self.stack, len(self._paths), self._entering)
 
     def _divide(self, window: int, budget: int) -> None:
         division = divide_memory(window, len(self._ids), self._step_windows, len(self._paths), budget)
@@ -154,6 +166,8 @@ class CoalitionEvaluator(Evaluator):
         """Find the largest number of states that every layer can batch exactly."""
         count, self._states_to_try = self._states_to_try, 1
         with torch.inference_mode():
+            if not self._regularity.fixed:
+                return
             while count > 1 and not self._share_exactly(count):
                 count //= 2
         self.states_per_step = count

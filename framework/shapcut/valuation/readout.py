@@ -6,7 +6,7 @@ folded into a running log-sum-exp; otherwise one sequence (or the stack's fixed 
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F  # noqa: N812 - the name that PyTorch's users know
@@ -108,7 +108,12 @@ class Readout(ABC):
         input_ids: the calibration tokens, shape (windows, length).
         step: number of windows to read out together.
         fuse: whether to fold blocks of logits in fused kernels.
+
+    Attributes:
+        compares: whether a quantity depends on the full model's final states.
     """
+
+    compares: ClassVar[bool] = False
 
     def __init__(
         self, stack: LayerStack, input_ids: Tensor, step: int | None = None, *, fuse: bool = False
@@ -224,6 +229,8 @@ class SampledLoss(NextTokenLoss):
     a small one.
     """
 
+    compares = True
+
     def __init__(
         self, stack: LayerStack, input_ids: Tensor, step: int | None = None, *, fuse: bool = False
     ) -> None:
@@ -288,6 +295,8 @@ class Divergence(Readout):
     With z the full model's logits and y the coalition's, ``KL = sum_v p_v (z_v - y_v) - lse(z) + lse(y)``;
     each block of z is computed once for several states.
     """
+
+    compares = True
 
     def __init__(
         self, stack: LayerStack, input_ids: Tensor, step: int | None = None, *, fuse: bool = False

@@ -26,10 +26,12 @@ class TokenUtility(ABC):
         name: under which it is registered.
         measure: ``nll``, the loss of the next token (its negative log-likelihood), or ``kl``, the divergence
             of the next token's distribution from the whole model's. Both are lower for a better model.
+        uses_full_mean: whether `value` reads ``full_mean``; where it does not, it may get NaN.
     """
 
     name: ClassVar[str]
     measure: ClassVar[Measure]
+    uses_full_mean: ClassVar[bool] = True
 
     @abstractmethod
     def value(self, means: NDArray[np.float64], full_mean: float) -> Values:
@@ -57,6 +59,7 @@ class LogLikelihood(TokenUtility):
 
     name = "log-likelihood"
     measure = "nll"
+    uses_full_mean = False
 
     def value(self, means: NDArray[np.float64], full_mean: float) -> Values:  # noqa: ARG002
         """``-means``."""
@@ -68,6 +71,7 @@ class KullbackLeibler(TokenUtility):
 
     name = "kl"
     measure = "kl"
+    uses_full_mean = False
 
     def value(self, means: NDArray[np.float64], full_mean: float) -> Values:  # noqa: ARG002
         """``-means``."""

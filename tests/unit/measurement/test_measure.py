@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from torch import nn
+from torch.testing._internal.two_tensor import TwoTensor
 from transformers import LlamaForCausalLM
 
 from shapcut.cli.figures import figure_rows, ratios
@@ -17,7 +18,7 @@ from shapcut.measurement.held_out_text import TextQuestion
 from shapcut.measurement.latency import latency
 from shapcut.measurement.measure import SpeedQuestion, measure
 from shapcut.measurement.record import ModelMeasurement, TaskScore, changes
-from shapcut.measurement.sizes import peak_memory_bytes, restart_peak_memory
+from shapcut.measurement.sizes import peak_memory_bytes, restart_peak_memory, weight_bytes
 from shapcut.models.adapter import Adapter
 from shapcut.support.errors import InputError, UnsupportedModelError
 
@@ -32,6 +33,14 @@ def test_the_cache_of_attention_grows_with_layers_tokens_and_sequences(
     llama_adapter.remove(tiny_llama_model, [1, 2])
     pruned = cache_sizes(llama_adapter, tiny_llama_model, (3, 20), batch_size=2)
     assert [6 * size for size in pruned.sizes] == [4 * size for size in found.sizes]
+
+
+def test_a_packed_weight_counts_as_what_it_is_packed_into() -> None:
+    layer = nn.Linear(8, 4, bias=False)
+    layer.register_buffer("scale", torch.ones(4))
+    parts = torch.zeros(4, 8, dtype=torch.int8), torch.zeros(4, 8, dtype=torch.int8)
+    layer.weight = nn.Parameter(TwoTensor(*parts), requires_grad=False)
+    assert weight_bytes(layer) == 2 * 4 * 8 + 4 * 4
 
 
 def test_tensors_count_once_wherever_they_are() -> None:

@@ -3,8 +3,11 @@
 import math
 from typing import Any
 
+import pytest
 import torch
 
+from shapcut.data.windows import Calibration
+from shapcut.measurement.measure import SpeedQuestion, measure
 from shapcut.measurement.writing import Writing, compared_writing, written
 from shapcut.models.adapter import Adapter
 
@@ -35,11 +38,31 @@ def test_long_texts_are_cut_to_one_line(tokenizer: Any) -> None:
     assert len(found.worse[0].text) < 350
 
 
-def test_a_model_continues_and_reads_each_window(llama_adapter: Adapter, tiny_llama_model: Any) -> None:
+def test_a_model_continues_each_window(llama_adapter: Adapter, tiny_llama_model: Any) -> None:
     windows = torch.randint(2, 250, (2, 20), generator=torch.Generator().manual_seed(0))
-    found = written(llama_adapter, tiny_llama_model, windows)
-    expected = llama_adapter.generate(tiny_llama_model, windows[:1, :10], 24, use_cache=True)[0, 10:]
-    assert found.continuations[0] == tuple(expected.tolist())
-    logits = tiny_llama_model(windows[1:]).logits[0, :-1]
-    loss = torch.nn.functional.cross_entropy(logits, windows[1, 1:])
-    assert abs(found.nats[1] - float(loss)) < 1e-4
+    found = written(llama_adapter, tiny_llama_model, windows, [1.0, 2.0])
+    expected = [
+        llama_adapter.generate(tiny_llama_model, window[None, :10], 24, use_cache=True)[0, 10:]
+        for window in windows
+    ]
+    assert found.continuations == tuple(tuple(each.tolist()) for each in expected)
+    assert found.nats == (1.0, 2.0)
+
+
+def test_a_measurement_reads_each_window_once(
+    llama_adapter: Adapter, tiny_llama_model: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    windows = torch.randint(2, 250, (3, 20), generator=torch.Generator().manual_seed(0))
+    read: list[int] = []
+    logits = type(llama_adapter).logits
+
+    def counted(adapter: Adapter, model: Any, input_ids: torch.Tensor) -> torch.Tensor:
+        read.append(len(input_ids))
+        return logits(adapter, model, input_ids)
+
+    monkeypatch.setattr(type(llama_adapter), "logits", counted)
+    text = Calibration(windows, "text.txt", adds_bos=False)
+    found = measure(llama_adapter, tiny_llama_model, text, speed=SpeedQuestion(repeats=0), writes=True)
+    assert found.writing is not None
+    assert found.writing.nats == tuple(found.perplexity.window_means)
+    assert sum(read) == len(windows)

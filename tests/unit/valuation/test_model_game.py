@@ -194,6 +194,18 @@ def test_on_other_tokens(game):
     assert changed == {"data", "tokens"}
 
 
+@pytest.mark.parametrize(("utility", "whole"), [(None, 0), (PerplexityRatio(), 6), (KullbackLeibler(), 6)])
+def test_a_game_that_does_not_check_the_model_measures_it_only_where_values_need_it(
+    tiny_llama_model, utility, whole
+):
+    game = ModelGame(tiny_llama_model, HFDecoderAdapter(), IDS, utility=utility, dtype="float32")
+    unchecked = game.on(IDS, checks_model=False)
+    alone = without(6, [(0, 1, 2, 3, 4)])
+    assert unchecked.values(alone).tolist() == game.values(alone).tolist()
+    assert game.work.block_runs == 6 + 1
+    assert unchecked.work.block_runs == whole + 1
+
+
 def test_permits_what_the_adapter_can_remove(game):
     assert game.permits([0, 1])
     assert not game.permits(range(6))
