@@ -22,7 +22,7 @@ from shapcut.game.coalitions import without
 from shapcut.host import open_model
 from shapcut.host.hookspecs import hookimpl
 from shapcut.host.host import build_host
-from shapcut.models import source
+from shapcut.models import location
 from shapcut.pipeline.prune import prune as run_pipeline
 from shapcut.recipe.recipe import make_recipe
 from shapcut.support.errors import InputError, ShapcutError
@@ -368,7 +368,7 @@ def test_a_model_is_located_once_and_opened_once(
     ten_layers: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     located, opened = [], []
-    locate, load = source.locate, open_model.load
+    locate, load = location.locate, open_model.load
     monkeypatch.setattr(open_model, "locate", lambda *a, **k: located.append(a) or locate(*a, **k))
     monkeypatch.setattr(open_model, "load", lambda *a, **k: opened.append(a) or load(*a, **k))
     prune(ten_layers, tmp_path / "out", "--no-mend")

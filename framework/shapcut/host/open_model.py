@@ -8,8 +8,9 @@ from torch import nn
 from shapcut.host.host import Host, checkpoint_formats, select_adapter
 from shapcut.models.adapter import Adapter
 from shapcut.models.loading import load
+from shapcut.models.location import locate
 from shapcut.models.placement import Offload
-from shapcut.models.source import ModelSource, locate
+from shapcut.models.source import ModelSource
 
 
 @dataclass(frozen=True, eq=False, slots=True)

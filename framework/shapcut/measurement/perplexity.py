@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,11 +14,16 @@ from torch.nn import functional
 
 from shapcut.game.interval import Interval, Ratio, mean_interval
 from shapcut.models.adapter import Adapter
+from shapcut.models.layer_stack import Unembedding
 from shapcut.support.errors import InputError
 from shapcut.support.progress import Reporter, Silent
+from shapcut.valuation.readout import losses_in_blocks
 
 TOKEN_BLOCK = 1024
 """Tokens whose logits are converted to fp32 at a time."""
+
+LARGE_VOCABULARY = 2**16
+"""Tokens from which on logits are computed for a block of the vocabulary at a time."""
 
 _READING = "reading windows of text"
 _IGNORED = -100
@@ -122,9 +128,10 @@ def perplexity(
     if input_ids.shape[0] == 0 or input_ids.shape[1] < _MIN_TOKENS:
         raise InputError(f"token ids of shape {tuple(input_ids.shape)} leave nothing to predict")
     nats: list[float] = []
+    reader = _Reader(adapter, model)
     with (reporter or Silent()).counting(_READING, len(input_ids)) as count:
         for batch in torch.split(input_ids, batch_size):
-            nats += _summed_nats(adapter, model, batch, batch[:, 1:])
+            nats += reader.summed_nats(batch, batch[:, 1:])
             count(len(nats))
     return PerplexityResult.of(nats, [input_ids.shape[1] - 1] * len(nats))
 
@@ -167,31 +174,96 @@ def sliding_perplexity(
         raise InputError(f"a text of {len(tokens)} tokens leaves nothing to predict")
     nats: list[float] = []
     predicted: list[int] = []
+    reader = _Reader(adapter, model)
     windows = 1 + max(0, math.ceil((len(tokens) - width) / stride))
     with (reporter or Silent()).counting(_READING, windows) as count:
         for ids, targets in _sliding_batches(tokens, width, stride, bos, batch_size):
-            nats += _summed_nats(adapter, model, ids, targets)
+            nats += reader.summed_nats(ids, targets)
             predicted += (targets != _IGNORED).sum(dim=1).tolist()
             count(len(nats))
     return PerplexityResult.of(nats, predicted)
 
 
-def _summed_nats(adapter: Adapter, model: nn.Module, input_ids: Tensor, targets: Tensor) -> list[float]:
-    """Each window's loss summed over its targets, shape (batch, length - 1), except ignored ones.
+class _Reader:
+    """Losses of windows of text.
 
-    In fp32, summed in fp64.
+    Logits that are one linear map to a large vocabulary are computed for a block of it at a time, which takes
+    less memory and time.
     """
-    device = adapter.input_device(model)
-    logits = adapter.logits(model, input_ids.to(device))[:, :-1].flatten(0, 1)
-    flat = targets.to(logits.device).flatten()
-    losses = [
-        functional.cross_entropy(block.float(), wanted, ignore_index=_IGNORED, reduction="none")
-        for block, wanted in zip(
-            torch.split(logits, TOKEN_BLOCK), torch.split(flat, TOKEN_BLOCK), strict=True
+
+    def __init__(self, adapter: Adapter, model: nn.Module) -> None:
+        self._adapter, self._model = adapter, model
+        self._device = adapter.input_device(model)
+        self._head = _large_head(model)
+
+    def summed_nats(self, input_ids: Tensor, targets: Tensor) -> list[float]:
+        """Each window's loss summed over its targets, shape (batch, length - 1), except ignored ones.
+
+        In fp32, summed in fp64.
+        """
+        ids = input_ids.to(self._device)
+        losses = None if self._head is None else self._in_blocks(ids, targets, self._head)
+        if losses is None:
+            self._head = None
+            losses = self._from_logits(ids, targets)
+        found: list[float] = losses.double().reshape(targets.shape).sum(dim=1).tolist()
+        return found
+
+    def _from_logits(self, ids: Tensor, targets: Tensor) -> Tensor:
+        logits = self._adapter.logits(self._model, ids)[:, :-1].flatten(0, 1)
+        flat = targets.to(logits.device).flatten()
+        blocks = zip(torch.split(logits, TOKEN_BLOCK), torch.split(flat, TOKEN_BLOCK), strict=True)
+        return torch.cat(
+            [
+                functional.cross_entropy(block.float(), wanted, ignore_index=_IGNORED, reduction="none")
+                for block, wanted in blocks
+            ]
         )
-    ]
-    found: list[float] = torch.cat(losses).double().reshape(targets.shape).sum(dim=1).tolist()
-    return found
+
+    def _in_blocks(self, ids: Tensor, targets: Tensor, head: nn.Linear) -> Tensor | None:
+        """The losses from what enters the output embeddings; None if they do not give the logits alone."""
+        with _last_logits_only(head) as read, torch.inference_mode():
+            last = self._adapter.logits(self._model, ids)
+        if len(read) != 1 or read[0][0].shape[:2] != ids.shape or not _same(read[0][1], last):
+            return None
+        features = read[0][0][:, :-1].flatten(0, 1)
+        wanted = targets.to(features.device).flatten()
+        counted = wanted != _IGNORED
+        with torch.inference_mode():
+            losses = losses_in_blocks(features, wanted.where(counted, 0), Unembedding(head.weight, head.bias))
+        return losses.where(counted, 0.0)
+
+
+def _large_head(model: nn.Module) -> nn.Linear | None:
+    """The output embeddings, if they are a plain linear map to a large vocabulary."""
+    find = getattr(model, "get_output_embeddings", None)
+    head = find() if find is not None else None
+    if type(head) is not nn.Linear or "forward" in vars(head):  # another library wraps it
+        return None
+    weight = head.weight
+    plain = weight.is_floating_point() and not weight.is_meta
+    return head if plain and len(weight) >= LARGE_VOCABULARY else None
+
+
+@contextmanager
+def _last_logits_only(head: nn.Linear) -> Iterator[list[tuple[Tensor, Tensor]]]:
+    """Let a linear map compute its last position only; yields its inputs and results."""
+    read: list[tuple[Tensor, Tensor]] = []
+
+    def forward(features: Tensor) -> Tensor:
+        read.append((features, functional.linear(features[:, -1:], head.weight, head.bias)))
+        return read[-1][1]
+
+    vars(head)["forward"] = forward
+    try:
+        yield read
+    finally:
+        del vars(head)["forward"]
+
+
+def _same(one: Tensor, other: Tensor) -> bool:
+    """Whether two tensors are equal in shape, number format and values, none of which is NaN."""
+    return one.shape == other.shape and one.dtype == other.dtype and one.equal(other)
 
 
 def _exp(nats: float) -> float:

@@ -82,7 +82,7 @@ def written(
     """
     prompts = _prompts(windows)
     device, length = adapter.input_device(model), prompts.shape[1]
-    found = adapter.generate(model, prompts.to(device), new_tokens, use_cache=False)[:, length:]
+    found = adapter.generate(model, prompts.to(device), new_tokens, use_cache=True)[:, length:]
     return Writing(continuations=tuple(tuple(each.tolist()) for each in found), nats=tuple(nats))
 
 

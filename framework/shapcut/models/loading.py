@@ -14,11 +14,12 @@ from torch import nn
 from shapcut.models.checkpoint_format import CheckpointFormat, Tokenizer
 from shapcut.models.gguf import dense_weights
 from shapcut.models.gguf_reader import parsed_once
+from shapcut.models.location import Location
 from shapcut.models.multimodal import TEXT_KEYS, auto_class, is_multimodal
 from shapcut.models.placement import Offload, check_dtype
 from shapcut.models.predictors import is_predictor
 from shapcut.models.quantization import is_quantized, quantization_method, require_packages
-from shapcut.models.source import Location, ModelSource, read_config
+from shapcut.models.source import ModelSource, read_config
 from shapcut.models.untrusted import (
     require_finite_weights,
     require_no_lost_weights,

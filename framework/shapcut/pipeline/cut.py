@@ -23,8 +23,9 @@ from shapcut.measurement.writing import WritingComparison, compared_writing
 from shapcut.models.demo import origin
 from shapcut.models.forms import form_note, form_objection
 from shapcut.models.gguf_header import GGUFHeader, read_gguf_header
+from shapcut.models.location import Location
 from shapcut.models.predictors import is_predictor
-from shapcut.models.source import Location, read_config
+from shapcut.models.source import read_config
 from shapcut.models.stored_tensors import other_weight_files, stored_tensors
 from shapcut.pipeline.output import is_gguf_output, require_gguf_cut
 from shapcut.pipeline.result import PruneResult

@@ -14,7 +14,8 @@ from shapcut.host.host import Host, select_adapter
 from shapcut.host.open_model import OpenModel
 from shapcut.measurement.paired_accuracy import PairedDifference, paired_differences
 from shapcut.measurement.record import ModelMeasurement
-from shapcut.models.source import Location, ModelSource, saved_in
+from shapcut.models.location import Location, saved_in
+from shapcut.models.source import ModelSource
 from shapcut.pipeline.cut import measure_cut, measure_original, remove, require_removal
 from shapcut.pipeline.prune import require_one_target
 from shapcut.pipeline.result import outcome_table

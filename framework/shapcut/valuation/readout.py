@@ -159,13 +159,7 @@ class Readout(ABC):
 
     def _normaliser(self, rows: Tensor, linear: Unembedding, fold: Kernel) -> Tensor:
         """Log-sum-exp of all logits of each row."""
-        found = []
-        for some in torch.split(rows, MOST_ROWS_READ_OUT):
-            so_far = _nothing(some)
-            for block in _vocabulary_blocks(linear):
-                so_far = fold(so_far, some, block)
-            found.append(log_sum_exp(so_far))
-        return torch.cat(found)
+        return _normaliser(rows, linear, fold)
 
     @abstractmethod
     def _blockwise(self, features: Sequence[Tensor], linear: Unembedding, windows: slice) -> Iterable[Tensor]:
@@ -180,6 +174,30 @@ class Readout(ABC):
         size = self.stack.batch_size or 1
         for start in range(0, state[0].shape[0], size):
             yield self.stack.readout(cut(state, start, start + size))
+
+
+def losses_in_blocks(features: Tensor, targets: Tensor, linear: Unembedding) -> Tensor:
+    """Next-token losses from the features that a linear map turns into logits.
+
+    Args:
+        features: shape (predictions, width).
+        targets: the next tokens, shape (predictions,).
+        linear: the map.
+
+    Returns:
+        Shape (predictions,), float32, in nats.
+    """
+    return _normaliser(features, linear, _fold_likelihood) - _target_logits(features, targets, linear)
+
+
+def _normaliser(rows: Tensor, linear: Unembedding, fold: Kernel) -> Tensor:
+    found = []
+    for some in torch.split(rows, MOST_ROWS_READ_OUT):
+        so_far = _nothing(some)
+        for block in _vocabulary_blocks(linear):
+            so_far = fold(so_far, some, block)
+        found.append(log_sum_exp(so_far))
+    return torch.cat(found)
 
 
 def _nothing(rows: Tensor) -> tuple[Tensor, Tensor]:
@@ -235,7 +253,6 @@ class SampledLoss(NextTokenLoss):
         self, stack: LayerStack, input_ids: Tensor, step: int | None = None, *, fuse: bool = False
     ) -> None:
         super().__init__(stack, input_ids, step, fuse=fuse)
-        self._exact = NextTokenLoss(stack, input_ids, step)
         self._part: Unembedding | None = None
         self._errors: dict[int, Tensor] = {}
         """Of the estimate, for the full model on each window."""
@@ -244,27 +261,32 @@ class SampledLoss(NextTokenLoss):
         """See `Readout.take_full`: learns which tokens are likely, and the estimate's errors."""
         if self.linear is None:
             raise TypeError("the readout is not one linear map")
-        if self._part is None:
-            rows = predicting(self.stack.features(cut(state, 0, self._step)))
-            self._part = sampled_vocabulary(self.linear, self._likelihood(rows, self.linear))
-        errors = super().window_means([state], first) - self._exact.window_means([state], first)
-        self._errors.update(enumerate(errors[0], first))
+        exact, windows = [], state[0].shape[0]
+        for start in range(0, windows, self._step):
+            stop = min(start + self._step, windows)
+            rows = predicting(self.stack.features(cut(state, start, stop)))
+            normaliser = _normaliser(rows, self.linear, _fold_likelihood)
+            if self._part is None:
+                self._part = sampled_vocabulary(self.linear, _likelihood(rows, normaliser, self.linear))
+            targets = self.input_ids[first + start : first + stop, 1:].flatten()
+            losses = normaliser - _target_logits(rows, targets, self.linear)
+            exact.append(means_of_windows(losses, stop - start))
+        (estimated,) = super().window_means([state], first)
+        self._errors.update(enumerate(estimated - torch.cat(exact), first))
 
     def window_means(self, states: Sequence[State], first: int = 0) -> Tensor:
         """See `Readout.window_means`."""
         windows = range(first, first + states[0][0].shape[0])
         return super().window_means(states, first) - torch.stack([self._errors[each] for each in windows])
 
-    def _likelihood(self, rows: Tensor, linear: Unembedding) -> Tensor:
-        """The mean probability of each token over predictions, shape (vocabulary,)."""
-        normaliser = self._normaliser(rows, linear, _fold_likelihood)[:, None]
-        blocks = _vocabulary_blocks(linear)
-        return torch.cat(
-            [(F.linear(rows, *block).float() - normaliser).exp().mean(dim=0) for block in blocks]
-        )
-
     def _normaliser(self, rows: Tensor, linear: Unembedding, fold: Kernel) -> Tensor:
-        return super()._normaliser(rows, self._part or linear, fold)
+        return _normaliser(rows, self._part or linear, fold)
+
+
+def _likelihood(rows: Tensor, normaliser: Tensor, linear: Unembedding) -> Tensor:
+    """The mean probability of each token over predictions, shape (vocabulary,)."""
+    logits = (F.linear(rows, *block).float() for block in _vocabulary_blocks(linear))
+    return torch.cat([(some - normaliser[:, None]).exp().mean(dim=0) for some in logits])
 
 
 def sampled_vocabulary(linear: Unembedding, likelihood: Tensor) -> Unembedding:

@@ -11,7 +11,7 @@ from huggingface_hub import constants
 from transformers import AutoConfig, BertConfig, BertLMHeadModel, LlamaForCausalLM
 from transformers.utils import logging as transformers_logging
 
-from shapcut.models import source as sources
+from shapcut.models import location as locations
 from shapcut.models.loading import choose_device, load
 from shapcut.models.source import ModelSource, inspect_source
 from shapcut.support.errors import InputError
@@ -189,15 +189,15 @@ def test_a_hub_that_cannot_be_reached_is_tried_once(
 
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     monkeypatch.setattr(constants, "ENDPOINT", "http://hub.invalid:8080")
-    monkeypatch.setattr(sources, "getproxies", dict)
-    monkeypatch.setattr(sources.socket, "create_connection", refuse)
+    monkeypatch.setattr(locations, "getproxies", dict)
+    monkeypatch.setattr(locations.socket, "create_connection", refuse)
     assert "http://hub.invalid:8080" in refusal("some/model")
     assert attempts == [("hub.invalid", 8080)]
     assert capfd.readouterr() == ("", "")
 
 
 def test_a_model_that_the_hub_does_not_have_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sources, "_hub_is_reachable", lambda: True)
+    monkeypatch.setattr(locations, "_hub_is_reachable", lambda: True)
     assert "cannot find the model 'some/model'" in refusal("some/model")
 
 
@@ -270,7 +270,7 @@ def test_nothing_is_asked_of_the_hub_for_files_that_are_here(
     tiny_llama_directory: Path, tiny_gguf_file: Path
 ) -> None:
     for source in (tiny_llama_directory, tiny_gguf_file):
-        assert sources.locate(str(source)).arguments()["local_files_only"] is True
+        assert locations.locate(str(source)).arguments()["local_files_only"] is True
 
 
 def test_a_model_from_a_gguf_file_can_be_saved_and_loaded(tiny_gguf_file: Path, tmp_path: Path) -> None:
@@ -356,7 +356,7 @@ def test_a_revision_of_a_hub_id_is_read_and_recorded(
     config.write_text(json.dumps({**json.loads(config.read_text()), "rms_norm_eps": 0.5}))
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
     for name, commit in commits.items():
-        source = ModelSource(sources.locate("org/tiny", revision=name), device="cpu")
+        source = ModelSource(locations.locate("org/tiny", revision=name), device="cpu")
         assert source.location.commit == commit
         assert source.location.directory == repository / "snapshots" / commit
         assert (load(source).model.config.rms_norm_eps == 0.5) == (name == "v1")
@@ -364,7 +364,7 @@ def test_a_revision_of_a_hub_id_is_read_and_recorded(
 
 def test_a_revision_of_a_directory_is_refused(tiny_llama_directory: Path) -> None:
     with pytest.raises(InputError, match="--revision v1 is for hub ids"):
-        sources.locate(str(tiny_llama_directory), revision="v1")
+        locations.locate(str(tiny_llama_directory), revision="v1")
 
 
 def test_a_gguf_file_with_more_blocks_than_its_header_counts_is_refused(

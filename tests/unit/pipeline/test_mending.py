@@ -9,7 +9,8 @@ import yaml
 
 from shapcut.host.host import build_host, select_adapter
 from shapcut.host.open_model import OpenModel
-from shapcut.models.source import Location, ModelSource
+from shapcut.models.location import Location
+from shapcut.models.source import ModelSource
 from shapcut.pipeline import mending
 from shapcut.pipeline.mending import with_mending
 from shapcut.pipeline.output import require_gguf_recipe
