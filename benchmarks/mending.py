@@ -1,8 +1,9 @@
-"""What compensation does for text of other kinds than it was fitted on.
+"""What compensation, and published ways to mend a cut, do for text of other kinds than they were fitted on.
 
     python benchmarks/mending.py --models llama --judge-on wikitext2/valid.txt zeroshot/lambada_openai.jsonl
+    python benchmarks/mending.py --models smollm2-135m --published ...   # the published ways, two cuts
 
-Compensation is fitted on the first three quarters of the built-in text, and where a row says so of general
+A step is fitted on the first three quarters of the built-in text, and where a row says so of general
 text; perplexities are of windows of the last quarters of these and of the texts given. Changes are against
 the cut without compensation, with 95 % t intervals over paired windows. Rows that the result file has already
 are not measured again.
@@ -21,7 +22,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from after_the_cut import REAL, Subject, greedy_set, step_context, subject
+from after_the_cut import REAL, REAL_SETS, Subject, greedy_set, step_context, subject
 from shapcut.data.windows import load_held_out
 from shapcut.game.plan import RemovalPlan
 from shapcut.host.host import build_host
@@ -31,8 +32,8 @@ from shapcut.support.files import write_json_atomically
 
 RESULT = Path(__file__).parent / "results" / "mending.json"
 LENGTH, SOURCE = 128, "builtin"
-SETS = {REAL: [4, 5, 13, 14, 17, 26]}
 ZOO_REMOVED = 6
+PUBLISHED = ("replace-me", "linear-patch", "prune-and-comp", "laco")
 NARROW = "compensate:into=mlp,samples=128,trial=false"
 """As before sources were told apart: one text, the MLPs, and what is fitted is kept."""
 
@@ -80,9 +81,10 @@ def mended(who: Subject, removed: list[int], spec: str) -> tuple[nn.Module, dict
             texts=None if spec == NARROW else text.by_source,
         )
         outcome = build_host().postprocessors.create(spec).run(model, context)
-        report = json.loads((Path(directory) / "compensation.json").read_text())
+        report = Path(directory) / "compensation.json"
+        said = json.loads(report.read_text()) if report.exists() else {}
     assert isinstance(outcome, nn.Module)
-    facts = {"texts": report["texts"], "tokens": report["tokens"], "scale": report["scale"]}
+    facts = {name: said[name] for name in ("texts", "tokens", "scale") if name in said}
     return outcome, facts | {"seconds": round(time.monotonic() - begin, 1)}
 
 
@@ -103,29 +105,32 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--models", nargs="+", default=["llama", "mamba", "rwkv4", REAL])
     parser.add_argument("--judge-on", nargs="*", default=[], help="further texts")
+    parser.add_argument("--out", type=Path, default=RESULT)
     parser.add_argument("--windows", type=int, default=48, help="of each text")
     parser.add_argument("--steps", nargs="+", default=[NARROW, DEFAULT, EVERYWHERE])
+    parser.add_argument("--published", action="store_true", help="the published ways beside the default")
     given = parser.parse_args()
-    rows: list[dict[str, Any]] = json.loads(RESULT.read_text())["rows"] if RESULT.exists() else []
+    steps = (NARROW, DEFAULT, *PUBLISHED) if given.published else given.steps
+    rows: list[dict[str, Any]] = json.loads(given.out.read_text())["rows"] if given.out.exists() else []
     for name in given.models:
         who = subject(name, "general")  # long enough for the windows of the other benchmark
         who.game.model.float()
         texts = held_out_texts(given.judge_on, who.tokenizer, given.windows)
-        removed = SETS.get(name) or greedy_set(who.game, ZOO_REMOVED)
-        key = {"model": name, "removed": removed, "windows": given.windows}
-        cut = who.game.adapter.remove(copy.deepcopy(who.game.model), tuple(removed))
-        plain = judged(who, cut, texts)
-        known = {(each["model"], each["after"]) for each in rows}
-        if (name, "none") not in known:
-            whole = judged(who, who.game.model, texts)
-            rows += [{**key, **row("whole model", whole, plain)}, {**key, **row("none", plain, None)}]
-        for spec in given.steps:
-            if (name, spec) in known:
-                continue
-            model, facts = mended(who, removed, spec)
-            rows.append({**key, **row(spec, judged(who, model, texts), plain, **facts)})
-            print(rows[-1], flush=True)
-            write_json_atomically(RESULT, {"machine": machine(), "rows": rows})
+        for removed in REAL_SETS if name == REAL else [greedy_set(who.game, ZOO_REMOVED)]:
+            key = {"model": name, "removed": removed, "windows": given.windows}
+            cut = who.game.adapter.remove(copy.deepcopy(who.game.model), tuple(removed))
+            plain = judged(who, cut, texts)
+            known = {each["after"] for each in rows if (each["model"], each["removed"]) == (name, removed)}
+            if "none" not in known:
+                whole = judged(who, who.game.model, texts)
+                rows += [{**key, **row("whole model", whole, plain)}, {**key, **row("none", plain, None)}]
+            for spec in steps:
+                if spec in known:
+                    continue
+                model, facts = mended(who, removed, spec)
+                rows.append({**key, **row(spec, judged(who, model, texts), plain, **facts)})
+                print(rows[-1], flush=True)
+                write_json_atomically(given.out, {"machine": machine(), "rows": rows})
 
 
 if __name__ == "__main__":

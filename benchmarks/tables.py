@@ -32,6 +32,7 @@ from tables_serving import engines, gguf
 from tables_speed import (
     block_runs,
     growth,
+    large_vocabulary,
     racing,
     readout,
     siblings,
@@ -296,6 +297,7 @@ TABLES: dict[str, Callable[[dict[str, Any]], str]] = {
     "racing": racing,
     "block_runs": block_runs,
     "readout": readout,
+    "large_vocabulary": large_vocabulary,
     "speed": speed,
     "speed_default": speed_default,
     "speed_values": speed_values,

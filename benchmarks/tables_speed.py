@@ -204,6 +204,37 @@ def readout(content: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def large_vocabulary(content: dict[str, Any]) -> str:
+    """The whole command by two checkouts, in turns."""
+    rows = content["rows"]
+    lines = [
+        "| way | seconds to the plan | of before | seconds in all | of before | removed | held-out perplexity |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    before = {name: _mean(rows, "before", name) for name in ("plan", "whole")}
+    for way in dict.fromkeys(row["way"] for row in rows):
+        first = next(row for row in rows if row["way"] == way)
+        cells = [way]
+        for name, earlier in before.items():
+            mean, turns = _mean(rows, way, name), [f"{row[name]:.0f}" for row in rows if row["way"] == way]
+            cells += [", ".join(turns), f"{mean / earlier:.2f}"]
+        judged = first["perplexity"]
+        quality = f"{judged['dense']:.2f} → {judged['pruned']:.2f}" if judged else "not written"
+        lines.append(f"| {' | '.join([*cells, ', '.join(map(str, first['removed'])), quality])} |")
+    return "\n".join(
+        [
+            *lines,
+            "",
+            f"{content['model']}, {content['remove']} blocks removed, {content['budget']} coalitions; {content['hardware']}, "
+            f"torch {content['torch']}. `{content['command']}`.",
+        ]
+    )
+
+
+def _mean(rows: list[dict[str, Any]], way: str, name: str) -> float:
+    return float(np.mean([row[name] for row in rows if row["way"] == way]))
+
+
 def speed_values(content: dict[str, Any]) -> str:
     """How far values are from the slow bypass."""
     part = content["values"]

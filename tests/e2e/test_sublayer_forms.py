@@ -47,7 +47,9 @@ def test_a_limit_of_the_cache_takes_attentions_only(
     plan = read(out / "plan.json")
     assert plan["form"] == "remote-code"
     assert [part % 2 for part in plan["removed"]] == [0, 0, 0]
+    assert plan["parts"] == {"attention": [part // 2 for part in plan["removed"]]}
     card = (out / "README.md").read_text(encoding="utf-8")
+    assert "of the original): attention of " in card
     assert f"| bytes of cache after {LENGTH} tokens | {whole:,} | {whole // 2:,} |" in card
     assert "trust_remote_code=True" in card
     again = ["apply", model, "--plan", str(out / "plan.json"), "--out", str(tmp_path / "again")]

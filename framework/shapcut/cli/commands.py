@@ -250,7 +250,8 @@ def apply_model(
     hub = require_pushable(push_to_hub, 1)
     if dry_run:
         require_output(recipe, out)
-        players = "; ".join(removal.listed()) if removal.layers else f"players {list(removal.removed)}"
+        named = removal.layers or removal.parts
+        players = "; ".join(removal.listed()) if named else f"players {list(removal.removed)}"
         tables.say(f"would remove {players} of {model} and write {out}")
         return
     result = apply_plan(recipe, removal, out, host, run_directory=run, reporter=reporter())

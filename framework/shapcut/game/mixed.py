@@ -44,6 +44,16 @@ def mixed_layers(players: Sequence[Player]) -> tuple[MixedLayer, ...]:
     return tuple(_mixed_layer(name, members) for name, members in by_layer(players).items())
 
 
+def removed_parts(players: Sequence[Player], removed: Collection[int]) -> dict[str, tuple[int, ...]]:
+    """The blocks, counted from 0, that lose each kind of part."""
+    found: dict[str, list[int]] = {}
+    for block, parts in enumerate(by_layer(players).values()):
+        for part in parts:
+            if part.index in removed:
+                found.setdefault(part.kind, []).append(block)
+    return {kind: tuple(blocks) for kind, blocks in found.items()}
+
+
 def by_layer(players: Sequence[Player]) -> dict[str, list[Player]]:
     """The players of each layer, by its dotted path."""
     found: dict[str, list[Player]] = {}

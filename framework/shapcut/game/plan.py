@@ -17,6 +17,8 @@ from shapcut.support.plain_json import read_json
 
 _LARGEST = 2**24
 
+_PART_NAMES = {"mlp": "MLP"}
+
 Index = Annotated[int, Field(ge=0, strict=True)]
 Value = Annotated[float, Field(strict=True)]
 
@@ -52,6 +54,7 @@ class RemovalPlan(BaseModel):
         method: estimator and selector that chose the set.
         reason: one sentence on why this set was chosen.
         layers: number of players of each layer that has several, in order, by the name they share.
+        parts: for parts of blocks, the blocks that lose each kind of part.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -70,6 +73,7 @@ class RemovalPlan(BaseModel):
     method: str = ""
     reason: str = ""
     layers: dict[str, Index] = Field(default_factory=dict)
+    parts: dict[str, tuple[Index, ...]] = Field(default_factory=dict)
 
     @model_validator(mode="after")
     def _indices_partition_the_players(self) -> Self:
@@ -103,6 +107,11 @@ class RemovalPlan(BaseModel):
 
     def listed(self) -> list[str]:
         """The removed players in words: a line for each layer with several players, else a single line."""
+        if self.parts:
+            named = (
+                f"{_PART_NAMES.get(kind, kind)} of {runs(blocks)}" for kind, blocks in self.parts.items()
+            )
+            return ["; ".join(named)]
         if not self.layers:
             return [", ".join(map(str, self.removed)) or "none"]
         if self.granularity == "mixed":

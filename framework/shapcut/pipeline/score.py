@@ -15,6 +15,7 @@ from shapcut.game.budget import BudgetedGame, MeteredGame, capped_budget
 from shapcut.game.coalitions import CoalitionMatrix, Values
 from shapcut.game.contributions import Contributions
 from shapcut.game.game import Game
+from shapcut.game.mixed import removed_parts
 from shapcut.game.plan import RemovalPlan
 from shapcut.game.scale import require_spread
 from shapcut.game.store import EvaluationStore
@@ -152,12 +153,18 @@ class Scoring:
                 "granularity": session.recipe.granularity,
                 "form": session.game.form_of(chosen.removed) or "same",
                 "utility": session.parts.utility.name,
+                "parts": self._parts(chosen),
             }
         )
         refuse_vetoed(session.host, plan)
         self._write(plan, target)
         self._note("select" if len(session.targets) == 1 else f"select {target.label}", begin)
         return plan
+
+    def _parts(self, plan: RemovalPlan) -> dict[str, tuple[int, ...]]:
+        if self.session.recipe.granularity != "sublayer":
+            return {}
+        return removed_parts(self.session.game.players, plan.removed)
 
     def _write(self, plan: RemovalPlan, target: Target) -> None:
         plan.write(self.run.plan)

@@ -84,6 +84,12 @@ def test_what_each_layer_loses_in_words():
     assert RemovalPlan.removing([], 6).listed() == ["none"]
 
 
+def test_parts_of_blocks_are_listed_by_kind() -> None:
+    plan = RemovalPlan.removing([0, 3, 4, 6], 8, granularity="sublayer")
+    plan = plan.model_copy(update={"parts": {"attention": (0, 2, 3), "mlp": (1,)}})
+    assert plan.listed() == ["attention of 0, 2-3; MLP of 1"]
+
+
 def test_layers_must_count_all_players(tmp_path):
     path = tmp_path / "plan.json"
     path.write_text('{"removed": [0], "kept": [1, 2], "layers": {"layers.0": 2}}')
