@@ -102,7 +102,8 @@ def players_mixed(content: dict[str, Any]) -> str:
             "",
             f"Held-out perplexity on {content['held_out_windows']} windows of {text['length']} tokens ({whole} before the cut), "
             f"mean of seeds {seeds}; in brackets, thousandths of a nat above `mixed` and the standard error of the paired "
-            f"difference over windows, which seeds share. All have {content['budget']} coalitions on {text['windows']} windows and compare their "
+            f"difference over windows, which seeds share. `mixed` has {content['budget_of_mixed']} coalitions on {text['windows']} windows, as many "
+            f"as the three kinds together, which have {content['budget']} each; all compare their "
             f"finalists on {text['further_windows']} further ones. A dash: the kind alone does not reach the target, or no "
             f"checkpoint can lack it. `{content['command']}`, torch {content['torch']}.",
         ]

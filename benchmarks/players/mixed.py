@@ -4,9 +4,9 @@
     python benchmarks/players/mixed.py --runs RUNS --models qwen3moe --seeds 0
 
 ``mixed`` is what `shapcut prune --granularity mixed` takes by default. The others remove whole blocks, MoE
-parts, or equally many experts of each layer, by the default estimator and selector, in the same game and
-with the same budget. A kind that cannot reach a target, or that a checkpoint cannot lack, has a row that
-says so. A seed decides the windows of calibration text and the randomness of a method.
+parts, or equally many experts of each layer, by the default estimator and selector in the same game. Mixed
+has the budget of these three together. A kind that cannot reach a target, or that a checkpoint cannot lack,
+has a row that says so. A seed decides the windows of calibration text and the randomness of a method.
 """
 
 import argparse
@@ -45,7 +45,7 @@ MODELS = ("qwen3moe", "mixtral")
 RATIOS = (0.125, 0.25, 0.375)
 SEEDS = (0, 1, 2)
 METHODS = ("mixed", "block", "moe", "expert")
-BUDGET = 300
+BUDGET, BUDGET_OF_MIXED = 150, 450
 WINDOWS, LENGTH, FINAL_WINDOWS, HELD_OUT = 16, 128, 64, 48
 
 
@@ -71,9 +71,10 @@ def chosen(session: Session, method: str) -> tuple[int, ...]:
     Raises:
         InputError: if it cannot reach the target.
     """
-    game, target = BudgetedGame(session.game, BUDGET), session.targets[0]
+    target = session.targets[0]
     if method == "mixed":
-        return _mixed(session, game, target).removed
+        return _mixed(session, BudgetedGame(session.game, BUDGET_OF_MIXED), target).removed
+    game = BudgetedGame(session.game, BUDGET)
     kinds = {kind.name: kind for kind in kinds_of(game.players, game.permits)}
     if method not in kinds:
         raise InputError(f"nothing of the kind {method} can be removed")
@@ -83,7 +84,7 @@ def chosen(session: Session, method: str) -> tuple[int, ...]:
 
 def _mixed(session: Session, game: BudgetedGame, target: Target) -> RemovalPlan:
     rng = np.random.default_rng(session.recipe.seed)
-    problem = EstimationProblem(game, BUDGET, rng, session.n_remove, partial(first_evidence, game))
+    problem = EstimationProblem(game, game.budget, rng, session.n_remove, partial(first_evidence, game))
     contributions = MixedEstimator().estimate(problem)
     return select_for(
         MixedSelector(),
@@ -193,6 +194,7 @@ def main() -> None:
         "machine": platform.machine(),
         "torch": torch.__version__,
         "budget": BUDGET,
+        "budget_of_mixed": BUDGET_OF_MIXED,
         "calibration": {"windows": WINDOWS, "length": LENGTH, "further_windows": FINAL_WINDOWS},
         "held_out_windows": HELD_OUT,
         "whole": {

@@ -42,6 +42,10 @@ def test_a_model_in_memory_is_pruned_as_one_on_disk(
     assert "in-memory:LlamaForCausalLM" in (tmp_path / "out" / "README.md").read_text()
     texts = [path.read_text() for path in tmp_path.rglob("*") if path.suffix in {".md", ".json", ".yaml"}]
     assert not any("shapcut-original" in text for text in texts)
+    for outcome in (pruned, written):
+        first, second, *_ = str(outcome).splitlines()
+        assert first == f"removed 2 of 6 players: {', '.join(map(str, named.plan.removed))}"
+        assert second.startswith("held-out perplexity: ")
     for result in (pruned, written, pruned.plan, pruned.contributions):
         assert result._repr_html_().startswith("<table>")
 

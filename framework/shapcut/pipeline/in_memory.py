@@ -18,7 +18,7 @@ from shapcut.models.location import Location, saved_in
 from shapcut.models.source import ModelSource
 from shapcut.pipeline.cut import measure_cut, measure_original, remove, require_removal
 from shapcut.pipeline.prune import require_one_target
-from shapcut.pipeline.result import outcome_table
+from shapcut.pipeline.result import outcome_table, outcome_text
 from shapcut.pipeline.score import Scoring
 from shapcut.pipeline.session import prepare
 from shapcut.recipe.recipe import Recipe
@@ -53,6 +53,9 @@ class PrunedModel:
     def differences(self) -> tuple[PairedDifference, ...]:
         """Differences between the accuracies of both models on the same questions."""
         return paired_differences(self.before.tasks, self.after.tasks)
+
+    def __str__(self) -> str:
+        return outcome_text(self.plan, self.before, self.after)
 
     def _repr_html_(self) -> str:
         return outcome_table(self.plan, self.before, self.after)

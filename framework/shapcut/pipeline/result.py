@@ -54,6 +54,9 @@ class PruneResult:
         """Differences between the accuracies of both models on the same questions."""
         return paired_differences(self.before.tasks, self.after.tasks)
 
+    def __str__(self) -> str:
+        return outcome_text(self.plan, self.before, self.after)
+
     def _repr_html_(self) -> str:
         return outcome_table(self.plan, self.before, self.after)
 
@@ -115,21 +118,38 @@ class PruneResult:
 
 def outcome_table(plan: RemovalPlan, before: ModelMeasurement, after: ModelMeasurement) -> str:
     """Dense beside pruned, in HTML."""
-    removed = ", ".join(map(str, plan.removed))
-    rows = [
-        ("held-out perplexity", *(f"{each.perplexity.perplexity:.2f}" for each in (before, after))),
-        *(
-            (after.figure, *(f"{each.perplexity.perplexity:.2f}" for each in (before, after)))
-            for before, after in paired_texts(before, after)
+    return html_table(_caption(plan), ("", "dense", "pruned"), _rows(before, after))
+
+
+def outcome_text(plan: RemovalPlan, before: ModelMeasurement, after: ModelMeasurement) -> str:
+    """As `outcome_table`, in lines of text."""
+    lines = (f"{name}: {dense} -> {pruned}" for name, dense, pruned in _rows(before, after))
+    return "\n".join([_caption(plan), *lines])
+
+
+def _caption(plan: RemovalPlan) -> str:
+    players = len(plan.removed) + len(plan.kept)
+    return f"removed {len(plan.removed)} of {players} players: {'; '.join(plan.listed())}"
+
+
+def _rows(before: ModelMeasurement, after: ModelMeasurement) -> list[tuple[str, str, str]]:
+    """A figure's name, and its value for both models."""
+    return [
+        (
+            "held-out perplexity",
+            f"{before.perplexity.perplexity:.2f}",
+            f"{after.perplexity.perplexity:.2f}",
         ),
-        ("parameters", *(f"{each.parameters:,}" for each in (before, after))),
+        *(
+            (pruned.figure, f"{dense.perplexity.perplexity:.2f}", f"{pruned.perplexity.perplexity:.2f}")
+            for dense, pruned in paired_texts(before, after)
+        ),
+        ("parameters", f"{before.parameters:,}", f"{after.parameters:,}"),
         *(
             (f"{each.task} ({each.metric})", f"{each.before:.1%}", f"{each.after:.1%}")
             for each in paired_differences(before.tasks, after.tasks)
         ),
     ]
-    caption = f"removed {len(plan.removed)} of {len(plan.removed) + len(plan.kept)} players: {removed}"
-    return html_table(caption, ("", "dense", "pruned"), rows)
 
 
 def read_result(path: Path) -> PruneResult:

@@ -35,7 +35,7 @@ class MixedSelector(TargetSelector):
     leading kind, whose best cut costs least, once more. Then all splits between the kinds that just reach the
     target are filled by contributions; the most promising ones are measured and race over the text, then
     those around the best: one for one within a kind, a block for MoE parts, a MoE part for experts. The best
-    cut of each kind alone is among the finalists.
+    cut of each kind alone is among the finalists, and of the leading kind the one that wins on their texts.
 
     Args:
         batch: cuts of each round.
@@ -73,7 +73,7 @@ class MixedSelector(TargetSelector):
         if not isinstance(contributions, MixedContributions):
             raise InputError(f"selector {self.name!r} needs the estimator 'mixed'")
         search = _Search(self, contributions, target, BudgetedGame(game, budget), rng)
-        search.run()
+        search.run(finals)
         return search.plan(finals)
 
 
@@ -89,6 +89,7 @@ class _Search:
         rng: source of all randomness.
         known: the loss of each cut that was measured on all text.
         alone: the best cut of each kind alone.
+        winner_alone: the cut of the leading kind alone that wins on the finals.
         tried: the cuts that were measured, on all text or on a part of it.
     """
 
@@ -99,6 +100,7 @@ class _Search:
     rng: np.random.Generator
     known: dict[tuple[int, ...], float] = field(default_factory=dict)
     alone: dict[str, tuple[int, ...]] = field(default_factory=dict)
+    winner_alone: tuple[int, ...] | None = None
     tried: set[tuple[int, ...]] = field(default_factory=set)
 
     def __post_init__(self) -> None:
@@ -122,14 +124,15 @@ class _Search:
         order = np.argsort(costs, kind="stable").tolist()
         return [layers[kind.sets[one][0]] for one in order if kind.players[one].removable]
 
-    def run(self) -> None:
+    def run(self, finals: Sequence[Game]) -> None:
         """Search each kind alone, then all of them together."""
         shares = self.game.remaining // 3
         for name in self._kinds:
             self._search_alone(name, shares // len(self._kinds))
         if len(self.alone) > 1:
             leading = min(self.alone, key=lambda name: self._loss(self.alone[name]))
-            self._search_alone(leading, round(_OF_LEADER * self.game.remaining))
+            share = round(_OF_LEADER * self.game.remaining)
+            self.winner_alone = self._search_alone(leading, share, finals)
         heats, leader, stale = Heats(self.game), None, 0
         self._consider(self.cuts.fills(self._blocks, self._parts))
         while stale < self.options.patience and self.game.remaining > 0:
@@ -144,22 +147,32 @@ class _Search:
                 if one in self._splits:
                     self._consider(self.cuts.moves(self._splits[one], self._blocks, self._parts))
 
-    def _search_alone(self, name: str, budget: int) -> None:
-        """Find the best cut of one kind, if it can reach the target alone."""
+    def _search_alone(self, name: str, budget: int, finals: Sequence[Game] = ()) -> tuple[int, ...] | None:
+        """The best cut of one kind, if it can reach the target alone and is measured."""
         kind, found = self._kinds[name]
-        game = KindGame(self.game, kind)
         try:
-            target = target_of_kind(self.target, kind)
-            plan = select_for(SearchSelector(), found, target, game=game, budget=budget, rng=self.rng)
+            plan = select_for(
+                SearchSelector(),
+                found,
+                target_of_kind(self.target, kind),
+                game=KindGame(self.game, kind),
+                budget=budget,
+                finals=[KindGame(final, kind) for final in finals],
+                rng=self.rng,
+            )
         except InputError:
-            return
+            return None
         absent = tuple(kind.whole_set(plan.removed))
         row = without(self.game.n_players, [absent])
-        if self.target.reached(absent) and (self.game.remaining or all(self.game.is_known(row))):
-            self._note(row, self.game.values(row))
-            self._splits[absent] = self._as_split(absent)
-            if absent in self.known and self._loss(absent) <= self._loss(self.alone.get(name)):
-                self.alone[name] = absent
+        if not self.target.reached(absent) or not (self.game.remaining or all(self.game.is_known(row))):
+            return None
+        self._note(row, self.game.values(row))
+        self._splits[absent] = self._as_split(absent)
+        if absent not in self.known:
+            return None
+        if self._loss(absent) <= self._loss(self.alone.get(name)):
+            self.alone[name] = absent
+        return absent
 
     def _loss(self, cut: tuple[int, ...] | None) -> float:
         """Measured loss of a cut; infinity if it was not measured."""
@@ -206,7 +219,7 @@ class _Search:
     def _leaders(self) -> list[tuple[int, ...]]:
         """The finalists: the best measured cuts, and the best of each kind alone."""
         best = self._best() or self._promising(1)
-        alone = [one for one in self.alone.values() if one in self.known]
+        alone = [one for one in (*self.alone.values(), self.winner_alone) if one in self.known]
         kept = best[: max(1, self.options.finalists - len(alone))]
         return list(dict.fromkeys([*kept, *alone]))
 

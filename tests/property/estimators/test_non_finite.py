@@ -28,7 +28,7 @@ def quick_fits():
     """Fixed prior scales: finding them takes most of a fit's time and is not what is tested here."""
     scales = Scales(player=0.1, pair=0.03, common_player=0.1, common_pair=0.01, noise=1e-5)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(QuadraticSurrogate, "_most_evident_scales", lambda self, regression: scales)
+        patch.setattr(QuadraticSurrogate, "_most_evident_scales", lambda self, measured, regression: scales)
         yield
 
 

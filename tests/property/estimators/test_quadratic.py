@@ -14,6 +14,7 @@ from shapcut.estimators.feature_space import Features, FeatureSpace
 from shapcut.estimators.polynomial import Scales
 from shapcut.estimators.quadratic import QuadraticSurrogate, negative_log_evidence
 from shapcut.estimators.regression import Measured, NotPositiveDefiniteError
+from shapcut.estimators.sampling import GuidedSampler
 from shapcut.estimators.surrogate import SurrogateEstimator
 from shapcut.game.coalitions import all_coalitions, without
 from shapcut.game.game import FunctionGame
@@ -338,6 +339,35 @@ def test_a_warm_start_finds_the_same_scales_in_fewer_steps(count, monkeypatch):
     warm = QuadraticSurrogate(start=earlier.scales).fit(rows, values)
     assert len(asked) < from_cold
     assert warm.predict(rows) == pytest.approx(cold.predict(rows), abs=1e-3)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_scales_of_half_of_the_measurements_save_steps_on_all(seed, monkeypatch):
+    rng = np.random.default_rng(seed)
+    damage = rng.gamma(1.0, 0.1, 64)
+    pairs = np.triu(rng.normal(0.0, 0.005, (64, 64)), 1)
+    players = FunctionGame(64, None).players
+    rows = GuidedSampler(damage, 13).sample(players, 640, rng)
+    values = evaluate((0.0, -damage, pairs + pairs.T), rows) + 0.003 * rng.normal(size=len(rows))
+    sizes = []
+    evidence = DataSpace.evidence
+
+    def counted(space, scales):
+        sizes.append(len(space.absent))
+        return evidence(space, scales)
+
+    monkeypatch.setattr(DataSpace, "evidence", counted)
+    found = QuadraticSurrogate().fit(rows, values)
+    assert set(sizes) == {320, 640}
+    with_half, sizes[:] = sizes.count(640), []
+    monkeypatch.setattr("shapcut.estimators.quadratic._FEW", 10**6)
+    expected = QuadraticSurrogate().fit(rows, values)
+    assert set(sizes) == {640}
+    assert with_half < len(sizes)
+    lost = values.max() - values
+    profile = np.exp(np.minimum(2 * lost / np.median(lost[lost > 0]), 30.0))
+    space = DataSpace(Measured(rows, -lost / lost.std(), profile))
+    assert evidence(space, found.scales)[0] == pytest.approx(evidence(space, expected.scales)[0], abs=1.0)
 
 
 @pytest.mark.parametrize("noise", [1e-6, 1e-3, 1.0])

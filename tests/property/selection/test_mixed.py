@@ -10,13 +10,14 @@ from shapcut.estimators.base import EstimationProblem
 from shapcut.estimators.mixed import MixedEstimator
 from shapcut.estimators.surrogate import SurrogateEstimator
 from shapcut.game.budget import BudgetedGame
-from shapcut.game.coalitions import without
+from shapcut.game.coalitions import absent_players, without
 from shapcut.game.groups import Groups, equal_by_group, layer_parameters, layer_sizes
 from shapcut.game.kinds import KindGame, kinds_of
 from shapcut.game.mixed import mixed_layers, mixed_summary
 from shapcut.game.target import Target
 from shapcut.selection.mixed import MixedSelector, _Search
 from shapcut.selection.mixed_cuts import require_mixed_cut
+from shapcut.selection.race import race
 from shapcut.selection.targets import select_for
 from shapcut.support.errors import InputError
 
@@ -26,11 +27,13 @@ def target_of(game, share):
     return Target(costs, share * sum(costs), f"ratio-{share}", f"{share} of the parameters")
 
 
-def searched(game, target, budget=120, seed=0):
+def searched(game, target, budget=120, seed=0, finals=()):
     outer = BudgetedGame(game, budget)
     rng = np.random.default_rng(seed)
     contributions = MixedEstimator().estimate(EstimationProblem(outer, budget, rng, target.typical_size()))
-    plan = select_for(MixedSelector(), contributions, target, game=outer, budget=outer.remaining, rng=rng)
+    plan = select_for(
+        MixedSelector(), contributions, target, game=outer, budget=outer.remaining, finals=finals, rng=rng
+    )
     return plan, contributions, outer
 
 
@@ -69,11 +72,11 @@ def test_the_kind_whose_best_cut_costs_least_is_searched_once_more(monkeypatch):
     searched_alone, losses = [], {}
     search = _Search._search_alone
 
-    def recorded(self, name, budget):
+    def recorded(self, name, budget, finals=()):
         if len(searched_alone) == len(self._kinds):
             losses.update({each: self.known[cut] for each, cut in self.alone.items()})
         searched_alone.append((name, budget))
-        search(self, name, budget)
+        return search(self, name, budget, finals)
 
     monkeypatch.setattr(_Search, "_search_alone", recorded)
     game = MixedGame(4, 3, seed=7)
@@ -82,6 +85,31 @@ def test_the_kind_whose_best_cut_costs_least_is_searched_once_more(monkeypatch):
     assert sorted(name for name, _ in first) == sorted({name for name, _ in first})
     assert again == min(losses, key=losses.get)
     assert budget > max(each for _, each in first)
+
+
+@pytest.mark.parametrize("seed", [7, 8])
+def test_the_leading_kind_enters_the_finals_with_the_winner_of_its_own(seed, monkeypatch):
+    """On the text of the finals other cuts are better than on that of the search."""
+    races = []
+
+    def recorded(leaders, finals):
+        races.append({absent_players(row) for row in leaders})
+        return race(leaders, finals)
+
+    alone = _Search._search_alone
+    winners = []
+
+    def noted(self, name, budget, finals=()):
+        found = alone(self, name, budget, finals)
+        winners.extend([found] if finals else [])
+        return found
+
+    monkeypatch.setattr("shapcut.selection.mixed.race", recorded)
+    monkeypatch.setattr(_Search, "_search_alone", noted)
+    game = MixedGame(4, 3, seed=seed)
+    searched(game, target_of(game, 0.3), budget=200, finals=[MixedGame(4, 3, seed=seed + 50)])
+    (winner,), (finalists,) = winners, races
+    assert winner in finalists
 
 
 def test_an_absent_part_is_never_measured_with_some_of_its_experts():
