@@ -24,8 +24,9 @@ def mending(content: dict[str, Any]) -> str:
     for row in rows:
         name = {"none": "cut"}.get(row["after"], _STEPS.get(row["after"], row["after"]))
         gone = "" if row["after"] == "whole model" else ", ".join(map(str, row["removed"]))
-        cost = [f"{row['tokens']:,}", f"{row['seconds']:.0f}"] if "tokens" in row else ["", ""]
-        cells = [judged_cell(row["judged"][text], told="tokens" in row) for text in texts]
+        treated = "seconds" in row
+        cost = [f"{row['tokens']:,}" if "tokens" in row else "", f"{row['seconds']:.0f}" if treated else ""]
+        cells = [judged_cell(row["judged"][text], told=treated) for text in texts]
         lines.append(f"| {' | '.join([row['model'], gone, name, *cost, *cells])} |")
     windows = sorted({row["windows"] for row in rows})
     about = f"{', '.join(map(str, windows))} windows of 128 tokens of each text, {content['machine']}"

@@ -2,7 +2,12 @@
 
 from typing import Any
 
+import numpy as np
+
 from tables_mending import judged_cell
+
+_TOLD_APART = 2.0
+"""Standard errors beyond which a paired difference counts."""
 
 
 def players_families(content: dict[str, Any]) -> str:
@@ -100,6 +105,8 @@ def players_mixed(content: dict[str, Any]) -> str:
         [
             *lines,
             "",
+            _mixed_wins(content["rows"]),
+            "",
             f"Held-out perplexity on {content['held_out_windows']} windows of {text['length']} tokens ({whole} before the cut), "
             f"mean of seeds {seeds}; in brackets, thousandths of a nat above `mixed` and the standard error of the paired "
             f"difference over windows, which seeds share. `mixed` has {content['budget_of_mixed']} coalitions on {text['windows']} windows, as many "
@@ -108,6 +115,25 @@ def players_mixed(content: dict[str, Any]) -> str:
             f"checkpoint can lack it. `{content['command']}`, torch {content['torch']}.",
         ]
     )
+
+
+def _mixed_wins(rows: list[dict[str, Any]]) -> str:
+    """In how many cells mixed cuts are the best, tie, or lose, and by how much."""
+    cells: dict[tuple[str, float, int], list[tuple[float, float]]] = {}
+    for row in rows:
+        others = cells.setdefault((row["model"], row["ratio"], row["seed"]), [])
+        if row["method"] != "mixed" and "nats_above_mixed" in row:
+            others.append(tuple(row["nats_above_mixed"]))
+    rivals = {cell: min(others) for cell, others in cells.items()}
+    won = sum(difference >= 0 for difference, _ in rivals.values())
+    lost = {cell: pair for cell, pair in rivals.items() if pair[0] < -_TOLD_APART * pair[1]}
+    said = (
+        f"In {won} of the {len(rivals)} cells (model, ratio, seed) no kind alone is better than `mixed`, and in "
+        f"{len(rivals) - won - len(lost)} the best of them is not told apart from it"
+    )
+    for (model, ratio, seed), (difference, _) in lost.items():
+        said += f"; {model} at -{ratio:.1%} with seed {seed} is worse by {100 * np.expm1(-difference):.1f} %"
+    return f"{said}."
 
 
 def players_sublayers(content: dict[str, Any]) -> str:

@@ -34,6 +34,7 @@ OF_OTHER_PROGRAMS = {
     "--no-build-isolation": "pip",
     "--no-deps": "pip",
     "--prune-layers": "llama-quantize",
+    "--before": "benchmarks/large_vocabulary.py",
     "--check": "benchmarks/tables.py",
     "--fill": "benchmarks/tutorial.py",
     "--models": "benchmarks/selection.py",
