@@ -183,13 +183,13 @@ def main() -> None:
     content: dict[str, Any] = json.loads(RESULT.read_text(encoding="utf-8")) if RESULT.exists() else {}
     content |= {
         "command": "python benchmarks/growth.py",
-        "hardware": hardware(),
         "numpy": np.__version__,
         "scipy": scipy.__version__,
         "seed": SEED,
     }
     if given.before:
         content["before"] = compared(given.before, given.turns)
+        content["before_hardware"] = hardware()
     else:
         coalitions, players, largest = (
             [in_process(*size, here) for size in sizes] for sizes in (BY_COALITIONS, BY_PLAYERS, LARGEST)
@@ -197,6 +197,7 @@ def main() -> None:
         content["by coalitions"] = {"rows": coalitions, "slopes": slopes(coalitions, "coalitions")}
         content["by players"] = {"rows": players, "slopes": slopes(players, "players")}
         content["largest"] = largest
+        content["hardware"] = hardware()
     RESULT.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 
 

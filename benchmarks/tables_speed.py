@@ -324,8 +324,8 @@ def growth(content: dict[str, Any]) -> str:
         cells += [f"{row[step]:.2f}" for step in ("fit", "round", "report")]
         lines.append(f"| {' | '.join(cells)} | {row['peak MiB']:,} |")
     slopes = [
-        f"by {name}, fit {part['slopes']['fit']:.1f}, round {part['slopes']['round']:.1f}, "
-        f"report {part['slopes']['report']:.1f}"
+        f"by {name}, fit {part['slopes']['fit']:.2f}, round {part['slopes']['round']:.2f}, "
+        f"report {part['slopes']['report']:.2f}"
         for name, part in (("coalitions", by_coalitions), ("players", by_players))
     ]
     lines += [
@@ -341,7 +341,7 @@ def growth(content: dict[str, Any]) -> str:
         lines += [
             "",
             "Times faster than the version that always used matrices of n coalitions and predicted each swap, fit and "
-            f"round, by coalitions: {'; '.join(ratios)}.",
+            f"round, by coalitions: {'; '.join(ratios)}. {content['before_hardware']}.",
         ]
     return "\n".join(lines)
 
