@@ -75,6 +75,15 @@ def test_the_time_of_an_applied_plan_is_that_from_start_to_end(
     assert found.seconds == 90.0
 
 
+def test_a_comparison_is_listed_with_its_methods(tiny_llama_directory: Path, tmp_path: Path) -> None:
+    command = ["compare", str(tiny_llama_directory), "--methods", "last-n,block-influence", "--remove", "1,2"]
+    sizes = ["--samples", "2", "--sequence-length", "16", "--held-out-samples", "2"]
+    assert run([*command, *sizes, "--run", str(tmp_path / "runs" / "one")]) == 0
+    (found,) = read_runs(tmp_path / "runs")
+    assert found.method == "comparison of last-n, block-influence"
+    assert (found.target, found.removed) == ("remove 1, 2", None)
+
+
 def test_perplexities_and_accuracies_are_shown_by_text_task_and_cut(
     tiny_llama_directory: Path, tmp_path: Path, capfd: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -168,6 +168,8 @@ def _told(run: Run, content: dict[str, Any]) -> RunSummary:
         "seconds": sum(float(phase.get("seconds", 0.0)) for phase in content["phases"].values())
         or _elapsed(content),
     }
+    if run.rows.is_file():
+        told |= _compared(read_json(run.rows))
     if result is None:
         series = content.get("series") or {"results": {}}
         return RunSummary(str(run.directory), **told, cuts=_cuts(series["results"]))
@@ -182,6 +184,13 @@ def _told(run: Run, content: dict[str, Any]) -> RunSummary:
         held_out=found.after.held_out_fingerprint,
         cuts=_cuts({"pruned": result}),
     )
+
+
+def _compared(rows: list[dict[str, Any]]) -> dict[str, str]:
+    """The methods and sizes of a comparison."""
+    methods = dict.fromkeys(str(row["method"]) for row in rows)
+    sizes = dict.fromkeys(str(row["n_remove"]) for row in rows)
+    return {"method": f"comparison of {', '.join(methods)}", "target": f"remove {', '.join(sizes)}"}
 
 
 def _elapsed(content: dict[str, Any]) -> float:
