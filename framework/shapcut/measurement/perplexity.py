@@ -262,8 +262,9 @@ def _last_logits_only(head: nn.Linear) -> Iterator[list[tuple[Tensor, Tensor]]]:
 
 
 def _same(one: Tensor, other: Tensor) -> bool:
-    """Whether two tensors are equal in shape, number format and values, none of which is NaN."""
-    return one.shape == other.shape and one.dtype == other.dtype and one.equal(other)
+    """Whether two tensors are equal in place, number format, shape and values, none of which is NaN."""
+    alike = (one.device, one.dtype, one.shape) == (other.device, other.dtype, other.shape)
+    return alike and one.equal(other)
 
 
 def _exp(nats: float) -> float:
