@@ -8,6 +8,7 @@ import pytest
 from transformers import AutoModelForCausalLM
 
 import shapcut
+from shapcut.cli.exits import BAD_INPUT
 from shapcut.cli.main import run
 from shapcut.pipeline.result import PruneResult
 from shapcut.support.errors import InputError
@@ -42,6 +43,7 @@ def test_a_model_in_memory_is_pruned_as_one_on_disk(
     assert "in-memory:LlamaForCausalLM" in (tmp_path / "out" / "README.md").read_text()
     texts = [path.read_text() for path in tmp_path.rglob("*") if path.suffix in {".md", ".json", ".yaml"}]
     assert not any("shapcut-original" in text for text in texts)
+    assert run(["inspect", "in-memory:LlamaForCausalLM"]) == BAD_INPUT
     for outcome in (pruned, written):
         first, second, *_ = str(outcome).splitlines()
         assert first == f"removed 2 of 6 players: {', '.join(map(str, named.plan.removed))}"
