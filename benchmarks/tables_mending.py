@@ -4,6 +4,9 @@ from typing import Any
 
 import numpy as np
 
+_DESTROYED = 1e5
+"""A perplexity beyond the size of a vocabulary, shown without digits."""
+
 _STEPS = {
     "compensate:into=mlp,samples=128,trial=false": "MLPs, one text",
     "compensate": "default",
@@ -102,6 +105,8 @@ def mended_cut(content: dict[str, Any]) -> str:
 def judged_cell(found: dict[str, Any], *, told: bool = True) -> str:
     """A perplexity, with the interval of its change if that is to be told and known."""
     change = found.get("change")
+    if found["perplexity"] > _DESTROYED:
+        return f"{found['perplexity']:.0e}"
     if not told or change is None:
         return f"{found['perplexity']:.2f}"
     low, high = (100 * (change[end] - 1) for end in ("low", "high"))
