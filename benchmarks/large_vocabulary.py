@@ -11,7 +11,6 @@ when it writes, counts to its failure.
 import argparse
 import json
 import os
-import platform
 import subprocess
 import sys
 import tempfile
@@ -79,7 +78,6 @@ def main() -> None:
     content = {
         "command": f"python benchmarks/large_vocabulary.py {given.model.name} --before CHECKOUT",
         "hardware": hardware().replace("1 thread", f"{torch.get_num_threads()} threads"),
-        "machine": platform.machine(),
         "torch": torch.__version__,
         "model": given.model.name,
         "remove": REMOVE,

@@ -5,9 +5,8 @@
 ``block`` removes whole blocks, ``shift`` MLPs with the attention behind each, ``plain`` the parts of blocks
 that a checkpoint without code of its own can lack (blocks, such pairs, MLPs alone), and ``remote-code`` any
 parts. Each has the default estimator and selector and the same budget. Each cut frees at least the
-parameters of that many
-blocks. The cache is measured in the cut model, after a prompt, and so are the parameters. A second
-start goes on where the first one stopped.
+parameters of that many blocks. The cache is measured in the cut model, after a prompt, and so are the
+parameters. A second start goes on where the first one stopped.
 """
 
 import argparse

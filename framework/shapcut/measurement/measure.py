@@ -87,7 +87,7 @@ def measure(
         speed: how to measure generation.
         tasks: tasks of lm-evaluation-harness to ask, or None.
         tokenizer: the model's; only ``tasks`` need it.
-        writes: whether to record what the model writes; the text must be of windows.
+        writes: whether to record what the model writes; not with ``sliding``.
         files: the directory or file that holds the weights, if it is local.
         seed: of the prompts.
         reporter: told about progress.

@@ -262,7 +262,7 @@ def _last_logits_only(head: nn.Linear) -> Iterator[list[tuple[Tensor, Tensor]]]:
 
 
 def _same(one: Tensor, other: Tensor) -> bool:
-    """Whether two tensors are equal in place, number format, shape and values, none of which is NaN."""
+    """Whether two tensors have the same device, dtype, shape and values; NaN equals nothing."""
     alike = (one.device, one.dtype, one.shape) == (other.device, other.dtype, other.shape)
     return alike and one.equal(other)
 

@@ -159,7 +159,7 @@ class Readout(ABC):
 
     def _normaliser(self, rows: Tensor, linear: Unembedding, fold: Kernel) -> Tensor:
         """Log-sum-exp of all logits of each row."""
-        return _normaliser(rows, linear, fold)
+        return log_normaliser(rows, linear, fold)
 
     @abstractmethod
     def _blockwise(self, features: Sequence[Tensor], linear: Unembedding, windows: slice) -> Iterable[Tensor]:
@@ -187,10 +187,11 @@ def losses_in_blocks(features: Tensor, targets: Tensor, linear: Unembedding) -> 
     Returns:
         Shape (predictions,), float32, in nats.
     """
-    return _normaliser(features, linear, _fold_likelihood) - _target_logits(features, targets, linear)
+    return log_normaliser(features, linear, _fold_likelihood) - _target_logits(features, targets, linear)
 
 
-def _normaliser(rows: Tensor, linear: Unembedding, fold: Kernel) -> Tensor:
+def log_normaliser(rows: Tensor, linear: Unembedding, fold: Kernel) -> Tensor:
+    """Log-sum-exp of all logits of each row, folded by blocks of the vocabulary."""
     found = []
     for some in torch.split(rows, MOST_ROWS_READ_OUT):
         so_far = _nothing(some)
@@ -265,7 +266,7 @@ class SampledLoss(NextTokenLoss):
         for start in range(0, windows, self._step):
             stop = min(start + self._step, windows)
             rows = predicting(self.stack.features(cut(state, start, stop)))
-            normaliser = _normaliser(rows, self.linear, _fold_likelihood)
+            normaliser = log_normaliser(rows, self.linear, _fold_likelihood)
             if self._part is None:
                 self._part = sampled_vocabulary(self.linear, _likelihood(rows, normaliser, self.linear))
             targets = self.input_ids[first + start : first + stop, 1:].flatten()
@@ -280,7 +281,7 @@ class SampledLoss(NextTokenLoss):
         return super().window_means(states, first) - torch.stack([self._errors[each] for each in windows])
 
     def _normaliser(self, rows: Tensor, linear: Unembedding, fold: Kernel) -> Tensor:
-        return _normaliser(rows, self._part or linear, fold)
+        return log_normaliser(rows, self._part or linear, fold)
 
 
 def _likelihood(rows: Tensor, normaliser: Tensor, linear: Unembedding) -> Tensor:
