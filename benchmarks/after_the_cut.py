@@ -83,8 +83,10 @@ def greedy_set(game: Game, n_remove: int) -> list[int]:
 
 
 def subject(name: str, text: str) -> Subject:
+    """SmolLM2, a model of the zoo, or any other by its path."""
     host = build_host()
-    source = f"demo:{name}" if name == REAL else str(HERE / "zoo" / "models" / name)
+    own = HERE / "zoo" / "models" / name
+    source = f"demo:{name}" if name == REAL else str(own if own.is_dir() else name)
     loaded = load(ModelSource.find(source, formats=checkpoint_formats(host)))
     adapter = select_adapter(host, loaded.model)
     samples, length = (80, 256) if name == REAL else (100, 128)
@@ -94,7 +96,7 @@ def subject(name: str, text: str) -> Subject:
         load_calibration(text, loaded.tokenizer, samples=16, sequence_length=128).input_ids,
     )
     held_out = load_held_out(text, loaded.tokenizer, samples=samples, sequence_length=length).input_ids
-    return Subject(name, game, held_out, text, loaded.tokenizer)
+    return Subject(Path(name).name, game, held_out, text, loaded.tokenizer)
 
 
 def step_context(

@@ -2,6 +2,7 @@
 
     python benchmarks/mending.py --models llama --judge-on wikitext2/valid.txt zeroshot/lambada_openai.jsonl
     python benchmarks/mending.py --models smollm2-135m --published ...   # the published ways, two cuts
+    python benchmarks/mending.py --models gemma3-270m.Q4_K_M.gguf --removed 4 6 ...
 
 A step is fitted on the first three quarters of the built-in text, and where a row says so of general
 text; perplexities are of windows of the last quarters of these and of the texts given. Changes are against
@@ -108,6 +109,9 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=RESULT)
     parser.add_argument("--windows", type=int, default=48, help="of each text")
     parser.add_argument("--steps", nargs="+", default=[NARROW, DEFAULT, EVERYWHERE])
+    parser.add_argument(
+        "--removed", type=int, nargs="+", default=[ZOO_REMOVED], help="blocks, by greedy search"
+    )
     parser.add_argument("--published", action="store_true", help="the published ways beside the default")
     given = parser.parse_args()
     steps = (NARROW, DEFAULT, *PUBLISHED) if given.published else given.steps
@@ -116,11 +120,13 @@ def main() -> None:
         who = subject(name, "general")  # long enough for the windows of the other benchmark
         who.game.model.float()
         texts = held_out_texts(given.judge_on, who.tokenizer, given.windows)
-        for removed in REAL_SETS if name == REAL else [greedy_set(who.game, ZOO_REMOVED)]:
-            key = {"model": name, "removed": removed, "windows": given.windows}
+        for removed in REAL_SETS if name == REAL else [greedy_set(who.game, n) for n in given.removed]:
+            key = {"model": who.name, "removed": removed, "windows": given.windows}
             cut = who.game.adapter.remove(copy.deepcopy(who.game.model), tuple(removed))
             plain = judged(who, cut, texts)
-            known = {each["after"] for each in rows if (each["model"], each["removed"]) == (name, removed)}
+            known = {
+                each["after"] for each in rows if (each["model"], each["removed"]) == (who.name, removed)
+            }
             if "none" not in known:
                 whole = judged(who, who.game.model, texts)
                 rows += [{**key, **row("whole model", whole, plain)}, {**key, **row("none", plain, None)}]

@@ -18,6 +18,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Collection
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +57,7 @@ COALITIONS, TURNS = 200, 4
 REFERENCE_MASKS, REFERENCE_SURROGATE_MASKS = 8_000, 80_000
 OFFLOAD_LIMIT, EXECUTOR_COALITIONS = 512 * 2**20, 60
 DEFAULT_LENGTHS, DEFAULT_STRIDE, DEFAULT_BUDGET = (128, 512), 12, 150
+GROWN, GROWN_WINDOWS, GROWN_TURNS = (25, 50, 100, 150), (4, 8, 16, 32), 3
 N_REMOVE, BUDGET, WINDOWS, MASKS_RUN, HELD_OUT_WINDOWS = 6, 125, 8, 1_000, 240
 
 
@@ -353,27 +355,40 @@ def held_out_perplexity(bench: Bench, removed: Collection[int]) -> float:
 
 
 def growth(bench: Bench) -> dict[str, Any]:
-    """Seconds against coalitions, tokens and layers, without fused kernels."""
-    found: dict[str, Any] = {"coalitions": [], "tokens": [], "layers": []}
-    for count in (25, 50, 100, 150):
-        evaluator = bench.ours(fuse=False)
-        took, _ = seconds(lambda e=evaluator, n=count: e.means(bench.coalitions(n, 0)))
-        found["coalitions"].append([count, took])
-    drawn = bench.coalitions(20, 0)
-    for samples in (5, 10, 20, 40):
-        evaluator = bench.ours(fuse=False, ids=bench.windows(samples))
-        took, _ = seconds(lambda e=evaluator: e.means(drawn))
-        found["tokens"].append([samples * LENGTH, took])
+    """Seconds against coalitions, tokens and layers, without fused kernels; medians of some turns.
+
+    Fewer coalitions are a random part of the most, so that they are as large on average.
+    """
+    drawn, order = bench.coalitions(GROWN[-1], 0), np.random.default_rng(SEED).permutation(GROWN[-1])
+    ids, few = bench.windows(GROWN_WINDOWS[0]), drawn[np.sort(order[:20])]
+    sizes: dict[tuple[str, int], Callable[[], tuple[CoalitionEvaluator, CoalitionMatrix]]] = {}
+    for count in GROWN:
+        some = drawn[np.sort(order[:count])]
+        sizes["coalitions", count] = lambda some=some: (bench.ours(fuse=False, ids=ids), some)
+    for samples in GROWN_WINDOWS:
+        windows = bench.windows(samples)
+        sizes["tokens", windows.numel()] = lambda windows=windows: (bench.ours(fuse=False, ids=windows), few)
     for layers in (10, 20, 30):
-        model = copy.deepcopy(bench.half)
-        if layers < len(bench.players):
-            model = bench.adapter.remove(model, range(layers, len(bench.players)))
-        evaluator = bench.ours(fuse=False, model=model, layers=layers)
-        sampler = StratifiedSampler(generations=0)
-        some = sampler.sample(bench.adapter.players(model), 20, np.random.default_rng(SEED))
-        took, _ = seconds(lambda e=evaluator, s=some: e.means(s))
-        found["layers"].append([layers, took])
-    return {"curves": found}
+        sizes["layers", layers] = partial(_of_layers, bench, layers, ids)
+    turns = {size: list[float]() for size in sizes}
+    for _ in range(GROWN_TURNS):
+        for size, prepared in sizes.items():
+            evaluator, rows = prepared()
+            turns[size].append(seconds(lambda e=evaluator, some=rows: e.means(some))[0])
+    found: dict[str, Any] = {"coalitions": [], "tokens": [], "layers": []}
+    for (what, size), took in turns.items():
+        found[what].append([size, float(np.median(took))])
+    return {"curves": found, "turns": GROWN_TURNS}
+
+
+def _of_layers(bench: Bench, layers: int, ids: torch.Tensor) -> tuple[CoalitionEvaluator, CoalitionMatrix]:
+    """The evaluation of the model's first layers, and coalitions of them."""
+    model = copy.deepcopy(bench.half)
+    if layers < len(bench.players):
+        model = bench.adapter.remove(model, range(layers, len(bench.players)))
+    sampler = StratifiedSampler(generations=0)
+    some = sampler.sample(bench.adapter.players(model), 20, np.random.default_rng(SEED))
+    return bench.ours(fuse=False, model=model, ids=ids, layers=layers), some
 
 
 def limited(directory: Path, limit: int, arguments: list[str]) -> dict[str, Any]:

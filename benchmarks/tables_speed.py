@@ -1,5 +1,6 @@
 """The tables of `benchmarks/speed.py`."""
 
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -206,29 +207,35 @@ def readout(content: dict[str, Any]) -> str:
 
 def large_vocabulary(content: dict[str, Any]) -> str:
     """The whole command by two checkouts, in turns."""
-    rows = content["rows"]
     lines = [
-        "| way | seconds to the plan | of before | seconds in all | of before | removed | held-out perplexity |",
-        "|---|---|---|---|---|---|---|",
+        "| weights, instructions | way | seconds to the plan | of before | seconds in all | of before | removed "
+        "| held-out perplexity |",
+        "|---|---|---|---|---|---|---|---|",
     ]
+    notes = []
+    for case in content["cases"]:
+        widest = case["hardware"].rpartition(", ")[2]
+        named = f"{case['dtype']}, {widest if case['instructions'] == 'all' else case['instructions']}"
+        lines += [f"| {named} | {cells} |" for cells in _ways(case["rows"])]
+        notes.append(
+            f"{case['model']}, {case['remove']} blocks removed, {case['budget']} coalitions; {case['hardware']}, "
+            f"torch {case['torch']}. `{case['command']}`."
+        )
+    return "\n".join([*lines, "", " ".join(notes)])
+
+
+def _ways(rows: list[dict[str, Any]]) -> Iterator[str]:
+    """What each way takes, beside the earlier one."""
     before = {name: _mean(rows, "before", name) for name in ("plan", "whole")}
     for way in dict.fromkeys(row["way"] for row in rows):
         first = next(row for row in rows if row["way"] == way)
         cells = [way]
         for name, earlier in before.items():
-            mean, turns = _mean(rows, way, name), [f"{row[name]:.0f}" for row in rows if row["way"] == way]
-            cells += [", ".join(turns), f"{mean / earlier:.2f}"]
+            turns = [f"{row[name]:.0f}" for row in rows if row["way"] == way]
+            cells += [", ".join(turns), f"{_mean(rows, way, name) / earlier:.2f}"]
         judged = first["perplexity"]
-        quality = f"{judged['dense']:.2f} → {judged['pruned']:.2f}" if judged else "not written"
-        lines.append(f"| {' | '.join([*cells, ', '.join(map(str, first['removed'])), quality])} |")
-    return "\n".join(
-        [
-            *lines,
-            "",
-            f"{content['model']}, {content['remove']} blocks removed, {content['budget']} coalitions; {content['hardware']}, "
-            f"torch {content['torch']}. `{content['command']}`.",
-        ]
-    )
+        quality = f"{judged['dense']:.2f} → {judged['pruned']:.2f}"
+        yield " | ".join([*cells, ", ".join(map(str, first["removed"])), quality])
 
 
 def _mean(rows: list[dict[str, Any]], way: str, name: str) -> float:
@@ -303,7 +310,10 @@ def speed_growth(content: dict[str, Any]) -> str:
             f"| {n:,} {what} | {value:.1f} | {value / took:.2f} | {n / size:.2f} |" for n, value in points
         ]
     slopes = ", ".join(f"{what} {_slope(points):.2f}" for what, points in part["curves"].items())
-    lines += ["", f"Slopes of the seconds over the size, both as logarithms: {slopes}. {_where(part)}."]
+    lines += [
+        "",
+        f"Slopes of the seconds over the size, both as logarithms: {slopes}. Medians of {part['turns']} turns. {_where(part)}.",
+    ]
     return "\n".join(lines)
 
 

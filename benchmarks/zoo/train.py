@@ -1,5 +1,8 @@
 """Train a model of the zoo from its recipe: python benchmarks/zoo/train.py NAME [--steps N] [--out DIR].
 
+With ``--tokenizer DIR`` it has the vocabulary of a tokenizer that is there already, for measurements of large
+ones.
+
 Killed at any moment, the same command goes on where the last checkpoint was and ends with the same weights.
 """
 
@@ -17,7 +20,7 @@ from unittest.mock import patch
 import torch
 import yaml
 from architectures import ARCHITECTURES
-from corpus import Corpus, model_directory, new_corpus, random_windows, spread_windows
+from corpus import Corpus, corpus_of, model_directory, new_corpus, random_windows, spread_windows
 from measure import language_loss, left_out, next_token_loss, write_measurements
 from recurrences import fast_recurrences
 from torch import Tensor, nn
@@ -235,6 +238,7 @@ def main() -> None:
     parser.add_argument("name", choices=sorted(ARCHITECTURES))
     parser.add_argument("--steps", type=int, help="instead of the recipe's")
     parser.add_argument("--out", type=Path, help="instead of the model's own directory")
+    parser.add_argument("--tokenizer", type=Path, help="directory of one to use instead of a new one")
     options = parser.parse_args()
     logging.set_verbosity_error()
     logging.disable_progress_bar()
@@ -242,7 +246,9 @@ def main() -> None:
     recipe = Recipe.read(model_directory(options.name) / "recipe.yaml")
     if options.steps is not None:
         recipe = replace(recipe, steps=options.steps)
-    train(recipe, options.out or model_directory(options.name), new_corpus(recipe.vocabulary))
+    corpus = corpus_of(options.tokenizer) if options.tokenizer else new_corpus(recipe.vocabulary)
+    recipe = replace(recipe, vocabulary=len(corpus.tokenizer))
+    train(recipe, options.out or model_directory(options.name), corpus)
 
 
 if __name__ == "__main__":

@@ -36,9 +36,10 @@ from .models.gguf import load_as as load_as
 from .models.gguf_header import GGUFHeader as GGUFHeader
 from .models.gguf_header import read_gguf_header as read_gguf_header
 from .models.layer_stack import LayerStack as LayerStack
-from .models.layer_stack import OutputProjection as OutputProjection
 from .models.layer_stack import State as State
 from .models.layer_stack import Unembedding as Unembedding
+from .models.output_projection import OutputProjection as OutputProjection
+from .models.output_projection import norm_factors as norm_factors
 from .models.predictors import forget_predictors as forget_predictors
 from .models.predictors import is_predictor as is_predictor
 from .models.predictors import predictor_count as predictor_count

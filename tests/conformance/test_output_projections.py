@@ -8,7 +8,7 @@ from torch import nn
 
 from shapcut.game.coalitions import Player
 from shapcut.models.adapter import Adapter
-from shapcut.models.layer_stack import OutputProjection
+from shapcut.models.output_projection import OutputProjection
 from shapcut.testing import cases, run_check
 from shapcut_adapters.mamba_ssm.adapter import MambaSSMAdapter
 from shapcut_adapters.rwkv7_hf.adapter import Rwkv7HfAdapter
@@ -53,6 +53,29 @@ def test_experts_with_biases_take_a_constant() -> None:
     assert [each.bias.removeprefix(prefix) for each in declared] == ["", "mlp.experts.down_proj_bias"]
     (case,) = (each for each in cases(HFDecoderAdapter(), only=["gpt_oss"]) if each.granularity == "block")
     assert run_check(case, CHECK).passed
+
+
+@pytest.mark.parametrize("name", ["gemma2", "gemma3_text", "olmo2", "glm4"])
+def test_what_a_norm_ends_is_named_with_the_map_before_it(name: str) -> None:
+    prefix, declared = first_block(HFDecoderAdapter(), name)
+    assert [each.normed.removeprefix(prefix) for each in declared] == ["self_attn.o_proj", "mlp.down_proj"]
+    assert not any(each.linear for each in declared)
+    (case,) = (each for each in cases(HFDecoderAdapter(), only=[name]) if each.granularity == "block")
+    result = run_check(case, CHECK)
+    assert result.passed, result.detail
+
+
+@pytest.mark.parametrize("other", ["self_attn.v_proj", "self_attn.o_proj", "post_feedforward_layernorm"])
+def test_a_norm_of_something_else_fails_the_check(other: str) -> None:
+    def change(found: tuple[OutputProjection, ...]) -> tuple[OutputProjection, ...]:
+        attention, mlp = found
+        block = mlp.module.rpartition(".")[0]
+        return (attention, replace(mlp, normed=f"{block}.{other}"))
+
+    (case,) = (each for each in cases(Wrong(change), only=["gemma2"]) if each.granularity == "block")
+    result = run_check(case, CHECK)
+    assert not result.passed
+    assert other in result.detail
 
 
 def test_a_bias_of_another_module_fails_the_check() -> None:

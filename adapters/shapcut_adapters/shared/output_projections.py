@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers.pytorch_utils import Conv1D
 
-from shapcut.contracts import Adapter, LayerStack, OutputProjection, Player, State
+from shapcut.contracts import Adapter, LayerStack, OutputProjection, Player, State, norm_factors
 
 _BATCH, _LENGTH = 2, 12
 _VOCABULARY = 32
@@ -34,6 +34,7 @@ class _Output:
         value: a copy of its output.
         part: whether a direct child of the block has the same output.
         linear: whether the module is a linear map of its input.
+        given: a copy of its only argument if it has parameters and no modules of its own; else None.
     """
 
     path: str
@@ -41,6 +42,7 @@ class _Output:
     value: Tensor
     part: bool
     linear: bool
+    given: Tensor | None
 
 
 def block_projections(adapter: Adapter, model: nn.Module, player: Player) -> tuple[OutputProjection, ...]:
@@ -94,7 +96,8 @@ def found_projections(
             if chosen:
                 trial = _BiasTrial(stack, index, entering, after)
                 modules = (output.module for output, _ in chosen)
-                return tuple(map(trial.with_bias, _declared(chosen, name), modules))
+                declared = _declared(chosen, [o for o in outputs if o.linear], name)
+                return tuple(map(trial.with_bias, declared, modules))
     return ()
 
 
@@ -109,7 +112,7 @@ class _BiasTrial:
 
     def with_bias(self, projection: OutputProjection, module: nn.Module) -> OutputProjection:
         """A projection that is not linear, with the first parameter that adds to its output, if any."""
-        if projection.linear:
+        if projection.linear or projection.normed:
             return projection
         biases = ((path, each) for path, each in module.named_parameters() if "bias" in path)
         width = self.after.shape[-1:]
@@ -146,13 +149,20 @@ def _watched(block: nn.Module, outputs: list[_Output]) -> Iterator[Any]:
 
 
 def _note(path: str, outputs: list[_Output]) -> Any:
-    def note(module: nn.Module, args: tuple[Any, ...], given: Any) -> None:
-        first = given[0] if isinstance(given, tuple | list) and given else given
+    def note(module: nn.Module, args: tuple[Any, ...], returned: Any) -> None:
+        first = returned[0] if isinstance(returned, tuple | list) and returned else returned
         if isinstance(first, Tensor):  # a copy, because some blocks add to it in place
             linear = _is_linear_map(module, args, first)
-            outputs.append(_Output(path, module, first.clone(), "." not in path, linear))
+            given = _only_argument(module, args)
+            outputs.append(_Output(path, module, first.clone(), "." not in path, linear, given))
 
     return note
+
+
+def _only_argument(module: nn.Module, args: tuple[Any, ...]) -> Tensor | None:
+    """A copy of what a module without modules of its own is given, if that is one tensor."""
+    alone = len(args) == 1 and isinstance(args[0], Tensor) and not list(module.children())
+    return args[0].clone() if alone and list(module.parameters()) else None
 
 
 def _is_linear_map(module: nn.Module, args: tuple[Any, ...], given: Tensor) -> bool:
@@ -209,15 +219,32 @@ def _root_mean_square(values: Tensor) -> float:
     return float(values.double().square().mean().sqrt())
 
 
-def _declared(chosen: Sequence[tuple[_Output, float]], name: str) -> tuple[OutputProjection, ...]:
+def _declared(
+    chosen: Sequence[tuple[_Output, float]], maps: Sequence[_Output], name: str
+) -> Iterator[OutputProjection]:
+    """The projections of chosen modules; of a norm, with the one of the maps whose output it normalises."""
     last = len(chosen) - 1
-    return tuple(
-        OutputProjection(
+    for place, (output, factor) in enumerate(chosen):
+        inner = None if output.linear else _normed(output, maps)
+        yield OutputProjection(
             module=f"{name}.{output.path}",
             role="mlp" if place == last and place > 0 else "mixer",
             factor=1.0 if abs(factor - 1) < _UNIT else factor,
             linear=output.linear,
-            transposed=isinstance(output.module, Conv1D),
+            transposed=isinstance((inner or output).module, Conv1D),
+            normed=f"{name}.{inner.path}" if inner else "",
         )
-        for place, (output, factor) in enumerate(chosen)
-    )
+
+
+def _normed(output: _Output, maps: Sequence[_Output]) -> _Output | None:
+    """The linear map whose output a module normalises, if it does that."""
+    given = output.given
+    same = (each for each in maps if given is not None and torch.equal(each.value.flatten(), given.flatten()))
+    inner = next(same, None)
+    if inner is None:
+        return None
+    before, after = (found.flatten(0, -2).double() for found in (inner.value, output.value))
+    by_token, by_channel = norm_factors(before, after)
+    left = _root_mean_square(before * by_token[:, None] * by_channel - after)
+    steps = _ROUNDINGS * torch.finfo(output.value.dtype).eps * _root_mean_square(after)
+    return inner if left <= steps else None

@@ -425,8 +425,9 @@ def _decodes_singly(model: nn.Module) -> bool:
 
 
 def _unless_shared(model: nn.Module, found: OutputProjection, own: Collection[int]) -> OutputProjection:
-    parameters = model.get_submodule(found.module).parameters()
-    return found if all(id(parameter) in own for parameter in parameters) else replace(found, linear=False)
+    modules = [model.get_submodule(name) for name in (found.module, found.normed) if name]
+    alone = all(id(parameter) in own for module in modules for parameter in module.parameters())
+    return found if alone else replace(found, linear=False, normed="")
 
 
 def _cut(decoder: Decoder, absent: Collection[int]) -> Cut:

@@ -65,12 +65,15 @@ class Ratio:
         return {"ratio": self.value, "low": ends[0], "high": ends[1], "told_apart": self.told_apart}
 
 
-def mean_interval(values: Sequence[float], weights: Sequence[float] | None = None) -> Interval | None:
+def mean_interval(
+    values: Sequence[float], weights: Sequence[float] | None = None, *, level: float = LEVEL
+) -> Interval | None:
     """The t interval of a weighted mean of independent values, such as losses of windows.
 
     Args:
         values: the values.
         weights: of each, such as its number of tokens; None: all alike.
+        level: the interval's confidence.
 
     Returns:
         None with fewer than two values, or if one is not finite.
@@ -82,7 +85,7 @@ def mean_interval(values: Sequence[float], weights: Sequence[float] | None = Non
     shares = shares / shares.sum()
     mean = float(shares @ known)
     variance = len(known) / (len(known) - 1) * float(shares**2 @ (known - mean) ** 2)
-    return _around(mean, math.sqrt(variance), len(known) - 1)
+    return _around(mean, math.sqrt(variance), len(known) - 1, level)
 
 
 def ratio_of_means(before: Sequence[float], after: Sequence[float]) -> Interval | None:
@@ -120,10 +123,10 @@ def _variance_of_mean(values: NDArray[np.float64]) -> float:
     return float(values.var(ddof=1)) / len(values)
 
 
-def _around(mean: float, error: float, freedom: float) -> Interval:
+def _around(mean: float, error: float, freedom: float, level: float = LEVEL) -> Interval:
     from scipy.special import stdtrit  # noqa: PLC0415 - takes a moment to import
 
-    half = float(stdtrit(freedom, (1.0 + LEVEL) / 2.0)) * error
+    half = float(stdtrit(freedom, (1.0 + level) / 2.0)) * error
     return Interval(mean - half, mean + half)
 
 

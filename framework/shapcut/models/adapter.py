@@ -20,8 +20,9 @@ from shapcut.game.checkpoint_form import CheckpointForm
 from shapcut.game.coalitions import Player
 from shapcut.game.granularity import GRANULARITIES, Granularity
 from shapcut.game.groups import equal_by_group
-from shapcut.models.layer_stack import LayerStack, OutputProjection
+from shapcut.models.layer_stack import LayerStack
 from shapcut.models.multimodal import auto_class
+from shapcut.models.output_projection import OutputProjection
 from shapcut.models.predictors import is_predictor
 from shapcut.support.errors import UnsupportedModelError
 

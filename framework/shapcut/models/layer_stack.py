@@ -4,7 +4,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 from torch import Tensor
 
@@ -23,31 +23,6 @@ class Unembedding:
 
     weight: Tensor
     bias: Tensor | None
-
-
-@dataclass(frozen=True, slots=True)
-class OutputProjection:
-    """A module whose output a player adds to the residual stream, times a factor.
-
-    Attributes:
-        module: its dotted path in the model.
-        role: whether it ends a token mixer (attention, a state space) or the MLP after it.
-        factor: multiplies the output before it is added.
-        linear: whether the module is a single linear map with its own ``weight`` and optional ``bias``, into
-            which another linear map can be folded. Other modules (a mixture of experts, a gated network) are
-            declared too, so that a player's projections add up to its whole update.
-        transposed: whether the weight has shape (inputs, outputs).
-        bias: for a module that is not linear, the dotted path of a parameter whose last dimension is the
-            stream's: a vector that is added to all its rows is added to the module's output. Empty if it has
-            none.
-    """
-
-    module: str
-    role: Literal["mixer", "mlp"]
-    factor: float = 1.0
-    linear: bool = True
-    transposed: bool = False
-    bias: str = ""
 
 
 class LayerStack(ABC):

@@ -35,7 +35,8 @@ class MixedSelector(TargetSelector):
     leading kind, whose best cut costs least, once more. Then all splits between the kinds that just reach the
     target are filled by contributions; the most promising ones are measured and race over the text, then
     those around the best: one for one within a kind, a block for MoE parts, a MoE part for experts. The best
-    cut of each kind alone is among the finalists, and of the leading kind the one that wins on their texts.
+    cut of each kind alone is among the finalists; the leading kind's winner on their texts stays at least for
+    half of them.
 
     Args:
         batch: cuts of each round.
@@ -233,7 +234,8 @@ class _Search:
         if not leaders:
             raise InputError(f"{self.target.text}: found no mixed cut that reaches it")
         players = self.game.players
-        end = race(without(len(players), leaders), finals if len(leaders) > 1 else ())
+        kept = [place for place, cut in enumerate(leaders) if cut == self.winner_alone]
+        end = race(without(len(players), leaders), finals if len(leaders) > 1 else (), kept)
         removed = leaders[end.winner]
         full, loss = self.contributions.full_value, self.known.get(removed)
         found = f"the best of {len(leaders)} finalists" if end.value is not None else "the best"

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from shapcut.game.coalitions import CoalitionMatrix, Values
 from shapcut.game.game import Game
-from shapcut.game.interval import mean_interval
+from shapcut.game.interval import LEVEL, mean_interval
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,7 +18,7 @@ class Outcome:
     Attributes:
         winner: the winner's row.
         value: its mean over all games; None if there are no games.
-        told_apart: whether its lead over the runner-up exceeds its 95 % interval over the games (paired t).
+        told_apart: whether it is better than the others that were left, by paired t intervals over the games.
     """
 
     winner: int
@@ -26,31 +26,40 @@ class Outcome:
     told_apart: bool
 
 
-def race(leaders: CoalitionMatrix, finals: Sequence[Game]) -> Outcome:
+def race(leaders: CoalitionMatrix, finals: Sequence[Game], kept: Sequence[int] = ()) -> Outcome:
     """The best of a few coalitions by successive halving.
 
     All are measured in the first game. Whenever the number of games has doubled, the half with the lower mean
-    drops out, until two are left (Jamieson and Talwalkar, AISTATS 2016).
+    drops out, until two are left (Jamieson and Talwalkar, AISTATS 2016). In the second half of the games, the
+    others drop out as soon as they are told apart from the leader, which is measured to the end. As that is
+    asked after each game, the intervals are those that hold together (Bonferroni).
 
     Args:
         leaders: the coalitions, best guess first, shape (n, n_players).
         finals: games on texts of equal length.
+        kept: rows that do not drop out before the second half of the games, however they rank.
     """
-    alive, totals = np.arange(len(leaders)), np.zeros(len(leaders))
-    found = np.full((len(leaders), len(finals)), -np.inf)
+    alive: NDArray[np.intp] = np.arange(len(leaders))
+    always, totals = np.array(kept, dtype=np.intp), np.zeros(len(leaders))
+    found, told_apart = np.full((len(leaders), len(finals)), -np.inf), False
+    looks = len(finals) - len(finals) // 2
     for seen, game in enumerate(finals, 1):
         found[alive, seen - 1] = np.nan_to_num(game.values(leaders[alive]), nan=-np.inf)
         totals[alive] += found[alive, seen - 1]
         ranked = alive[np.argsort(-totals[alive], kind="stable")]
-        doubled = seen & (seen - 1) == 0
-        alive = np.sort(ranked[: max(2, -(-len(ranked) // 2))]) if doubled else alive
+        if seen & (seen - 1) == 0:
+            alive = np.union1d(ranked[: max(2, -(-len(ranked) // 2))], always)
+        if seen > len(finals) - looks and len(alive) > 1:
+            leads = [_lead(found[ranked[0], :seen], found[other, :seen]) for other in ranked[1:]]
+            told_apart = all(_is_positive(lead, 1.0 - (1.0 - LEVEL) / looks) for lead in leads)
+            alive = ranked[:1] if told_apart else alive
     winner = int(alive[np.argmax(totals[alive])])
-    others = [other for other in alive if other != winner]
-    if not finals:
-        return Outcome(winner, None, told_apart=False)
-    leads = [mean_interval(_lead(found[winner], found[other])) for other in others]
-    told_apart = all(lead is not None and lead.low > 0.0 for lead in leads)
-    return Outcome(winner, float(totals[winner]) / len(finals), told_apart)
+    return Outcome(winner, float(totals[winner]) / len(finals) if finals else None, told_apart)
+
+
+def _is_positive(lead: Sequence[float], level: float) -> bool:
+    interval = mean_interval(lead, level=level)
+    return interval is not None and interval.low > 0.0
 
 
 def _lead(first: Values, second: Values) -> list[float]:

@@ -217,13 +217,19 @@ def climb(
     """Steepest ascent by swapping one absent player for a present candidate, to a local optimum."""
     largest = max(np.abs(polynomial.linear).max(), np.abs(polynomial.pairs).max())
     current = start.copy()
+    back, gone = _exchangeable(current, candidates)
+    slopes, between = _slopes(polynomial, current), polynomial.pairs[np.ix_(gone, back)]
     while True:
-        back, gone, gains = swap_gains(polynomial, current, candidates, groups)
+        gains = _gains(slopes, between, back, gone, groups)
         best = int(np.argmax(gains)) if gains.size else 0
         if not gains.size or gains.flat[best] <= _ROUNDING * largest:
             return current
         row, column = divmod(best, len(back))
-        current[back[column]], current[gone[row]] = True, False
+        returns, leaves = back[column], gone[row]
+        current[returns], current[leaves] = True, False
+        back[column], gone[row] = leaves, returns
+        slopes += polynomial.pairs[leaves] - polynomial.pairs[returns]
+        between[row], between[:, column] = polynomial.pairs[returns, back], polynomial.pairs[gone, leaves]
 
 
 def swaps(
@@ -254,12 +260,37 @@ def swap_gains(
     Returns:
         The players that may come back, those that may go, and the gains, shape (n_gone, n_back).
     """
-    back, gone = np.flatnonzero(~coalition), candidates[coalition[candidates]]
-    slopes = polynomial.linear + polynomial.pairs[:, back].sum(axis=1)
-    gains = slopes[gone][:, None] - slopes[back] - polynomial.pairs[np.ix_(gone, back)]
+    back, gone = _exchangeable(coalition, candidates)
+    between = polynomial.pairs[np.ix_(gone, back)]
+    return back, gone, _gains(_slopes(polynomial, coalition), between, back, gone, groups)
+
+
+def _exchangeable(
+    coalition: NDArray[np.bool_], candidates: NDArray[np.int64]
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """The candidates that are absent, and those that are present."""
+    present = coalition[candidates]
+    return candidates[~present], candidates[present]
+
+
+def _slopes(polynomial: Polynomial, coalition: NDArray[np.bool_]) -> NDArray[np.float64]:
+    """What the absence of each player adds to that of the other absent ones."""
+    slopes: NDArray[np.float64] = polynomial.linear + polynomial.pairs[:, ~coalition].sum(axis=1)
+    return slopes
+
+
+def _gains(
+    slopes: NDArray[np.float64],
+    between: NDArray[np.float64],
+    back: NDArray[np.int64],
+    gone: NDArray[np.int64],
+    groups: Groups | None,
+) -> NDArray[np.float64]:
+    """See `swap_gains`."""
+    gains = slopes[gone][:, None] - slopes[back] - between
     if groups is not None and len(groups) > 1:
         gains[groups.labels[gone][:, None] != groups.labels[back]] = -np.inf
-    return back, gone, gains
+    return gains
 
 
 def _reason(measured: float | None, evidence: Evidence, end: Outcome, finalists: int) -> str:

@@ -1,5 +1,6 @@
 """Checks of the output projections that update the residual stream."""
 
+from collections.abc import Mapping
 from contextlib import ExitStack
 from typing import Any
 
@@ -7,7 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from shapcut.models.layer_stack import LayerStack, OutputProjection, State
+from shapcut.models.layer_stack import LayerStack, State
+from shapcut.models.output_projection import OutputProjection, norm_factors
 from shapcut.testing.case import Case
 from shapcut.testing.comparison import TOLERANCE, ConformanceError, require
 
@@ -39,7 +41,8 @@ def _checked_step(
     model: nn.Module, stack: LayerStack, index: int, state: State, projections: tuple[OutputProjection, ...]
 ) -> State:
     """Run a step and require its update to be the sum of the projections."""
-    calls: dict[str, list[tuple[Tensor | None, Tensor]]] = {each.module: [] for each in projections}
+    modules = {name for each in projections for name in (each.module, each.normed) if name}
+    calls: dict[str, list[tuple[Tensor | None, Tensor]]] = {name: [] for name in modules}
     with ExitStack() as hooks:
         for name, made in calls.items():
             handle = model.get_submodule(name).register_forward_hook(_record(made))
@@ -54,9 +57,9 @@ def _checked_step(
         given, output = calls[projection.module][0]
         total += projection.factor * output.reshape(added.shape)
         if projection.linear:
-            if given is None:
-                raise ConformanceError(f"{projection.module} is not given its input as its first argument")
-            _require_linear(model, projection, given, output)
+            _require_linear(model, projection.module, projection, given, output)
+        elif projection.normed:
+            _require_normed(model, projection, calls, output)
         elif projection.bias:
             _require_bias(model, stack, index, state, projection)
     share = float((total - added).abs().max() / stack.stream(following).abs().max())
@@ -73,12 +76,36 @@ def _record(made: list[tuple[Tensor | None, Tensor]]) -> Any:
     return record
 
 
-def _require_linear(model: nn.Module, projection: OutputProjection, given: Tensor, output: Tensor) -> None:
-    module: Any = model.get_submodule(projection.module)
-    weight = module.weight.t() if projection.transposed else module.weight
-    expected = functional.linear(given, weight, module.bias)
+def _require_linear(
+    model: nn.Module, name: str, projection: OutputProjection, given: Tensor | None, output: Tensor
+) -> None:
+    if given is None:
+        raise ConformanceError(f"{name} is not given its input as its first argument")
+    module: Any = model.get_submodule(name)
+    own = getattr(module, "weight", None)
+    if own is None or own.ndim != 2:  # noqa: PLR2004 - a matrix
+        raise ConformanceError(f"{name} has no weight that is a matrix")
+    expected = functional.linear(given, own.t() if projection.transposed else own, module.bias)
     share = float((expected - output).abs().max() / output.abs().max())
-    require(share <= TOLERANCE, f"{projection.module} is not the linear map of its weight and bias")
+    require(share <= TOLERANCE, f"{name} is not the linear map of its weight and bias")
+
+
+def _require_normed(
+    model: nn.Module,
+    projection: OutputProjection,
+    calls: Mapping[str, list[tuple[Tensor | None, Tensor]]],
+    output: Tensor,
+) -> None:
+    """Require a module to normalise what a linear map returns."""
+    name = projection.normed
+    require(len(calls[name]) == 1, f"{name} does not run once in a step")
+    given, inner = calls[name][0]
+    _require_linear(model, name, projection, given, inner)
+    require(inner.numel() == output.numel(), f"{projection.module} does not normalise what {name} returns")
+    inner, output = (found.reshape(-1, found.shape[-1]).double() for found in (inner, output))
+    by_token, by_channel = norm_factors(inner, output)
+    share = float((inner * by_token[:, None] * by_channel - output).abs().max() / output.abs().max())
+    require(share <= TOLERANCE, f"{projection.module} does not normalise what {name} returns")
 
 
 def _require_bias(

@@ -8,7 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from shapcut.contracts import OutputProjection
+from shapcut.contracts import OutputProjection, norm_factors
+
+_LEAST_GAIN = 1e-3
+"""Channels that a norm multiplies by less than this share of its largest gain stay as they are."""
 
 
 class Place(ABC):
@@ -54,8 +57,8 @@ class Place(ABC):
 class _Map(Place):
     """The weight of a linear map, and its bias if it has one."""
 
-    def __init__(self, module: Any, projection: OutputProjection) -> None:
-        self.name = projection.module
+    def __init__(self, name: str, module: Any, projection: OutputProjection) -> None:
+        self.name = name
         self._module = module
         self._transposed = projection.transposed
         self._start = module.weight.clone(), None if module.bias is None else module.bias.clone()
@@ -88,6 +91,39 @@ class _Map(Place):
             _add(self._module.bias, bias, change[-1])
 
 
+class _NormedMap(_Map):
+    """A linear map whose output is normalised before it is added.
+
+    The number that a token's output is divided by is taken as it is, although the change changes it: the walk
+    tries shares of the change on what the block then returns.
+    """
+
+    def __init__(self, model: nn.Module, projection: OutputProjection) -> None:
+        super().__init__(projection.normed, model.get_submodule(projection.normed), projection)
+        self._norm = model.get_submodule(projection.module)
+        self._gains = torch.ones(self.outputs, dtype=torch.float64, device=self.device)
+
+    @contextmanager
+    def watched(self) -> Iterator[list[Tensor]]:
+        given: list[Tensor] = []
+        note = self._norm.register_forward_hook(lambda _module, args, output: given.extend([args[0], output]))
+        with super().watched() as inputs:
+            try:
+                yield given
+            finally:
+                note.remove()
+                given[:0] = inputs
+
+    def activations(self, given: list[Tensor], tokens: int) -> Tensor:
+        inputs, before, after = given
+        by_token, self._gains = norm_factors(before.reshape(tokens, -1), after.reshape(tokens, -1))
+        return super().activations([inputs], tokens) * by_token.float()[:, None]
+
+    def fold(self, change: Tensor) -> None:
+        usable = self._gains.abs() > _LEAST_GAIN * self._gains.abs().max()
+        super().fold(torch.where(usable, change / self._gains, 0.0))
+
+
 class _Constant(Place):
     """The bias in a module that is not linear, such as those of experts whose weights add up to 1."""
 
@@ -115,7 +151,9 @@ class _Constant(Place):
 def place_of(model: nn.Module, projection: OutputProjection) -> Place:
     """Where a projection takes a change."""
     if projection.linear:
-        return _Map(model.get_submodule(projection.module), projection)
+        return _Map(projection.module, model.get_submodule(projection.module), projection)
+    if projection.normed:
+        return _NormedMap(model, projection)
     return _Constant(model, projection)
 
 

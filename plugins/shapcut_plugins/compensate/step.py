@@ -170,15 +170,15 @@ class Compensate(PostProcessor):
         names = set()
         for player in adapter.players(model):
             for each in self._chosen(adapter, model, player):
-                module = model.get_submodule(each.module)
-                own = (name for name, _ in module.named_parameters(recurse=False))
-                names |= {f"{each.module}.{name}" for name in own} if each.linear else {each.bias}
+                place = each.normed or each.module
+                own = (name for name, _ in model.get_submodule(place).named_parameters(recurse=False))
+                names |= {f"{place}.{name}" for name in own} if each.linear or each.normed else {each.bias}
         return {name: model.get_parameter(name).data for name in sorted(names)}
 
     def _chosen(self, adapter: Adapter, model: nn.Module, player: Player) -> tuple[OutputProjection, ...]:
         """The projections of a block to fit, in execution order."""
         found = adapter.output_projections(model, player)
-        fitted = tuple(each for each in found if each.linear or each.bias)
+        fitted = tuple(each for each in found if each.linear or each.normed or each.bias)
         if self._into == "both" or not fitted:
             return fitted
         role = "mlp" if self._into == "mlp" else "mixer"

@@ -280,12 +280,35 @@ def test_a_race_halves_its_field_each_time_the_text_doubles():
     rng = np.random.default_rng(3)
     field = without(8, [pair for pair, _ in zip(combinations(range(8), 2), range(16), strict=False)])
     quality = rng.permutation(16) / 16
-    texts = [Text(dict(zip(keys(field), quality + rng.normal(0, 0.01, 16), strict=True))) for _ in range(8)]
+    noise = [rng.normal(0, 0.01, 16) for _ in range(8)]
+    noise[4][quality.argmax()] -= 0.3  # or the runner-up would be told apart there
+    texts = [Text(dict(zip(keys(field), quality + found, strict=True))) for found in noise]
     end = race(field, texts)
     winner, value = end.winner, end.value
     assert [text.asked for text in texts] == [[16], [8], [4], [4], [2], [2], [2], [2]]
     assert winner == int(quality.argmax())
-    assert value == pytest.approx(quality.max(), abs=0.02)
+    assert value == pytest.approx(quality.max() - 0.3 / 8, abs=0.02)
+
+
+def test_the_runner_up_drops_out_of_the_second_half_once_it_is_told_apart():
+    rng = np.random.default_rng(4)
+    field = without(4, [(0,), (1,)])
+    texts = [Text(dict(zip(keys(field), rng.normal([0.0, -0.5], 0.01), strict=True))) for _ in range(8)]
+    end = race(field, texts)
+    assert [text.asked for text in texts] == [[2]] * 5 + [[1]] * 3
+    assert (end.winner, end.told_apart) == (0, True)
+    assert end.value == pytest.approx(np.mean([text.values(field[:1])[0] for text in texts]))
+
+
+def test_what_is_kept_in_a_race_can_win_after_a_bad_start():
+    field = without(6, [(player,) for player in range(6)])
+    first = Text(dict(zip(keys(field), [-5.0, -1.0, -2.0, -3.0, -4.0, -6.0], strict=True)))
+    others = [
+        Text(dict(zip(keys(field), [0.0, -3.0, -3.0, -3.0, -3.0, -3.0], strict=True))) for _ in range(3)
+    ]
+    assert race(field, [first, *others]).winner == 1
+    assert race(field, [first, *others], kept=[5]).winner == 1
+    assert race(field, [first, *others], kept=[0]) == Outcome(0, -1.25, told_apart=False)
 
 
 def test_predicted_sets_fill_up_the_race_where_few_have_been_measured():
