@@ -94,6 +94,7 @@ def subject(name: str, text: str) -> Subject:
         adapter.canonicalise(loaded.model),
         adapter,
         load_calibration(text, loaded.tokenizer, samples=16, sequence_length=128).input_ids,
+        sampled=name != REAL,  # as the rows of SmolLM2 are measured; the zoo's vocabularies are small
     )
     held_out = load_held_out(text, loaded.tokenizer, samples=samples, sequence_length=length).input_ids
     return Subject(Path(name).name, game, held_out, text, loaded.tokenizer)

@@ -4,7 +4,8 @@
     python benchmarks/large_vocabulary.py gemma3-270m.Q4_K_M.gguf --before CHECKOUT --dtype bfloat16
     python benchmarks/large_vocabulary.py gemma3-270m.Q4_K_M.gguf --before CHECKOUT --instructions avx2
 
-Four blocks go, with 150 coalitions and all other options as they are. Each command is a process of its own.
+Four blocks go, with 150 coalitions and all other options as they are. By default, a command now compensates
+the cut and judges it on a second text; ``the same work`` does neither. Each command is a process of its own.
 The plan is chosen when the command begins to measure the original. The weights of a GGUF file are written
 as a checkpoint first, since an earlier checkout may not be able to write what it cuts from one; Gemma is
 published in bfloat16. With ``--instructions avx2`` the kernels of PyTorch, oneDNN and MKL use no others, and
@@ -33,7 +34,8 @@ ROOT = Path(__file__).parents[1]
 RESULT = ROOT / "benchmarks" / "results" / "large_vocabulary.json"
 REMOVE, BUDGET = 4, 150
 CHOSEN = "measuring the original"
-WAYS: dict[str, Sequence[str]] = {"before": (), "now": (), "now, one text": ("--judge-on", "none")}
+SAME_WORK = ("--no-mend", "--judge-on", "none")
+WAYS: dict[str, Sequence[str]] = {"before": (), "now": (), "now, the same work": SAME_WORK}
 AVX2 = {"ATEN_CPU_CAPABILITY": "avx2", "ONEDNN_MAX_CPU_ISA": "AVX2", "MKL_ENABLE_INSTRUCTIONS": "AVX2"}
 CALL = "from shapcut.cli import main; main()"
 
@@ -87,7 +89,12 @@ def main() -> None:
     parser.add_argument("--before", type=Path, required=True, help="the earlier checkout")
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
     parser.add_argument("--instructions", choices=("all", "avx2"), default="all")
-    parser.add_argument("--turns", nargs="+", choices=WAYS, default=["now", "before", "now"])
+    parser.add_argument(
+        "--turns",
+        nargs="+",
+        choices=WAYS,
+        default=["now, the same work", "before", "now", "now, the same work"],
+    )
     parser.add_argument("--out", type=Path, default=RESULT)
     given = parser.parse_args()
     rows = []

@@ -2,6 +2,7 @@
 
     python benchmarks/mending.py --models llama --judge-on wikitext2/valid.txt zeroshot/lambada_openai.jsonl
     python benchmarks/mending.py --models smollm2-135m --published ...   # the published ways, two cuts
+    python benchmarks/mending.py --models smollm2-135m --fit-on builtin general ...   # each text alone
     python benchmarks/mending.py --models gemma3-270m.Q4_K_M.gguf --removed 4 6 ...
 
 A step is fitted on the first three quarters of the built-in text, and where a row says so of general
@@ -41,14 +42,15 @@ NARROW = "compensate:into=mlp,samples=128,trial=false"
 DEFAULT, EVERYWHERE = "compensate", "compensate:places=all"
 
 
+def name_of(source: str) -> str:
+    """A text's name in the table."""
+    return Path(source).parent.name if Path(source).suffix == ".txt" else Path(source).stem
+
+
 def held_out_texts(sources: Sequence[str], tokenizer: Any, windows: int) -> dict[str, Tensor]:
     """Windows of the last quarters of the built-in and the general text and of these sources, by name."""
     return {
-        Path(source).parent.name or source
-        if Path(source).suffix == ".txt"
-        else Path(source).stem: load_held_out(
-            source, tokenizer, samples=windows, sequence_length=LENGTH
-        ).input_ids
+        name_of(source): load_held_out(source, tokenizer, samples=windows, sequence_length=LENGTH).input_ids
         for source in (SOURCE, "general", *sources)
     }
 
@@ -63,12 +65,14 @@ def judged(who: Subject, model: nn.Module, texts: dict[str, Tensor]) -> dict[str
     return {name: perplexity(who.game.adapter, model, windows) for name, windows in texts.items()}
 
 
-def mended(who: Subject, removed: list[int], spec: str) -> tuple[nn.Module, dict[str, Any]]:
-    """The cut model after a step, and what the step says of itself."""
+def mended(
+    who: Subject, removed: list[int], spec: str, alone: str | None = None
+) -> tuple[nn.Module, dict[str, Any]]:
+    """The cut model after a step, fitted on one source alone or on two, and what the step says of itself."""
     game = who.game
     plan = RemovalPlan.removing(removed, game.n_players)
     model = game.adapter.remove(copy.deepcopy(game.model), plan.removed)
-    text = RunText(SOURCE, who.tokenizer, LENGTH, 0)
+    text = RunText(alone or SOURCE, who.tokenizer, LENGTH, 0)
     begin = time.monotonic()
     with tempfile.TemporaryDirectory() as directory:
         context = step_context(
@@ -79,7 +83,7 @@ def mended(who: Subject, removed: list[int], spec: str) -> tuple[nn.Module, dict
             Path(directory),
             calibration=game.input_ids,
             windows=text.whole,
-            texts=None if spec == NARROW else text.by_source,
+            texts=None if alone or spec == NARROW else text.by_source,
         )
         outcome = build_host().postprocessors.create(spec).run(model, context)
         report = Path(directory) / "compensation.json"
@@ -112,6 +116,7 @@ def main() -> None:
     parser.add_argument(
         "--removed", type=int, nargs="+", default=[ZOO_REMOVED], help="blocks, by greedy search"
     )
+    parser.add_argument("--fit-on", nargs="+", metavar="SOURCE", help="each of these alone")
     parser.add_argument("--published", action="store_true", help="the published ways beside the default")
     given = parser.parse_args()
     steps = (NARROW, DEFAULT, *PUBLISHED) if given.published else given.steps
@@ -130,11 +135,12 @@ def main() -> None:
             if "none" not in known:
                 whole = judged(who, who.game.model, texts)
                 rows += [{**key, **row("whole model", whole, plain)}, {**key, **row("none", plain, None)}]
-            for spec in steps:
-                if spec in known:
+            for spec, alone in [(spec, alone) for spec in steps for alone in given.fit_on or [None]]:
+                label = f"{spec}, fitted on {name_of(alone)}" if alone else spec
+                if label in known:
                     continue
-                model, facts = mended(who, removed, spec)
-                rows.append({**key, **row(spec, judged(who, model, texts), plain, **facts)})
+                model, facts = mended(who, removed, spec, alone)
+                rows.append({**key, **row(label, judged(who, model, texts), plain, **facts)})
                 print(rows[-1], flush=True)
                 write_json_atomically(given.out, {"machine": machine(), "rows": rows})
 
