@@ -16,7 +16,10 @@ _STEPS = {
 
 def mending(content: dict[str, Any]) -> str:
     """Perplexities on each text, a line for each model and way to compensate."""
-    rows = content["rows"]
+    places = {
+        (row["model"], *row["removed"]): place for place, row in reversed([*enumerate(content["rows"])])
+    }
+    rows = sorted(content["rows"], key=lambda row: places[row["model"], *row["removed"]])
     texts = list(rows[0]["judged"])
     lines = [
         "Perplexity on held-out windows; in brackets the 95 % interval of the change against the cut without compensation, over paired windows.",
@@ -31,8 +34,10 @@ def mending(content: dict[str, Any]) -> str:
         cost = [f"{row['tokens']:,}" if "tokens" in row else "", f"{row['seconds']:.0f}" if treated else ""]
         cells = [judged_cell(row["judged"][text], told=treated) for text in texts]
         lines.append(f"| {' | '.join([row['model'], gone, name, *cost, *cells])} |")
-    windows = sorted({row["windows"] for row in rows})
-    about = f"{', '.join(map(str, windows))} windows of 128 tokens of each text, {content['machine']}"
+    windows = {row["model"]: row["windows"] for row in rows}
+    fewer = [f"{count} of {model}" for model, count in windows.items() if count < max(windows.values())]
+    given = f" ({', '.join(fewer)})" if fewer else ""
+    about = f"{max(windows.values())} windows of 128 tokens of each text{given}, {content['machine']}"
     return "\n".join([*lines, "", f"`python benchmarks/mending.py`, {about}."])
 
 

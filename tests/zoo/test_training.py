@@ -101,6 +101,19 @@ def test_a_checkpoint_of_another_recipe_is_refused(
         train(replace(recipe, seed=5), tmp_path, corpus)
 
 
+def test_a_tokenizer_that_is_there_decides_the_vocabulary(
+    corpus: Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trained: list[tuple[Recipe, Corpus]] = []
+    monkeypatch.setattr(training, "train", lambda recipe, _, corpus: trained.append((recipe, corpus)))
+    corpus.tokenizer.save_pretrained(tmp_path)
+    monkeypatch.setattr("sys.argv", ["train.py", "mamba", "--tokenizer", str(tmp_path)])
+    training.main()
+    ((recipe, found),) = trained
+    assert recipe.vocabulary == len(corpus.tokenizer) == 300
+    assert found.tokenizer.get_vocab() == corpus.tokenizer.get_vocab()
+
+
 @pytest.mark.parametrize("name", SMALL)
 def test_fast_recurrences_compute_the_same(name: str) -> None:
     special = {"bos_token_id": 0, "eos_token_id": 0, "pad_token_id": 0}

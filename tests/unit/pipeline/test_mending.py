@@ -68,10 +68,10 @@ def test_a_cut_is_compensated_unless_a_file_or_a_preset_is_to_stay_as_it_is(
 
 
 def test_one_line_says_why_a_cut_is_not_compensated(monkeypatch: pytest.MonkeyPatch) -> None:
-    found, said = steps(opened("gemma2"))
+    found, said = steps(opened("doge"))
     assert not found
     assert said == [
-        "the cut is not compensated: no block of Gemma2ForCausalLM ends in a linear map that is added to the "
+        "the cut is not compensated: no block of DogeForCausalLM ends in a linear map that is added to the "
         "residual stream"
     ]
     weights = sum(weight.numel() * weight.element_size() for weight in opened().model.parameters())
@@ -81,9 +81,9 @@ def test_one_line_says_why_a_cut_is_not_compensated(monkeypatch: pytest.MonkeyPa
 
 def test_finalists_cannot_be_compared_after_a_compensation_that_cannot_be() -> None:
     with pytest.raises(
-        InputError, match="--mend-finalists: the cut cannot be compensated: no block of Gemma2"
+        InputError, match="--mend-finalists: the cut cannot be compensated: no block of Doge"
     ):
-        steps(opened("gemma2"), mend_finalists=True)
+        steps(opened("doge"), mend_finalists=True)
     with pytest.raises(
         InputError, match="--mend-finalists needs finalist samples, and --mend or a step that compensates"
     ):

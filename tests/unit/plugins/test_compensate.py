@@ -190,7 +190,9 @@ def test_what_is_linear_in_the_inner_activations_is_recovered_exactly(tmp_path: 
 def test_a_map_before_a_norm_is_recovered_where_the_norm_of_its_output_hardly_changes(tmp_path: Path) -> None:
     original, _, plan = cut("gemma2", [2])
     for norm in ("post_attention_layernorm", "post_feedforward_layernorm"):
-        nn.init.constant_(original.model.layers[2].get_submodule(norm).weight, -1.0)  # it multiplies by 1 more
+        nn.init.constant_(
+            original.model.layers[2].get_submodule(norm).weight, -1.0
+        )  # it multiplies by 1 more
     pruned: Any = ADAPTER.remove(copy.deepcopy(original), plan.removed)
     assert distance(pruned, original) < 1e-10
     spoilt = pruned.model.layers[1].mlp.down_proj.weight
