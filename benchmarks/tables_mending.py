@@ -11,6 +11,7 @@ _STEPS = {
     "compensate:into=mlp,samples=128,trial=false": "MLPs, one text",
     "compensate": "default",
     "compensate:places=all": "default, `places=all`",
+    "compensate:samples=1024": "default, `samples=1024`",
 }
 
 

@@ -37,10 +37,12 @@ OF_OTHER_PROGRAMS = {
     "--before": "benchmarks/large_vocabulary.py",
     "--check": "benchmarks/tables.py",
     "--fill": "benchmarks/tutorial.py",
+    "--instructions": "benchmarks/large_vocabulary.py",
     "--models": "benchmarks/selection.py",
     "--once": "benchmarks/selection.py",
     "--part": "benchmarks/quantization.py",
     "--text": "benchmarks/speed.py",
+    "--tokenizer": "benchmarks/zoo/train.py",
     "--tiny": "benchmarks/gpu.py",
 }
 

@@ -80,9 +80,7 @@ def test_one_line_says_why_a_cut_is_not_compensated(monkeypatch: pytest.MonkeyPa
 
 
 def test_finalists_cannot_be_compared_after_a_compensation_that_cannot_be() -> None:
-    with pytest.raises(
-        InputError, match="--mend-finalists: the cut cannot be compensated: no block of Doge"
-    ):
+    with pytest.raises(InputError, match="--mend-finalists: the cut cannot be compensated: no block of Doge"):
         steps(opened("doge"), mend_finalists=True)
     with pytest.raises(
         InputError, match="--mend-finalists needs finalist samples, and --mend or a step that compensates"
