@@ -310,11 +310,8 @@ def speed_growth(content: dict[str, Any]) -> str:
             f"| {n:,} {what} | {value:.1f} | {value / took:.2f} | {n / size:.2f} |" for n, value in points
         ]
     slopes = ", ".join(f"{what} {_slope(points):.2f}" for what, points in part["curves"].items())
-    turns = f" Medians of {part['turns']} turns." if "turns" in part else ""
-    lines += [
-        "",
-        f"Slopes of the seconds over the size, both as logarithms: {slopes}.{turns} {_where(part)}.",
-    ]
+    about = f"Medians of {part['turns']} turns. {_where(part)}."
+    lines += ["", f"Slopes of the seconds over the size, both as logarithms: {slopes}. {about}"]
     return "\n".join(lines)
 
 
