@@ -17,10 +17,8 @@ _STEPS = {
 
 def mending(content: dict[str, Any]) -> str:
     """Perplexities on each text, a line for each model and way to compensate."""
-    places = {
-        (row["model"], *row["removed"]): place for place, row in reversed([*enumerate(content["rows"])])
-    }
-    rows = sorted(content["rows"], key=lambda row: places[row["model"], *row["removed"]])
+    groups = list(dict.fromkeys((row["model"], *row["removed"]) for row in content["rows"]))
+    rows = sorted(content["rows"], key=lambda row: groups.index((row["model"], *row["removed"])))
     texts = list(rows[0]["judged"])
     lines = [
         "Perplexity on held-out windows; in brackets the 95 % interval of the change against the cut without compensation, over paired windows.",
